@@ -1,0 +1,83 @@
+"""neuronshield: find, prove, shield and check safety neurons in vision-language models."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .capture import Stats, capture
+    from .causal import Proof, verify
+    from .contrast import Scores, contrast
+    from .errors import InputError
+    from .evaluate import Evaluation, evaluate
+    from .intervene import Intervention, generate
+    from .models import Model, load
+    from .neurons import NeuronSet
+    from .overlap import Overlap, overlap
+    from .pipeline import run
+    from .prompts import Cell, Prompt, PromptSet
+    from .update import Update, masked_update
+
+_HOME = {
+    "Stats": "capture",
+    "capture": "capture",
+    "Proof": "causal",
+    "verify": "causal",
+    "Scores": "contrast",
+    "contrast": "contrast",
+    "InputError": "errors",
+    "Evaluation": "evaluate",
+    "evaluate": "evaluate",
+    "Intervention": "intervene",
+    "generate": "intervene",
+    "Model": "models",
+    "load": "models",
+    "NeuronSet": "neurons",
+    "Overlap": "overlap",
+    "overlap": "overlap",
+    "run": "pipeline",
+    "Cell": "prompts",
+    "Prompt": "prompts",
+    "PromptSet": "prompts",
+    "Update": "update",
+    "masked_update": "update",
+}
+
+__all__ = [
+    "Cell",
+    "Evaluation",
+    "InputError",
+    "Intervention",
+    "Model",
+    "NeuronSet",
+    "Overlap",
+    "Prompt",
+    "PromptSet",
+    "Proof",
+    "Scores",
+    "Stats",
+    "Update",
+    "capture",
+    "contrast",
+    "evaluate",
+    "generate",
+    "load",
+    "masked_update",
+    "overlap",
+    "run",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `import neuronshield` costs nothing."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,243 @@
+"""Contrast: which neurons tell harmful from benign, scored from moments alone.
+
+With m_h, m_b a neuron's mean over harmful and benign prompts of one cell (language x modality), s their
+pooled deviation and c_i = ||W_down[:, i]||_2 the length of what the neuron writes:
+
+    effect_size      (m_h - m_b) / s                   how *separable* the two are (Cohen's d)
+    contribution     |m_h - m_b| * c_i                 how much the residual stream *moves*
+    precise_shield   I_i(D) = |mean_D h_i| * c_i       the paper's importance, one ranking per label
+
+The three disagree, and the choice decides what a later update costs; none of them shows that a neuron
+does anything (`verify` does). Scoring costs nothing once moments are captured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .capture import Moments, Stats
+from .errors import InputError
+from .neurons import NeuronSet
+from .prompts import Cell
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from jaxtyping import Float
+
+__all__ = ["METHODS", "Scores", "contrast"]
+
+Array = np.ndarray
+
+
+def effect_size(harmful: Moments, benign: Moments, norms: Array) -> tuple[Array, Array | None]:
+    """Cohen's d: (m_h - m_b) / s with s^2 = ((n_h-1) s_h^2 + (n_b-1) s_b^2) / (n_h + n_b - 2).
+
+    Signed; ranked by magnitude. A neuron that never varies scores 0.
+    Source: Cohen (1988); "ES" in SafeNeuron (2026).
+    """
+    freedom = max(harmful.n + benign.n - 2, 1)
+    pooled = np.sqrt((harmful.m2 + benign.m2) / freedom)
+    difference = harmful.mean - benign.mean
+    return np.divide(difference, pooled, out=np.zeros_like(difference), where=pooled > 0), None
+
+
+def contribution(harmful: Moments, benign: Moments, norms: Array) -> tuple[Array, Array | None]:
+    """|m_h - m_b| * c_i: how far the neuron moves the residual stream between the two labels.
+
+    Source: the contribution measure of Precise Shield (2026), applied to the difference of means.
+    """
+    return np.abs(harmful.mean - benign.mean) * norms, None
+
+
+def precise_shield(harmful: Moments, benign: Moments, norms: Array) -> tuple[Array, Array | None]:
+    """Importance on harmful prompts, and on benign prompts as what is subtracted.
+
+    I_i(D) = |mean_D h_i| * c_i, normalised to sum 1 within the layer. The safety neurons of a layer are
+    the top k of I(harmful) minus the top k of I(benign): a set difference, so `Scores.top` needs both.
+    Source: Precise Shield (2026), neuron importance and its harmful-minus-benign rule.
+    """
+
+    def importance(moments: Moments) -> Array:
+        raw = np.abs(moments.mean) * norms
+        total = raw.sum(axis=-1, keepdims=True)
+        return np.divide(raw, total, out=np.zeros_like(raw), where=total > 0)
+
+    return importance(harmful), importance(benign)
+
+
+METHODS: dict[str, Callable[[Moments, Moments, Array], tuple[Array, Array | None]]] = {
+    "effect_size": effect_size,
+    "contribution": contribution,
+    "precise_shield": precise_shield,
+}
+
+
+@dataclass
+class Scores:
+    """Scores of every neuron in every cell.
+
+    Attributes:
+        cells: what the first axis counts.
+        values: the score; neurons are ranked by its magnitude.
+        against: for methods with a set difference, the ranking whose top k is taken away.
+        method: name of the formula in `METHODS`.
+    """
+
+    cells: list[Cell]
+    values: Float[Array, "cell n_layers d_mlp"]
+    against: Float[Array, "cell n_layers d_mlp"] | None
+    method: str
+    n_params: int
+    params_per_neuron: int
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def top(
+        self,
+        *,
+        k: int | None = None,
+        fraction: float | None = None,
+        per_layer: int | None = None,
+        param_fraction: float | None = None,
+    ) -> dict[Cell, NeuronSet]:
+        """The best neurons of each cell, for exactly one size.
+
+        >>> scores.top(k=64)[Cell("en", "text")]               # doctest: +SKIP
+        NeuronSet(64 neurons in 5 layers)
+
+        Args:
+            k: neurons in all.
+            fraction: share of all MLP neurons.
+            per_layer: neurons from each layer (for `precise_shield`, before the subtraction).
+            param_fraction: share of the model's parameters that the neurons own (3e-4 in the paper).
+
+        Raises:
+            InputError: none or several sizes given, or one that buys no neuron or more than there are.
+        """
+        sizes = {"k": k, "fraction": fraction, "per_layer": per_layer, "param_fraction": param_fraction}
+        given = {name: value for name, value in sizes.items() if value is not None}
+        if len(given) != 1:
+            raise InputError(f"top(): give exactly one of k, fraction, per_layer, param_fraction (got {len(given)})")
+        ((name, value),) = given.items()
+        count = self._count(name, value)
+        out = {}
+        for i, cell in enumerate(self.cells):
+            rank = np.abs(self.values[i])
+            against = None if self.against is None else np.abs(self.against[i])
+            chosen = _per_layer(rank, against, count) if name == "per_layer" else _overall(rank, against, count)
+            out[cell] = NeuronSet(
+                zip(*np.nonzero(chosen), strict=True),
+                n_layers=rank.shape[0],
+                d_mlp=rank.shape[1],
+                provenance={
+                    **self.provenance,
+                    "method": self.method,
+                    "cell": str(cell),
+                    "size": {name: value},
+                },
+            )
+        return out
+
+    def _count(self, name: str, value: float) -> int:
+        n_layers, d_mlp = self.values.shape[1:]
+        limit = d_mlp if name == "per_layer" else n_layers * d_mlp
+        if name == "fraction":
+            count = int(value * n_layers * d_mlp + 1e-9)
+        elif name == "param_fraction":
+            count = int(value * self.n_params / self.params_per_neuron + 1e-9)
+        else:
+            count = int(value)
+        if not 1 <= count <= limit:
+            least = self.params_per_neuron / self.n_params
+            hint = f"; one neuron is {least:.2e} of the parameters" if name == "param_fraction" else ""
+            raise InputError(f"top({name}={value}): that is {count} neurons, must be 1 to {limit}{hint}")
+        return count
+
+    def to_frame(self, *, k: int = 20) -> pd.DataFrame:
+        """The k best neurons of each cell as rows (cell, rank, layer, index, score)."""
+        import pandas as pd
+
+        rows = []
+        for i, cell in enumerate(self.cells):
+            flat = np.argsort(-np.abs(self.values[i]), axis=None, kind="stable")[:k]
+            for rank, (layer, index) in enumerate(zip(*np.unravel_index(flat, self.values[i].shape), strict=True), 1):
+                rows.append((str(cell), rank, int(layer), int(index), float(self.values[i, layer, index])))
+        return pd.DataFrame(rows, columns=["cell", "rank", "layer", "index", self.method])
+
+    def _repr_html_(self) -> str:
+        return f"<p><b>Scores</b>: {self.method}, {len(self.cells)} cells</p>{self.to_frame(k=3).to_html(index=False)}"
+
+    def __repr__(self) -> str:
+        _, n_layers, d_mlp = self.values.shape
+        return f"Scores({self.method}, {len(self.cells)} cells, {n_layers} x {d_mlp} neurons)"
+
+
+def contrast(stats: Stats, *, method: str = "contribution") -> Scores:
+    """Score every neuron in every cell that has both labels.
+
+    >>> contrast(stats, method="effect_size").values.shape     # doctest: +SKIP  (30 cells, 6 layers, 640 neurons)
+    (30, 6, 640)
+
+    Raises:
+        InputError: unknown method, or no cell with both labels.
+    """
+    return contrast_groups(stats, [(cell, None) for cell in _contrastable(stats)], method)
+
+
+def _contrastable(stats: Stats) -> list[Cell]:
+    cells = stats.cells()
+    if not cells:
+        raise InputError("contrast: no cell has both harmful and benign prompts; a contrast needs both")
+    return cells
+
+
+def contrast_groups(stats: Stats, groups: list[tuple[Cell, int | None]], method: str) -> Scores:
+    """`contrast` over chosen (cell, half) groups; half None is the whole cell."""
+    pairs = [(stats.moments("harmful", cell, half), stats.moments("benign", cell, half)) for cell, half in groups]
+    return score_pairs(stats, [cell for cell, _ in groups], pairs, method)
+
+
+def score_pairs(stats: Stats, cells: list[Cell], pairs: list[tuple[Moments, Moments]], method: str) -> Scores:
+    """Apply a method's formula to (harmful, benign) moments, one pair a cell."""
+    if method not in METHODS:
+        raise InputError(f"method={method!r} is unknown; use one of {', '.join(METHODS)}")
+    results = [METHODS[method](harmful, benign, stats.down_norms) for harmful, benign in pairs]
+    against = [a for _, a in results if a is not None]
+    return Scores(
+        cells,
+        np.stack([v for v, _ in results]),
+        np.stack(against) if against else None,
+        method,
+        stats.n_params,
+        stats.params_per_neuron,
+        stats.provenance,
+    )
+
+
+def _top_mask(rank: Array, count: int) -> Array:
+    """Mask of the `count` largest entries; ties go to the lower address, so runs repeat."""
+    mask = np.zeros(rank.size, dtype=bool)
+    mask[np.argsort(-rank, axis=None, kind="stable")[:count]] = True
+    return mask.reshape(rank.shape)
+
+
+def _per_layer(rank: Array, against: Array | None, count: int) -> Array:
+    chosen = np.stack([_top_mask(row, count) for row in rank])
+    if against is not None:
+        chosen &= ~np.stack([_top_mask(row, count) for row in against])
+    return chosen
+
+
+def _overall(rank: Array, against: Array | None, count: int) -> Array:
+    """The `count` best of all layers; with a subtraction, the smallest per-layer k that leaves so many."""
+    if against is None:
+        return _top_mask(rank, count)
+    for k in range(1, rank.shape[1] + 1):
+        left = _per_layer(rank, against, k)
+        if left.sum() >= count:
+            return _top_mask(np.where(left, rank, -1.0), count)
+    sizes = [int(_per_layer(rank, against, k).sum()) for k in range(1, rank.shape[1] + 1)]
+    return _per_layer(rank, against, int(np.argmax(sizes)) + 1)

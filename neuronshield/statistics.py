@@ -1,0 +1,103 @@
+"""The few statistics the steps share. Wilson's interval and false-discovery control are scipy's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+__all__ = ["Interval", "bootstrap", "difference", "p_value", "rate"]
+
+LEVEL = 0.95
+
+
+class Interval(NamedTuple):
+    """An estimate and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+def rate(successes: int, n: int) -> Interval:
+    """A proportion with Wilson's interval (Wilson 1927); all NaN if n is 0.
+
+    >>> str(rate(9, 10))
+    '0.90 [0.60, 0.98]'
+    """
+    from scipy.stats import binomtest
+
+    if not n:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    ci = binomtest(int(successes), int(n)).proportion_ci(LEVEL, method="wilson")
+    return Interval(successes / n, float(ci.low), float(ci.high))
+
+
+def difference(a: Interval, b: Interval) -> Interval:
+    """a - b of two proportions with Newcombe's hybrid score interval (Newcombe 1998, method 10)."""
+    d = a.value - b.value
+    return Interval(
+        d,
+        d - float(np.hypot(a.value - a.low, b.high - b.value)),
+        d + float(np.hypot(a.high - a.value, b.value - b.low)),
+    )
+
+
+def bootstrap(
+    statistic: Callable[[Float[np.ndarray, "draw cluster"]], Float[np.ndarray, " draw"]],
+    clusters: Sequence[str],
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+) -> tuple[Interval, list[str]]:
+    """Percentile interval of a statistic under resampling of whole clusters.
+
+    `statistic` receives one row of cluster weights a draw (how often each distinct cluster was drawn, the
+    first row being all ones: the estimate itself), so weighted sums replace copying data.
+
+    Returns:
+        The interval, and the distinct clusters in the order of the weights' columns.
+    """
+    distinct = list(dict.fromkeys(clusters))
+    n = len(distinct)
+    rng = np.random.default_rng(seed)
+    weights = np.vstack([np.ones(n), rng.multinomial(n, np.full(n, 1 / n), size=draws)])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = statistic(weights)
+    tail = (1 - LEVEL) / 2
+    spread = values[1:][np.isfinite(values[1:])]
+    if n < 2 or not len(spread):
+        return Interval(float(values[0]), float("-inf"), float("inf")), distinct
+    low, high = np.quantile(spread, [tail, 1 - tail])
+    return Interval(float(values[0]), float(low), float(high)), distinct
+
+
+def ratio_of_means(
+    numerator: Float[np.ndarray, " row"],
+    denominator: Float[np.ndarray, " row"],
+    clusters: Sequence[str],
+    *,
+    seed: int = 0,
+) -> Interval:
+    """mean(numerator) / mean(denominator), both over the same rows, clusters resampled together."""
+    index = {c: i for i, c in enumerate(dict.fromkeys(clusters))}
+    where = np.array([index[c] for c in clusters])
+    top = np.bincount(where, numerator, len(index))
+    bottom = np.bincount(where, denominator, len(index))
+    return bootstrap(lambda w: (w @ top) / (w @ bottom), clusters, seed=seed)[0]
+
+
+def p_value(observed: float, controls: Float[np.ndarray, " draw"]) -> float:
+    """(1 + #{control >= observed}) / (1 + controls): never 0, valid for any number of draws.
+
+    Source: Phipson and Smyth (2010), "Permutation p-values should never be zero".
+    """
+    controls = np.asarray(controls)
+    return (1 + int((controls >= observed).sum())) / (1 + len(controls))
