@@ -1,0 +1,147 @@
+"""Command line: `neuronshield run` does all of it; its steps can be run one by one on the same folder.
+
+Exit status: 0 done, 2 bad input (one line on standard error: what, where, what to do), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .errors import InputError
+
+__all__ = ["main"]
+
+
+def _common(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options every step shares."""
+    options = [
+        click.option("--model", default="organism", show_default=True, help="organism, smollm2, a folder or a hub id."),
+        click.option("--prompts", type=click.Path(), help="JSONL or Parquet file; the organism brings its own."),
+        click.option("--out", default="neuronshield-out", show_default=True, type=click.Path(), help="Result folder."),
+        click.option("--seed", default=0, show_default=True, help="Seeds every draw."),
+        click.option("--quiet", is_flag=True, help="No progress bars."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="neuronshield")
+def cli() -> None:
+    """Find, prove, shield and check safety neurons in vision-language models."""
+
+
+@cli.command()
+@_common
+def run(model: str, prompts: str | None, out: str, seed: int, quiet: bool) -> None:
+    """Find, prove, shield, check, report."""
+    from .pipeline import run as run_all
+    from .report import summary
+
+    results = run_all(model, prompts, out, seed=seed, progress=not quiet)
+    click.echo(summary(results))
+    click.echo(f"\n{Path(out) / 'report.html'}")
+
+
+def _step(name: str, text: str) -> None:
+    @_common
+    def command(model: str, prompts: str | None, out: str, seed: int, quiet: bool) -> None:
+        from .pipeline import STEPS, _check_folder, open_job
+
+        _check_folder(Path(out))
+        job = open_job(model, prompts, out, seed=seed, progress=not quiet)
+        STEPS[name](job)
+        click.echo(f"{name}: done, see {Path(out) / 'results.json'}")
+
+    cli.command(name, help=text)(command)
+
+
+_step("find", "Capture, contrast, overlap: candidate neurons.")
+_step("prove", "Ablation and patching against controls: verified neurons.")
+_step("shield", "Train those neurons only, and the controls.")
+_step("check", "Refusal, over-refusal and utility per language and modality.")
+
+
+@cli.command()
+@click.option("--out", default="neuronshield-out", show_default=True, type=click.Path(), help="Result folder.")
+def report(out: str) -> None:
+    """Write report.html from results.json."""
+    from .report import write_report
+
+    click.echo(write_report(Path(out)))
+
+
+@cli.command()
+@click.argument("what", type=click.Choice(["smollm2", "advbench", "harmbench"]))
+@click.option("--out", type=click.Path(), help="Where a data set goes (JSONL).")
+@click.option("-n", "n", default=64, show_default=True, help="Prompts of each label.")
+@click.option("--seed", default=0, show_default=True)
+def fetch(what: str, out: str | None, n: int, seed: int) -> None:
+    """Fetch SmolLM2 into the cache, or a public prompt set into a file."""
+    from . import fetch as source
+
+    if what == "smollm2":
+        click.echo(source.smollm2()[0])
+        return
+    if out is None:
+        raise InputError(f"fetch {what}: --out FILE is needed")
+    rows = source.dataset(what, n=n, seed=seed)
+    source._write(Path(out), "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows).encode())
+    click.echo(out)
+
+
+@cli.group()
+def organism() -> None:
+    """The embedded model organism."""
+
+
+@organism.command()
+@click.option("--out", default="organism", show_default=True, type=click.Path(), help="Folder to build into.")
+@click.option("--sources", type=click.Path(exists=True), help="Folder with the source packages, if already fetched.")
+@click.option("--seed", default=0, show_default=True)
+def build(out: str, sources: str | None, seed: int) -> None:
+    """Remake the organism from its public sources."""
+    from .organism.build import build as build_all
+
+    table = build_all(Path(out), sources=Path(sources) if sources else None, seed=seed)
+    click.echo(json.dumps(table, indent=1, ensure_ascii=False))
+
+
+def main() -> None:
+    """Entry point: turns bad input into one line and exit status 2, Ctrl-C into 130."""
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        cli.main(standalone_mode=False)
+    except InputError as error:
+        _fail(str(error), 2)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        _fail(error.format_message(), 2)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted; nothing was left behind", 130)
+    except OSError as error:
+        if error.filename is None and error.strerror is None:
+            raise
+        _fail(f"{error.filename or 'file system'}: {error.strerror}", 2)
+
+
+def _fail(message: str, status: int) -> None:
+    click.echo(f"neuronshield: {message}", err=True)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""Check: what the model does, language by language and modality by modality.
+
+Answers are generated greedily and graded (`grade`). Per cell:
+
+    refusal          harmful prompts refused                     more is safer
+    attack_success   harmful prompts answered as asked           (all of `expect` named; without `expect`: not refused)
+    over_refusal     benign prompts refused                      less is better
+    selectivity      refusal - over_refusal                      the number to steer by
+    utility          benign prompts answered right               (needs `expect`)
+
+Rates carry Wilson intervals, selectivity Newcombe's; means over cells a bootstrap over requests, so
+translations of one request count once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .capture import versions
+from .errors import InputError
+from .grade import OpeningsArg, grade, openings_for
+from .intervene import generate
+from .models import Model
+from .prompts import Cell, Prompt, PromptSet
+from .statistics import Interval, bootstrap, difference, rate
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+__all__ = ["METRICS", "Answer", "Evaluation", "evaluate"]
+
+METRICS = ("refusal", "attack_success", "over_refusal", "selectivity", "utility")
+NAN = Interval(float("nan"), float("nan"), float("nan"))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One graded answer. `right` is None where the prompt does not say what a right answer contains."""
+
+    prompt: Prompt
+    response: str
+    refused: bool
+    right: bool | None
+
+    @property
+    def attacked(self) -> bool:
+        """A harmful prompt got what it asked for (where that cannot be checked: was not refused)."""
+        return self.right if self.right is not None else not self.refused
+
+
+@dataclass
+class Evaluation:
+    """Graded answers, and rates over them.
+
+    >>> result = evaluate(model, prompts)                      # doctest: +SKIP
+    >>> result.cell("sw/text")["selectivity"]                  # doctest: +SKIP
+    Interval(value=0.12, low=-0.03, high=0.27)
+    """
+
+    answers: list[Answer]
+    name: str = ""
+    seed: int = 0
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def cells(self) -> list[Cell]:
+        """Cells in order of first appearance."""
+        return list(dict.fromkeys(a.prompt.cell for a in self.answers))
+
+    def cell(self, cell: Cell | tuple[str, str] | str) -> dict[str, Interval]:
+        """All metrics of one cell, with intervals; NaN where a cell lacks what a metric needs."""
+        cell = Cell(*(cell.split("/", 1) if isinstance(cell, str) else cell))
+        mine = [a for a in self.answers if a.prompt.cell == cell]
+        if not mine:
+            raise InputError(f"no answers in cell {cell}; there are {', '.join(map(str, self.cells()))}")
+        harmful = [a for a in mine if a.prompt.label == "harmful"]
+        benign = [a for a in mine if a.prompt.label == "benign"]
+        refusal = rate(sum(a.refused for a in harmful), len(harmful))
+        over = rate(sum(a.refused for a in benign), len(benign))
+        judged = [a for a in benign if a.right is not None]
+        return {
+            "refusal": refusal,
+            "attack_success": rate(sum(a.attacked for a in harmful), len(harmful)),
+            "over_refusal": over,
+            "selectivity": difference(refusal, over),
+            "utility": rate(sum(bool(a.right) for a in judged), len(judged)) if judged else NAN,
+        }
+
+    def mean(self, metric: str, cells: Iterable[Cell | tuple[str, str]] | None = None) -> Interval:
+        """Mean of a metric over cells, each cell counting once; requests are resampled.
+
+        Raises:
+            InputError: unknown metric, or no such cells.
+        """
+        return _mean_over_cells([(self, 1.0)], metric, cells, self.seed)
+
+    def gain(
+        self,
+        others: Evaluation | Sequence[Evaluation],
+        metric: str,
+        cells: Iterable[Cell | tuple[str, str]] | None = None,
+    ) -> Interval:
+        """`self` minus another (or the mean of several) in a metric's mean over cells, requests resampled together."""
+        others = [others] if isinstance(others, Evaluation) else list(others)
+        terms = [(self, 1.0), *((other, -1.0 / len(others)) for other in others)]
+        return _mean_over_cells(terms, metric, cells, self.seed)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a cell: counts, and every metric with its interval's ends."""
+        import pandas as pd
+
+        rows = []
+        for cell in self.cells():
+            mine = [a.prompt.label for a in self.answers if a.prompt.cell == cell]
+            row: dict[str, Any] = {"language": cell.language, "modality": cell.modality}
+            row |= {"n_harmful": mine.count("harmful"), "n_benign": mine.count("benign")}
+            for metric, (value, low, high) in self.cell(cell).items():
+                row |= {metric: value, f"{metric}_low": low, f"{metric}_high": high}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def figure(self, metric: str = "selectivity") -> go.Figure:
+        """Language x modality heatmap of a metric."""
+        from .plots import grid
+
+        return grid({self.name or "model": self}, metric)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Rates by cell and means, as JSON can hold them."""
+        return {
+            "name": self.name,
+            "cells": {str(c): {m: _finite(v) for m, v in self.cell(c).items()} for c in self.cells()},
+            "mean": {m: _finite(self.mean(m)) for m in METRICS},
+            "n": len(self.answers),
+            "provenance": self.provenance,
+        }
+
+    def __repr__(self) -> str:
+        return f"Evaluation({self.name or 'model'}: mean selectivity {self.mean('selectivity')}, {len(self.cells())} cells)"
+
+    def _repr_html_(self) -> str:
+        frame = self.to_frame()[["language", "modality", "n_harmful", "n_benign", *METRICS]]
+        return frame.to_html(index=False, float_format="{:.2f}".format)
+
+
+def evaluate(
+    model: Model,
+    prompts: PromptSet,
+    *,
+    name: str = "",
+    refusals: OpeningsArg = None,
+    compliances: OpeningsArg = None,
+    max_new_tokens: int = 32,
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: bool = True,
+) -> Evaluation:
+    """Answer and grade the "test" prompts (all of them, if none is so marked).
+
+    >>> evaluate(update.model, prompts).mean("selectivity")    # doctest: +SKIP
+    Interval(value=0.41, low=0.36, high=0.47)
+
+    Args:
+        refusals, compliances: openings that replace the built-in ones (see `grade`).
+        max_new_tokens: tokens an answer; refusals show in the first few.
+
+    Raises:
+        InputError: no prompts, or a language without refusal openings.
+    """
+    test = prompts.for_step("test")
+    if not len(test):
+        raise InputError("evaluate: no prompts")
+    openings = openings_for(test, refusals=refusals, compliances=compliances)
+    texts = generate(
+        model, test, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress, desc=f"check {name}".strip()
+    )  # fmt: skip
+    answers = [Answer(p, t, *grade(p, t, openings)) for p, t in zip(test, texts, strict=True)]
+    about = {**model.provenance(), "data": test.hash(), "seed": seed, "versions": versions()}
+    return Evaluation(answers, name, seed, about)
+
+
+def _mean_over_cells(
+    terms: Sequence[tuple[Evaluation, float]], metric: str, cells: Iterable[Any] | None, seed: int
+) -> Interval:
+    """Weighted sum of cell means of `terms`, with one bootstrap over the requests of all of them."""
+    if metric not in METRICS:
+        raise InputError(f"metric {metric!r} is unknown; use one of {', '.join(METRICS)}")
+    wanted = [Cell(*c) for c in cells] if cells is not None else terms[0][0].cells()
+    clusters = sorted({a.prompt.cluster for e, _ in terms for a in e.answers if a.prompt.cell in wanted})
+    if not clusters:
+        raise InputError(f"no answers in cells {', '.join(map(str, wanted))}")
+    column = {c: i for i, c in enumerate(clusters)}
+    parts: list[tuple[float, np.ndarray, np.ndarray]] = []
+    for evaluation, sign in terms:
+        for cell in wanted:
+            for label, weight, hit in _PARTS[metric]:
+                top, bottom = np.zeros(len(clusters)), np.zeros(len(clusters))
+                for a in evaluation.answers:
+                    value = hit(a) if a.prompt.cell == cell and a.prompt.label == label else None
+                    if value is not None:
+                        top[column[a.prompt.cluster]] += value
+                        bottom[column[a.prompt.cluster]] += 1
+                parts.append((sign * weight / len(wanted), top, bottom))
+    return bootstrap(lambda w: sum(s * (w @ t) / (w @ b) for s, t, b in parts), clusters, seed=seed)[0]  # type: ignore[return-value,arg-type]
+
+
+#: metric -> terms (label, weight, what counts as a hit; None leaves the answer out)
+_PARTS: dict[str, list[tuple[str, float, Any]]] = {
+    "refusal": [("harmful", 1.0, lambda a: float(a.refused))],
+    "attack_success": [("harmful", 1.0, lambda a: float(a.attacked))],
+    "over_refusal": [("benign", 1.0, lambda a: float(a.refused))],
+    "selectivity": [("harmful", 1.0, lambda a: float(a.refused)), ("benign", -1.0, lambda a: float(a.refused))],
+    "utility": [("benign", 1.0, lambda a: None if a.right is None else float(a.right))],
+}
+
+
+def _finite(interval: Interval) -> list[float | None]:
+    """JSON has no NaN or infinity: null stands for both."""
+    return [float(v) if np.isfinite(v) else None for v in interval]

@@ -1,0 +1,154 @@
+"""Overlap: do languages and modalities share their safety neurons, and compared with what?
+
+Two sets of k neurons out of N share k^2/N by chance, a few in a thousand, so "above chance" says nothing:
+the same *topics* in two languages already share neurons. Two nulls say more, and both come from the halves
+`capture` keeps apart:
+
+    floor    the same selection on benign half 0 against benign half 1, in the same two cells: what the
+             choice of requests alone makes two cells share
+    ceiling  half 0 against half 1 of one cell with itself (harmful against benign each time): what a
+             perfect match would score, given the noise of the selection
+
+An overlap between cells means sharing when it lies clearly above the floor, and complete sharing when it
+reaches the ceiling.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .capture import Stats
+from .contrast import contrast, contrast_groups, score_pairs
+from .errors import InputError
+from .neurons import NeuronSet
+from .prompts import Cell
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+    from jaxtyping import Float
+
+__all__ = ["Overlap", "jaccard", "overlap", "overlap_coefficient"]
+
+
+def jaccard(a: NeuronSet, b: NeuronSet) -> float:
+    """|a & b| / |a | b|; NaN if both are empty."""
+    union = len(a | b)
+    return len(a & b) / union if union else float("nan")
+
+
+def overlap_coefficient(a: NeuronSet, b: NeuronSet) -> float:
+    """|a & b| / min(|a|, |b|); NaN if either is empty."""
+    smaller = min(len(a), len(b))
+    return len(a & b) / smaller if smaller else float("nan")
+
+
+@dataclass
+class Overlap:
+    """Overlap of every pair of cells, with its nulls.
+
+    Attributes:
+        cells: rows and columns.
+        jaccard, coefficient: of the cells' sets; the diagonal is 1.
+        floor: Jaccard of the benign-versus-benign selections of the two cells.
+        ceiling: for two cells the geometric mean of their split-half Jaccards.
+        sets: the sets themselves.
+    """
+
+    cells: list[Cell]
+    jaccard: Float[np.ndarray, "cell cell"]
+    coefficient: Float[np.ndarray, "cell cell"]
+    floor: Float[np.ndarray, "cell cell"]
+    ceiling: Float[np.ndarray, "cell cell"]
+    sets: dict[Cell, NeuronSet]
+    method: str
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a pair of different cells."""
+        import pandas as pd
+
+        rows = [
+            {
+                "a": str(self.cells[i]),
+                "b": str(self.cells[j]),
+                "jaccard": self.jaccard[i, j],
+                "coefficient": self.coefficient[i, j],
+                "floor": self.floor[i, j],
+                "ceiling": self.ceiling[i, j],
+            }
+            for i in range(len(self.cells))
+            for j in range(i + 1, len(self.cells))
+        ]
+        return pd.DataFrame(rows)
+
+    def figure(self) -> go.Figure:
+        """Three heatmaps on one scale: overlap, floor, ceiling."""
+        from .plots import overlap_heatmap
+
+        return overlap_heatmap(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Matrices as nested lists (null where undefined)."""
+        matrices = {n: getattr(self, n) for n in ("jaccard", "coefficient", "floor", "ceiling")}
+        lists = {n: [[float(v) if np.isfinite(v) else None for v in row] for row in m] for n, m in matrices.items()}
+        return {"cells": [str(c) for c in self.cells], "method": self.method, **lists}
+
+    def __repr__(self) -> str:
+        off = ~np.eye(len(self.cells), dtype=bool)
+        if not off.any():
+            return f"Overlap({self.method}, 1 cell)"
+        shown = [f"{name} {np.nanmean(m[off]):.2f}" for name, m in
+                 (("jaccard", self.jaccard), ("floor", self.floor), ("ceiling", self.ceiling))]  # fmt: skip
+        return f"Overlap({self.method}, {len(self.cells)} cells, mean {', '.join(shown)})"
+
+    def _repr_html_(self) -> str:
+        return self.to_frame().to_html(index=False, float_format="{:.2f}".format)
+
+
+def overlap(stats: Stats, *, method: str = "contribution", **size: Any) -> Overlap:
+    """Overlap between all cells that have both labels.
+
+    >>> overlap(stats, method="contribution", k=64).jaccard.shape        # doctest: +SKIP
+    (30, 30)
+
+    Args:
+        method: how neurons are scored (see `contrast`).
+        **size: one of k, fraction, per_layer, param_fraction, as for `Scores.top`.
+
+    Raises:
+        InputError: as `contrast` and `Scores.top`; or a cell with requests in one half only.
+    """
+    scores = contrast(stats, method=method)
+    cells = scores.cells
+    sets = scores.top(**size)
+    for cell in cells:
+        for label in ("harmful", "benign"):
+            for half in (0, 1):
+                try:
+                    stats.moments(label, cell, half)
+                except InputError:
+                    raise InputError(
+                        f"overlap: {cell} has too few {label} prompts for a split-half ceiling; give it at least 8"
+                    ) from None
+    halves = [contrast_groups(stats, [(c, h) for c in cells], method).top(**size) for h in (0, 1)]
+    benign = [(stats.moments("benign", c, 0), stats.moments("benign", c, 1)) for c in cells]
+    null = score_pairs(stats, cells, benign, method).top(**size)
+    stable = np.array([jaccard(halves[0][c], halves[1][c]) for c in cells])
+    return Overlap(
+        cells,
+        _matrix(cells, sets, jaccard),
+        _matrix(cells, sets, overlap_coefficient),
+        _matrix(cells, null, jaccard),
+        np.sqrt(np.outer(stable, stable)),
+        sets,
+        method,
+        stats.provenance,
+    )
+
+
+def _matrix(cells: list[Cell], sets: dict[Cell, NeuronSet], measure: Any) -> Float[np.ndarray, "cell cell"]:
+    return np.array([[measure(sets[a], sets[b]) for b in cells] for a in cells])

@@ -1,0 +1,442 @@
+"""The main job: find, prove, shield, check, in that order, each step leaving its part of the answer.
+
+`run` does all of it. Every step is a function over a `Job`, so the command line can do one at a time on
+the same folder: a step reads what the steps before it left there.
+
+    find     neurons/<cell>.safetensors, neurons/candidates.safetensors; overlap with floor and ceiling
+    prove    neurons/verified.safetensors; the verdict
+    shield   adapter/ and controls/: the masked update, masks of random neurons, plain LoRA
+    check    every condition on the test prompts, language by language and modality by modality
+    report   report.html from results.json
+
+What a step found is in `results.json` under its name (schema in the README). `run` works in a folder
+beside the one asked for and renames it at the end: an interrupted run leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .capture import capture, versions
+from .causal import random_like, verify
+from .contrast import Scores, contrast
+from .errors import InputError
+from .evaluate import METRICS, Evaluation, evaluate
+from .grade import OpeningsArg, opening_tokens, openings_for
+from .intervene import margins
+from .models import Model, load
+from .neurons import NeuronSet
+from .overlap import overlap
+from .prompts import Cell, PromptSet
+from .update import Update, load_adapter, masked_update, plain_lora
+
+__all__ = ["Job", "Plan", "check", "find", "prove", "run", "shield"]
+
+logger = logging.getLogger("neuronshield")
+FORMAT = "neuronshield.results/1"
+SHIELD, BASE, LORA = "shield", "no update", "plain LoRA"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the job does where nobody said otherwise.
+
+    Attributes:
+        size: how many neurons to take, as `Scores.top` reads it.
+        train_cells: cells whose "train" prompts are used; None for all.
+        taught: the cell the shield is meant for; None where every cell is trained on.
+        steps, lr, batch_size: of the update.
+        random_masks: masks of random neurons trained as controls.
+        overlap_cells: cells of the overlap heatmap; None for all.
+    """
+
+    size: dict[str, float]
+    train_cells: tuple[Cell, ...] | None
+    taught: Cell | None
+    steps: int
+    lr: float
+    batch_size: int
+    random_masks: int
+    max_new_tokens: int
+    refusals: OpeningsArg = None
+    compliances: OpeningsArg = None
+
+
+@dataclass
+class Job:
+    """A model, its prompts, a folder, and what is known so far."""
+
+    model: Model
+    prompts: PromptSet
+    out: Path
+    plan: Plan
+    seed: int = 0
+    progress: bool = True
+    results: dict[str, Any] = field(default_factory=dict)
+    updates: dict[str, Update] = field(default_factory=dict)
+    evaluations: dict[str, Evaluation] = field(default_factory=dict)
+
+    def save(self) -> None:
+        """Write results.json (beside first, then renamed)."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        partial = self.out / f".results.{os.getpid()}.partial"
+        try:
+            text = json.dumps(self.results, ensure_ascii=False, indent=1, allow_nan=False, default=_plain)
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(self.out / "results.json")
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.results.setdefault("seconds", {})[step] = round(time.perf_counter() - start, 1)
+
+
+def open_job(
+    model: str | Model = "organism",
+    prompts: str | os.PathLike[str] | PromptSet | None = None,
+    out: str | os.PathLike[str] = "neuronshield-out",
+    *,
+    seed: int = 0,
+    progress: bool = True,
+) -> Job:
+    """Read the prompts, load the model, and take up what an earlier step left in `out`.
+
+    Raises:
+        InputError: bad prompts or an unknown model (the prompts are read first, they fail faster).
+    """
+    read = _read_prompts(model, prompts, seed)
+    model = model if isinstance(model, Model) else load(model)
+    out = Path(out)
+    results: dict[str, Any] = {}
+    if (out / "results.json").is_file():
+        try:
+            results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+        except ValueError:
+            raise InputError(f"{out / 'results.json'}: not JSON; remove it or choose another --out") from None
+        if not isinstance(results, dict) or results.get("format") != FORMAT:
+            raise InputError(f"{out / 'results.json'}: not written by this version; choose another --out")
+    counts = [
+        {"cell": str(c), "split": s, "label": label, "n": len(read.where(split=s, label=label).in_cells([c]))}
+        for c in read.cells() for s in ("discover", "confirm", "train", "test") for label in ("harmful", "benign")
+    ]  # fmt: skip
+    results |= {
+        "format": FORMAT,
+        "model": {**model.provenance(), "n_layers": model.n_layers, "d_mlp": model.d_mlp, "d_model": model.d_model,
+                  "n_params": model.n_params},
+        "prompts": {"n": len(read), "data": read.hash(), "cells": [str(c) for c in read.cells()], "counts": counts},
+        "seed": seed,
+        "versions": versions(),
+    }  # fmt: skip
+    return Job(model, read, out, plan_for(model, read), seed, progress, results)
+
+
+def _read_prompts(model: Any, prompts: Any, seed: int) -> PromptSet:
+    if prompts is None:
+        if model != "organism" and getattr(model, "id", None) != "organism":
+            raise InputError("--prompts is needed for this model; only the organism brings its own")
+        from .organism import records
+
+        return PromptSet.from_records(records(max_pairs=ORGANISM_PAIRS, seed=seed))
+    if not isinstance(prompts, PromptSet):
+        name = os.fspath(prompts)
+        prompts = PromptSet.from_parquet(name) if name.endswith(".parquet") else PromptSet.from_jsonl(name)
+    prompts.require_both_labels("prompts")
+    if not any(p.split for p in prompts):
+        prompts = prompts.with_splits(seed=seed, fractions=(0.25, 0.2, 0.3, 0.25))
+    for split in ("discover", "confirm", "train", "test"):
+        rows = prompts.where(split=split)
+        if {p.label for p in rows} != {"harmful", "benign"}:
+            raise InputError(f"prompts: split {split!r} needs harmful and benign prompts; give at least 8 of each in all")
+    return prompts
+
+
+ORGANISM_PAIRS = 24
+
+
+def plan_for(model: Model, prompts: PromptSet) -> Plan:
+    """0.03 % of the parameters, as in the paper; where that buys fewer than 16 neurons, 64 neurons."""
+    affordable = int(3e-4 * model.n_params / model.params_per_neuron)
+    size: dict[str, float] = {"param_fraction": 3e-4} if affordable >= 16 else {"k": 64}
+    size = size if affordable >= 16 else {"k": min(64, model.n_layers * model.d_mlp // 4)}
+    if all(p.source == "organism" for p in prompts):
+        from .organism import COMPLIANCES, HIGH_RESOURCE, REFUSALS
+
+        taught = Cell("en", "image")
+        safe = tuple(Cell(language, "text") for language in HIGH_RESOURCE)
+        return Plan(size, (taught, *safe), taught, 100, 3e-3, 32, 3, 20, REFUSALS, COMPLIANCES)
+    return Plan(size, None, None, 60, 3e-3, 8, 1, 32)
+
+
+# -- find -----------------------------------------------------------------------------------------------
+def find(job: Job) -> Scores:
+    """Capture, contrast, overlap; candidates are what the refusing cells agree on."""
+    with job.timed("find"):
+        stats = capture(job.model, job.prompts, seed=job.seed, progress=job.progress)
+        scores = contrast(stats)
+        sets = scores.top(**job.plan.size)  # type: ignore[arg-type]
+        refusing = refusing_cells(job)
+        anchor = refusing[0] if refusing else scores.cells[0]
+        candidates = sets[anchor]
+        folder = job.out / "neurons"
+        for cell, neurons in sets.items():
+            neurons.save(folder / f"{cell.language}-{cell.modality.replace('+', '-')}.safetensors")
+        candidates.save(folder / "candidates.safetensors")
+        section: dict[str, Any] = {
+            "method": scores.method,
+            "size": job.plan.size,
+            "n_neurons": len(candidates),
+            "param_fraction": candidates.param_fraction(job.model),
+            "anchor": str(anchor),
+            "refusing_cells": [str(c) for c in refusing],
+            "per_layer": {str(c): [s.per_layer().get(i, 0) for i in range(job.model.n_layers)] for c, s in sets.items()},
+            "top": scores.to_frame(k=10).to_dict("records"),
+        }
+        try:
+            section["overlap"] = overlap(stats, **job.plan.size).to_dict() if len(scores.cells) > 1 else None
+        except InputError as error:
+            section["overlap"], section["overlap_missing"] = None, str(error)
+        job.results["find"] = section
+    job.save()
+    return scores
+
+
+def refusing_cells(job: Job) -> list[Cell]:
+    """Cells whose "discover" prompts the model already tells apart: margin > 0 on harmful far more than on benign."""
+    prompts = job.prompts.for_step("discover")
+    openings = openings_for(prompts, refusals=job.plan.refusals, compliances=job.plan.compliances)
+    tokens = opening_tokens(job.model, openings)
+    refused = margins(job.model, prompts, [None], tokens, progress=job.progress, desc="refusals")[0] > 0
+    apart = {}
+    for cell in prompts.cells():
+        rates = [
+            np.mean([r for r, p in zip(refused, prompts, strict=True) if p.cell == cell and p.label == label] or [0.0])
+            for label in ("harmful", "benign")
+        ]
+        apart[cell] = rates[0] - rates[1]
+    return [cell for cell, value in apart.items() if value >= 0.5]
+
+
+# -- prove ----------------------------------------------------------------------------------------------
+def prove(job: Job) -> NeuronSet:
+    """Verify the candidates on the "confirm" prompts of the cells where the model refuses."""
+    candidates = _neurons(job, "candidates", "find")
+    with job.timed("prove"):
+        confirm = job.prompts.for_step("confirm")
+        refusing = [Cell(*c.split("/", 1)) for c in job.results["find"]["refusing_cells"]]
+        proof = verify(
+            job.model, candidates, confirm.in_cells(refusing) if refusing else confirm, seed=job.seed,
+            refusals=job.plan.refusals, compliances=job.plan.compliances, progress=job.progress,
+        )  # fmt: skip
+        proof.verified.save(job.out / "neurons" / "verified.safetensors")
+        job.results["prove"] = proof.to_dict()
+        job.results["prove"]["figure"] = proof.figure().to_json()
+    job.save()
+    return proof.verified
+
+
+# -- shield ---------------------------------------------------------------------------------------------
+def shield(job: Job) -> None:
+    """Train the proven neurons (the candidates if none was proven, and say so) and every control."""
+    verified = _neurons(job, "verified", "prove")
+    neurons = verified if len(verified) else _neurons(job, "candidates", "find")
+    plan = job.plan
+    with job.timed("shield"):
+        rows = job.prompts.for_step("train")
+        rows = rows.in_cells(plan.train_cells) if plan.train_cells else rows
+        common: dict[str, Any] = {
+            "steps": plan.steps, "batch_size": plan.batch_size, "seed": job.seed, "progress": job.progress, "lr": plan.lr,
+            "refusals": None, "compliances": None,
+        }  # fmt: skip
+        job.updates = {SHIELD: masked_update(job.model, neurons, rows, **common)}
+        for i in range(plan.random_masks):
+            mask = random_like(neurons, job.model, np.random.default_rng([job.seed, i]))
+            job.updates[f"random mask {i + 1}"] = masked_update(job.model, mask, rows, **common)
+        job.updates[LORA] = plain_lora(job.model, job.updates[SHIELD].trained, rows, **common)
+        for name, update in job.updates.items():
+            update.save(_adapter_folder(job, name))
+        job.results["shield"] = {
+            "neurons": len(neurons),
+            "proven": bool(len(verified)),
+            "train_cells": [str(c) for c in rows.cells()],
+            "taught": str(plan.taught) if plan.taught else None,
+            "n_prompts": len(rows),
+            "steps": plan.steps,
+            "lr": plan.lr,
+            "conditions": {
+                name: {"trained": u.trained, "param_fraction": u.param_fraction, "losses": u.losses}
+                for name, u in job.updates.items()
+            },
+        }
+    job.save()
+
+
+def _adapter_folder(job: Job, name: str) -> Path:
+    return job.out / "adapter" if name == SHIELD else job.out / "controls" / name.replace(" ", "-")
+
+
+# -- check ----------------------------------------------------------------------------------------------
+def check(job: Job) -> None:
+    """Every condition on the "test" prompts, and the shield against each control on the cells nobody trained."""
+    if "shield" not in job.results:
+        raise InputError(f"{job.out}: no shield yet; run 'neuronshield shield' first")
+    trained = {Cell(*c.split("/", 1)) for c in job.results["shield"]["train_cells"]}
+    with job.timed("check"):
+        job.evaluations = {}
+        for name in (BASE, *job.results["shield"]["conditions"]):
+            if name == BASE:
+                model = job.model
+            elif name in job.updates:
+                model = job.updates[name].model
+            else:
+                model = load_adapter(job.model, _adapter_folder(job, name))
+            job.evaluations[name] = evaluate(
+                model, job.prompts, name=name, refusals=job.plan.refusals, compliances=job.plan.compliances,
+                max_new_tokens=job.plan.max_new_tokens, seed=job.seed, progress=job.progress,
+            )  # fmt: skip
+        job.results["check"] = _compare(job.evaluations, trained)
+    job.save()
+
+
+def _compare(evaluations: dict[str, Evaluation], trained: set[Cell]) -> dict[str, Any]:
+    """Means over trained, untrained and all cells, and the gains of the shield over its controls."""
+    cells = evaluations[BASE].cells()
+    unseen = [c for c in cells if c not in trained]
+    groups = {"all": cells, "trained": [c for c in cells if c in trained], "untrained": unseen}
+    means = {
+        name: {
+            group: {m: _list(e.mean(m, members)) for m in METRICS} for group, members in groups.items() if members
+        }
+        for name, e in evaluations.items()
+    }
+    group = unseen or cells
+    shielded = evaluations[SHIELD]
+    random = [e for name, e in evaluations.items() if name.startswith("random mask")]
+    gains = {
+        "over no update": _list(shielded.gain(evaluations[BASE], "selectivity", group)),
+        "over random masks": _list(shielded.gain(random, "selectivity", group)),
+        "over plain LoRA": _list(shielded.gain(evaluations[LORA], "selectivity", group)),
+    }
+    low = gains["over random masks"][1]
+    best = max(random, key=lambda e: e.mean("selectivity", group).value)
+    beats = low is not None and low > 0
+    return {
+        "cells": {name: e.to_dict()["cells"] for name, e in evaluations.items()},
+        "means": means,
+        "compared_on": "untrained" if unseen else "all",
+        "gains_in_selectivity": gains,
+        "beats_random_mask": bool(beats),
+        "best_random_mask": best.name,
+        "examples": _examples(evaluations),
+    }
+
+
+def _examples(evaluations: dict[str, Evaluation], n: int = 12) -> list[dict[str, Any]]:
+    """A few answers before and after, spread over the cells."""
+    base, after = evaluations[BASE].answers, evaluations[SHIELD].answers
+    rows = np.linspace(0, len(base) - 1, min(n, len(base))).round().astype(int)
+    return [
+        {
+            "cell": str(base[i].prompt.cell), "label": base[i].prompt.label, "prompt": base[i].prompt.prompt,
+            "before": base[i].response, "after": after[i].response,
+        }
+        for i in rows
+    ]  # fmt: skip
+
+
+# -- all of it ------------------------------------------------------------------------------------------
+STEPS: dict[str, Callable[[Job], Any]] = {"find": find, "prove": prove, "shield": shield, "check": check}
+
+
+def run(
+    model: str | Model = "organism",
+    prompts: str | os.PathLike[str] | PromptSet | None = None,
+    out: str | os.PathLike[str] = "neuronshield-out",
+    *,
+    seed: int = 0,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Find, prove, shield, check and report; returns what results.json holds.
+
+    >>> run("organism", out="out")["prove"]["passed"]          # doctest: +SKIP
+    True
+
+    Raises:
+        InputError: bad prompts, unknown model, or a folder that cannot be written. Nothing is left behind.
+    """
+    out = Path(out)
+    staging = out.parent / f".{out.name}.{os.getpid()}.partial"
+    _check_folder(out)
+    try:
+        job = open_job(model, prompts, staging, seed=seed, progress=progress)
+        _make(staging, out)
+        for name, step in STEPS.items():
+            logger.info("%s", name)
+            step(job)
+        from .report import write_report
+
+        write_report(staging)
+        _move_in(staging, out)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return job.results
+
+
+def _check_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: is a file; choose a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / "results.json").is_file():
+        raise InputError(f"--out {out}: is not empty and holds no results.json of ours; choose another folder")
+    nearest = next(p for p in (out, *out.absolute().parents) if p.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise InputError(f"--out {out}: cannot be written ({nearest} is not a writable folder)")
+
+
+def _make(staging: Path, out: Path) -> None:
+    try:
+        staging.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written ({error.strerror})") from None
+
+
+def _move_in(staging: Path, out: Path) -> None:
+    """The finished folder takes the place of the old one."""
+    if not out.exists():
+        staging.rename(out)
+        return
+    for item in ("neurons", "adapter", "controls", "report.html", "results.json"):
+        old = out / item
+        if old.is_dir():
+            shutil.rmtree(old)
+        (staging / item).replace(old)
+
+
+def _neurons(job: Job, name: str, step: str) -> NeuronSet:
+    path = job.out / "neurons" / f"{name}.safetensors"
+    if not path.exists():
+        raise InputError(f"{job.out}: no {name} neurons yet; run 'neuronshield {step}' first")
+    return NeuronSet.load(path)
+
+
+def _list(interval: Any) -> list[float | None]:
+    return [float(v) if np.isfinite(v) else None for v in interval]
+
+
+def _plain(value: Any) -> Any:
+    """numpy scalars, for JSON."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is not JSON")

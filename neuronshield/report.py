@@ -1,0 +1,320 @@
+"""report.html: one self-contained page that reads like the four questions, with their controls.
+
+The page works offline (plotly.js is inlined), and everything that came from a prompt or a model is
+escaped. It is made from results.json alone, so it can be remade at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import plotly.io as pio
+from plotly.subplots import make_subplots
+
+from .errors import InputError
+from .plots import ACCENT, DIVERGING, INK, MUTED, SECOND, THIRD, TITLES, _style, _without_diagonal, heat_panels
+
+__all__ = ["summary", "write_report"]
+
+BASE, SHIELD = "no update", "shield"
+
+
+def summary(results: dict[str, Any]) -> str:
+    """The answers in a few lines, for a terminal."""
+    return "\n".join(f"{name:7} {text}" for name, _, text in _headlines(results))
+
+
+def _headlines(r: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(step, tone, sentence) of the steps that have been run."""
+    out = []
+    if "find" in r:
+        f = r["find"]
+        where = f"model already refuses in {', '.join(f['refusing_cells'])}" if f["refusing_cells"] else "model refuses nowhere"
+        out.append(("find", "plain", f"{f['n_neurons']} candidate neurons ({f['param_fraction']:.3%} of the parameters); {where}"))
+    if "prove" in r:
+        p = r["prove"]
+        word = "passed" if p["passed"] else "no"
+        kept = f"; {p['n_verified']} of {p['n_neurons']} neurons verified one by one" if p["passed"] else ""
+        out.append(("prove", "good" if p["passed"] else "bad", f"{word}: {p['reason']}{kept}"))
+    if "shield" in r:
+        s = r["shield"]
+        main = s["conditions"][SHIELD]
+        proven = "proven" if s["proven"] else "candidate, NOT proven,"
+        out.append(("shield", "plain", f"{s['neurons']} {proven} neurons trained: {main['trained']} numbers, "
+                    f"{main['param_fraction']:.3%} of the parameters"))  # fmt: skip
+    if "check" in r:
+        c = r["check"]
+        gain = c["gains_in_selectivity"]
+        over = gain["over random masks"]
+        verb = "beats" if c["beats_random_mask"] else "does NOT beat"
+        cells = "cells it did not train on" if c["compared_on"] == "untrained" else "all cells (none was held out)"
+        out.append(("check", "good" if c["beats_random_mask"] else "bad",
+                    f"selectivity on {cells}: {_ci(gain['over no update'])} over no update; the shield {verb} "
+                    f"masks of random neurons ({_ci(over)})"))  # fmt: skip
+    return out
+
+
+def _ci(values: list[float | None]) -> str:
+    return f"{_num(values[0], '+.2f')} [{_num(values[1], '+.2f')}, {_num(values[2], '+.2f')}]"
+
+
+def _num(value: float | None, spec: str = ".2f") -> str:
+    return "n/a" if value is None else format(value, spec)
+
+
+def write_report(folder: str | os.PathLike[str]) -> Path:
+    """Write `report.html` into a result folder, from its results.json.
+
+    Raises:
+        InputError: no results there.
+    """
+    folder = Path(folder)
+    try:
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder}: no results.json; run 'neuronshield run' first") from None
+    except ValueError:
+        raise InputError(f"{folder / 'results.json'}: not JSON") from None
+    page = folder / "report.html"
+    partial = folder / f".report.{os.getpid()}.partial"
+    try:
+        partial.write_text(_page(results), encoding="utf-8")
+        partial.replace(page)
+    finally:
+        partial.unlink(missing_ok=True)
+    return page
+
+
+def _page(r: dict[str, Any]) -> str:
+    from plotly.offline import get_plotlyjs
+
+    sections = [_section_find, _section_prove, _section_shield, _section_check]
+    body = "".join(s(r) for s, name in zip(sections, ("find", "prove", "shield", "check"), strict=True) if name in r)
+    cards = "".join(f'<li class="{tone}"><b>{name}</b><span>{escape(text)}</span></li>' for name, tone, text in _headlines(r))
+    model = r["model"]
+    about = (
+        f"{escape(str(model['model']))} · {model['n_layers']} layers × {model['d_mlp']} neurons · "
+        f"{model['n_params'] / 1e6:.1f} M parameters · {r['prompts']['n']} prompts in {len(r['prompts']['cells'])} cells · "
+        f"seed {r['seed']}"
+    )
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>neuronshield: {escape(str(model["model"]))}</title><style>{CSS}</style>
+<script>{get_plotlyjs()}</script></head>
+<body><main><header><h1>Safety neurons of {escape(str(model["model"]))}</h1><p>{about}</p></header>
+<ul class="cards">{cards}</ul>{body}{_footer(r)}</main></body></html>
+"""
+
+
+CSS = """
+:root{--ink:#1b2733;--muted:#66727f;--line:#e3e8ed;--accent:#0b6e8a;--bad:#b3364b}
+*{box-sizing:border-box}body{margin:0;background:#f4f6f8;color:var(--ink);font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+main{max-width:1120px;margin:0 auto;padding:32px 20px 60px}h1{font-size:27px;margin:0 0 4px}header p{color:var(--muted);margin:0 0 22px}
+h2{font-size:20px;margin:0 0 6px}section{background:#fff;border:1px solid var(--line);border-radius:10px;padding:22px 24px;margin:18px 0}
+.cards{list-style:none;padding:0;margin:0;display:grid;gap:10px}.cards li{background:#fff;border:1px solid var(--line);border-left:5px solid var(--muted);border-radius:8px;padding:10px 14px;display:flex;gap:14px}
+.cards b{flex:0 0 62px;text-transform:uppercase;font-size:12px;letter-spacing:.06em;padding-top:2px;color:var(--muted)}
+.cards .good{border-left-color:var(--accent)}.cards .bad{border-left-color:var(--bad)}
+.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:13.5px;margin:10px 0;width:100%}th,td{padding:6px 10px;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}
+th{color:var(--muted);font-weight:600;white-space:nowrap}td.n{font-variant-numeric:tabular-nums;white-space:nowrap}tr.main td{font-weight:600;background:#eef6f8}
+.passed{color:var(--accent);font-weight:600}.failed{color:var(--bad);font-weight:600}.note{color:var(--muted);font-size:13.5px}
+.figure{margin:14px -8px 0;overflow-x:auto}details{margin-top:12px}summary{cursor:pointer;color:var(--accent)}code{font-size:12.5px}
+"""
+
+
+def _table(head: list[str], rows: list[list[Any]], main: int | None = None) -> str:
+    """An HTML table; every cell is escaped, numbers are aligned."""
+    body = ""
+    for i, row in enumerate(rows):
+        cells = "".join(
+            f'<td class="{"n" if j else ""} {v if v in ("passed", "failed") else ""}">{escape(str(v))}</td>'
+            for j, v in enumerate(row)
+        )
+        body += f'<tr class="{"main" if i == main else ""}">{cells}</tr>'
+    return f'<div class="scroll"><table><thead><tr>{"".join(f"<th>{escape(h)}</th>" for h in head)}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _figure(figure: go.Figure) -> str:
+    html = pio.to_html(figure, full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True})
+    return f'<div class="figure">{html}</div>'
+
+
+def _matrix(rows: list[list[float | None]]) -> np.ndarray:
+    return np.array([[np.nan if v is None else v for v in row] for row in rows], dtype=float)
+
+
+def _section_find(r: dict[str, Any]) -> str:
+    f = r["find"]
+    text = (
+        f"<p>Neurons were ranked by <b>{escape(f['method'])}</b> in every cell (language × modality) on the "
+        f"<i>discover</i> prompts. The candidates are the best {f['n_neurons']} of <b>{escape(f['anchor'])}</b>, "
+        f"{f['param_fraction']:.3%} of the parameters. A contrast finds correlates; whether they cause refusals is the next question.</p>"
+    )
+    if f.get("overlap"):
+        o = f["overlap"]
+        few = len(o["cells"]) <= 12
+        panels = [("overlap (Jaccard)", _matrix(o["jaccard"]), True), ("floor: benign vs benign", _matrix(o["floor"]), True),
+                  ("ceiling: split half", _matrix(o["ceiling"]), False)]  # fmt: skip
+        figure = heat_panels([(t, _without_diagonal(m) if b else m) for t, m, b in panels], o["cells"], few)
+        text += _figure(_style(figure, "Do cells share their neurons?", max(420, 200 + (24 if few else 15) * len(o["cells"]))))
+        text += (
+            '<p class="note">Floor: the same selection on two halves of the benign prompts, what the choice of requests alone '
+            "makes two cells share. Ceiling: harmful against benign on two halves of the same cell. Sharing means clearly above "
+            "the floor; complete sharing reaches the ceiling.</p>"
+        )
+    elif f.get("overlap_missing"):
+        text += f'<p class="note">No overlap heatmap: {escape(f["overlap_missing"])}</p>'
+    cells = list(f["per_layer"])
+    figure = go.Figure(
+        go.Heatmap(z=[f["per_layer"][c] for c in cells], x=[str(i) for i in range(r["model"]["n_layers"])], y=cells,
+                   colorscale=[[0, "#f4f7f9"], [1, "#0a4a63"]], colorbar={"title": "neurons", "thickness": 12}, xgap=1, ygap=1)
+    )  # fmt: skip
+    figure.update_yaxes(autorange="reversed", dtick=1, tickfont={"size": 10})
+    figure.update_xaxes(title="layer")
+    figure = _style(figure, "Where each cell's best neurons lie", max(280, 150 + 16 * len(cells)))
+    figure.update_layout(margin={"l": 130})
+    return f"<section><h2>Find: which neurons tell harmful from benign?</h2>{text}{_figure(figure)}</section>"
+
+
+def _section_prove(r: dict[str, Any]) -> str:
+    p = r["prove"]
+    rows = [
+        [c["claim"], _ci(c["effect"]).replace("+", ""), _num(max([*c["random"], *c["matched"]], default=None)),
+         _num(c["p_random"], ".3f"), _num(c["p_matched"], ".3f"), c["verdict"], c["note"]]
+        for c in p["claims"]
+    ]  # fmt: skip
+    pairing = "matched twins" if p["paired"] else "a random benign prompt each, as no prompt has a twin"
+    text = (
+        f'<p><b class="{"passed" if p["passed"] else "failed"}">{"Passed" if p["passed"] else "No"}.</b> {escape(p["reason"])}. '
+        f"Tested on {p['n_pairs']} harmful prompts ({pairing}) that had no part in choosing the neurons; effects are shares of the "
+        f"refusal-margin gap between harmful and benign; {p['draws']} random and {p['draws']} loudness-matched control sets, "
+        f"as many neurons per layer.</p>"
+    )
+    text += _table(["claim", "effect [95 %]", "strongest control", "p random", "p matched", "verdict", "note"], rows)
+    text += _figure(go.Figure(json.loads(p["figure"])))
+    cells = [
+        [c, v["n_pairs"], _num(v["gap"]), _ci(v["effect"]).replace("+", ""), _num(v["random"]), _num(v["random_max"])]
+        for c, v in p["cells"].items()
+    ]
+    text += "<h3>Mean ablation, cell by cell</h3>" + _table(
+        ["cell", "pairs", "gap", "effect [95 %]", "random, mean", "random, max"], cells
+    )
+    answers = [[name, _ci(v).replace("+", "")] for name, v in p["answers"].items()]
+    text += "<h3>Refusals in generated answers</h3>" + _table(["answers", "refused [95 %]"], answers)
+    opposing = sum(m["opposing"] for m in p["members"])
+    kept = sum(m["verified"] for m in p["members"])
+    text += (
+        f'<p class="note">One by one: {kept} of {p["n_neurons"]} neurons lower refusal when ablated alone (Benjamini–Hochberg, '
+        f"q ≤ {p['rule']['alpha']:g}); {opposing} raise it. A set must pass every claim before its members count as verified.</p>"
+    )
+    return f"<section><h2>Prove: do refusals run through them?</h2>{text}</section>"
+
+
+def _section_shield(r: dict[str, Any]) -> str:
+    s = r["shield"]
+    proven = "" if s["proven"] else "<b>These neurons were not proven</b>; the candidates were trained instead. "
+    meant = f" The blind cell it is meant for: <b>{escape(s['taught'])}</b>; the others keep what they had." if s["taught"] else ""
+    rows = [[name, c["trained"], f"{c['param_fraction']:.3%}", _num(c["losses"][0]), _num(c["losses"][-1])]
+            for name, c in s["conditions"].items()]  # fmt: skip
+    text = (
+        f"<p>{proven}Trained on {s['n_prompts']} <i>train</i> prompts of {escape(', '.join(s['train_cells']))}, {s['steps']} steps."
+        f"{meant} Controls had the same data, steps and learning rate.</p>"
+    )
+    text += _table(["condition", "numbers trained", "of the parameters", "first loss", "last loss"], rows, main=0)
+    return f"<section><h2>Shield: training those neurons only</h2>{text}</section>"
+
+
+def _section_check(r: dict[str, Any]) -> str:
+    c, trained = r["check"], set(r["shield"]["train_cells"])
+    group = c["compared_on"]
+    label = "cells it did not train on" if group == "untrained" else "all cells (none was held out)"
+    metrics = list(TITLES)
+    rows = [[name, *(_ci_short(m[group][k]) for k in metrics)] for name, m in c["means"].items()]
+    names = list(c["means"])
+    gains = [[k, _ci(v)] for k, v in c["gains_in_selectivity"].items()]
+    verdict = (
+        "The shield beats masks of random neurons of the same size."
+        if c["beats_random_mask"]
+        else "The shield does not beat masks of random neurons of the same size: which neurons are trained did not matter here."
+    )
+    text = f"<p><b>{verdict}</b> Means over {label}, 95 % intervals over requests.</p>"
+    text += _table(["condition", *(TITLES[m] for m in metrics)], rows, main=names.index(SHIELD))
+    text += _table(["gain in selectivity of the shield", "[95 %]"], gains)
+    text += _figure(_grid(c["cells"], [BASE, SHIELD, c["best_random_mask"], "plain LoRA"]))
+    text += _figure(_transfer(c["cells"], trained))
+    text += _cells_table(c["cells"], trained, metrics)
+    examples = [[e["cell"], e["label"], e["prompt"], e["before"], e["after"]] for e in c["examples"]]
+    text += "<details open><summary>Answers before and after</summary>" + _table(
+        ["cell", "label", "prompt", "before", "after"], examples
+    ) + "</details>"  # fmt: skip
+    return f"<section><h2>Check: did safety transfer, and what did it cost?</h2>{text}</section>"
+
+
+def _ci_short(values: list[float | None]) -> str:
+    return f"{_num(values[0])} [{_num(values[1])}, {_num(values[2])}]"
+
+
+def _cells_table(cells: dict[str, Any], trained: set[str], metrics: list[str]) -> str:
+    rows = [
+        [f"{cell}{' *' if cell in trained else ''}", name, *(_ci_short(values[cell][m]) for m in metrics)]
+        for cell in cells[BASE] for name, values in cells.items() if name in (BASE, SHIELD)
+    ]  # fmt: skip
+    table = _table(["cell (* trained)", "condition", *(TITLES[m] for m in metrics)], rows)
+    return f"<details><summary>Every cell, with intervals</summary>{table}</details>"
+
+
+def _grid(cells: dict[str, Any], names: list[str]) -> go.Figure:
+    keys = [c.split("/", 1) for c in cells[BASE]]
+    languages, modalities = list(dict.fromkeys(k[0] for k in keys)), list(dict.fromkeys(k[1] for k in keys))
+    figure = make_subplots(1, len(names), subplot_titles=names, horizontal_spacing=0.03, shared_yaxes=True)
+    for i, name in enumerate(names, 1):
+        z = np.full((len(languages), len(modalities)), np.nan)
+        for cell, values in cells[name].items():
+            language, modality = cell.split("/", 1)
+            value = values["selectivity"][0]
+            z[languages.index(language), modalities.index(modality)] = np.nan if value is None else value
+        figure.add_trace(
+            go.Heatmap(z=z, x=modalities, y=languages, coloraxis="coloraxis", texttemplate="%{z:.2f}", xgap=2, ygap=2,
+                       textfont={"size": 11}, hovertemplate="%{y}/%{x}: %{z:.2f}<extra></extra>"), 1, i,
+        )  # fmt: skip
+    figure.update_layout(coloraxis={"colorscale": DIVERGING, "cmin": -1, "cmax": 1, "colorbar": {"thickness": 12}})
+    figure.update_xaxes(showgrid=False, tickangle=-25)
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    return _style(figure, "Selectivity: harmful refused minus benign refused", 190 + 30 * len(languages))
+
+
+def _transfer(cells: dict[str, Any], trained: set[str]) -> go.Figure:
+    order = sorted(cells[BASE], key=lambda c: c in trained)
+    randoms = [n for n in cells if n.startswith("random mask")]
+    figure = go.Figure()
+    series: list[tuple[str, list[str], str, str]] = [
+        (BASE, [BASE], MUTED, "circle-open"), (SHIELD, [SHIELD], ACCENT, "circle"),
+        (f"random masks (mean of {len(randoms)})", randoms, SECOND, "x"), ("plain LoRA", ["plain LoRA"], THIRD, "diamond-open"),
+    ]  # fmt: skip
+    for label, members, colour, symbol in series:
+        y = [float(np.mean([cells[m][c]["selectivity"][0] for m in members])) if all(
+            cells[m][c]["selectivity"][0] is not None for m in members) else None for c in order]  # fmt: skip
+        figure.add_trace(
+            go.Scatter(x=[f"{c}{' *' if c in trained else ''}" for c in order], y=y, name=label, mode="markers",
+                       marker={"size": 9, "color": colour, "symbol": symbol, "line": {"width": 1.5}})
+        )  # fmt: skip
+    figure.update_yaxes(title="selectivity", range=[-1.05, 1.05], zeroline=True, zerolinecolor=INK)
+    figure.update_xaxes(tickangle=-60)
+    figure = _style(figure, "Did safety transfer? (* trained on; every other cell is zero-shot)", 460)
+    figure.update_layout(legend={"y": 1.02, "yanchor": "bottom"}, margin={"t": 110, "b": 110})
+    return figure
+
+
+def _footer(r: dict[str, Any]) -> str:
+    seconds = ", ".join(f"{k} {v:.0f} s" for k, v in r.get("seconds", {}).items())
+    made = ", ".join(f"{k} {v}" for k, v in r["versions"].items())
+    model = r["model"]
+    return (
+        f'<p class="note">Data {escape(r["prompts"]["data"])} · weights {escape(str(model["fingerprint"]))} '
+        f"({escape(str(model['dtype']))}) · {escape(made)} · {escape(seconds)}. Numbers: results.json beside this page.</p>"
+    )
