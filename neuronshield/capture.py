@@ -243,9 +243,7 @@ def _trace_moments(
     return counts.cpu(), list(stacked)
 
 
-def record(
-    model: Model, prompts: Sequence[Prompt], *, batch_size: int = 32
-) -> Float[Tensor, "prompt n_layers d_mlp"]:
+def record(model: Model, prompts: Sequence[Prompt], *, batch_size: int = 32) -> Float[Tensor, "prompt n_layers d_mlp"]:
     """Every neuron at the last prompt token of each prompt: donors for patching and resampling (float32).
 
     Unlike `capture` this keeps one vector a prompt, so use it on the prompts of an experiment only.

@@ -364,9 +364,7 @@ class _Lab:
         limit = RULE["max_benign_shift"]
         inside = -limit <= shifts[worst].low and shifts[worst].high <= limit
         note = f"benign prompts under {ABLATIONS[worst]} ablation, the worst of three; must lie within ±{limit:g}"
-        out.append(
-            Claim("specificity", shifts[worst], [], [], None, None, "passed" if inside else "failed", note)
-        )
+        out.append(Claim("specificity", shifts[worst], [], [], None, None, "passed" if inside else "failed", note))
         return out
 
     def _claim(self, name: str, change: Float[np.ndarray, "set pair"]) -> Claim:

@@ -144,7 +144,7 @@ def openings_for(
 
 
 def _chosen(given: OpeningsArg, builtin: dict[str, list[str]], language: str) -> Sequence[str]:
-    base = language.split("-")[0]
+    base = language.split("-", maxsplit=1)[0]
     if isinstance(given, str):
         return [given]
     if isinstance(given, Mapping):
@@ -199,7 +199,7 @@ def _first_ids(model: Model, texts: Sequence[str]) -> set[int]:
     ids = set()
     for text in texts:
         for variant in (text, f" {text}"):
-            tokens = [i for i in tokenizer(variant, add_special_tokens=False)["input_ids"]]
+            tokens = tokenizer(variant, add_special_tokens=False)["input_ids"]
             tokens = [i for i in tokens if tokenizer.decode([i]).strip()]
             if tokens and tokens[0] != unknown:
                 ids.add(tokens[0])

@@ -179,7 +179,9 @@ def _forward_names(model: Model) -> set[str]:
     return {name for name in ("past_key_values", "logits_to_keep") if model.forward_takes(name)}
 
 
-def _logits(model: Model, batch: Batch, condition: Intervention | None, step: _Step | None) -> Float[Tensor, "batch vocab"]:
+def _logits(
+    model: Model, batch: Batch, condition: Intervention | None, step: _Step | None
+) -> Float[Tensor, "batch vocab"]:
     """First-answer-token logits of a left-padded batch under a condition."""
     encoding: dict[str, Any] = dict(batch.encoding if step is None else step.encoding)
     if step is not None:

@@ -203,7 +203,7 @@ class NeuronSet:
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
             save_file(tensors, partial, metadata={"neuronshield": json.dumps(about)})
-            os.replace(partial, path)
+            partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
         return path

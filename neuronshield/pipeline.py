@@ -61,7 +61,7 @@ class Plan:
         overlap_cells: cells of the overlap heatmap; None for all.
     """
 
-    size: dict[str, float]
+    size: dict[str, Any]
     train_cells: tuple[Cell, ...] | None
     taught: Cell | None
     steps: int
@@ -160,7 +160,9 @@ def _read_prompts(model: Any, prompts: Any, seed: int) -> PromptSet:
     for split in ("discover", "confirm", "train", "test"):
         rows = prompts.where(split=split)
         if {p.label for p in rows} != {"harmful", "benign"}:
-            raise InputError(f"prompts: split {split!r} needs harmful and benign prompts; give at least 8 of each in all")
+            raise InputError(
+                f"prompts: split {split!r} needs harmful and benign prompts; give at least 8 of each in all"
+            )
     return prompts
 
 
@@ -170,8 +172,8 @@ ORGANISM_PAIRS = 24
 def plan_for(model: Model, prompts: PromptSet) -> Plan:
     """0.03 % of the parameters, as in the paper; where that buys fewer than 16 neurons, 64 neurons."""
     affordable = int(3e-4 * model.n_params / model.params_per_neuron)
-    size: dict[str, float] = {"param_fraction": 3e-4} if affordable >= 16 else {"k": 64}
-    size = size if affordable >= 16 else {"k": min(64, model.n_layers * model.d_mlp // 4)}
+    few = {"k": min(64, model.n_layers * model.d_mlp // 4)}
+    size: dict[str, Any] = {"param_fraction": 3e-4} if affordable >= 16 else few
     if all(p.source == "organism" for p in prompts):
         from .organism import COMPLIANCES, HIGH_RESOURCE, REFUSALS
 
@@ -202,11 +204,15 @@ def find(job: Job) -> Scores:
             "param_fraction": candidates.param_fraction(job.model),
             "anchor": str(anchor),
             "refusing_cells": [str(c) for c in refusing],
-            "per_layer": {str(c): [s.per_layer().get(i, 0) for i in range(job.model.n_layers)] for c, s in sets.items()},
+            "per_layer": {
+                str(c): [s.per_layer().get(i, 0) for i in range(job.model.n_layers)] for c, s in sets.items()
+            },
             "top": scores.to_frame(k=10).to_dict("records"),
         }
         try:
-            section["overlap"] = overlap(stats, **job.plan.size).to_dict() if len(scores.cells) > 1 else None
+            section["overlap"] = (
+                overlap(stats, method=scores.method, **job.plan.size).to_dict() if len(scores.cells) > 1 else None
+            )
         except InputError as error:
             section["overlap"], section["overlap_missing"] = None, str(error)
         job.results["find"] = section
@@ -317,9 +323,7 @@ def _compare(evaluations: dict[str, Evaluation], trained: set[Cell]) -> dict[str
     unseen = [c for c in cells if c not in trained]
     groups = {"all": cells, "trained": [c for c in cells if c in trained], "untrained": unseen}
     means = {
-        name: {
-            group: {m: _list(e.mean(m, members)) for m in METRICS} for group, members in groups.items() if members
-        }
+        name: {group: {m: _list(e.mean(m, members)) for m in METRICS} for group, members in groups.items() if members}
         for name, e in evaluations.items()
     }
     group = unseen or cells

@@ -73,7 +73,9 @@ def _without_diagonal(matrix: np.ndarray) -> np.ndarray:
 
 def heat_panels(panels: list[tuple[str, np.ndarray]], names: list[str], few: bool) -> go.Figure:
     """Square matrices side by side, 0 to 1 on one scale; with few cells the numbers are written in."""
-    figure = make_subplots(1, len(panels), subplot_titles=[p[0] for p in panels], horizontal_spacing=0.04, shared_yaxes=True)
+    figure = make_subplots(
+        1, len(panels), subplot_titles=[p[0] for p in panels], horizontal_spacing=0.04, shared_yaxes=True
+    )
     for i, (_, matrix) in enumerate(panels, 1):
         figure.add_trace(
             go.Heatmap(
@@ -153,7 +155,9 @@ def grid(evaluations: Mapping[str, Evaluation], metric: str = "selectivity") -> 
     first = next(iter(evaluations.values()))
     languages = list(dict.fromkeys(c.language for c in first.cells()))
     modalities = list(dict.fromkeys(c.modality for c in first.cells()))
-    figure = make_subplots(1, len(evaluations), subplot_titles=list(evaluations), horizontal_spacing=0.03, shared_yaxes=True)
+    figure = make_subplots(
+        1, len(evaluations), subplot_titles=list(evaluations), horizontal_spacing=0.03, shared_yaxes=True
+    )
     for i, evaluation in enumerate(evaluations.values(), 1):
         z = np.full((len(languages), len(modalities)), np.nan)
         for cell in evaluation.cells():
@@ -202,7 +206,11 @@ def transfer(evaluations: Mapping[str, Evaluation], trained: set[Any]) -> go.Fig
                 y=[v.value for v in values],
                 name=name,
                 mode="markers",
-                marker={"size": 9, "color": colours[i % len(colours)], "symbol": ["circle-open", "circle", "x", "diamond", "square"][i % 5]},
+                marker={
+                    "size": 9,
+                    "color": colours[i % len(colours)],
+                    "symbol": ["circle-open", "circle", "x", "diamond", "square"][i % 5],
+                },
                 error_y={
                     "type": "data",
                     "symmetric": False,

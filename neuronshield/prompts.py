@@ -182,7 +182,9 @@ class PromptSet(Sequence[Prompt]):
         return cls._build(rows, path.parent)
 
     @classmethod
-    def from_records(cls, records: Iterable[dict[str, Any]], *, folder: str | os.PathLike[str] | None = None) -> PromptSet:
+    def from_records(
+        cls, records: Iterable[dict[str, Any]], *, folder: str | os.PathLike[str] | None = None
+    ) -> PromptSet:
         """Take dicts with the same columns; `folder` is what image paths are relative to (none: no paths)."""
         rows = [(f"record {i}", record) for i, record in enumerate(records)]
         if not rows:
@@ -190,7 +192,9 @@ class PromptSet(Sequence[Prompt]):
         return cls._build(rows, Path(folder) if folder is not None else None)
 
     @classmethod
-    def from_dataset(cls, dataset: Iterable[dict[str, Any]], *, folder: str | os.PathLike[str] | None = None) -> PromptSet:
+    def from_dataset(
+        cls, dataset: Iterable[dict[str, Any]], *, folder: str | os.PathLike[str] | None = None
+    ) -> PromptSet:
         """Take a Hugging Face dataset (or anything that iterates over dicts) with the same columns."""
         return cls.from_records(({k: v for k, v in row.items() if v is not None} for row in dataset), folder=folder)
 
@@ -220,7 +224,8 @@ class PromptSet(Sequence[Prompt]):
 
         def keep(prompt: Prompt) -> bool:
             return all(
-                getattr(prompt, name) in wanted if isinstance(wanted, (list, tuple, set, frozenset)) and name != "cell"
+                getattr(prompt, name) in wanted
+                if isinstance(wanted, (list, tuple, set, frozenset)) and name != "cell"
                 else getattr(prompt, name) == wanted
                 for name, wanted in columns.items()
             )
@@ -243,10 +248,10 @@ class PromptSet(Sequence[Prompt]):
 
     def pairs(self) -> list[tuple[Prompt, Prompt]]:
         """(harmful, benign) twins: same `pair_id`, same cell."""
-        benign = {(p.pair_id, p.cell): p for p in self if p.label == "benign" and p.pair_id is not None}
-        return [
-            (p, benign[p.pair_id, p.cell]) for p in self if p.label == "harmful" and (p.pair_id, p.cell) in benign
-        ]
+        benign: dict[tuple[str | None, Cell], Prompt] = {
+            (p.pair_id, p.cell): p for p in self if p.label == "benign" and p.pair_id is not None
+        }
+        return [(p, benign[p.pair_id, p.cell]) for p in self if p.label == "harmful" and (p.pair_id, p.cell) in benign]
 
     def with_splits(self, *, seed: int = 0, fractions: Sequence[float] = (0.4, 0.2, 0.2, 0.2)) -> PromptSet:
         """Assign discover, confirm, train and test, cluster by cluster, so no request is in two of them.
@@ -427,7 +432,7 @@ def _open_image(item: Any, where: str) -> Image.Image:
 def _image_bytes(image: Any) -> bytes:
     if isinstance(image, Path):
         return image.read_bytes()
-    return image if isinstance(image, (bytes, bytearray)) else image.tobytes()
+    return bytes(image) if isinstance(image, (bytes, bytearray)) else image.tobytes()
 
 
 Role = Literal["last_prompt", "prompt", "image", "text", "response"]

@@ -35,8 +35,18 @@ def _headlines(r: dict[str, Any]) -> list[tuple[str, str, str]]:
     out = []
     if "find" in r:
         f = r["find"]
-        where = f"model already refuses in {', '.join(f['refusing_cells'])}" if f["refusing_cells"] else "model refuses nowhere"
-        out.append(("find", "plain", f"{f['n_neurons']} candidate neurons ({f['param_fraction']:.3%} of the parameters); {where}"))
+        where = (
+            f"model already refuses in {', '.join(f['refusing_cells'])}"
+            if f["refusing_cells"]
+            else "model refuses nowhere"
+        )
+        out.append(
+            (
+                "find",
+                "plain",
+                f"{f['n_neurons']} candidate neurons ({f['param_fraction']:.3%} of the parameters); {where}",
+            )
+        )
     if "prove" in r:
         p = r["prove"]
         word = "passed" if p["passed"] else "no"
@@ -96,7 +106,9 @@ def _page(r: dict[str, Any]) -> str:
 
     sections = [_section_find, _section_prove, _section_shield, _section_check]
     body = "".join(s(r) for s, name in zip(sections, ("find", "prove", "shield", "check"), strict=True) if name in r)
-    cards = "".join(f'<li class="{tone}"><b>{name}</b><span>{escape(text)}</span></li>' for name, tone, text in _headlines(r))
+    cards = "".join(
+        f'<li class="{tone}"><b>{name}</b><span>{escape(text)}</span></li>' for name, tone, text in _headlines(r)
+    )
     model = r["model"]
     about = (
         f"{escape(str(model['model']))} · {model['n_layers']} layers × {model['d_mlp']} neurons · "
@@ -140,7 +152,9 @@ def _table(head: list[str], rows: list[list[Any]], main: int | None = None) -> s
 
 
 def _figure(figure: go.Figure) -> str:
-    html = pio.to_html(figure, full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True})
+    html = pio.to_html(
+        figure, full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True}
+    )
     return f'<div class="figure">{html}</div>'
 
 
@@ -161,7 +175,9 @@ def _section_find(r: dict[str, Any]) -> str:
         panels = [("overlap (Jaccard)", _matrix(o["jaccard"]), True), ("floor: benign vs benign", _matrix(o["floor"]), True),
                   ("ceiling: split half", _matrix(o["ceiling"]), False)]  # fmt: skip
         figure = heat_panels([(t, _without_diagonal(m) if b else m) for t, m, b in panels], o["cells"], few)
-        text += _figure(_style(figure, "Do cells share their neurons?", max(420, 200 + (24 if few else 15) * len(o["cells"]))))
+        text += _figure(
+            _style(figure, "Do cells share their neurons?", max(420, 200 + (24 if few else 15) * len(o["cells"])))
+        )
         text += (
             '<p class="note">Floor: the same selection on two halves of the benign prompts, what the choice of requests alone '
             "makes two cells share. Ceiling: harmful against benign on two halves of the same cell. Sharing means clearly above "
@@ -218,7 +234,11 @@ def _section_prove(r: dict[str, Any]) -> str:
 def _section_shield(r: dict[str, Any]) -> str:
     s = r["shield"]
     proven = "" if s["proven"] else "<b>These neurons were not proven</b>; the candidates were trained instead. "
-    meant = f" The blind cell it is meant for: <b>{escape(s['taught'])}</b>; the others keep what they had." if s["taught"] else ""
+    meant = (
+        f" The blind cell it is meant for: <b>{escape(s['taught'])}</b>; the others keep what they had."
+        if s["taught"]
+        else ""
+    )
     rows = [[name, c["trained"], f"{c['param_fraction']:.3%}", _num(c["losses"][0]), _num(c["losses"][-1])]
             for name, c in s["conditions"].items()]  # fmt: skip
     text = (

@@ -177,7 +177,9 @@ def plain_lora(
     data = _examples(model, prompts.for_step("train"), objective, refusals, compliances, batch_size, progress)
     losses = work.train(data, steps, lr, batch_size, progress)
     about = {**model.provenance(), "data": prompts.for_step("train").hash(), "seed": seed, "steps": steps, "lr": lr}
-    return Update(merge(model, work.modules, None, {}), None, work.peft_model, cost * len(names) * rank, losses, seed, about)
+    return Update(
+        merge(model, work.modules, None, {}), None, work.peft_model, cost * len(names) * rank, losses, seed, about
+    )
 
 
 def load_adapter(model: Model, path: str | os.PathLike[str]) -> Model:
@@ -195,7 +197,8 @@ def load_adapter(model: Model, path: str | os.PathLike[str]) -> Model:
         peft_model = PeftModel.from_pretrained(_shared_copy(model.module), path)  # type: ignore[arg-type]
     except (RuntimeError, ValueError, OSError) as error:
         raise InputError(f"{path}: the adapter does not fit {model.id!r} ({str(error).splitlines()[0]})") from error
-    wrapped = {n: m for n, m in peft_model.base_model.model.named_modules() if hasattr(m, "lora_A")}
+    inner: Any = peft_model.base_model
+    wrapped = {n: m for n, m in inner.model.named_modules() if hasattr(m, "lora_A")}
     file = path / "neurons.safetensors"
     members = NeuronSet.load(file).by_layer() if file.exists() else None
     start = len(model.layers_path) + 1
@@ -204,7 +207,9 @@ def load_adapter(model: Model, path: str | os.PathLike[str]) -> Model:
 
 def _check(model: Model, neurons: NeuronSet) -> None:
     if not len(neurons):
-        raise InputError("masked_update: the neuron set is empty; nothing was proven or selected, so nothing is trained")
+        raise InputError(
+            "masked_update: the neuron set is empty; nothing was proven or selected, so nothing is trained"
+        )
     for layer, index in neurons:
         if layer >= model.n_layers or index >= model.d_mlp:
             raise InputError(
@@ -243,7 +248,8 @@ class _Work:
             fan_in_fan_out=type(model.linear(0, model.site.down)).__name__ == "Conv1D",
         )
         self.peft_model = get_peft_model(_shared_copy(model.module), config)  # type: ignore[arg-type]
-        self.modules = {name: self.peft_model.base_model.model.get_submodule(name) for name in names}
+        wrapped: Any = self.peft_model.base_model
+        self.modules: dict[str, Any] = {name: wrapped.model.get_submodule(name) for name in names}
         for module in self.modules.values():  # factors in float32 whatever the model's dtype
             module.lora_A["default"].weight.data = module.lora_A["default"].weight.data.float()
             module.lora_B["default"].weight.data = module.lora_B["default"].weight.data.float()
@@ -335,14 +341,10 @@ def _shared_copy(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, memo)
 
 
-def _response_loss(
-    logits: Float[Tensor, "batch pos vocab"], ids: Tensor, response: Tensor
-) -> Float[Tensor, ""]:
+def _response_loss(logits: Float[Tensor, "batch pos vocab"], ids: Tensor, response: Tensor) -> Float[Tensor, ""]:
     """Cross-entropy of the response tokens, averaged within each row, then over rows."""
     keep = response[:, 1:]
-    nll = torch.nn.functional.cross_entropy(
-        logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none"
-    )
+    nll = torch.nn.functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
     return ((nll * keep).sum(dim=1) / keep.sum(dim=1).clamp(min=1)).mean()
 
 
