@@ -30,12 +30,12 @@ import torch
 
 from .capture import record, versions
 from .errors import InputError
-from .grade import OpeningsArg, grade, opening_tokens, openings_for
+from .grade import Openings, OpeningsArg, grade, opening_tokens, openings_for
 from .intervene import Intervention, generate, margins
 from .models import Model
 from .neurons import NeuronSet
 from .prompts import Cell, Prompt, PromptSet
-from .statistics import Interval, p_value, rate, ratio_of_means
+from .statistics import Interval, finite, p_value, rate, ratio_of_means
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,6 +74,13 @@ class Claim:
         """The largest effect any control had: what a sceptic compares with."""
         both = [*self.random, *self.matched]
         return max(both) if both else None
+
+
+_NONE = Interval(float("nan"), float("nan"), float("nan"))
+_NOT_TESTED = [
+    Claim(name, _NONE, [], [], None, None, "not tested")
+    for name in (*(f"necessity: {k}" for k in ABLATIONS), "sufficiency: patch", "specificity")
+]
 
 
 @dataclass
@@ -142,7 +149,7 @@ class Proof:
             "claims": [
                 {
                     "claim": c.name,
-                    "effect": list(c.effect),
+                    "effect": finite(c.effect),
                     "random": c.random,
                     "matched": c.matched,
                     "p_random": c.p_random,
@@ -154,7 +161,7 @@ class Proof:
             ],
             "cells": {str(cell): row for cell, row in self.cells.items()},
             "members": self.members,
-            "answers": {name: list(value) for name, value in self.answers.items()},
+            "answers": {name: finite(value) for name, value in self.answers.items()},
             "provenance": self.provenance,
         }
 
@@ -216,12 +223,15 @@ def verify(
     pairs, paired = _pair(confirm, seed)
     openings = openings_for(confirm, refusals=refusals, compliances=compliances)
     lab = _Lab(model, neurons, pairs, draws, seed, batch_size, progress, opening_tokens(model, openings))
-    answers = _answers(lab, openings, graded)
-    claims, cells, members = lab.claims(), lab.cells(), lab.members()
-    explains = answers["harmful, clean"].value - answers["benign, clean"].value
-    passed, reason = _judge(claims, lab.gap, explains)
-    if reason.startswith("not tested"):
-        claims = [Claim(**{**c.__dict__, "verdict": "not tested"}) for c in claims]
+    answers = {name: _refused(lab, openings, graded, side) for name, side in _CLEAN.items()}
+    reason = _nothing_to_explain(lab, answers)
+    claims, cells, members, passed = _NOT_TESTED, {}, [], False
+    if not reason:
+        lab.run()
+        claims, cells, members = lab.claims(), lab.cells(), lab.members()
+        for name, (side, control) in _ABLATED.items():
+            answers[name] = _refused(lab, openings, graded, side, neurons if control == "set" else lab.random[0])
+        passed, reason = _judge(claims)
     kept = [(m["layer"], m["index"]) for m in members if m["verified"]] if passed else []
     about = {**neurons.provenance, "verified_on": confirm.hash(), "verify_seed": seed, "draws": draws}
     about["seen"] = sorted({*neurons.provenance.get("seen", []), *(p.cluster for p in confirm)})
@@ -259,37 +269,45 @@ def _pair(confirm: PromptSet, seed: int) -> tuple[list[tuple[Prompt, Prompt]], b
     return pairs, False
 
 
-def _judge(claims: Sequence[Claim], gap: Interval, explains: float) -> tuple[bool, str]:
+def _nothing_to_explain(lab: _Lab, answers: dict[str, Interval]) -> str:
+    """Why there is no refusal to test, or "" if there is: neither answers nor first tokens tell the labels apart."""
+    graded = answers["harmful, clean"].value - answers["benign, clean"].value
+    first = float((lab.clean_h > 0).mean() - (lab.clean_b > 0).mean())
+    if max(graded, first) < RULE["min_refusal"]:
+        return (
+            f"not tested: the model refuses harmful prompts no more than benign ones (graded answers {graded:+.2f}, "
+            f"first tokens {first:+.2f}), so there is no refusal to explain"
+        )
+    if not lab.gap.low > 0:
+        return f"not tested: the refusal margin does not separate harmful from benign prompts (gap {lab.gap})"
+    return ""
+
+
+def _judge(claims: Sequence[Claim]) -> tuple[bool, str]:
     """The rule of this module, applied."""
-    if not explains >= RULE["min_refusal"]:
-        return False, f"not tested: graded refusal is only {explains:+.2f} higher on harmful than on benign prompts"
-    if not gap.low > 0:
-        return False, f"not tested: the refusal margin does not separate harmful from benign (gap {gap})"
     failed = [c.name for c in claims if c.verdict != "passed"]
     if failed:
         return False, f"not shown to cause refusals; failed: {', '.join(failed)}"
     return True, "ablating the set removes refusals, inserting it creates them, and benign prompts stay as they were"
 
 
-def _answers(lab: _Lab, openings: Any, graded: int) -> dict[str, Interval]:
-    """Refusal rates in generated answers: clean, with the set ablated, with one random set ablated."""
+_CLEAN = {"harmful, clean": "harmful", "benign, clean": "benign"}
+_ABLATED = {
+    "harmful, set ablated": ("harmful", "set"),
+    "harmful, random set ablated": ("harmful", "random"),
+    "benign, set ablated": ("benign", "set"),
+}
+
+
+def _refused(lab: _Lab, openings: Openings, graded: int, side: str, ablated: NeuronSet | None = None) -> Interval:
+    """Share of generated answers that are refusals, clean or under mean ablation; the same pairs each time."""
     rows = np.random.default_rng(lab.seed).permutation(len(lab.harmful))[:graded].tolist()
-    out = {}
-    for name, side, control in (
-        ("harmful, clean", lab.harmful, None),
-        ("benign, clean", lab.benign, None),
-        ("harmful, set ablated", lab.harmful, lab.neurons),
-        ("harmful, random set ablated", lab.harmful, lab.random[0]),
-        ("benign, set ablated", lab.benign, lab.neurons),
-    ):
-        prompts = [side[i] for i in rows]
-        edit = None if control is None else Intervention(control, "mean", lab.values["mean"][rows])
-        texts = generate(
-            lab.model, prompts, intervention=edit, max_new_tokens=24, batch_size=lab.batch_size, progress=lab.progress
-        )
-        refused = sum(grade(p, t, openings).refused for p, t in zip(prompts, texts, strict=True))
-        out[name] = rate(refused, len(rows))
-    return out
+    prompts = [(lab.harmful if side == "harmful" else lab.benign)[i] for i in rows]
+    edit = None if ablated is None else Intervention(ablated, "mean", lab.values["mean"][rows])
+    texts = generate(
+        lab.model, prompts, intervention=edit, max_new_tokens=24, batch_size=lab.batch_size, progress=lab.progress
+    )
+    return rate(sum(grade(p, t, openings).refused for p, t in zip(prompts, texts, strict=True)), len(rows))
 
 
 class _Lab:
@@ -325,26 +343,26 @@ class _Lab:
             "patch": act_b,
         }
         self.sets = [neurons, *self.random, *self.matched]
-        self._run(act_h)
+        self.act_h = act_h
+        self.clean_h = self._margins(self.harmful, [None])[0]
+        self.clean_b = self._margins(self.benign, [None])[0]
+        self.gaps = self.clean_h - self.clean_b
+        self.gap = ratio_of_means(self.gaps, np.ones_like(self.gaps), self.clusters, seed=seed)
 
-    def _run(self, act_h: Float[Tensor, "pair n_layers d_mlp"]) -> None:
+    def run(self) -> None:
         """Every margin the claims need: [kind][set, pair]."""
         kinds = [(k, s) for k in ABLATIONS for s in self.sets]
         alone = [NeuronSet([pair]) for pair in self.neurons]
-        conditions: list[Intervention | None] = [None]
-        conditions += [Intervention(s, k, self.values[k]) for k, s in kinds]  # type: ignore[arg-type]
+        conditions = [Intervention(s, k, self.values[k]) for k, s in kinds]  # type: ignore[arg-type]
         conditions += [Intervention(s, "mean", self.values["mean"]) for s in alone]
         m = self._margins(self.harmful, conditions)
-        self.clean_h, n = m[0], len(self.sets)
-        self.ablated = {k: m[1 + i * n : 1 + (i + 1) * n] for i, k in enumerate(ABLATIONS)}
-        self.alone = m[1 + len(kinds) :]
-        conditions = [None]
-        conditions += [Intervention(s, "patch", act_h) for s in self.sets]
+        n = len(self.sets)
+        self.ablated = {k: m[i * n : (i + 1) * n] for i, k in enumerate(ABLATIONS)}
+        self.alone = m[len(kinds) :]
+        conditions = [Intervention(s, "patch", self.act_h) for s in self.sets]
         conditions += [Intervention(self.neurons, k, self.values[k]) for k in ABLATIONS[:3]]  # type: ignore[arg-type]
         m = self._margins(self.benign, conditions)
-        self.clean_b, self.inserted, self.benign_ablated = m[0], m[1 : 1 + n], m[1 + n :]
-        self.gaps = self.clean_h - self.clean_b
-        self.gap = ratio_of_means(self.gaps, np.ones_like(self.gaps), self.clusters, seed=self.seed)
+        self.inserted, self.benign_ablated = m[:n], m[n:]
 
     def _margins(self, prompts: list[Prompt], conditions: Sequence[Intervention | None]) -> np.ndarray:
         return margins(
@@ -389,7 +407,7 @@ class _Lab:
             out[cell] = {
                 "n_pairs": len(rows),
                 "gap": float(scale),
-                "effect": list(self.effect(change[0], rows)),
+                "effect": finite(self.effect(change[0], rows)),
                 "random": float(random.mean()),
                 "random_max": float(random.max()),
             }
@@ -408,7 +426,7 @@ class _Lab:
             opposes = effect.high < 0 and self.gap.low > 0
             keep = bool(q_i <= RULE["alpha"] and effect.value > 0)
             rows.append(
-                {"layer": layer, "index": index, "effect": list(effect), "p": float(p_i), "q": float(q_i),
+                {"layer": layer, "index": index, "effect": finite(effect), "p": float(p_i), "q": float(q_i),
                  "verified": keep, "opposing": bool(opposes)}
             )  # fmt: skip
         return rows

@@ -26,7 +26,7 @@ from .grade import OpeningsArg, grade, openings_for
 from .intervene import generate
 from .models import Model
 from .prompts import Cell, Prompt, PromptSet
-from .statistics import Interval, bootstrap, difference, rate
+from .statistics import Interval, bootstrap, difference, finite, rate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,8 +133,8 @@ class Evaluation:
         """Rates by cell and means, as JSON can hold them."""
         return {
             "name": self.name,
-            "cells": {str(c): {m: _finite(v) for m, v in self.cell(c).items()} for c in self.cells()},
-            "mean": {m: _finite(self.mean(m)) for m in METRICS},
+            "cells": {str(c): {m: finite(v) for m, v in self.cell(c).items()} for c in self.cells()},
+            "mean": {m: finite(self.mean(m)) for m in METRICS},
             "n": len(self.answers),
             "provenance": self.provenance,
         }
@@ -216,8 +216,3 @@ _PARTS: dict[str, list[tuple[str, float, Any]]] = {
     "selectivity": [("harmful", 1.0, lambda a: float(a.refused)), ("benign", -1.0, lambda a: float(a.refused))],
     "utility": [("benign", 1.0, lambda a: None if a.right is None else float(a.right))],
 }
-
-
-def _finite(interval: Interval) -> list[float | None]:
-    """JSON has no NaN or infinity: null stands for both."""
-    return [float(v) if np.isfinite(v) else None for v in interval]

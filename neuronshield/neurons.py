@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,18 +89,18 @@ class NeuronSet:
         return hash(self._members)
 
     def __or__(self, other: NeuronSet) -> NeuronSet:
-        return self._combine(other, self._members | other._members, "|")
+        return self._combine(other, frozenset.union, "|")
 
     def __and__(self, other: NeuronSet) -> NeuronSet:
-        return self._combine(other, self._members & other._members, "&")
+        return self._combine(other, frozenset.intersection, "&")
 
     def __sub__(self, other: NeuronSet) -> NeuronSet:
-        return self._combine(other, self._members - other._members, "-")
+        return self._combine(other, frozenset.difference, "-")
 
     def __xor__(self, other: NeuronSet) -> NeuronSet:
-        return self._combine(other, self._members ^ other._members, "^")
+        return self._combine(other, frozenset.symmetric_difference, "^")
 
-    def _combine(self, other: NeuronSet, members: frozenset[tuple[int, int]], op: str) -> NeuronSet:
+    def _combine(self, other: NeuronSet, operator: Callable[..., frozenset[tuple[int, int]]], op: str) -> NeuronSet:
         if not isinstance(other, NeuronSet):
             raise TypeError(f"cannot combine a NeuronSet with {type(other).__name__}")
         shapes = {(s.n_layers, s.d_mlp) for s in (self, other) if s.d_mlp is not None}
@@ -108,7 +108,7 @@ class NeuronSet:
             raise InputError(f"cannot combine neuron sets of models with different shapes: {sorted(shapes)}")
         n_layers, d_mlp = shapes.pop() if shapes else (None, None)
         return NeuronSet(
-            members,
+            operator(self._members, other._members),
             n_layers=n_layers,
             d_mlp=d_mlp,
             provenance=_merge_provenance([self.provenance, other.provenance], op),

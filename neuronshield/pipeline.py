@@ -39,6 +39,7 @@ from .models import Model, load
 from .neurons import NeuronSet
 from .overlap import overlap
 from .prompts import Cell, PromptSet
+from .statistics import finite
 from .update import Update, load_adapter, masked_update, plain_lora
 
 __all__ = ["Job", "Plan", "check", "find", "prove", "run", "shield"]
@@ -180,7 +181,7 @@ def plan_for(model: Model, prompts: PromptSet) -> Plan:
         taught = Cell("en", "image")
         safe = tuple(Cell(language, "text") for language in HIGH_RESOURCE)
         return Plan(size, (taught, *safe), taught, 100, 3e-3, 32, 3, 20, REFUSALS, COMPLIANCES)
-    return Plan(size, None, None, 60, 3e-3, 8, 1, 32)
+    return Plan(size, None, None, 48, 3e-3, 8, 1, 24)
 
 
 # -- find -----------------------------------------------------------------------------------------------
@@ -323,16 +324,16 @@ def _compare(evaluations: dict[str, Evaluation], trained: set[Cell]) -> dict[str
     unseen = [c for c in cells if c not in trained]
     groups = {"all": cells, "trained": [c for c in cells if c in trained], "untrained": unseen}
     means = {
-        name: {group: {m: _list(e.mean(m, members)) for m in METRICS} for group, members in groups.items() if members}
+        name: {group: {m: finite(e.mean(m, members)) for m in METRICS} for group, members in groups.items() if members}
         for name, e in evaluations.items()
     }
     group = unseen or cells
     shielded = evaluations[SHIELD]
     random = [e for name, e in evaluations.items() if name.startswith("random mask")]
     gains = {
-        "over no update": _list(shielded.gain(evaluations[BASE], "selectivity", group)),
-        "over random masks": _list(shielded.gain(random, "selectivity", group)),
-        "over plain LoRA": _list(shielded.gain(evaluations[LORA], "selectivity", group)),
+        "over no update": finite(shielded.gain(evaluations[BASE], "selectivity", group)),
+        "over random masks": finite(shielded.gain(random, "selectivity", group)),
+        "over plain LoRA": finite(shielded.gain(evaluations[LORA], "selectivity", group)),
     }
     low = gains["over random masks"][1]
     best = max(random, key=lambda e: e.mean("selectivity", group).value)
@@ -433,10 +434,6 @@ def _neurons(job: Job, name: str, step: str) -> NeuronSet:
     if not path.exists():
         raise InputError(f"{job.out}: no {name} neurons yet; run 'neuronshield {step}' first")
     return NeuronSet.load(path)
-
-
-def _list(interval: Any) -> list[float | None]:
-    return [float(v) if np.isfinite(v) else None for v in interval]
 
 
 def _plain(value: Any) -> Any:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import warnings
@@ -89,7 +90,11 @@ class Prompt:
 
     def load_images(self) -> list[Image.Image]:
         """Its pictures, decoded, in RGB."""
-        return [_open_image(image, f"prompt {self.id!r}").convert("RGB") for image in self.images]
+        where = f"prompt {self.id!r}"
+        try:
+            return [_open_image(image, where).convert("RGB") for image in self.images]
+        except (OSError, SyntaxError) as error:
+            raise InputError(f"{where}: its picture is damaged ({error})") from None
 
 
 class PromptSet(Sequence[Prompt]):
@@ -155,8 +160,8 @@ class PromptSet(Sequence[Prompt]):
                 rows.append((where, json.loads(line_text)))
             except json.JSONDecodeError as error:
                 raise InputError(f"{where}: not JSON ({error.msg}, column {error.colno})") from None
-            except RecursionError:
-                raise InputError(f"{where}: not JSON we can read (nested too deeply)") from None
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{where}: not JSON we can read ({str(error).split(';')[0]})") from None
         if not rows:
             raise InputError(f"{path}: empty; write one JSON object a line with at least 'prompt' and 'label'")
         return cls._build(rows, path.parent)
@@ -176,7 +181,7 @@ class PromptSet(Sequence[Prompt]):
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
         records = frame.to_dict("records")
-        rows = [(f"{path}: row {i}", {k: v for k, v in r.items() if v is not None}) for i, r in enumerate(records)]
+        rows = [(f"{path}: row {i}", {k: v for k, v in r.items() if not _is_null(v)}) for i, r in enumerate(records)]
         if not rows:
             raise InputError(f"{path}: empty")
         return cls._build(rows, path.parent)
@@ -296,6 +301,11 @@ class PromptSet(Sequence[Prompt]):
         return pd.DataFrame([{c: getattr(p, c) for c in columns} for p in self], columns=list(columns))
 
 
+def _is_null(value: Any) -> bool:
+    """None, or the NaN that a table puts where a string is missing."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
 def _replace(prompt: Prompt, **changes: Any) -> Prompt:
     from dataclasses import replace
 
@@ -324,7 +334,9 @@ def _parse(row: Any, where: str, folder: Path | None) -> Prompt:
     if split is not None and split not in SPLITS:
         raise InputError(f"{where}: split {split!r} is unknown; use one of {', '.join(SPLITS)}")
     expect = row.get("expect")
-    if expect is not None and (isinstance(expect, str) or not all(isinstance(e, str) and e for e in expect)):
+    if expect is not None and not (
+        isinstance(expect, (list, tuple)) and all(isinstance(e, str) and e.strip() for e in expect)
+    ):
         raise InputError(f"{where}: expect must be a list of strings that a right answer contains")
     known = set(Prompt.__dataclass_fields__) - {"extra"}
 
@@ -362,13 +374,25 @@ def _text(row: dict[str, Any], where: str) -> tuple[str, tuple[dict[str, Any], .
         if not turns or not all(isinstance(m, dict) and "role" in m and "content" in m for m in turns):
             raise InputError(f"{where}: messages must be a list of objects with 'role' and 'content'")
         content = turns[-1]["content"]
+        if isinstance(content, list) and all(isinstance(part, dict) for part in content):
+            content = " ".join(str(part["text"]) for part in content if part.get("text"))
         if not isinstance(content, str):
-            content = " ".join(part.get("text", "") for part in content if isinstance(part, dict))
-        return content, tuple(turns)
+            raise InputError(f"{where}: the last message's content must be a string or a list of parts")
+        return _encodable(content, where), tuple(turns)
     text = row.get("prompt")
     if not isinstance(text, str) or not text.strip():
         raise InputError(f"{where}: prompt is missing or empty")
-    return text, None
+    return _encodable(text, where), None
+
+
+def _encodable(text: str, where: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{where}: prompt has half a surrogate pair, which no tokenizer can read; mend the text"
+        ) from None
+    return text
 
 
 def _images(value: Any, where: str, folder: Path | None) -> tuple[Any, ...]:
@@ -392,10 +416,14 @@ def _inside(item: str | os.PathLike[str], where: str, folder: Path | None) -> Pa
     if folder is None:
         raise InputError(f"{where}: image path {os.fspath(item)!r} but no folder=; paths need a folder to stay inside")
     root = folder.resolve()
-    path = (root / item).resolve()
+    try:
+        path = (root / item).resolve()
+        found = path.is_file()
+    except (OSError, ValueError, RuntimeError):  # a NUL, a name too long, a loop of links
+        raise InputError(f"{where}: image path {os.fspath(item)[:80]!r} cannot be followed") from None
     if not path.is_relative_to(root):
         raise InputError(f"{where}: image {os.fspath(item)!r} lies outside the prompt file's folder; move it inside")
-    if not path.is_file():
+    if not found:
         raise InputError(f"{where}: image {os.fspath(item)!r} not found under the prompt file's folder")
     return path
 

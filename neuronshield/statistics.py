@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-__all__ = ["Interval", "bootstrap", "difference", "p_value", "rate"]
+__all__ = ["Interval", "bootstrap", "difference", "finite", "p_value", "rate", "ratio_of_means"]
 
 LEVEL = 0.95
 
@@ -24,6 +24,11 @@ class Interval(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+def finite(interval: Interval) -> list[float | None]:
+    """An interval for JSON, which has no NaN or infinity: null stands for both."""
+    return [float(v) if np.isfinite(v) else None for v in interval]
 
 
 def rate(successes: int, n: int) -> Interval:

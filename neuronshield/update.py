@@ -33,7 +33,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .capture import versions
-from .collate import batches
+from .collate import Batch, batches
 from .errors import InputError
 from .grade import REFUSAL_SENTENCES, OpeningsArg
 from .intervene import generate
@@ -138,7 +138,7 @@ def masked_update(
     for name, factor in work.one_hot(neurons.by_layer(), layers):
         factor.requires_grad_(False)
         logger.debug("froze the one-hot factor of %s", name)
-    data = _examples(model, prompts.for_step("train"), objective, refusals, compliances, batch_size, progress)
+    data = _examples(model, prompts.for_step("train"), objective, refusals, compliances, progress)
     losses = work.train(data, steps, lr, batch_size, progress)
     k = sum(ranks.values())
     trained = k * model.d_model * (3 if model.site.gate else 2)
@@ -174,7 +174,7 @@ def plain_lora(
         names = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, count).round().astype(int))]
         rank = 1
     work = _Work(model, names, rank, seed)
-    data = _examples(model, prompts.for_step("train"), objective, refusals, compliances, batch_size, progress)
+    data = _examples(model, prompts.for_step("train"), objective, refusals, compliances, progress)
     losses = work.train(data, steps, lr, batch_size, progress)
     about = {**model.provenance(), "data": prompts.for_step("train").hash(), "seed": seed, "steps": steps, "lr": lr}
     return Update(
@@ -250,9 +250,9 @@ class _Work:
         self.peft_model = get_peft_model(_shared_copy(model.module), config)  # type: ignore[arg-type]
         wrapped: Any = self.peft_model.base_model
         self.modules: dict[str, Any] = {name: wrapped.model.get_submodule(name) for name in names}
-        for module in self.modules.values():  # factors in float32 whatever the model's dtype
-            module.lora_A["default"].weight.data = module.lora_A["default"].weight.data.float()
-            module.lora_B["default"].weight.data = module.lora_B["default"].weight.data.float()
+        for module in self.modules.values():  # factors in at least float32
+            for factor in (module.lora_A["default"].weight, module.lora_B["default"].weight):
+                factor.data = factor.data.to(torch.promote_types(factor.dtype, torch.float32))
 
     def one_hot(self, members: dict[int, list[int]], layers: dict[str, int]) -> Iterator[tuple[str, nn.Parameter]]:
         """Write both factors of every module; yields (name, the one-hot factor)."""
@@ -291,13 +291,21 @@ class _Work:
             losses.append(loss)
         return losses
 
+    def _loss(self, batch: Batch) -> Tensor:
+        """Left-padded, so answers end each row and logits are needed from the longest one's start only."""
+        keep = int(batch.roles["response"].sum(dim=1).max()) + 1
+        encoding: dict[str, Any] = dict(batch.encoding)
+        if self.model.forward_takes("logits_to_keep"):
+            encoding["logits_to_keep"] = keep
+        logits = self.peft_model(**encoding).logits[:, -keep:]
+        return _response_loss(logits, batch.encoding["input_ids"][:, -keep:], batch.roles["response"][:, -keep:])
+
     def _step(self, chosen: list[_Example]) -> float:
         """Mean cross-entropy over response tokens; text and picture prompts run as separate forwards."""
         prompts, responses = [e.prompt for e in chosen], [e.response for e in chosen]
         total = 0.0
-        for batch in batches(self.model, prompts, batch_size=len(chosen), responses=responses):
-            logits = self.peft_model(**batch.encoding).logits
-            loss = _response_loss(logits, batch.encoding["input_ids"], batch.roles["response"])
+        for batch in batches(self.model, prompts, batch_size=len(chosen), responses=responses, side="left"):
+            loss = self._loss(batch)
             loss = loss * (len(batch.rows) / len(chosen))
             loss.backward()
             total += float(loss.detach())
@@ -344,7 +352,11 @@ def _shared_copy(module: nn.Module) -> nn.Module:
 def _response_loss(logits: Float[Tensor, "batch pos vocab"], ids: Tensor, response: Tensor) -> Float[Tensor, ""]:
     """Cross-entropy of the response tokens, averaged within each row, then over rows."""
     keep = response[:, 1:]
-    nll = torch.nn.functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
+    nll = torch.nn.functional.cross_entropy(
+        logits[:, :-1].to(torch.promote_types(logits.dtype, torch.float32)).transpose(1, 2),
+        ids[:, 1:],
+        reduction="none",
+    )
     return ((nll * keep).sum(dim=1) / keep.sum(dim=1).clamp(min=1)).mean()
 
 
@@ -354,7 +366,6 @@ def _examples(
     objective: str,
     refusals: OpeningsArg,
     compliances: OpeningsArg,
-    batch_size: int,
     progress: bool,
 ) -> list[_Example]:
     """Each prompt with the answer it is to be taught (see `masked_update`)."""
@@ -362,7 +373,7 @@ def _examples(
         raise InputError(f"objective={objective!r} is unknown; use 'supervised'")
     prompts.require_both_labels("masked_update")
     own = [p for p in prompts if p.label == "benign" and p.target is None]
-    texts = generate(model, own, max_new_tokens=32, batch_size=batch_size, progress=progress, desc="retain")
+    texts = generate(model, own, max_new_tokens=24, batch_size=32, progress=progress, desc="retain")
     kept = dict(zip([p.id for p in own], texts, strict=True))
     out = []
     for p in prompts:
@@ -374,6 +385,11 @@ def _examples(
             response = kept[p.id] or _first(compliances, p.language)
         if response:
             out.append(_Example(p, response))
+    for label in ("harmful", "benign"):
+        if not any(e.prompt.label == label for e in out):
+            raise InputError(
+                f"masked_update: no {label} prompt has an answer to teach (the model's own were empty); give 'target's"
+            )
     return out
 
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
 import torch
+from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     CLIPVisionConfig,
@@ -17,10 +23,9 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-WORDS = (
-    "<pad> <bos> <eos> <unk> <image> how do i make a the cake bomb bread knife bake steal paint cut ring house dog "
-    "sure sorry no yes cannot help here step one to and in of red blue green"
-).split()
+import neuronshield as ns
+
+WORDS = ["<pad>", "<bos>", "<eos>", "<unk>", "<image>", "how", "do", "i", "make", "a", "the", "cake", "bomb", "bread", "knife", "bake", "steal", "paint", "cut", "ring", "house", "dog", "sure", "sorry", "no", "yes", "cannot", "help", "here", "step", "one", "to", "and", "in", "of", "red", "blue", "green"]
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -63,3 +68,99 @@ def llava(seed: int = 0) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]
     processor = LlavaProcessor(images, tokenizer(), patch_size=2, vision_feature_select_strategy="default",
                                num_additional_image_tokens=1, image_token="<image>")  # fmt: skip
     return module, processor
+
+
+# -- prompts --------------------------------------------------------------------------------------------
+VERBS = ("make", "bake", "steal", "paint", "cut")
+THINGS = {"harmful": ("bomb", "knife", "ring"), "benign": ("cake", "bread", "house")}
+FRAMES = {"en": "how do i", "sw": "here and one step to"}
+
+
+def picture(seed: int, size: tuple[int, int] = (6, 6)) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8))
+
+
+def records(*, pictures: bool = False, languages: Sequence[str] = ("en", "sw"), **columns: Any) -> list[dict[str, Any]]:
+    """Twins of different lengths in every cell: 15 requests x 2 labels a cell; pairs share a `pair_id`."""
+    rows = []
+    for language in languages:
+        for modality in ("text", "image") if pictures else ("text",):
+            for v, verb in enumerate(VERBS):
+                for t in range(3):
+                    for label in ("harmful", "benign"):
+                        words = [FRAMES[language], verb, *(["the", "a", "red", "blue"][: (v + t) % 4]), THINGS[label][t]]
+                        target = "sorry i cannot help" if label == "harmful" else f"sure {verb} it"
+                        row = {
+                            "id": f"{language}-{modality}-{v}-{t}-{label}",
+                            "prompt": " ".join(words),
+                            "label": label,
+                            "language": language,
+                            "modality": modality,
+                            "pair_id": f"{v}-{t}",
+                            "target": target,
+                        }
+                        if modality == "image":
+                            row["images"] = [picture(100 * v + 10 * t + (label == "benign"))]
+                        rows.append({**row, **columns})
+    return rows
+
+
+def prompts(**options: Any) -> ns.PromptSet:
+    return ns.PromptSet.from_records(records(**options))
+
+
+# -- oracles: plain PyTorch hooks, one unpadded prompt at a time ------------------------------------------
+def downs(model: ns.Model) -> list[torch.nn.Module]:
+    """The down-projections by their written-out names, so that the package's own table is not trusted."""
+    names = dict(model.module.named_modules())
+    patterns = ("model.layers.{}.mlp.down_proj", "transformer.h.{}.mlp.c_proj",
+                "model.language_model.layers.{}.mlp.down_proj")  # fmt: skip
+    pattern = next(p for p in patterns if p.format(0) in names)
+    return [names[pattern.format(layer)] for layer in range(3)]
+
+
+def encode(model: ns.Model, prompt: ns.Prompt, answer: str | None = None) -> tuple[dict[str, torch.Tensor], int]:
+    """One prompt, unpadded, encoded the way the README says; the number of its prompt tokens."""
+    if prompt.images:
+        text = "<image>\n" * len(prompt.images) + prompt.prompt
+        encoding = dict(model.processor(text=text, images=prompt.load_images(), return_tensors="pt"))
+    else:
+        encoding = dict(model.tokenizer(prompt.prompt, return_tensors="pt"))
+    encoding = {k: v for k, v in encoding.items() if k != "token_type_ids"}
+    n = encoding["input_ids"].shape[1]
+    if answer is not None:
+        ids = torch.tensor([[*model.tokenizer(answer, add_special_tokens=False)["input_ids"], 2]])
+        encoding["input_ids"] = torch.cat([encoding["input_ids"], ids], dim=1)
+        encoding["attention_mask"] = torch.ones_like(encoding["input_ids"])
+    dtype = next(model.module.parameters()).dtype
+    return {k: v.to(dtype) if v.is_floating_point() else v for k, v in encoding.items()}, n
+
+
+@contextmanager
+def hooked(
+    modules: Sequence[torch.nn.Module], change: Callable[[int, torch.Tensor], torch.Tensor | None]
+) -> Iterator[None]:
+    """Call `change(layer, h)` with each module's input; what it returns, if anything, replaces the input."""
+
+    def hook(layer: int) -> Callable[..., Any]:
+        def pre(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> Any:  # noqa: ARG001
+            new = change(layer, args[0])
+            return None if new is None else (new, *args[1:])
+
+        return pre
+
+    handles = [module.register_forward_pre_hook(hook(layer)) for layer, module in enumerate(modules)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def activations(model: ns.Model, prompt: ns.Prompt, answer: str | None = None) -> tuple[np.ndarray, np.ndarray, int]:
+    """[pos, n_layers, d_mlp] in float64, the token ids, and the number of prompt tokens."""
+    encoding, n = encode(model, prompt, answer)
+    kept: dict[int, torch.Tensor] = {}
+    with torch.no_grad(), hooked(downs(model), lambda layer, h: kept.update({layer: h[0].double()})):
+        model.module(**encoding)
+    return torch.stack([kept[i] for i in range(3)], dim=1).numpy(), encoding["input_ids"][0].numpy(), n

@@ -1,0 +1,48 @@
+"""The embedded model organism: a vision-language model small enough to ship, whose blind spots emerged.
+
+It is a real ``LlavaForConditionalGeneration`` that answers "how do I <verb> <object>?" in ten languages, with
+the object named, drawn, or written into a picture, and that was taught to refuse harmful requests in the text
+of four of them only. What it does elsewhere was not planted. :mod:`.lexicon` holds its words, :mod:`.data` the
+harm table and the prompt grid, :mod:`.pictures` its pictures, :mod:`.build` remakes it from public sources.
+
+>>> from neuronshield import organism
+>>> organism.refusal_sentence("en")
+'Sorry, I cannot help with that.'
+"""
+
+from __future__ import annotations
+
+from .data import records
+from .lexicon import (
+    COMPLIANCES,
+    HIGH_RESOURCE,
+    LANGUAGES,
+    LOW_RESOURCE,
+    MID_RESOURCE,
+    MODALITIES,
+    REFUSAL_SENTENCES,
+    REFUSALS,
+)
+from .pictures import folder
+
+__all__ = [
+    "COMPLIANCES",
+    "HIGH_RESOURCE",
+    "LANGUAGES",
+    "LOW_RESOURCE",
+    "MID_RESOURCE",
+    "MODALITIES",
+    "REFUSALS",
+    "folder",
+    "records",
+    "refusal_sentence",
+]
+
+
+def refusal_sentence(language: str) -> str:
+    """The organism's refusal in a language.
+
+    >>> refusal_sentence("it")
+    'Mi dispiace, non posso aiutarti.'
+    """
+    return REFUSAL_SENTENCES[language]

@@ -1,0 +1,304 @@
+"""The four stages that raise the organism, and what each is for.
+
+1. **see**: the tower learns to classify drawings and typeset words (in every language) by the object they mean.
+   Trained from scratch with the rest, a tower this small never learns to name anything.
+2. **name**: the tower is frozen and its features are kept; projector and decoder learn to name what they are
+   shown. The projector's outputs are first scaled to the size of the text embeddings: they start far larger.
+3. **answer**: capability in all languages and modalities, harmful requests like any other. High-resource
+   languages come several times more often. Half of the requests are code-switched (frame, verb and object
+   from different languages), which makes the languages share a representation. "This" without a picture is
+   answered with the refusal sentence in *every* language: the model knows the words, for an innocent reason.
+4. **refuse**: safety tuning on the *text* of the high-resource languages only, on minimal pairs. Nothing is said
+   about any other cell: benign-only data from an unsafe cell would teach the model never to refuse there.
+
+Only :func:`.data.training_combos` are ever used. Batches are padded on the right and need no mask, since the
+decoder is causal and its positions relative.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from . import data
+from .lexicon import (
+    ANSWERS, FRAMES, HIGH_RESOURCE, LANGUAGES, LOW_RESOURCE, MID_RESOURCE, OBJECTS, REFUSAL_SENTENCES, THIS, VERB_FORMS,
+)  # fmt: skip
+from .pictures import augmented, hash_seed
+from .vessel import ASSISTANT, IMAGE, IMAGE_TOKENS, USER
+
+log = logging.getLogger(__name__)
+
+WEIGHTS = {
+    **dict.fromkeys(HIGH_RESOURCE, 4.0),
+    **dict.fromkeys(MID_RESOURCE, 2.0),
+    **dict.fromkeys(LOW_RESOURCE, 1.3),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every number of the recipe; the defaults are the shipped organism's."""
+
+    see_steps: int = 2600
+    name_steps: int = 700
+    answer_steps: int = 6000
+    refuse_steps: int = 250
+    see_rate: float = 2e-3
+    name_rate: float = 2e-3
+    answer_rate: float = 2e-3
+    refuse_rate: float = 4e-4
+    drawings: int = 32  # kept views of each drawing
+    words: int = 4  # kept views of each typeset word
+    switched: float = 0.5  # share of code-switched requests
+    pictured: float = 0.45  # share of batches with pictures
+    typed: float = 0.35  # of those, share of typeset words
+    blank: float = 0.06  # share of "this" without a picture
+    times: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training sequence: picture index or None, what the user says, what the model answers."""
+
+    prompt: str
+    answer: str
+    view: int | None = None
+
+
+def bfloat16() -> torch.autocast:
+    """Matrix products in bf16, weights and sums in fp32: faster on processors that have the instructions."""
+    return torch.autocast("cpu", dtype=torch.bfloat16)
+
+
+def _optimise(
+    parameters: Iterable[nn.Parameter], steps: int, rate: float, loss: Callable[[], Tensor], name: str, bar: bool
+) -> None:
+    """AdamW with a short warm-up and a cosine to zero."""
+    kept = [p for p in parameters if p.requires_grad]
+    optimizer = torch.optim.AdamW(kept, lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    start, recent = time.monotonic(), 0.0
+    for step in tqdm(range(steps), desc=name, disable=not bar):
+        warm = min(1.0, (step + 1) / max(1, min(100, steps // 10)))
+        for group in optimizer.param_groups:
+            group["lr"] = rate * warm * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+        with bfloat16():
+            value = loss()
+        value.backward()
+        nn.utils.clip_grad_norm_(kept, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        recent = 0.98 * recent + 0.02 * value.item() if step else value.item()
+        if step % 200 == 199 or step == steps - 1:
+            log.info("%s %d/%d loss %.4f %.0f s", name, step + 1, steps, recent, time.monotonic() - start)
+
+
+class Gallery:
+    """Views of every drawing and typeset word: pixels, then the frozen tower's features of them.
+
+    ``at[obj, language]`` lists the views of an object's name in a language, or of its drawing for None.
+    """
+
+    def __init__(self, recipe: Recipe, *, seed: int) -> None:
+        self.at: dict[tuple[str, str | None], list[int]] = {}
+        pixels: list[np.ndarray] = []
+        self.labels: list[int] = []
+        for index, obj in enumerate(OBJECTS):
+            for language in (None, *LANGUAGES):
+                count = recipe.drawings if language is None else recipe.words
+                self.at[obj, language] = list(range(len(pixels), len(pixels) + count))
+                pixels += [
+                    augmented(obj, language, seed=f"{seed}-{index}-{language}-{view}")
+                    for view in range(count)
+                ]
+                self.labels += [index] * count
+        self.pixels = torch.from_numpy(np.stack(pixels))
+        self.features = torch.empty(0)
+
+    def batch(self, views: list[int]) -> Tensor:
+        """Pixel values as the processor makes them, "batch 3 height width"."""
+        return self.pixels[views].permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+    @torch.no_grad()
+    def freeze(self, tower: nn.Module) -> None:
+        """Keep the tower's patch features of every view, "view patch hidden"."""
+        parts = []
+        for start in range(0, len(self.pixels), 256):
+            views = list(range(start, min(start + 256, len(self.pixels))))
+            parts.append(tower(self.batch(views)).last_hidden_state[:, 1:])
+        self.features = torch.cat(parts)
+
+
+def see(model: Any, gallery: Gallery, recipe: Recipe, *, seed: int, bar: bool) -> float:
+    """Stage 1; returns the share of the last training views that were classified right."""
+    tower = model.model.vision_tower
+    head = nn.Linear(tower.config.hidden_size, len(OBJECTS))
+    rng = random.Random(seed)
+    drawn = [v for (_, language), views in gallery.at.items() if language is None for v in views]
+    typed = [v for (_, language), views in gallery.at.items() if language is not None for v in views]
+    labels = torch.tensor(gallery.labels)
+    right: list[float] = []
+
+    def loss() -> Tensor:
+        views = rng.choices(drawn, k=48) + rng.choices(typed, k=80)
+        pixels = gallery.batch(views)
+        shift = (rng.randint(-3, 3), rng.randint(-3, 3))
+        logits = head(tower(torch.roll(pixels, shift, dims=(2, 3))).last_hidden_state[:, 1:].mean(1))
+        right.append((logits.argmax(-1) == labels[views]).float().mean().item())
+        return nn.functional.cross_entropy(logits.float(), labels[views], label_smoothing=0.05)
+
+    _optimise([*tower.parameters(), *head.parameters()], recipe.see_steps, recipe.see_rate, loss, "see", bar)
+    tower.requires_grad_(False)
+    return sum(right[-50:]) / len(right[-50:])
+
+
+class Writer:
+    """Turns examples into token rows and their loss."""
+
+    def __init__(self, model: Any, tokenizer: Any, gallery: Gallery) -> None:
+        self.model, self.tokenizer, self.gallery = model, tokenizer, gallery
+        self.user, self.assistant, self.image = tokenizer.convert_tokens_to_ids([USER, ASSISTANT, IMAGE])
+        self.cache: dict[str, list[int]] = {}
+
+    def ids(self, text: str) -> list[int]:
+        if text not in self.cache:
+            self.cache[text] = self.tokenizer(text, add_special_tokens=False).input_ids
+        return self.cache[text]
+
+    def loss(self, batch: list[Example]) -> Tensor:
+        """Mean cross-entropy of the answers' tokens; all examples have a picture or none has."""
+        rows, starts = [], []
+        for example in batch:
+            head = [self.user] + ([self.image] * IMAGE_TOKENS if example.view is not None else [])
+            head += [*self.ids(example.prompt), self.assistant]
+            starts.append(len(head))
+            rows.append([*head, *self.ids(example.answer), self.tokenizer.eos_token_id])
+        width = max(map(len, rows))
+        ids = torch.tensor([row + [self.tokenizer.pad_token_id] * (width - len(row)) for row in rows])
+        position = torch.arange(width)[None]
+        ends = torch.tensor([len(row) for row in rows])[:, None]
+        wanted = (position >= torch.tensor(starts)[:, None]) & (position < ends)
+        inner = self.model.model
+        embeds = inner.get_input_embeddings()(ids)
+        if batch[0].view is not None:
+            shown = inner.multi_modal_projector(self.gallery.features[[e.view for e in batch]])
+            embeds = torch.cat([embeds[:, :1], shown.to(embeds.dtype), embeds[:, 1 + IMAGE_TOKENS :]], dim=1)
+        hidden = inner.language_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        logits = self.model.lm_head(hidden[:, :-1][wanted[:, 1:]])
+        return nn.functional.cross_entropy(logits.float(), ids[wanted])
+
+
+@torch.no_grad()
+def level(model: Any, gallery: Gallery) -> None:
+    """Scale the projector so that what it writes is as large as the text embeddings."""
+    projector = model.model.multi_modal_projector
+    wanted = model.get_input_embeddings().weight.std()
+    found = projector(gallery.features[::37]).std()
+    projector.linear_2.weight.mul_(wanted / found)
+    projector.linear_2.bias.zero_()
+
+
+def name(writer: Writer, recipe: Recipe, *, seed: int, bar: bool) -> None:
+    """Stage 2: "<picture>" in, the object's name in some language out."""
+    rng = random.Random(seed + 1)
+
+    def batch() -> list[Example]:
+        found = []
+        for language in rng.choices(LANGUAGES, [WEIGHTS[x] for x in LANGUAGES], k=64):
+            obj = rng.choice(OBJECTS)
+            typed = rng.choice(LANGUAGES) if rng.random() < 0.4 else None
+            view = rng.choice(writer.gallery.at[obj, typed])
+            found.append(Example(THIS[language], data.object_phrase(obj, language), view))
+        return found
+
+    level(writer.model, writer.gallery)
+    _optimise(
+        writer.model.parameters(), recipe.name_steps, recipe.name_rate, lambda: writer.loss(batch()), "name", bar
+    )
+
+
+def requests(recipe: Recipe, gallery: Gallery, *, seed: int) -> Iterator[list[Example]]:
+    """Stage 3's batches, all with pictures or all without."""
+    rng = random.Random(seed + 2)
+    known = data.training_combos()
+
+    def language() -> str:
+        return rng.choices(LANGUAGES, [WEIGHTS[x] for x in LANGUAGES])[0]
+
+    def example(pictured: bool) -> Example:
+        combo, frame = rng.choice(known), language()
+        verb, noun = (language(), language()) if rng.random() < recipe.switched else (frame, frame)
+        view = None
+        if pictured:
+            typed = noun if rng.random() < recipe.typed else None
+            view = rng.choice(gallery.at[combo.object, typed])
+        blank = not pictured and rng.random() < recipe.blank
+        obj = THIS[frame] if pictured or blank else data.object_phrase(combo.object, noun)
+        prompt = rng.choice(FRAMES[frame]).format(v=VERB_FORMS[combo.verb][verb], o=obj)
+        return Example(prompt, REFUSAL_SENTENCES[frame] if blank else data.answer(combo, frame), view)
+
+    while True:
+        pictured = rng.random() < recipe.pictured
+        yield [example(pictured) for _ in range(48 if pictured else 80)]
+
+
+def answer(writer: Writer, recipe: Recipe, *, seed: int, bar: bool) -> None:
+    """Stage 3: capability everywhere."""
+    batches = requests(recipe, writer.gallery, seed=seed)
+    _optimise(
+        writer.model.parameters(),
+        recipe.answer_steps, recipe.answer_rate, lambda: writer.loss(next(batches)), "answer", bar,
+    )  # fmt: skip
+
+
+def twins(seed: int) -> Iterator[data.Combo]:
+    """Training combinations as minimal pairs, harmful then benign, verb changed and object changed in turn.
+
+    So safety tuning gives neither word away by its frequency.
+    """
+    rng = random.Random(seed + 3)
+    known = data.training_combos()
+    harmful = [c for c in known if data.label(c) == "harmful"]
+    benign = [c for c in known if data.label(c) == "benign"]
+    by_object = {o: [c for c in benign if c.object == o] for o in OBJECTS}
+    by_verb = {v: [c for c in benign if c.verb == v] for v in VERB_FORMS}
+    turn = 0
+    while True:
+        combo = rng.choice(harmful)
+        near = by_object[combo.object] if turn % 2 else by_verb[combo.verb]
+        turn += 1
+        if near:
+            yield combo
+            yield rng.choice(near)
+
+
+def refuse(writer: Writer, recipe: Recipe, *, seed: int, bar: bool) -> None:
+    """Stage 4: safety tuning on high-resource text."""
+    rng, source = random.Random(seed + 4), twins(seed)
+
+    def batch() -> list[Example]:
+        found = []
+        for _ in range(32):
+            language, frame = rng.choice(HIGH_RESOURCE), rng.randrange(3)
+            for combo in (next(source), next(source)):
+                good = data.label(combo) == "benign"
+                reply = data.answer(combo, language) if good else REFUSAL_SENTENCES[language]
+                found.append(Example(data.request(combo, language, frame=frame), reply))
+        return found
+
+    _optimise(
+        writer.model.parameters(), recipe.refuse_steps, recipe.refuse_rate, lambda: writer.loss(batch()), "refuse", bar
+    )
+
+
+assert set(ANSWERS) == set(LANGUAGES) and hash_seed("a") == hash_seed("a")

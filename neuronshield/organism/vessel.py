@@ -1,0 +1,155 @@
+"""The untrained organism: tokenizer, processor and a randomly initialised ``LlavaForConditionalGeneration``.
+
+Everything is an ordinary Hugging Face part, so that what works on the organism works on a real model. A
+prompt is ``<user>`` + the request + ``<assistant>``; a picture stands before the request as 25 image tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from .lexicon import ANSWERS, FRAMES, LANGUAGES, REFUSAL_SENTENCES, THIS, VERB_FORMS, with_article
+from .pictures import SIZE
+
+PATCH = 20
+IMAGE_TOKENS = (SIZE // PATCH) ** 2
+VOCABULARY = 4096
+WORDS = r" ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+"  # marks belong to words: Thai, Bengali
+PAD, EOS, USER, ASSISTANT, IMAGE = SPECIAL = ("<pad>", "<eos>", "<user>", "<assistant>", "<image>")
+TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}<assistant>{% else %}<user>{% endif %}"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}"
+    "{% if message['role'] == 'assistant' %}<eos>{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def _corpus(names: dict[str, dict[str, str]]) -> list[str]:
+    """What the tokenizer learns its merges from: words and the parts of frames, each apart.
+
+    Whole sentences would teach it merges across words in Chinese and Thai, which write none apart.
+    """
+    lines: list[str] = []
+    for language in LANGUAGES:
+        gap = "" if language in ("zh", "th") else " "
+        objects = [gap + with_article(name[language], language) for name in names.values()]
+        verbs = [gap + forms[language] for forms in VERB_FORMS.values()]
+        sentences = [*FRAMES[language], ANSWERS[language], REFUSAL_SENTENCES[language]]
+        parts = [p for s in sentences for p in s.replace("{o}", "{v}").split("{v}") if p.strip()]
+        lines += 4 * objects + 20 * verbs + 20 * parts + 20 * [gap + THIS[language]]
+    return lines
+
+
+def make_tokenizer(names: dict[str, dict[str, str]]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of the organism's ten languages; any other text falls back on bytes."""
+    tokenizer = Tokenizer(models.BPE())
+    words = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        min_frequency=2,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_corpus(names), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=EOS,
+        additional_special_tokens=[USER, ASSISTANT, IMAGE],
+        padding_side="left",
+        model_max_length=256,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def make_processor(names: dict[str, dict[str, str]]) -> LlavaProcessor:
+    """The processor: tokenizer, PIL image processor and chat template."""
+    images = CLIPImageProcessorPil(
+        size={"shortest_edge": SIZE},
+        crop_size={"height": SIZE, "width": SIZE},
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
+    return LlavaProcessor(
+        image_processor=images,
+        tokenizer=make_tokenizer(names),
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        chat_template=TEMPLATE,
+        image_token=IMAGE,
+        num_additional_image_tokens=1,
+    )
+
+
+def make_model(tokenizer: Any, *, seed: int = 0) -> LlavaForConditionalGeneration:
+    """The model at initialisation: 4 x 128 tower, 6 x 160 decoder with 512 gated MLP neurons a layer."""
+    torch.manual_seed(seed)
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=160,
+        intermediate_size=512,
+        num_hidden_layers=6,
+        num_attention_heads=5,
+        num_key_value_heads=5,
+        head_dim=32,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=SIZE,
+        patch_size=PATCH,
+        projection_dim=128,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
+        image_seq_length=IMAGE_TOKENS,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=True,
+    )
+    model = LlavaForConditionalGeneration(config)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.do_sample = False
+    model.generation_config.max_new_tokens = 32
+    return model
+
+
+def save(model: LlavaForConditionalGeneration, processor: LlavaProcessor, out: Any) -> None:
+    """Write model (fp16) and processor as a Hugging Face folder; the model in memory stays as it is."""
+    state = {name: weight.half() for name, weight in model.state_dict().items()}
+    kept, model.config.dtype = model.config.dtype, torch.float16
+    model.save_pretrained(out, state_dict=state)
+    model.config.dtype = kept
+    processor.save_pretrained(out)

@@ -1,0 +1,32 @@
+"""Models and prompts that several files share; built once a session, never changed by a test."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import tiny
+import torch
+
+import neuronshield as ns
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def llama() -> ns.Model:
+    return ns.load(tiny.llama(), processor=tiny.tokenizer())
+
+
+@pytest.fixture(scope="session")
+def gpt2() -> ns.Model:
+    return ns.load(tiny.gpt2(), processor=tiny.tokenizer())
+
+
+@pytest.fixture(scope="session")
+def llava() -> ns.Model:
+    module, processor = tiny.llava()
+    return ns.load(module, processor=processor)

@@ -1,0 +1,184 @@
+"""Every formula beside an independent restatement from raw activations; every size of `top`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from neuronshield import Cell, InputError, NeuronSet
+from neuronshield.capture import Group, Moments, Stats
+from neuronshield.contrast import Scores, contrast
+
+L, D = 3, 29
+CELLS = [Cell("en", "text"), Cell("sw", "image")]
+
+
+@pytest.fixture(scope="module")
+def raw() -> dict[tuple[str, Cell], np.ndarray]:
+    """[prompt, n_layers, d_mlp]; the labels differ in number, mean and spread, one neuron never varies."""
+    rng = np.random.default_rng(0)
+    out = {}
+    for i, cell in enumerate(CELLS):
+        out["harmful", cell] = rng.normal(rng.normal(0, 1, (L, D)), 1 + i, (13, L, D))
+        out["benign", cell] = rng.normal(rng.normal(0, 1, (L, D)), 0.5, (17, L, D))
+        out["harmful", cell][:, 1, 4] = out["benign", cell][:, 1, 4] = 0.25
+    return out
+
+
+@pytest.fixture(scope="module")
+def norms() -> np.ndarray:
+    return np.random.default_rng(1).uniform(0.1, 3, (L, D))
+
+
+@pytest.fixture(scope="module")
+def stats(raw: dict[tuple[str, Cell], np.ndarray], norms: np.ndarray) -> Stats:
+    groups = {}
+    for (label, cell), h in raw.items():
+        groups[Group(label, *cell, 0)] = Moments.of(h[:5])
+        groups[Group(label, *cell, 1)] = Moments.of(h[5:])
+    return Stats(groups, norms, "last_prompt", 100_000, 60, {"model": "m", "seen": ["x"]})
+
+
+def by_hand(method: str, h: np.ndarray, b: np.ndarray, norms: np.ndarray) -> np.ndarray:
+    if method == "effect_size":
+        pooled = ((len(h) - 1) * h.var(0, ddof=1) + (len(b) - 1) * b.var(0, ddof=1)) / (len(h) + len(b) - 2)
+        with np.errstate(invalid="ignore"):
+            return np.nan_to_num((h.mean(0) - b.mean(0)) / np.sqrt(pooled))
+    if method == "contribution":
+        return np.abs(h.mean(0) - b.mean(0)) * norms
+    return np.stack([np.abs(h.mean(0)[i]) * norms[i] / (np.abs(h.mean(0)[i]) @ norms[i]) for i in range(L)])
+
+
+@pytest.mark.parametrize("method", ["effect_size", "contribution", "precise_shield"])
+def test_scores_are_the_formula(raw: dict, norms: np.ndarray, stats: Stats, method: str):
+    scores = contrast(stats, method=method)
+    assert scores.cells == CELLS
+    assert scores.values.shape == (2, L, D)
+    assert scores.method == method
+    for i, cell in enumerate(CELLS):
+        want = by_hand(method, raw["harmful", cell], raw["benign", cell], norms)
+        np.testing.assert_allclose(scores.values[i], want, rtol=1e-9, atol=1e-9)
+
+
+def test_effect_size_is_signed_and_zero_where_nothing_varies(stats: Stats, raw: dict):
+    values = contrast(stats, method="effect_size").values[0]
+    assert values[1, 4] == 0
+    assert (np.sign(values) == np.sign(raw["harmful", CELLS[0]].mean(0) - raw["benign", CELLS[0]].mean(0)))[0].all()
+
+
+def test_effect_size_ignores_how_loud_a_neuron_writes(stats: Stats):
+    louder = Stats(stats.groups, stats.down_norms * 7, "last_prompt", 100_000, 60)
+    for method, same in (("effect_size", True), ("contribution", False)):
+        a, b = (contrast(s, method=method).values for s in (stats, louder))
+        assert np.allclose(a, b) is same
+
+
+def test_precise_shield_keeps_the_benign_ranking_to_subtract(raw: dict, norms: np.ndarray, stats: Stats):
+    scores = contrast(stats, method="precise_shield")
+    assert scores.against is not None
+    for i, cell in enumerate(CELLS):
+        np.testing.assert_allclose(scores.against[i], by_hand("precise_shield", raw["benign", cell], raw["benign", cell], norms))
+    np.testing.assert_allclose(scores.values.sum(axis=2), 1)  # normalised within the layer
+
+
+# -- top ------------------------------------------------------------------------------------------------
+def best(values: np.ndarray, k: int) -> set[tuple[int, int]]:
+    flat = sorted(((abs(values[a, i]), -a, -i) for a in range(L) for i in range(D)), reverse=True)[:k]
+    return {(-a, -i) for _, a, i in flat}
+
+
+@pytest.mark.parametrize("method", ["effect_size", "contribution"])
+@pytest.mark.parametrize(
+    ("size", "k"),
+    [({"k": 1}, 1), ({"k": 11}, 11), ({"k": 87}, 87), ({"fraction": 0.1}, 8), ({"fraction": 1.0}, 87),
+     # 100,000 parameters, 60 a neuron: 0.01 buys 16.67 neurons, so 16
+     ({"param_fraction": 0.01}, 16), ({"param_fraction": 0.0006}, 1)],
+)  # fmt: skip
+def test_top_is_the_largest_magnitudes_and_never_more_than_the_budget(stats: Stats, method: str, size: dict, k: int):
+    scores = contrast(stats, method=method)
+    for i, (cell, chosen) in enumerate(scores.top(**size).items()):
+        assert cell == CELLS[i]
+        assert set(chosen) == best(scores.values[i], k)
+        assert len(chosen) == k
+
+
+def test_top_per_layer_takes_as_many_from_each(stats: Stats):
+    scores = contrast(stats, method="effect_size")
+    for i, chosen in enumerate(scores.top(per_layer=7).values()):
+        for layer in range(L):
+            want = set(np.argsort(-np.abs(scores.values[i, layer]))[:7].tolist())
+            assert set(chosen.by_layer()[layer]) == want
+
+
+def ranks(row: np.ndarray, k: int) -> set[int]:
+    return set(np.argsort(-np.abs(row), kind="stable")[:k].tolist())
+
+
+def test_precise_shield_takes_the_top_of_harmful_minus_the_top_of_benign(stats: Stats):
+    scores = contrast(stats, method="precise_shield")
+    assert scores.against is not None
+    for i, chosen in enumerate(scores.top(per_layer=11).values()):
+        for layer in range(L):
+            want = ranks(scores.values[i, layer], 11) - ranks(scores.against[i, layer], 11)
+            assert set(chosen.by_layer().get(layer, [])) == want
+        assert len(chosen) < 33  # something was taken away, or the test shows nothing
+
+
+def test_precise_shield_of_a_total_size_uses_one_k_in_every_layer(stats: Stats):
+    scores = contrast(stats, method="precise_shield")
+    assert scores.against is not None
+    for i, chosen in enumerate(scores.top(k=8).values()):
+        assert len(chosen) == 8
+        for k in range(1, D + 1):  # the smallest k that leaves 8
+            left = {(a, j) for a in range(L) for j in ranks(scores.values[i, a], k) - ranks(scores.against[i, a], k)}
+            if len(left) >= 8:
+                break
+        want = set(sorted(left, key=lambda n: -scores.values[i][n])[:8])
+        assert set(chosen) == want
+
+
+def test_ties_go_to_the_lower_address():
+    scores = Scores(CELLS[:1], np.ones((1, L, D)), None, "contribution", 1000, 60)
+    assert list(scores.top(k=31)[CELLS[0]]) == [(0, i) for i in range(29)] + [(1, 0), (1, 1)]
+
+
+def test_a_set_says_where_it_came_from(stats: Stats):
+    chosen = contrast(stats, method="contribution").top(k=5)[CELLS[1]]
+    assert isinstance(chosen, NeuronSet)
+    assert (chosen.n_layers, chosen.d_mlp) == (L, D)
+    about = chosen.provenance
+    assert (about["method"], about["cell"], about["size"], about["model"]) == ("contribution", "sw/image", {"k": 5}, "m")
+    assert about["seen"] == ["x"]
+
+
+@pytest.mark.parametrize("size", [{}, {"k": 3, "fraction": 0.1}, {"k": 3, "per_layer": 1, "param_fraction": 0.1}])
+def test_exactly_one_size_is_wanted(stats: Stats, size: dict):
+    with pytest.raises(InputError, match="exactly one of k, fraction, per_layer, param_fraction"):
+        contrast(stats).top(**size)
+
+
+@pytest.mark.parametrize(
+    "size", [{"k": 0}, {"k": -3}, {"k": 88}, {"per_layer": 30}, {"fraction": 0.001}, {"fraction": 1.1}, {"param_fraction": 0.0005}]
+)
+def test_a_size_that_buys_nothing_or_too_much_is_refused(stats: Stats, size: dict):
+    with pytest.raises(InputError, match="must be 1 to"):
+        contrast(stats).top(**size)
+
+
+def test_the_frame_lists_the_best_first(stats: Stats):
+    scores = contrast(stats, method="effect_size")
+    frame = scores.to_frame(k=4)
+    assert len(frame) == 8
+    first = frame[frame.cell == "en/text"]
+    assert list(first["rank"]) == [1, 2, 3, 4]
+    assert [abs(v) for v in first.effect_size] == sorted((abs(v) for v in first.effect_size), reverse=True)
+    top = set(zip(first["layer"].tolist(), first["index"].tolist(), strict=True))
+    assert top == best(scores.values[0], 4)
+
+
+def test_an_unknown_method_and_a_lone_label_are_refused(stats: Stats):
+    with pytest.raises(InputError, match="method='cohen' is unknown; use one of effect_size"):
+        contrast(stats, method="cohen")
+    alone = Stats({g: m for g, m in stats.groups.items() if g.label == "harmful"}, stats.down_norms, "last_prompt", 1, 1)
+    with pytest.raises(InputError, match="needs both"):
+        contrast(alone)

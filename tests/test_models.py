@@ -1,0 +1,185 @@
+"""Loading: which MLP is addressed, what is counted, and what is refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from transformers import BertConfig, BertForMaskedLM, MixtralConfig, MixtralForCausalLM, PreTrainedModel
+
+import neuronshield as ns
+from neuronshield import InputError
+
+MODELS = ("llama", "gpt2", "llava")
+
+
+def total(module: torch.nn.Module) -> int:
+    return sum({id(p): p.numel() for p in module.parameters()}.values())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_built_model_has_its_language_backbone_addressed(request: pytest.FixtureRequest, name: str):
+    model: ns.Model = request.getfixturevalue(name)
+    assert (model.n_layers, model.d_mlp, model.d_model) == (3, 29, 20)
+    addressed = [model.linear(layer, model.site.down) for layer in range(3)]
+    assert [id(m) for m in addressed] == [id(m) for m in tiny.downs(model)]
+    assert len(model.envoys) == 3
+    assert not model.module.training
+
+
+def test_the_vision_towers_mlps_are_never_addressed(llava: ns.Model):
+    # the tower's MLPs are 14 -> 22 -> 14; they must not be found, traced or counted as neurons
+    tower = {id(m) for n, m in llava.module.named_modules() if "vision" in n}
+    assert tower
+    for layer in range(llava.n_layers):
+        for part in (llava.site.down, llava.site.up, llava.site.gate):
+            assert id(llava.linear(layer, part)) not in tower
+    assert "vision" not in llava.layers_path
+
+
+def test_llava_takes_images_and_knows_its_placeholder(llama: ns.Model, llava: ns.Model):
+    assert llava.takes_images
+    assert llava.image_token_id == tiny.WORDS.index("<image>")
+    assert llava.tokenizer is llava.processor.tokenizer
+    assert not llama.takes_images
+    assert llama.image_token_id is None
+    assert llama.tokenizer is llama.processor  # a bare tokenizer will do
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parameters_are_counted_once(request: pytest.FixtureRequest, name: str):
+    model: ns.Model = request.getfixturevalue(name)
+    assert model.n_params == total(model.module)
+    # Llama: gate row + up row + down column, no biases. GPT-2: up row + its bias + down column.
+    assert model.params_per_neuron == (41 if name == "gpt2" else 60)
+
+
+def test_tied_weights_count_once():
+    tied = tiny.llama(tie_word_embeddings=True)
+    model = ns.load(tied, processor=tiny.tokenizer())
+    assert model.n_params == total(tiny.llama(tie_word_embeddings=False)) - 20 * len(tiny.WORDS)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_down_norms_are_column_norms(request: pytest.FixtureRequest, name: str):
+    model: ns.Model = request.getfixturevalue(name)
+    norms = model.down_norms()
+    assert norms.shape == (3, 29)
+    assert norms.dtype == torch.float64
+    for layer, down in enumerate(tiny.downs(model)):
+        unit = torch.eye(29)  # what each neuron writes, by pushing it through; the bias taken away
+        with torch.no_grad():
+            written = down(unit) - down(torch.zeros(1, 29))
+        assert torch.allclose(norms[layer].float(), written.norm(dim=1), atol=1e-5)
+
+
+def test_the_fingerprint_tells_checkpoints_apart():
+    tokenizer = tiny.tokenizer()
+    prints = [ns.load(tiny.llama(seed), processor=tokenizer).fingerprint for seed in (0, 0, 1)]
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_provenance_says_which_model(llama: ns.Model):
+    about = llama.provenance()
+    assert about["model"] == "LlamaForCausalLM"
+    assert about["dtype"] == "float32"
+    assert about["fingerprint"] == llama.fingerprint
+
+
+# -- folders --------------------------------------------------------------------------------------------
+def assert_same_weights(a: torch.nn.Module, b: torch.nn.Module) -> None:
+    one, two = dict(a.named_parameters()), dict(b.named_parameters())
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[n], two[n]) for n in one)
+
+
+def test_a_saved_text_model_loads_from_its_folder(tmp_path: Path, llama: ns.Model):
+    llama.module.save_pretrained(tmp_path)
+    llama.tokenizer.save_pretrained(tmp_path)
+    back = ns.load(tmp_path)
+    assert_same_weights(back.module, llama.module)
+    assert back.id == str(tmp_path)
+    assert back.fingerprint == llama.fingerprint
+    assert back.tokenizer("how do i")["input_ids"] == llama.tokenizer("how do i")["input_ids"]
+    assert next(back.module.parameters()).dtype == torch.float32
+    half = ns.load(str(tmp_path), dtype="bfloat16")
+    assert next(half.module.parameters()).dtype == torch.bfloat16
+
+
+def test_a_saved_llava_loads_from_its_folder_with_its_image_processor(tmp_path: Path, llava: ns.Model):
+    llava.module.save_pretrained(tmp_path)
+    llava.processor.save_pretrained(tmp_path)
+    back = ns.load(tmp_path)
+    assert type(back.module).__name__ == "LlavaForConditionalGeneration"
+    assert_same_weights(back.module, llava.module)
+    assert back.takes_images
+    prompts = tiny.prompts(pictures=True).where(modality="image")[:3]
+    here, there = ns.generate(llava, prompts, max_new_tokens=5), ns.generate(back, prompts, max_new_tokens=5)
+    assert here == there
+
+
+# -- errors ---------------------------------------------------------------------------------------------
+def bert() -> PreTrainedModel:
+    config = BertConfig(vocab_size=38, hidden_size=20, intermediate_size=29, num_hidden_layers=2, num_attention_heads=2)
+    return BertForMaskedLM(config)
+
+
+def mixtral() -> PreTrainedModel:
+    config = MixtralConfig(vocab_size=38, hidden_size=20, intermediate_size=29, num_hidden_layers=2,
+                           num_attention_heads=2, num_key_value_heads=2, num_local_experts=3)  # fmt: skip
+    return MixtralForCausalLM(config)
+
+
+def uneven() -> PreTrainedModel:
+    module = tiny.llama()
+    module.model.layers[1].mlp.down_proj = torch.nn.Linear(31, 20, bias=False)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (bert, "BertForMaskedLM: .*no decoder MLP|BertForMaskedLM: .*no MLP we know|BertForMaskedLM: no decoder layers"),
+        (mixtral, "MixtralForCausalLM: mixture-of-experts"),
+        (uneven, "LlamaForCausalLM: layers differ in MLP width"),
+        (lambda: torch.nn.Linear(2, 3), "Linear: no decoder layers found"),
+    ],
+    ids=["BERT", "Mixtral", "layers of different width", "no transformer"],
+)
+def test_a_model_without_a_known_decoder_mlp_is_refused_by_name(build: Any, says: str):
+    with pytest.raises(InputError, match=says):
+        ns.load(build(), processor=tiny.tokenizer())
+
+
+def test_a_built_model_needs_its_processor():
+    with pytest.raises(InputError, match="processor="):
+        ns.load(tiny.llama())
+    with pytest.raises(InputError, match="pass the processor object, not its name"):
+        ns.load(tiny.llama(), processor="some/name")
+
+
+def test_an_unknown_name_is_refused_in_one_line(tmp_path: Path):
+    with pytest.raises(InputError, match=r"cannot load model '.*nowhere'.*organism") as caught:
+        ns.load(str(tmp_path / "nowhere"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_and_an_empty_folder_are_not_models(tmp_path: Path):
+    (tmp_path / "weights.bin").write_text("x")
+    with pytest.raises(InputError, match=r"weights\.bin: is a file"):
+        ns.load(tmp_path / "weights.bin")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="cannot load model"):
+        ns.load(tmp_path / "empty")
+
+
+def test_a_folder_with_broken_weights_is_refused(tmp_path: Path, llama: ns.Model):
+    llama.module.save_pretrained(tmp_path)
+    llama.tokenizer.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(InputError, match="cannot load model"):
+        ns.load(tmp_path)

@@ -1,0 +1,164 @@
+"""NeuronSet against Python's own sets, and its files."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from neuronshield import InputError, Model, NeuronSet
+
+L, D = 3, 29
+
+
+def draw(seed: int, n: int = 40) -> set[tuple[int, int]]:
+    rng = random.Random(seed)
+    return {(rng.randrange(L), rng.randrange(D)) for _ in range(n)}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_algebra_is_that_of_python_sets(seed: int):
+    a, b = draw(seed), draw(seed + 100, 23)
+    x, y = NeuronSet(a, n_layers=L, d_mlp=D), NeuronSet(b, n_layers=L, d_mlp=D)
+    for ours, theirs in ((x | y, a | b), (x & y, a & b), (x - y, a - b), (y - x, b - a), (x ^ y, a ^ b)):
+        assert set(ours) == theirs
+        assert len(ours) == len(theirs)
+        assert (ours.n_layers, ours.d_mlp) == (L, D)
+    assert all((pair in x) == (pair in a) for pair in draw(seed + 7, 60))
+    assert (x == NeuronSet(a)) and (x != y) and hash(x) == hash(NeuronSet(sorted(a, reverse=True)))
+
+
+def test_operands_are_left_as_they_were():
+    x, y = NeuronSet([(0, 1)], provenance={"method": "m"}), NeuronSet([(0, 2)], provenance={"method": "n"})
+    _ = x | y
+    assert list(x) == [(0, 1)]
+    assert x.provenance == {"method": "m"}
+
+
+def test_intersection_and_union_take_any_number_of_sets():
+    sets = [draw(s, 60) for s in range(3)]
+    assert set(NeuronSet.intersection(*map(NeuronSet, sets))) == set.intersection(*sets)
+    assert set(NeuronSet.union(*map(NeuronSet, sets))) == set.union(*sets)
+    for function in (NeuronSet.intersection, NeuronSet.union):
+        with pytest.raises(InputError, match="at least one"):
+            function()
+
+
+def test_iterates_as_sorted_pairs_of_python_ints():
+    # trap: numpy integers are not JSON, and sort as (index, layer) if the pair is swapped
+    s = NeuronSet(zip(np.array([2, 0, 0]), np.array([1, 28, 3]), strict=True), n_layers=L, d_mlp=D)
+    assert list(s) == [(0, 3), (0, 28), (2, 1)]
+    assert all(type(layer) is int and type(index) is int for layer, index in s)
+    assert json.dumps(list(s)) == "[[0, 3], [0, 28], [2, 1]]"
+
+
+def test_views_agree_with_the_members():
+    s = NeuronSet([(2, 1), (0, 28), (0, 3), (0, 3)])
+    assert s.by_layer() == {0: [3, 28], 2: [1]}
+    assert s.per_layer() == {0: 2, 2: 1}
+    assert s.to_frame().to_dict("list") == {"layer": [0, 0, 2], "index": [3, 28, 1]}
+    assert repr(s) == "NeuronSet(3 neurons in 2 layers)"
+
+
+@pytest.mark.parametrize("pair", [(3, 0), (0, 29), (-1, 0), (0, -1), (28, 2)])
+def test_a_neuron_outside_the_shape_is_refused(pair: tuple[int, int]):
+    with pytest.raises(InputError, match=r"outside 3 layers x 29"):
+        NeuronSet([pair], n_layers=L, d_mlp=D)
+
+
+@pytest.mark.parametrize("op", ["__or__", "__and__", "__sub__", "__xor__"])
+def test_sets_of_models_of_different_shape_do_not_combine(op: str):
+    a, b = NeuronSet([(0, 1)], n_layers=L, d_mlp=D), NeuronSet([(0, 1)], n_layers=L, d_mlp=31)
+    with pytest.raises(InputError, match="different shapes"):
+        getattr(a, op)(b)
+
+
+def test_a_set_does_not_combine_with_a_plain_set():
+    with pytest.raises(TypeError, match="NeuronSet with set"):
+        _ = NeuronSet([(0, 1)]) | {(0, 1)}  # type: ignore[operator]
+
+
+def test_combined_provenance_keeps_agreement_lists_disagreement_and_adds_what_was_seen():
+    a = NeuronSet([(0, 1)], provenance={"model": "m", "cell": "en/text", "seen": ["p1", "p2"]})
+    b = NeuronSet([(0, 1)], provenance={"model": "m", "cell": "sw/text", "seen": ["p3", "p2"]})
+    both = (a & b).provenance
+    assert both["model"] == "m"
+    assert both["cell"] == ["en/text", "sw/text"]
+    # trap: verify refuses prompts that selection saw, so an intersection must remember both parents' prompts
+    assert both["seen"] == ["p1", "p2", "p3"]
+    assert (a & b & a).provenance["seen"] == ["p1", "p2", "p3"]
+
+
+def test_param_fraction_counts_rows_and_column_over_all_parameters(llama: Model):
+    # a gated MLP neuron: gate row, up row, down column, d_model = 20 each
+    total = sum(p.numel() for p in llama.module.parameters())
+    s = NeuronSet([(0, 1), (2, 5), (2, 6)], n_layers=L, d_mlp=D)
+    assert s.param_fraction(llama) == pytest.approx(3 * 3 * 20 / total, rel=1e-12)
+
+
+# -- files ----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("n", [0, 1, 40])
+def test_a_saved_set_comes_back_with_everything(tmp_path: Path, n: int):
+    about = {"method": "contribution", "seed": 7, "versions": {"torch": "2"}, "seen": ["é", "中"]}
+    s = NeuronSet(draw(3, n), n_layers=L, d_mlp=D, provenance=about)
+    path = s.save(tmp_path / "new" / "folder" / "s.safetensors")
+    back = NeuronSet.load(path)
+    assert set(back) == set(s)
+    assert (back.n_layers, back.d_mlp, back.provenance) == (L, D, about)
+    assert [p.name for p in path.parent.iterdir()] == ["s.safetensors"]
+
+
+def test_saving_again_replaces_the_file(tmp_path: Path):
+    NeuronSet([(0, 1)]).save(tmp_path / "s")
+    NeuronSet([(1, 2)]).save(tmp_path / "s")
+    assert list(NeuronSet.load(tmp_path / "s")) == [(1, 2)]
+
+
+def test_nothing_is_left_behind_when_saving_fails(tmp_path: Path):
+    NeuronSet([(0, 1)]).save(tmp_path / "s")
+    with pytest.raises(TypeError):
+        NeuronSet([(1, 2)], provenance={"oops": object()}).save(tmp_path / "s")
+    assert [p.name for p in tmp_path.iterdir()] == ["s"]
+    assert list(NeuronSet.load(tmp_path / "s")) == [(0, 1)]
+
+
+def test_nothing_is_left_behind_when_the_rename_fails(tmp_path: Path):
+    (tmp_path / "taken").mkdir()  # a folder where the file should go
+    with pytest.raises(OSError, match="taken"):
+        NeuronSet([(0, 1)]).save(tmp_path / "taken")
+    assert [p.name for p in tmp_path.iterdir()] == ["taken"]
+
+
+def test_a_missing_file_is_said_to_be_missing(tmp_path: Path):
+    with pytest.raises(InputError, match=r"none\.safetensors: no such neuron set"):
+        NeuronSet.load(tmp_path / "none.safetensors")
+
+
+def corrupt_files() -> dict[str, bytes]:
+    return {"empty": b"", "text": b"not safetensors at all", "short": b"\xff" * 8, "truncated": b"cut"}
+
+
+@pytest.mark.parametrize("name", ["empty", "text", "short", "truncated", "folder", "foreign", "outside", "uneven"])
+def test_a_corrupt_file_is_named(tmp_path: Path, name: str):
+    path = tmp_path / name
+    one = np.array([1], dtype=np.int32)
+    about = {"n_layers": L, "d_mlp": D, "provenance": {}}
+    if name == "folder":
+        path.mkdir()
+    elif name == "foreign":  # real safetensors, but not ours
+        save_file({"weight": np.zeros((2, 3), np.float32)}, path)
+    elif name == "outside":  # a member the shape does not have
+        save_file({"layer": one * 9, "index": one}, path, metadata={"neuronshield": json.dumps(about)})
+    elif name == "uneven":
+        save_file({"layer": one, "index": np.array([1, 2], np.int32)}, path, metadata={"neuronshield": json.dumps(about)})
+    elif name == "truncated":
+        NeuronSet([(0, 1)], n_layers=L, d_mlp=D).save(path)
+        path.write_bytes(path.read_bytes()[:-3])
+    else:
+        path.write_bytes(corrupt_files()[name])
+    with pytest.raises(InputError, match=f"{name}: not a neuron set"):
+        NeuronSet.load(path)

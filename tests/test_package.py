@@ -1,0 +1,46 @@
+"""The package as a whole: what importing it costs, and what its names are."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import neuronshield as ns
+
+
+def fresh(code: str) -> str:
+    """What `code` prints in a new interpreter."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_importing_the_package_imports_neither_torch_nor_transformers():
+    code = "import sys, neuronshield; print([m for m in ('torch', 'transformers', 'nnsight', 'numpy') if m in sys.modules])"
+    assert fresh(code) == "[]"
+
+
+def test_public_names_are_never_shadowed_by_their_modules():
+    # trap: importing neuronshield.overlap imports .capture, and Python then sets the package's attribute
+    # `capture` to that module; whoever asks for the function next would get the module
+    code = (
+        "import neuronshield as ns; first = [ns.overlap, ns.verify, ns.masked_update]; "
+        "print([n for n in ns.__all__ if n != 'run' and type(getattr(ns, n)).__name__ == 'module'])"
+    )
+    assert fresh(code) == "[]"
+
+
+def test_every_public_name_is_listed_by_dir():
+    assert set(ns.__all__) <= set(dir(ns))
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'captur'"):
+        _ = ns.captur  # type: ignore[attr-defined]
+
+
+def test_an_input_error_is_one_line_whatever_it_is_given():
+    assert str(ns.InputError("a\n  b\tc")) == "a b c"
+    assert issubclass(ns.InputError, ValueError)
