@@ -1,8 +1,8 @@
 """The organism's pictures, composed from sprites that ship with the package (no font is needed).
 
 Two atlases: ``objects.png``, a colour drawing per object (OpenMoji), and ``words.png``, each object's name in
-each language as a grey mask (typeset once with Noto). A picture is one of them, scaled and placed by chance on
-a light background.
+each language as a grey mask (typeset once with Noto). A picture is one of them on a light background of a
+random colour: a drawing at a random size and place, a word in a random dark ink at the centre.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..assets import assets
 from .lexicon import LANGUAGES, OBJECTS
 
 SIZE = 100  # pixels a side; five patches of twenty
 SPRITE = 88
 WORD = (96, 48)  # width, height
 COLUMNS = 16
-JITTER = 4  # pixels by which a word may lie off centre
+JITTER = 1  # pixels by which a word may lie off centre
 
 
 _borrowed: ContextVar[Path | None] = ContextVar("organism_folder", default=None)
@@ -39,11 +40,7 @@ def folder() -> Path:
     borrowed = _borrowed.get()
     if borrowed is not None:
         return borrowed
-    package = Path(__file__).resolve().parent.parent
-    for root in (package, package.parent):
-        if (root / "assets" / "organism").is_dir():
-            return root / "assets" / "organism"
-    return package.parent / "assets" / "organism"
+    return assets() / "organism"
 
 
 @contextmanager
@@ -103,8 +100,9 @@ def picture(obj: str, *, language: str | None = None, seed: str | int = 0) -> Im
     background = tuple(rng.randint(205, 255) for _ in range(3))
     canvas = Image.new("RGB", (SIZE, SIZE), background)
     image = sprite(obj, language)
-    scale = rng.uniform(0.8, 1.0) if language is None else rng.uniform(0.94, 1.0)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)
+    if language is None:
+        scale = rng.uniform(0.8, 1.0)
+        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)
     reach = SIZE if language is None else JITTER
     x, y = ((room := SIZE - side) // 2 + rng.randint(-min(room // 2, reach), min(room // 2, reach)) for side in image.size)
     if language is None:

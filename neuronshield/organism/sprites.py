@@ -57,6 +57,25 @@ def fetch(folder: Path) -> Path:
     return folder
 
 
+def licences(folder: Path) -> str:
+    """The notices that must go with the sprites and the names."""
+    with tarfile.open(_archive(folder, "cldr")) as tar:
+        member = tar.extractfile("package/LICENSE")
+        assert member is not None
+        unicode_licence = member.read().decode()
+    return f"""# Licences of what the organism is made of
+
+- **objects.png** is composed of drawings by OpenMoji, the open-source emoji and icon project (openmoji.org),
+  version 17.0.0, scaled to {SPRITE} pixels. Licence: CC BY-SA 4.0 (https://creativecommons.org/licenses/by-sa/4.0/);
+  the atlas is under the same licence.
+- **words.png** shows words set in Noto Sans and Noto Sans CJK, (c) The Noto Project Authors, under the SIL Open Font
+  License 1.1. No font is included.
+- **names.json** has short names from the Unicode CLDR annotations 48.2.0, some replaced by us, under the
+  Unicode License v3, which follows.
+
+{unicode_licence}"""
+
+
 def _archive(folder: Path, name: str) -> Path:
     package = next(p for p in PACKAGES if p.startswith(name))
     return folder / (package.replace("@", "-") + ".tgz")
