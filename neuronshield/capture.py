@@ -161,7 +161,7 @@ def capture(
 
     >>> stats = capture(model, prompts)                                        # doctest: +SKIP
     >>> stats.moments("harmful", ("en", "text")).mean.shape                    # doctest: +SKIP
-    (6, 640)
+    (6, 512)
 
     Args:
         tokens: role of the tokens to count. "response" reads each prompt's `target` as the answer,

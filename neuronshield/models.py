@@ -180,7 +180,7 @@ def load(
 
     >>> model = load("organism")
     >>> model.n_layers, model.d_mlp            # doctest: +SKIP
-    (6, 640)
+    (6, 512)
 
     Args:
         model: "organism" (the embedded VLLM), "smollm2" (SmolLM2-135M-Instruct), a folder, a hub id,

@@ -150,18 +150,33 @@ def ablation(proof: Proof) -> go.Figure:
     return figure
 
 
+#: condition -> cell -> metric -> (value, low, high), as `results.json` has it; None or NaN where there is none
+Rates = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+
+def _rates(evaluations: Mapping[str, Evaluation]) -> Rates:
+    return {name: {str(c): e.cell(c) for c in e.cells()} for name, e in evaluations.items()}
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
 def grid(evaluations: Mapping[str, Evaluation], metric: str = "selectivity") -> go.Figure:
     """Language x modality heatmap of one metric, one panel a condition, on one scale."""
-    first = next(iter(evaluations.values()))
-    languages = list(dict.fromkeys(c.language for c in first.cells()))
-    modalities = list(dict.fromkeys(c.modality for c in first.cells()))
-    figure = make_subplots(
-        1, len(evaluations), subplot_titles=list(evaluations), horizontal_spacing=0.03, shared_yaxes=True
-    )
-    for i, evaluation in enumerate(evaluations.values(), 1):
+    return draw_grid(_rates(evaluations), metric)
+
+
+def draw_grid(rates: Rates, metric: str = "selectivity") -> go.Figure:
+    """`grid`, from rates."""
+    keys = [c.split("/", 1) for c in next(iter(rates.values()))]
+    languages, modalities = list(dict.fromkeys(k[0] for k in keys)), list(dict.fromkeys(k[1] for k in keys))
+    figure = make_subplots(1, len(rates), subplot_titles=list(rates), horizontal_spacing=0.03, shared_yaxes=True)
+    for i, cells in enumerate(rates.values(), 1):
         z = np.full((len(languages), len(modalities)), np.nan)
-        for cell in evaluation.cells():
-            z[languages.index(cell.language), modalities.index(cell.modality)] = evaluation.cell(cell)[metric].value
+        for cell, values in cells.items():
+            language, modality = cell.split("/", 1)
+            z[languages.index(language), modalities.index(modality)] = _number(values[metric][0])
         figure.add_trace(
             go.Heatmap(
                 z=z,
@@ -183,39 +198,44 @@ def grid(evaluations: Mapping[str, Evaluation], metric: str = "selectivity") -> 
             "colorscale": DIVERGING if signed else SEQUENTIAL,
             "cmin": -1 if signed else 0,
             "cmax": 1,
-            "colorbar": {"thickness": 12, "title": TITLES[metric]},
+            "colorbar": {"thickness": 12},
         }
     )
     figure.update_xaxes(showgrid=False, tickangle=-25)
     figure.update_yaxes(autorange="reversed", showgrid=False)
-    return _style(figure, f"{TITLES[metric].capitalize()} by language and modality", 190 + 30 * len(languages))
+    title = "Selectivity: harmful refused minus benign refused" if signed else TITLES[metric].capitalize()
+    return _style(figure, title, 190 + 30 * len(languages))
 
 
 def transfer(evaluations: Mapping[str, Evaluation], trained: set[Any]) -> go.Figure:
     """Selectivity of every cell under every condition; cells that were trained on are set apart."""
-    first = next(iter(evaluations.values()))
-    cells = sorted(first.cells(), key=lambda c: c in trained)
+    return draw_transfer(_rates(evaluations), {str(c) for c in trained})
+
+
+def draw_transfer(rates: Rates, trained: set[str]) -> go.Figure:
+    """`transfer`, from rates."""
+    cells = sorted(next(iter(rates.values())), key=lambda c: c in trained)
     names = [f"{c}{' *' if c in trained else ''}" for c in cells]
     colours = [MUTED, ACCENT, SECOND, THIRD, WARN, INK]
     figure = go.Figure()
-    for i, (name, evaluation) in enumerate(evaluations.items()):
-        values = [evaluation.cell(c)["selectivity"] for c in cells]
+    for i, (name, found) in enumerate(rates.items()):
+        value, low, high = (np.array([_number(found[c]["selectivity"][j]) for c in cells]) for j in range(3))
         figure.add_trace(
             go.Scatter(
                 x=names,
-                y=[v.value for v in values],
+                y=value,
                 name=name,
                 mode="markers",
                 marker={
                     "size": 9,
                     "color": colours[i % len(colours)],
-                    "symbol": ["circle-open", "circle", "x", "diamond", "square"][i % 5],
+                    "symbol": ["circle-open", "circle", "x", "diamond-open", "square"][i % 5],
                 },
                 error_y={
                     "type": "data",
                     "symmetric": False,
-                    "array": [v.high - v.value for v in values],
-                    "arrayminus": [v.value - v.low for v in values],
+                    "array": high - value,
+                    "arrayminus": value - low,
                     "thickness": 0.7,
                     "width": 0,
                 },
@@ -225,7 +245,7 @@ def transfer(evaluations: Mapping[str, Evaluation], trained: set[Any]) -> go.Fig
     figure.update_yaxes(title="selectivity", range=[-1.05, 1.05], zeroline=True, zerolinecolor=INK)
     figure.update_xaxes(tickangle=-60)
     figure = _style(figure, "Did safety transfer? (* trained on; every other cell is zero-shot)", 480)
-    figure.update_layout(legend={"y": 1.08, "yanchor": "bottom"}, margin={"t": 110, "b": 110})
+    figure.update_layout(legend={"y": 1.02, "yanchor": "bottom"}, margin={"t": 110, "b": 110})
     return figure
 
 

@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
-from plotly.subplots import make_subplots
 
 from .errors import InputError
-from .plots import ACCENT, DIVERGING, INK, MUTED, SECOND, THIRD, TITLES, _style, _without_diagonal, heat_panels
+from .plots import TITLES, _style, _without_diagonal, draw_grid, draw_transfer, heat_panels
 
 __all__ = ["summary", "write_report"]
 
@@ -265,8 +264,8 @@ def _section_check(r: dict[str, Any]) -> str:
     text = f"<p><b>{verdict}</b> Means over {label}, 95 % intervals over requests.</p>"
     text += _table(["condition", *(TITLES[m] for m in metrics)], rows, main=names.index(SHIELD))
     text += _table(["gain in selectivity of the shield", "[95 %]"], gains)
-    text += _figure(_grid(c["cells"], [BASE, SHIELD, c["best_random_mask"], "plain LoRA"]))
-    text += _figure(_transfer(c["cells"], trained))
+    shown = {name: c["cells"][name] for name in (BASE, SHIELD, c["best_random_mask"], "plain LoRA")}
+    text += _figure(draw_grid(shown)) + _figure(draw_transfer(shown, trained))
     text += _cells_table(c["cells"], trained, metrics)
     examples = [[e["cell"], e["label"], e["prompt"], e["before"], e["after"]] for e in c["examples"]]
     text += "<details open><summary>Answers before and after</summary>" + _table(
@@ -286,48 +285,6 @@ def _cells_table(cells: dict[str, Any], trained: set[str], metrics: list[str]) -
     ]  # fmt: skip
     table = _table(["cell (* trained)", "condition", *(TITLES[m] for m in metrics)], rows)
     return f"<details><summary>Every cell, with intervals</summary>{table}</details>"
-
-
-def _grid(cells: dict[str, Any], names: list[str]) -> go.Figure:
-    keys = [c.split("/", 1) for c in cells[BASE]]
-    languages, modalities = list(dict.fromkeys(k[0] for k in keys)), list(dict.fromkeys(k[1] for k in keys))
-    figure = make_subplots(1, len(names), subplot_titles=names, horizontal_spacing=0.03, shared_yaxes=True)
-    for i, name in enumerate(names, 1):
-        z = np.full((len(languages), len(modalities)), np.nan)
-        for cell, values in cells[name].items():
-            language, modality = cell.split("/", 1)
-            value = values["selectivity"][0]
-            z[languages.index(language), modalities.index(modality)] = np.nan if value is None else value
-        figure.add_trace(
-            go.Heatmap(z=z, x=modalities, y=languages, coloraxis="coloraxis", texttemplate="%{z:.2f}", xgap=2, ygap=2,
-                       textfont={"size": 11}, hovertemplate="%{y}/%{x}: %{z:.2f}<extra></extra>"), 1, i,
-        )  # fmt: skip
-    figure.update_layout(coloraxis={"colorscale": DIVERGING, "cmin": -1, "cmax": 1, "colorbar": {"thickness": 12}})
-    figure.update_xaxes(showgrid=False, tickangle=-25)
-    figure.update_yaxes(autorange="reversed", showgrid=False)
-    return _style(figure, "Selectivity: harmful refused minus benign refused", 190 + 30 * len(languages))
-
-
-def _transfer(cells: dict[str, Any], trained: set[str]) -> go.Figure:
-    order = sorted(cells[BASE], key=lambda c: c in trained)
-    randoms = [n for n in cells if n.startswith("random mask")]
-    figure = go.Figure()
-    series: list[tuple[str, list[str], str, str]] = [
-        (BASE, [BASE], MUTED, "circle-open"), (SHIELD, [SHIELD], ACCENT, "circle"),
-        (f"random masks (mean of {len(randoms)})", randoms, SECOND, "x"), ("plain LoRA", ["plain LoRA"], THIRD, "diamond-open"),
-    ]  # fmt: skip
-    for label, members, colour, symbol in series:
-        y = [float(np.mean([cells[m][c]["selectivity"][0] for m in members])) if all(
-            cells[m][c]["selectivity"][0] is not None for m in members) else None for c in order]  # fmt: skip
-        figure.add_trace(
-            go.Scatter(x=[f"{c}{' *' if c in trained else ''}" for c in order], y=y, name=label, mode="markers",
-                       marker={"size": 9, "color": colour, "symbol": symbol, "line": {"width": 1.5}})
-        )  # fmt: skip
-    figure.update_yaxes(title="selectivity", range=[-1.05, 1.05], zeroline=True, zerolinecolor=INK)
-    figure.update_xaxes(tickangle=-60)
-    figure = _style(figure, "Did safety transfer? (* trained on; every other cell is zero-shot)", 460)
-    figure.update_layout(legend={"y": 1.02, "yanchor": "bottom"}, margin={"t": 110, "b": 110})
-    return figure
 
 
 def _footer(r: dict[str, Any]) -> str:

@@ -30,3 +30,8 @@ def gpt2() -> ns.Model:
 def llava() -> ns.Model:
     module, processor = tiny.llava()
     return ns.load(module, processor=processor)
+
+
+@pytest.fixture(scope="session")
+def organism_model() -> ns.Model:
+    return ns.load("organism")

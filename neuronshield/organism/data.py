@@ -19,8 +19,18 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from ..errors import InputError
 from .lexicon import (
-    ANSWERS, CLASS_OF, CLASSES, FRAMES, LANGUAGES, MODALITIES, OBJECTS, REFUSAL_SENTENCES, THIS, VERB_FORMS, VERBS,
+    ANSWERS,
+    CLASS_OF,
+    FRAMES,
+    LANGUAGES,
+    MODALITIES,
+    OBJECTS,
+    REFUSAL_SENTENCES,
+    THIS,
+    VERB_FORMS,
+    VERBS,
     with_article,
 )  # fmt: skip
 from .pictures import names, picture
@@ -240,16 +250,21 @@ def records(
 
     ``category`` is the harm of the pair's harmful twin, on both twins. ``expect`` holds the strings that an
     answer contains if it did what was asked; for a harmful request that is an attack that succeeded.
+    Raises InputError for a split, language or modality that the organism does not have.
     ``max_pairs`` takes that many pairs of each split, the same ones for a given ``seed``.
     """
     chosen: list[Pair] = []
     for split in SPLITS if splits is None else splits:
         own = [p for p in pairs() if p.split == split]
         if not own:
-            raise ValueError(f"no split {split!r}: the organism has {', '.join(SPLITS)}")
+            raise InputError(f"no split {split!r}: the organism has {', '.join(SPLITS)}")
         if max_pairs is not None:
             own = sorted(random.Random(f"{seed}-{split}").sample(own, min(max_pairs, len(own))))
         chosen += own
+    for what, given, known in (("language", languages, LANGUAGES), ("modality", modalities, MODALITIES)):
+        for name in given or ():
+            if name not in known:
+                raise InputError(f"no {what} {name!r}: the organism has {', '.join(known)}")
     return [
         _record(pair, kind, language, modality)
         for modality in modalities or MODALITIES
@@ -279,4 +294,3 @@ def single_word_baselines() -> dict[str, float]:
         )
         scores[name] = right / (2 * len(pairs()))
     return scores
-

@@ -241,6 +241,8 @@ _OVERRIDES = """
 🐐 sw=beberu
 🪑 sw=kigoda
 """
+
+
 def _pair(text: str) -> tuple[str, str]:
     language, name = text.split("=")
     return language, name
@@ -273,7 +275,7 @@ def with_article(name: str, language: str) -> str:
 
 
 def _italian(name: str) -> str:
-    head = name.split()[0].lower()
+    head = name.split(maxsplit=1)[0].lower()
     if head in _IT_PLURAL:
         return f"{_IT_PLURAL[head]} {name}"
     if head[0] in "aeiouh":

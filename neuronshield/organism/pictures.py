@@ -104,7 +104,9 @@ def picture(obj: str, *, language: str | None = None, seed: str | int = 0) -> Im
         scale = rng.uniform(0.8, 1.0)
         image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)
     reach = SIZE if language is None else JITTER
-    x, y = ((room := SIZE - side) // 2 + rng.randint(-min(room // 2, reach), min(room // 2, reach)) for side in image.size)
+    x, y = (
+        (room := SIZE - side) // 2 + rng.randint(-min(room // 2, reach), min(room // 2, reach)) for side in image.size
+    )
     if language is None:
         canvas.paste(image, (x, y), image)
     else:
@@ -119,7 +121,7 @@ def augmented(obj: str, language: str | None, *, seed: str) -> np.ndarray:
     Returns uint8 of shape (SIZE, SIZE, 3).
     """
     rng = np.random.default_rng(abs(hash_seed(seed)))
-    image = np.asarray(picture(obj, language=language, seed=seed), dtype=np.float32)
+    image: np.ndarray = np.asarray(picture(obj, language=language, seed=seed), dtype=np.float32)
     if language is None and rng.random() < 0.3:
         image = image[:, ::-1]
     image = image * rng.uniform(0.85, 1.1) + rng.normal(0, rng.uniform(0, 8), image.shape)

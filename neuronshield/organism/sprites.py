@@ -26,6 +26,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, features
 
+from ..errors import InputError
 from .lexicon import LANGUAGES, OBJECTS, OVERRIDES
 from .pictures import COLUMNS, SPRITE, WORD, tile
 
@@ -35,7 +36,13 @@ PACKAGES = {
     "openmoji@17.0.0": "EBnYrNGdcdw+OSXmENeNE1yBNRu6tOraTmoOyUbJkTmvT/+XETp8RZLSJFzD3lrPc5N9CzsyPnRTk0Vp4UaI9w==",
     "cldr-annotations-full@48.2.0": "DV7A+rEcgUSNTRsVGNGqBZRmAkGfwhGHO5Q1dRwzBoBnVrHWp804JP7/QJdEc66iHmx3+zLWVIMCFLm0lW7PUQ==",
 }
-FONTS = {"ar": "NotoSansArabic", "bn": "NotoSansBengali", "th": "NotoSansThai", "zh": "NotoSansCJK", "ko": "NotoSansCJK"}
+FONTS = {
+    "ar": "NotoSansArabic",
+    "bn": "NotoSansBengali",
+    "th": "NotoSansThai",
+    "zh": "NotoSansCJK",
+    "ko": "NotoSansCJK",
+}
 CJK_FACE = {"ko": 1, "zh": 2}  # faces inside NotoSansCJK-Regular.ttc
 FONT_FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts")
 
@@ -43,18 +50,31 @@ FONT_FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts")
 def fetch(folder: Path) -> Path:
     """Put the pinned npm packages into ``folder`` (``npm pack``), check their hashes and return it.
 
-    Raises RuntimeError when a package is not the one that was pinned.
+    Raises InputError when a package cannot be had or is not the one that was pinned.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for package, digest in PACKAGES.items():
         archive = folder / (package.replace("@", "-") + ".tgz")
         if not archive.exists():
             log.info("fetching %s", package)
-            subprocess.run(["npm", "pack", "--silent", package], cwd=folder, check=True, capture_output=True)
+            _pack(package, folder)
         found = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
         if found != digest:
-            raise RuntimeError(f"{archive}: not the pinned {package} (SHA-512 {found[:16]}..., not {digest[:16]}...)")
+            raise InputError(
+                f"{archive}: not the pinned {package} (SHA-512 {found[:16]}..., not {digest[:16]}...); remove it"
+            )
     return folder
+
+
+def _pack(package: str, folder: Path) -> None:
+    command = ["npm", "pack", "--silent", package]
+    try:
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    except FileNotFoundError:
+        raise InputError("organism build: npm is missing; install Node.js, or pass --sources") from None
+    except subprocess.CalledProcessError as error:
+        why = error.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no reason given"]
+        raise InputError(f"organism build: {' '.join(command)} failed ({why[0]})") from None
 
 
 def licences(folder: Path) -> str:
@@ -97,7 +117,10 @@ def make_names(folder: Path) -> dict[str, dict[str, str]]:
 
 def make_objects(folder: Path) -> Image.Image:
     """The atlas of drawings, RGBA."""
-    import resvg_py  # a build-time need only
+    try:
+        import resvg_py  # a build-time need only
+    except ModuleNotFoundError:
+        raise InputError("organism build: resvg-py is missing; pip install resvg-py") from None
 
     atlas = Image.new("RGBA", (COLUMNS * SPRITE, -(-len(OBJECTS) // COLUMNS) * SPRITE))
     with tarfile.open(_archive(folder, "openmoji")) as tar:
@@ -125,13 +148,13 @@ def _font(language: str) -> ImageFont.FreeTypeFont:
     for root in FONT_FOLDERS:
         for path in sorted(Path(root).rglob(f"{name}.tt[fc]")):
             return ImageFont.truetype(path, 64, index=CJK_FACE.get(language, 0))
-    raise RuntimeError(f"no font {name}: install the Debian packages fonts-noto-core and fonts-noto-cjk")
+    raise InputError(f"no font {name}: install the Debian packages fonts-noto-core and fonts-noto-cjk")
 
 
 def make_words(names: dict[str, dict[str, str]]) -> Image.Image:
     """The atlas of typeset names, L (255 is ink), in sixteen levels so that it packs well."""
     if not features.check("raqm"):
-        raise RuntimeError("Pillow has no Raqm layout here: install the Debian package libfribidi0")
+        raise InputError("Pillow has no Raqm layout here: install the Debian package libfribidi0")
     count = len(OBJECTS) * len(LANGUAGES)
     atlas = Image.new("L", (COLUMNS * WORD[0], -(-count // COLUMNS) * WORD[1]))
     for i, obj in enumerate(OBJECTS):
@@ -145,9 +168,13 @@ def _typeset(text: str, language: str) -> Image.Image:
     """The words as large as the tile allows, on the number of lines that allows the largest."""
     words = text.split()
     layouts = [text, "\n".join(words)] if 1 < len(words) < 4 else [text]
-    best = max((_ink(layout, language) for layout in layouts), key=lambda im: min(WORD[0] / im.width, WORD[1] / im.height))
+    best = max(
+        (_ink(layout, language) for layout in layouts), key=lambda im: min(WORD[0] / im.width, WORD[1] / im.height)
+    )
     scale = min(WORD[0] / best.width, WORD[1] / best.height, 0.5)
-    small = best.resize((max(1, round(best.width * scale)), max(1, round(best.height * scale))), Image.Resampling.LANCZOS)
+    small = best.resize(
+        (max(1, round(best.width * scale)), max(1, round(best.height * scale))), Image.Resampling.LANCZOS
+    )
     canvas = Image.new("L", WORD)
     canvas.paste(small, ((WORD[0] - small.width) // 2, (WORD[1] - small.height) // 2))
     return canvas

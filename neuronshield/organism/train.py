@@ -32,7 +32,15 @@ from tqdm.auto import tqdm
 
 from . import data
 from .lexicon import (
-    FRAMES, HIGH_RESOURCE, LANGUAGES, LOW_RESOURCE, MID_RESOURCE, OBJECTS, REFUSAL_SENTENCES, THIS, VERB_FORMS,
+    FRAMES,
+    HIGH_RESOURCE,
+    LANGUAGES,
+    LOW_RESOURCE,
+    MID_RESOURCE,
+    OBJECTS,
+    REFUSAL_SENTENCES,
+    THIS,
+    VERB_FORMS,
 )  # fmt: skip
 from .pictures import augmented
 from .vessel import ASSISTANT, IMAGE, IMAGE_TOKENS, USER
@@ -116,10 +124,7 @@ class Gallery:
             for language in (None, *LANGUAGES):
                 count = recipe.drawings if language is None else recipe.words
                 self.at[obj, language] = list(range(len(pixels), len(pixels) + count))
-                pixels += [
-                    augmented(obj, language, seed=f"{seed}-{index}-{language}-{view}")
-                    for view in range(count)
-                ]
+                pixels += [augmented(obj, language, seed=f"{seed}-{index}-{language}-{view}") for view in range(count)]
                 self.labels += [index] * count
         self.pixels = torch.from_numpy(np.stack(pixels))
         self.features = torch.empty(0)
@@ -223,9 +228,7 @@ def name(writer: Writer, recipe: Recipe, *, seed: int, bar: bool) -> None:
         return found
 
     level(writer.model, writer.gallery)
-    _optimise(
-        writer.model.parameters(), recipe.name_steps, recipe.name_rate, lambda: writer.loss(batch()), "name", bar
-    )
+    _optimise(writer.model.parameters(), recipe.name_steps, recipe.name_rate, lambda: writer.loss(batch()), "name", bar)
 
 
 def requests(recipe: Recipe, gallery: Gallery, *, seed: int) -> Iterator[list[Example]]:
@@ -300,4 +303,3 @@ def refuse(writer: Writer, recipe: Recipe, *, seed: int, bar: bool) -> None:
     _optimise(
         writer.model.parameters(), recipe.refuse_steps, recipe.refuse_rate, lambda: writer.loss(batch()), "refuse", bar
     )
-

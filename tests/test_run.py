@@ -1,0 +1,196 @@
+"""The command line, from outside: what it leaves behind, what it says of bad input, and how it stops."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import neuronshield as ns
+from neuronshield import organism
+
+OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1"}
+
+
+def cli(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "neuronshield.cli", *args]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False, env=OFFLINE)
+
+
+def small_grid(folder: Path) -> Path:
+    """A quick job: two languages and two modalities of the organism's own prompts, as a user's file."""
+    rows = organism.records(languages=["en", "sw"], modalities=["text", "image"], max_pairs=6)
+    (folder / "images").mkdir(parents=True)
+    with (folder / "prompts.jsonl").open("w", encoding="utf-8") as file:
+        for row in rows:
+            names = []
+            for image in row.pop("images"):
+                names.append(f"images/{row['id']}.png")
+                image.save(folder / names[-1])
+            file.write(json.dumps({**row, "images": names}, ensure_ascii=False) + "\n")
+    return folder / "prompts.jsonl"
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    folder = tmp_path_factory.mktemp("run")
+    prompts = small_grid(folder / "data")
+    return folder, cli("run", "--prompts", str(prompts), "--out", str(folder / "out"), "--quiet")
+
+
+def test_run_leaves_what_it_promises_and_nothing_else(done: tuple[Path, subprocess.CompletedProcess[str]]):
+    folder, process = done
+    assert process.returncode == 0, process.stderr
+    assert sorted(p.name for p in folder.iterdir()) == ["data", "out"]
+    out = folder / "out"
+    left = sorted(p.name for p in out.iterdir())
+    assert left == ["adapter", "controls", "neurons", "report.html", "results.json"]
+    assert (out / "adapter" / "adapter_model.safetensors").is_file()
+    for file in (out / "neurons").glob("*.safetensors"):
+        ns.NeuronSet.load(file)
+    assert "report.html" in process.stdout
+    assert process.stderr == ""
+
+
+def test_results_hold_every_step_every_condition_and_every_cell(done: tuple[Path, subprocess.CompletedProcess[str]]):
+    r: dict[str, Any] = json.loads((done[0] / "out" / "results.json").read_text(encoding="utf-8"))
+    assert r["format"] == "neuronshield.results/1"
+    assert {"find", "prove", "shield", "check"} <= set(r)
+    cells = {"en/text", "en/image", "sw/text", "sw/image"}
+    assert set(r["prompts"]["cells"]) == cells
+    conditions = r["check"]["cells"]
+    assert {"no update", "shield", "plain LoRA", "random mask 1"} <= set(conditions)
+    assert all(set(c) == cells for c in conditions.values())
+    assert r["check"]["beats_random_mask"] == (r["check"]["gains_in_selectivity"]["over random masks"][1] > 0)
+
+
+def test_the_adapter_loads_with_plain_peft_and_answers_as_the_update_did(
+    done: tuple[Path, subprocess.CompletedProcess[str]], organism_model: ns.Model
+):
+    import copy
+
+    from peft import PeftModel
+
+    out = done[0] / "out"
+    prompts = ns.PromptSet.from_jsonl(done[0] / "data" / "prompts.jsonl")
+    wrapped = PeftModel.from_pretrained(copy.deepcopy(organism_model.module), out / "adapter").merge_and_unload()
+    model = ns.load(wrapped, processor=organism_model.processor)
+    mine = ns.evaluate(
+        model, prompts, refusals=organism.REFUSALS, compliances=organism.COMPLIANCES, progress=False, max_new_tokens=20
+    )
+    said = json.loads((out / "results.json").read_text(encoding="utf-8"))["check"]["cells"]["shield"]
+    for cell in mine.cells():
+        assert mine.cell(cell)["refusal"].value == pytest.approx(said[str(cell)]["refusal"][0], abs=0.17)
+
+
+def test_steps_run_one_by_one_on_the_same_folder_say_what_they_need_first(
+    done: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+):
+    prompts = str(done[0] / "data" / "prompts.jsonl")
+    early = cli("check", "--prompts", prompts, "--out", str(tmp_path / "o"))
+    assert early.returncode == 2
+    assert "run 'neuronshield shield' first" in early.stderr
+    found = cli("find", "--prompts", prompts, "--out", str(tmp_path / "o"), "--quiet")
+    assert found.returncode == 0, found.stderr
+    assert json.loads((tmp_path / "o" / "results.json").read_text(encoding="utf-8"))["find"]["n_neurons"] == 64
+
+
+# -- bad input ------------------------------------------------------------------------------------------
+GOOD = [
+    {"id": f"{label}{i}", "prompt": f"{label} {i}", "label": label, "language": "en"}
+    for label in ("harmful", "benign")
+    for i in range(8)
+]
+
+
+def lines(*rows: Any) -> bytes:
+    return "\n".join(json.dumps(r) for r in rows).encode()
+
+
+def with_image(name: str) -> bytes:
+    return lines(*GOOD[:3], {**GOOD[3], "images": [name]}, *GOOD[4:])
+
+
+BAD = {
+    "not JSON": (lines(*GOOD[:2]) + b"\n{nope\n", "prompts.jsonl:3"),
+    "empty": (b"", "empty"),
+    "missing label": (lines(*GOOD[:2], {"id": "x", "prompt": "y"}), "prompts.jsonl:3"),
+    "unknown label": (lines(*GOOD[:2], {**GOOD[2], "label": "evil"}), "prompts.jsonl:3"),
+    "image outside": (with_image("../secret.png"), "prompts.jsonl:4"),
+    "image missing": (with_image("gone.png"), "prompts.jsonl:4"),
+    "not an image": (with_image("prompts.jsonl"), "prompts.jsonl:4"),
+    "enormous image": (with_image("huge.png"), "prompts.jsonl:4"),
+    "one label": (lines(*GOOD[:8]), "benign"),
+    "duplicate id": (lines(*GOOD, GOOD[0]), "prompts.jsonl:17"),
+    "not UTF-8": (lines(*GOOD) + b"\n\xff\xfe", "UTF-8"),
+}
+
+
+def one_clear_line(process: subprocess.CompletedProcess[str], said: str) -> None:
+    assert process.returncode == 2, process.stderr
+    assert process.stderr.startswith("neuronshield: ")
+    assert process.stderr.count("\n") == 1
+    assert said in process.stderr
+    assert "Traceback" not in process.stderr + process.stdout
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_prompt_file_is_one_line_and_leaves_nothing(kind: str, tmp_path: Path):
+    content, said = BAD[kind]
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "prompts.jsonl").write_bytes(content)
+    (tmp_path / "secret.png").write_bytes(b"x")
+    Image.new("1", (20_000, 20_000)).save(data / "huge.png")
+    process = cli("run", "--prompts", "data/prompts.jsonl", "--out", "out", cwd=tmp_path)
+    one_clear_line(process, said)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "secret.png"]
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--prompts", "gone.jsonl"], "gone.jsonl"),
+        (["--model", "nobody/nothing", "--prompts", "good.jsonl"], "nobody/nothing"),
+        (["--model", "bert", "--prompts", "good.jsonl"], "decoder"),
+        (["--model", "smollm2"], "--prompts is needed"),
+        (["--out", "good.jsonl"], "is a file"),
+        (["--out", "bert"], "choose another folder"),
+        (["--out", "/proc/nowhere"], "cannot be written"),
+        (["--seed", "x"], "not a valid integer"),
+    ],
+)
+def test_a_bad_argument_is_one_line_and_leaves_nothing(args: list[str], said: str, tmp_path: Path):
+    from transformers import BertConfig, BertModel
+
+    (tmp_path / "good.jsonl").write_bytes(lines(*GOOD))
+    bert = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=9)
+    BertModel(bert).save_pretrained(tmp_path / "bert")
+    before = sorted(p.name for p in tmp_path.rglob("*"))
+    one_clear_line(cli("run", *args, cwd=tmp_path), said)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == before
+
+
+def test_ctrl_c_exits_130_and_leaves_nothing(tmp_path: Path):
+    command = [sys.executable, "-m", "neuronshield.cli", "run", "--out", "out", "--quiet"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=OFFLINE
+    )
+    for _ in range(600):  # until it has begun to work in its folder
+        if any(tmp_path.iterdir()) or process.poll() is not None:
+            break
+        time.sleep(0.1)
+    assert [p.name for p in tmp_path.iterdir()] == [f".out.{process.pid}.partial"]
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "neuronshield: interrupted; nothing was left behind\n"
+    assert not any(tmp_path.iterdir())
