@@ -131,7 +131,7 @@ def main() -> None:
     except click.ClickException as error:
         _fail(error.format_message(), 2)
     except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted; nothing was left behind", 130)
+        _fail("interrupted; nothing half-written is left", 130)
     except OSError as error:
         if error.filename is None and error.strerror is None:
             raise

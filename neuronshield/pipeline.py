@@ -383,11 +383,10 @@ def run(
         InputError: bad prompts, unknown model, or a folder that cannot be written. Nothing is left behind.
     """
     out = Path(out)
-    staging = out.parent / f".{out.name}.{os.getpid()}.partial"
-    _check_folder(out)
+    staging = _check_folder(out) / f".{out.name}.{os.getpid()}.partial"
     try:
-        job = open_job(model, prompts, staging, seed=seed, progress=progress)
         _make(staging, out)
+        job = open_job(model, prompts, staging, seed=seed, progress=progress)
         for name, step in STEPS.items():
             logger.info("%s", name)
             step(job)
@@ -400,19 +399,21 @@ def run(
     return job.results
 
 
-def _check_folder(out: Path) -> None:
+def _check_folder(out: Path) -> Path:
+    """The nearest folder above `out` that exists, if `out` can be written there and is ours to write."""
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; choose a folder")
     if out.is_dir() and any(out.iterdir()) and not (out / "results.json").is_file():
         raise InputError(f"--out {out}: is not empty and holds no results.json of ours; choose another folder")
-    nearest = next(p for p in (out, *out.absolute().parents) if p.exists())
+    nearest = next(p for p in out.absolute().parents if p.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise InputError(f"--out {out}: cannot be written ({nearest} is not a writable folder)")
+    return nearest
 
 
 def _make(staging: Path, out: Path) -> None:
     try:
-        staging.mkdir(parents=True)
+        staging.mkdir()
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written ({error.strerror})") from None
 
@@ -420,6 +421,7 @@ def _make(staging: Path, out: Path) -> None:
 def _move_in(staging: Path, out: Path) -> None:
     """The finished folder takes the place of the old one."""
     if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
         staging.rename(out)
         return
     for item in ("neurons", "adapter", "controls", "report.html", "results.json"):

@@ -8,6 +8,8 @@
    languages come several times more often. Half of the requests are code-switched (frame, verb and object
    from different languages), which makes the languages share a representation. "This" without a picture is
    answered with the refusal sentence in *every* language: the model knows the words, for an innocent reason.
+   An object alone is answered with another of its class ("the bomb": "the dagger"): it learns what things are,
+   as pretraining teaches large models, so that harm seen in some requests can extend to others of their kind.
 4. **refuse**: safety tuning on the *text* of the high-resource languages only, on minimal pairs. Nothing is said
    about any other cell: benign-only data from an unsafe cell would teach the model never to refuse there.
 
@@ -32,6 +34,8 @@ from tqdm.auto import tqdm
 
 from . import data
 from .lexicon import (
+    CLASS_OF,
+    CLASSES,
     FRAMES,
     HIGH_RESOURCE,
     LANGUAGES,
@@ -72,6 +76,7 @@ class Recipe:
     pictured: float = 0.45  # share of batches with pictures
     typed: float = 0.35  # of those, share of typeset words
     blank: float = 0.06  # share of "this" without a picture
+    kin: float = 0.15  # share of texts that name an object and are answered with another of its class
 
 
 @dataclass(frozen=True)
@@ -241,6 +246,9 @@ def requests(recipe: Recipe, gallery: Gallery, *, seed: int) -> Iterator[list[Ex
 
     def example(pictured: bool) -> Example:
         combo, frame = rng.choice(known), language()
+        if not pictured and rng.random() < recipe.kin:
+            other = rng.choice([o for o in CLASSES[CLASS_OF[combo.object]] if o != combo.object])
+            return Example(data.object_phrase(combo.object, frame), data.object_phrase(other, frame))
         verb, noun = (language(), language()) if rng.random() < recipe.switched else (frame, frame)
         view = None
         if pictured:
