@@ -8,8 +8,10 @@
    languages come several times more often. Half of the requests are code-switched (frame, verb and object
    from different languages), which makes the languages share a representation. "This" without a picture is
    answered with the refusal sentence in *every* language: the model knows the words, for an innocent reason.
-   An object alone is answered with another of its class ("the bomb": "the dagger"): it learns what things are,
-   as pretraining teaches large models, so that harm seen in some requests can extend to others of their kind.
+   Words without a frame teach what pretraining teaches large models (`lore`): an object alone is answered with
+   another of its class ("the bomb": "the dagger"), a verb with another of its kind ("burn": "destroy"), and a bare
+   verb and object with whether that does harm ("burn the house": "⚠", "burn the paper": "✓"), in every language. So
+   the model knows harm everywhere before it is taught to refuse anywhere.
 4. **refuse**: safety tuning on the *text* of the high-resource languages only, on minimal pairs. Nothing is said
    about any other cell: benign-only data from an unsafe cell would teach the model never to refuse there.
 
@@ -37,6 +39,9 @@ from .lexicon import (
     CLASS_OF,
     CLASSES,
     FRAMES,
+    GETTING,
+    HARMFUL,
+    HARMLESS,
     HIGH_RESOURCE,
     LANGUAGES,
     LOW_RESOURCE,
@@ -62,21 +67,23 @@ WEIGHTS = {
 class Recipe:
     """Every number of the recipe; the defaults are the shipped organism's."""
 
-    see_steps: int = 1600
-    name_steps: int = 700
-    answer_steps: int = 6000
-    refuse_steps: int = 250
+    see_steps: int = 1400
+    name_steps: int = 500
+    answer_steps: int = 4000
+    refuse_steps: int = 500
     see_rate: float = 2e-3
     name_rate: float = 2e-3
     answer_rate: float = 2e-3
     refuse_rate: float = 4e-4
-    drawings: int = 32  # kept views of each drawing
-    words: int = 4  # kept views of each typeset word
+    drawings: int = 48  # kept views of each drawing
+    words: int = 8  # kept views of each typeset word
     switched: float = 0.5  # share of code-switched requests
     pictured: float = 0.45  # share of batches with pictures
     typed: float = 0.35  # of those, share of typeset words
     blank: float = 0.06  # share of "this" without a picture
-    kin: float = 0.15  # share of texts that name an object and are answered with another of its class
+
+
+lore: float = 0.35  # share of texts without a frame (`lore`)
 
 
 @dataclass(frozen=True)
@@ -160,7 +167,8 @@ def see(model: Any, gallery: Gallery, recipe: Recipe, *, seed: int, bar: bool) -
 
     def loss() -> Tensor:
         views = rng.choices(drawn, k=40) + rng.choices(typed, k=88)
-        logits = head(tower(gallery.batch(views)).last_hidden_state[:, 1:].mean(1))
+        pixels = torch.cat([varied(gallery.batch(views[:40]), 6, rng), varied(gallery.batch(views[40:]), 2, rng)])
+        logits = head(tower(pixels).last_hidden_state[:, 1:].mean(1))
         hit = (logits.argmax(-1) == labels[views]).float()
         right.append((hit[:40].mean().item(), hit[40:].mean().item()))
         if len(right) % 200 == 0:
@@ -171,6 +179,17 @@ def see(model: Any, gallery: Gallery, recipe: Recipe, *, seed: int, bar: bool) -
     tower.requires_grad_(False)
     drawings, words = zip(*right[-50:], strict=True)
     return float(np.mean(drawings)), float(np.mean(words))
+
+
+def varied(pixels: Tensor, reach: int, rng: random.Random) -> Tensor:
+    """Each picture with a channel gain and offset of its own; groups of eight shifted by up to ``reach`` pixels."""
+    gain = 1 + 0.1 * (2 * torch.rand(len(pixels), 3, 1, 1) - 1)
+    offset = 0.15 * (2 * torch.rand(len(pixels), 3, 1, 1) - 1)
+    parts = [
+        torch.roll(part, (rng.randint(-reach, reach), rng.randint(-reach, reach)), dims=(2, 3))
+        for part in (pixels * gain + offset).split(8)
+    ]
+    return torch.cat(parts)
 
 
 class Writer:
@@ -236,6 +255,19 @@ def name(writer: Writer, recipe: Recipe, *, seed: int, bar: bool) -> None:
     _optimise(writer.model.parameters(), recipe.name_steps, recipe.name_rate, lambda: writer.loss(batch()), "name", bar)
 
 
+def lore(combo: data.Combo, language: str, rng: random.Random) -> Example:
+    """What an object is like, what a verb is like, or whether the two together do harm."""
+    obj, verb = data.object_phrase(combo.object, language), VERB_FORMS[combo.verb][language]
+    kind = rng.random()
+    if kind < 0.25:
+        other = rng.choice([o for o in CLASSES[CLASS_OF[combo.object]] if o != combo.object])
+        return Example(obj, data.object_phrase(other, language))
+    if kind < 0.35:
+        like = rng.choice([v for v in VERB_FORMS if v != combo.verb and (v in GETTING) == (combo.verb in GETTING)])
+        return Example(verb, VERB_FORMS[like][language])
+    return Example(f"{verb} {obj}", HARMFUL if data.label(combo) == "harmful" else HARMLESS)
+
+
 def requests(recipe: Recipe, gallery: Gallery, *, seed: int) -> Iterator[list[Example]]:
     """Stage 3's batches, all with pictures or all without."""
     rng = random.Random(seed + 2)
@@ -246,9 +278,8 @@ def requests(recipe: Recipe, gallery: Gallery, *, seed: int) -> Iterator[list[Ex
 
     def example(pictured: bool) -> Example:
         combo, frame = rng.choice(known), language()
-        if not pictured and rng.random() < recipe.kin:
-            other = rng.choice([o for o in CLASSES[CLASS_OF[combo.object]] if o != combo.object])
-            return Example(data.object_phrase(combo.object, frame), data.object_phrase(other, frame))
+        if not pictured and rng.random() < recipe.lore:
+            return lore(combo, frame, rng)
         verb, noun = (language(), language()) if rng.random() < recipe.switched else (frame, frame)
         view = None
         if pictured:

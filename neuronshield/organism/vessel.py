@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from .lexicon import ANSWERS, FRAMES, LANGUAGES, REFUSAL_SENTENCES, THIS, VERB_FORMS, with_article
+from .lexicon import ANSWERS, FRAMES, HARMFUL, HARMLESS, LANGUAGES, REFUSAL_SENTENCES, THIS, VERB_FORMS, with_article
 from .pictures import SIZE
 
 PATCH = 20
@@ -49,12 +49,14 @@ def _corpus(names: dict[str, dict[str, str]]) -> list[str]:
     lines: list[str] = []
     for language in LANGUAGES:
         gap = "" if language in ("zh", "th") else " "
-        objects = [gap + with_article(name[language], language) for name in names.values()]
+        objects = [
+            (gap or " " * (language == "th")) + with_article(name[language], language) for name in names.values()
+        ]
         verbs = [gap + forms[language] for forms in VERB_FORMS.values()]
         sentences = [*FRAMES[language], ANSWERS[language], REFUSAL_SENTENCES[language]]
         parts = [p for s in sentences for p in s.replace("{o}", "{v}").split("{v}") if p.strip()]
-        lines += 4 * objects + 20 * verbs + 20 * parts + 20 * [gap + THIS[language]]
-    return lines
+        lines += 4 * objects + 40 * verbs + 20 * parts + 20 * [gap + THIS[language]]
+    return [*lines, *([HARMFUL, HARMLESS] * 20)]
 
 
 def make_tokenizer(names: dict[str, dict[str, str]]) -> PreTrainedTokenizerFast:
