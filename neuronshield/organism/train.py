@@ -82,8 +82,7 @@ class Recipe:
     typed: float = 0.35  # of those, share of typeset words
     blank: float = 0.06  # share of "this" without a picture
 
-
-lore: float = 0.35  # share of texts without a frame (`lore`)
+    lore: float = 0.35  # share of texts without a frame (`lore`)
 
 
 @dataclass(frozen=True)
