@@ -166,7 +166,7 @@ def see(model: Any, gallery: Gallery, recipe: Recipe, *, seed: int, bar: bool) -
 
     def loss() -> Tensor:
         views = rng.choices(drawn, k=40) + rng.choices(typed, k=88)
-        pixels = torch.cat([varied(gallery.batch(views[:40]), 6, rng), varied(gallery.batch(views[40:]), 2, rng)])
+        pixels = torch.cat([varied(gallery.batch(views[:40]), 5, rng), varied(gallery.batch(views[40:]), 0, rng)])
         logits = head(tower(pixels).last_hidden_state[:, 1:].mean(1))
         hit = (logits.argmax(-1) == labels[views]).float()
         right.append((hit[:40].mean().item(), hit[40:].mean().item()))
