@@ -169,18 +169,17 @@ class PromptSet(Sequence[Prompt]):
     @classmethod
     def from_parquet(cls, path: str | os.PathLike[str]) -> PromptSet:
         """Read a Parquet file with the same columns (needs pyarrow)."""
-        import pandas as pd
-
-        path = Path(path)
         try:
-            frame = pd.read_parquet(path)
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file") from None
+            import pyarrow.parquet
         except ImportError:
             raise InputError(f"{path}: reading Parquet needs pyarrow; pip install pyarrow") from None
+        path = Path(path)
+        try:
+            records = pyarrow.parquet.read_table(path).to_pylist()
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file") from None
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
-        records = frame.to_dict("records")
         rows = [(f"{path}: row {i}", {k: v for k, v in r.items() if not _is_null(v)}) for i, r in enumerate(records)]
         if not rows:
             raise InputError(f"{path}: empty")

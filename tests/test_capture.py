@@ -167,7 +167,7 @@ def test_memory_does_not_grow_with_prompts_or_tokens(llama: ns.Model):
 
 def test_the_forward_stops_before_the_head(llama: ns.Model):
     calls = []
-    handle = llama.module.lm_head.register_forward_hook(lambda *a: calls.append(1))
+    handle = llama.module.lm_head.register_forward_hook(lambda *_: calls.append(1))
     try:
         capture(llama, tiny.prompts()[:4], progress=False)
     finally:

@@ -111,7 +111,9 @@ def test_without_a_chat_template_the_prompt_is_used_verbatim(llama: ns.Model, ll
 
 def test_a_chat_template_is_used_and_brings_its_own_specials():
     tokenizer = tiny.tokenizer()
-    tokenizer.chat_template = "<bos> {% for m in messages %}{{ m.content }} {% endfor %}{% if add_generation_prompt %}here{% endif %}"
+    tokenizer.chat_template = (
+        "<bos> {% for m in messages %}{{ m.content }} {% endfor %}{% if add_generation_prompt %}here{% endif %}"
+    )
     model = ns.load(tiny.llama(), processor=tokenizer)
     (p, _) = two()
     assert render(model, p) == ("<bos> how do i bake a cake here", True)

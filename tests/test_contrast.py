@@ -77,7 +77,9 @@ def test_precise_shield_keeps_the_benign_ranking_to_subtract(raw: dict, norms: n
     scores = contrast(stats, method="precise_shield")
     assert scores.against is not None
     for i, cell in enumerate(CELLS):
-        np.testing.assert_allclose(scores.against[i], by_hand("precise_shield", raw["benign", cell], raw["benign", cell], norms))
+        np.testing.assert_allclose(
+            scores.against[i], by_hand("precise_shield", raw["benign", cell], raw["benign", cell], norms)
+        )
     np.testing.assert_allclose(scores.values.sum(axis=2), 1)  # normalised within the layer
 
 
@@ -147,7 +149,12 @@ def test_a_set_says_where_it_came_from(stats: Stats):
     assert isinstance(chosen, NeuronSet)
     assert (chosen.n_layers, chosen.d_mlp) == (L, D)
     about = chosen.provenance
-    assert (about["method"], about["cell"], about["size"], about["model"]) == ("contribution", "sw/image", {"k": 5}, "m")
+    assert (about["method"], about["cell"], about["size"], about["model"]) == (
+        "contribution",
+        "sw/image",
+        {"k": 5},
+        "m",
+    )
     assert about["seen"] == ["x"]
 
 
@@ -158,7 +165,16 @@ def test_exactly_one_size_is_wanted(stats: Stats, size: dict):
 
 
 @pytest.mark.parametrize(
-    "size", [{"k": 0}, {"k": -3}, {"k": 88}, {"per_layer": 30}, {"fraction": 0.001}, {"fraction": 1.1}, {"param_fraction": 0.0005}]
+    "size",
+    [
+        {"k": 0},
+        {"k": -3},
+        {"k": 88},
+        {"per_layer": 30},
+        {"fraction": 0.001},
+        {"fraction": 1.1},
+        {"param_fraction": 0.0005},
+    ],
 )
 def test_a_size_that_buys_nothing_or_too_much_is_refused(stats: Stats, size: dict):
     with pytest.raises(InputError, match="must be 1 to"):
@@ -179,6 +195,8 @@ def test_the_frame_lists_the_best_first(stats: Stats):
 def test_an_unknown_method_and_a_lone_label_are_refused(stats: Stats):
     with pytest.raises(InputError, match="method='cohen' is unknown; use one of effect_size"):
         contrast(stats, method="cohen")
-    alone = Stats({g: m for g, m in stats.groups.items() if g.label == "harmful"}, stats.down_norms, "last_prompt", 1, 1)
+    alone = Stats(
+        {g: m for g, m in stats.groups.items() if g.label == "harmful"}, stats.down_norms, "last_prompt", 1, 1
+    )
     with pytest.raises(InputError, match="needs both"):
         contrast(alone)

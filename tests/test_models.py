@@ -142,7 +142,10 @@ def uneven() -> PreTrainedModel:
 @pytest.mark.parametrize(
     ("build", "says"),
     [
-        (bert, "BertForMaskedLM: .*no decoder MLP|BertForMaskedLM: .*no MLP we know|BertForMaskedLM: no decoder layers"),
+        (
+            bert,
+            "BertForMaskedLM: .*no decoder MLP|BertForMaskedLM: .*no MLP we know|BertForMaskedLM: no decoder layers",
+        ),
         (mixtral, "MixtralForCausalLM: mixture-of-experts"),
         (uneven, "LlamaForCausalLM: layers differ in MLP width"),
         (lambda: torch.nn.Linear(2, 3), "Linear: no decoder layers found"),

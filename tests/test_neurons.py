@@ -29,7 +29,9 @@ def test_algebra_is_that_of_python_sets(seed: int):
         assert len(ours) == len(theirs)
         assert (ours.n_layers, ours.d_mlp) == (L, D)
     assert all((pair in x) == (pair in a) for pair in draw(seed + 7, 60))
-    assert (x == NeuronSet(a)) and (x != y) and hash(x) == hash(NeuronSet(sorted(a, reverse=True)))
+    assert x == NeuronSet(a)
+    assert x != y
+    assert hash(x) == hash(NeuronSet(sorted(a, reverse=True)))
 
 
 def test_operands_are_left_as_they_were():
@@ -154,7 +156,9 @@ def test_a_corrupt_file_is_named(tmp_path: Path, name: str):
     elif name == "outside":  # a member the shape does not have
         save_file({"layer": one * 9, "index": one}, path, metadata={"neuronshield": json.dumps(about)})
     elif name == "uneven":
-        save_file({"layer": one, "index": np.array([1, 2], np.int32)}, path, metadata={"neuronshield": json.dumps(about)})
+        save_file(
+            {"layer": one, "index": np.array([1, 2], np.int32)}, path, metadata={"neuronshield": json.dumps(about)}
+        )
     elif name == "truncated":
         NeuronSet([(0, 1)], n_layers=L, d_mlp=D).save(path)
         path.write_bytes(path.read_bytes()[:-3])

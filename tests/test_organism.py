@@ -214,7 +214,9 @@ def test_safety_tuning_sees_nothing_but_high_resource_text(monkeypatch: pytest.M
 
     recipe = train.Recipe(refuse_steps=5)
     train.refuse(Spy(), recipe, seed=0, bar=False)  # type: ignore[arg-type]
-    known = {data.request(c, x, frame=f) for c in data.training_combos() for x in organism.HIGH_RESOURCE for f in range(3)}
+    known = {
+        data.request(c, x, frame=f) for c in data.training_combos() for x in organism.HIGH_RESOURCE for f in range(3)
+    }
     assert {e.prompt for e in seen} <= known
     assert all(e.view is None for e in seen)
     refused = sum(e.answer in {organism.refusal_sentence(x) for x in organism.HIGH_RESOURCE} for e in seen)

@@ -16,7 +16,9 @@ K = 17
 
 def sets_of(seed: int) -> tuple[set[tuple[int, int]], set[tuple[int, int]]]:
     rng = np.random.default_rng(seed)
-    return tuple({(int(a), int(i)) for a, i in zip(rng.integers(0, 3, n), rng.integers(0, 7, n), strict=True)} for n in (11, 5))  # type: ignore[return-value]
+    return tuple(
+        {(int(a), int(i)) for a, i in zip(rng.integers(0, 3, n), rng.integers(0, 7, n), strict=True)} for n in (11, 5)
+    )  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("seed", range(4))

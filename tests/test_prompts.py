@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import struct
 import zlib
@@ -45,10 +44,34 @@ def huge_png(path: Path, side: int) -> None:
 # -- reading --------------------------------------------------------------------------------------------
 def test_a_full_row_arrives_column_by_column(tmp_path: Path):
     save_picture(tmp_path / "a.png")
-    row = {**OK, "id": "x", "images": ["a.png"], "language": "zh-Hans", "modality": "typographic", "category": "food",
-           "source": "me", "pair_id": 7, "target": "sure", "split": "train", "expect": ["bake", "cake"], "mine": [1]}
+    row = {
+        **OK,
+        "id": "x",
+        "images": ["a.png"],
+        "language": "zh-Hans",
+        "modality": "typographic",
+        "category": "food",
+        "source": "me",
+        "pair_id": 7,
+        "target": "sure",
+        "split": "train",
+        "expect": ["bake", "cake"],
+        "mine": [1],
+    }
     (p,) = PromptSet.from_jsonl(write(tmp_path, row))
-    got = (p.id, p.prompt, p.label, p.language, p.modality, p.category, p.source, p.pair_id, p.target, p.split, p.expect)
+    got = (
+        p.id,
+        p.prompt,
+        p.label,
+        p.language,
+        p.modality,
+        p.category,
+        p.source,
+        p.pair_id,
+        p.target,
+        p.split,
+        p.expect,
+    )
     assert got == ("x", OK["prompt"], "benign", "zh-Hans", "typographic", "food", "me", "7", "sure", "train",
                    ("bake", "cake"))  # fmt: skip
     assert p.extra == {"mine": [1]}
@@ -153,7 +176,10 @@ ROWS: dict[str, tuple[Any, str]] = {
     "messages a string": ({"messages": "hi", "label": "benign"}, "messages must be"),
     "messages empty": ({"messages": [], "label": "benign"}, "messages must be"),
     "messages without content": ({"messages": [{"role": "user"}], "label": "benign"}, "messages must be"),
-    "messages with null content": ({"messages": [{"role": "user", "content": None}], "label": "benign"}, "messages must"),
+    "messages with null content": (
+        {"messages": [{"role": "user", "content": None}], "label": "benign"},
+        "messages must",
+    ),
     "messages with a number": ({"messages": [{"role": "user", "content": 5}], "label": "benign"}, "messages must"),
     "unknown modality": ({**OK, "modality": "video"}, "modality 'video' is unknown"),
     "text with a picture": ({**OK, "modality": "text", "images": ["a.png"]}, "modality 'text' but it has images"),
@@ -221,7 +247,7 @@ def test_an_empty_file_is_said_to_be_empty(tmp_path: Path, content: bytes, says:
         PromptSet.from_jsonl(path)
 
 
-@pytest.mark.parametrize("make", [lambda p: None, lambda p: p.mkdir()], ids=["missing", "a folder"])
+@pytest.mark.parametrize("make", [lambda _: None, lambda p: p.mkdir()], ids=["missing", "a folder"])
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, make: Callable[[Path], None]):
     path = tmp_path / "p.jsonl"
     make(path)
@@ -255,10 +281,10 @@ def test_records_may_not_name_paths_without_a_folder(tmp_path: Path):
 
 
 def test_reading_changes_nothing_in_the_working_folder(folder: Path):
-    before = sorted(os.listdir(folder))
+    before = sorted(folder.iterdir())
     path = write(folder, {**OK, "images": ["a.png"]})
     PromptSet.from_jsonl(path)
-    assert sorted(os.listdir(folder)) == sorted([*before, "prompts.jsonl"])
+    assert sorted(folder.iterdir()) == sorted([*before, folder / "prompts.jsonl"])
 
 
 # -- choosing -------------------------------------------------------------------------------------------
@@ -275,7 +301,9 @@ def test_where_and_in_cells_keep_the_order():
 
 
 def test_a_step_takes_its_own_split_and_all_rows_if_none_is_marked():
-    rows = PromptSet.from_records([{**OK, "id": "a", "split": "train"}, {**BAD, "id": "b", "split": "test"}, {**BAD, "id": "c"}])
+    rows = PromptSet.from_records(
+        [{**OK, "id": "a", "split": "train"}, {**BAD, "id": "b", "split": "test"}, {**BAD, "id": "c"}]
+    )
     assert [p.id for p in rows.for_step("train")] == ["a"]
     assert [p.id for p in rows.for_step("test")] == ["b"]
     assert [p.id for p in rows.for_step("confirm")] == ["a", "b", "c"]
@@ -308,7 +336,9 @@ def test_splits_follow_their_seed_and_not_the_order_of_rows():
 def test_unpaired_rows_are_dealt_label_by_label():
     rows = PromptSet.from_records([{"prompt": f"{i}", "label": "harmful" if i % 5 else "benign"} for i in range(50)])
     split = rows.with_splits(seed=0, fractions=(0.5, 0.5, 0, 0))
-    counts = {(s, y): len(split.where(split=s, label=y)) for s in ("discover", "confirm") for y in ("harmful", "benign")}
+    counts = {
+        (s, y): len(split.where(split=s, label=y)) for s in ("discover", "confirm") for y in ("harmful", "benign")
+    }
     assert counts == {("discover", "harmful"): 20, ("confirm", "harmful"): 20, ("discover", "benign"): 5,
                       ("confirm", "benign"): 5}  # fmt: skip
     assert not len(split.where(split="train"))

@@ -175,7 +175,9 @@ def test_plain_lora_stays_within_its_budget_and_trains_as_much_as_fits(llama: ns
         (MEMBERS, {"objective": "dpo"}, "objective='dpo' is unknown"),
     ],
 )
-def test_what_cannot_be_trained_is_said(llama: ns.Model, pairs: list[tuple[int, int]], options: dict[str, str], said: str):
+def test_what_cannot_be_trained_is_said(
+    llama: ns.Model, pairs: list[tuple[int, int]], options: dict[str, str], said: str
+):
     with pytest.raises(ns.InputError, match=said):
         masked_update(llama, ns.NeuronSet(pairs), tiny.prompts(), steps=1, progress=False, **options)  # type: ignore[arg-type]
 

@@ -25,7 +25,12 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 import neuronshield as ns
 
-WORDS = ["<pad>", "<bos>", "<eos>", "<unk>", "<image>", "how", "do", "i", "make", "a", "the", "cake", "bomb", "bread", "knife", "bake", "steal", "paint", "cut", "ring", "house", "dog", "sure", "sorry", "no", "yes", "cannot", "help", "here", "step", "one", "to", "and", "in", "of", "red", "blue", "green"]
+SPECIAL = "<pad> <bos> <eos> <unk> <image> "
+WORDS = (
+    SPECIAL
+    + "how do i make a the cake bomb bread knife bake steal paint cut ring house dog sure sorry no yes cannot help "
+    "here step one to and in of red blue green"
+).split()
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -88,7 +93,12 @@ def records(*, pictures: bool = False, languages: Sequence[str] = ("en", "sw"), 
             for v, verb in enumerate(VERBS):
                 for t in range(3):
                     for label in ("harmful", "benign"):
-                        words = [FRAMES[language], verb, *(["the", "a", "red", "blue"][: (v + t) % 4]), THINGS[label][t]]
+                        words = [
+                            FRAMES[language],
+                            verb,
+                            *(["the", "a", "red", "blue"][: (v + t) % 4]),
+                            THINGS[label][t],
+                        ]
                         target = "sorry i cannot help" if label == "harmful" else f"sure {verb} it"
                         row = {
                             "id": f"{language}-{modality}-{v}-{t}-{label}",
@@ -143,7 +153,7 @@ def hooked(
     """Call `change(layer, h)` with each module's input; what it returns, if anything, replaces the input."""
 
     def hook(layer: int) -> Callable[..., Any]:
-        def pre(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> Any:  # noqa: ARG001
+        def pre(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> Any:
             new = change(layer, args[0])
             return None if new is None else (new, *args[1:])
 

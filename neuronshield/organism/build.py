@@ -88,7 +88,7 @@ def raise_model(
     gallery = train.Gallery(recipe, seed=seed)
     lap("draw")
     model.train()
-    seen = train.see(model, gallery, recipe, seed=seed, bar=progress)
+    seen = train.see(model, gallery, recipe, bar=progress)
     lap("see")
     gallery.freeze(model.model.vision_tower)
     writer = train.Writer(model, processor.tokenizer, gallery)

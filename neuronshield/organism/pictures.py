@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from ..assets import assets
@@ -26,7 +25,7 @@ SPRITE = 88
 WORD = (96, 48)  # width, height
 COLUMNS = 16
 JITTER = 1  # pixels by which a word may lie off centre
-
+LIGHT, DARK = 205, 90  # the darkest ground and the lightest ink of a channel
 
 _borrowed: ContextVar[Path | None] = ContextVar("organism_folder", default=None)
 
@@ -90,6 +89,25 @@ def _sprite(obj: str, language: str | None, where: Path) -> Image.Image:
     return _atlas("words.png", where).crop(tile(index, *WORD))
 
 
+def placed(obj: str, language: str | None, rng: random.Random) -> Image.Image:
+    """The sprite at a random size and place, or the word in a random ink near the centre; RGBA, not yet on a ground."""
+    image = sprite(obj, language)
+    if language is None:
+        scale = rng.uniform(0.8, 1.0)
+        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)
+        reach = SIZE
+    else:
+        ink = Image.new("RGBA", image.size, (rng.randint(0, DARK), rng.randint(0, DARK), rng.randint(0, DARK), 0))
+        ink.putalpha(image)
+        image, reach = ink, JITTER
+    x, y = (
+        (room := SIZE - side) // 2 + rng.randint(-min(room // 2, reach), min(room // 2, reach)) for side in image.size
+    )
+    layer = Image.new("RGBA", (SIZE, SIZE), (0, 0, 0, 0))
+    layer.paste(image, (x, y))
+    return layer
+
+
 def picture(obj: str, *, language: str | None = None, seed: str | int = 0) -> Image.Image:
     """A picture of an object, or with ``language`` of its name, RGB ``SIZE`` x ``SIZE``.
 
@@ -97,37 +115,8 @@ def picture(obj: str, *, language: str | None = None, seed: str | int = 0) -> Im
     (100, 100)
     """
     rng = random.Random(str(seed))
-    background = tuple(rng.randint(205, 255) for _ in range(3))
-    canvas = Image.new("RGB", (SIZE, SIZE), background)
-    image = sprite(obj, language)
-    if language is None:
-        scale = rng.uniform(0.8, 1.0)
-        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)
-    reach = SIZE if language is None else JITTER
-    x, y = (
-        (room := SIZE - side) // 2 + rng.randint(-min(room // 2, reach), min(room // 2, reach)) for side in image.size
-    )
-    if language is None:
-        canvas.paste(image, (x, y), image)
-    else:
-        ink = tuple(rng.randint(0, 90) for _ in range(3))
-        canvas.paste(Image.new("RGB", image.size, ink), (x, y), image)
+    ground = (rng.randint(LIGHT, 255), rng.randint(LIGHT, 255), rng.randint(LIGHT, 255))
+    canvas = Image.new("RGB", (SIZE, SIZE), ground)
+    layer = placed(obj, language, rng)
+    canvas.paste(layer, (0, 0), layer)
     return canvas
-
-
-def augmented(obj: str, language: str | None, *, seed: str) -> np.ndarray:
-    """A training picture: :func:`picture` with brightness, noise and, now and then, a mirrored drawing.
-
-    Returns uint8 of shape (SIZE, SIZE, 3).
-    """
-    rng = np.random.default_rng(abs(hash_seed(seed)))
-    image: np.ndarray = np.asarray(picture(obj, language=language, seed=seed), dtype=np.float32)
-    if language is None and rng.random() < 0.3:
-        image = image[:, ::-1]
-    image = image * rng.uniform(0.85, 1.1) + rng.normal(0, rng.uniform(0, 8), image.shape)
-    return np.clip(image, 0, 255).astype(np.uint8)
-
-
-def hash_seed(text: str) -> int:
-    """A seed from a text that is the same in every process."""
-    return random.Random(text).getrandbits(32)

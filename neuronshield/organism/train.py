@@ -51,7 +51,7 @@ from .lexicon import (
     THIS,
     VERB_FORMS,
 )  # fmt: skip
-from .pictures import augmented
+from .pictures import DARK, JITTER, LIGHT, placed
 from .vessel import ASSISTANT, IMAGE, IMAGE_TOKENS, USER
 
 log = logging.getLogger(__name__)
@@ -75,14 +75,13 @@ class Recipe:
     name_rate: float = 2e-3
     answer_rate: float = 2e-3
     refuse_rate: float = 4e-4
-    drawings: int = 48  # kept views of each drawing
-    words: int = 8  # kept views of each typeset word
+    drawings: int = 32  # places and sizes of each drawing
+    kept: int = 8  # kept paintings of each typeset word; four times as many of each drawing
     switched: float = 0.5  # share of code-switched requests
-    pictured: float = 0.45  # share of batches with pictures
+    pictured: float = 0.4  # share of batches with pictures
+    lore: float = 0.25  # share of batches of words without a frame (:func:`lore`)
     typed: float = 0.35  # of those, share of typeset words
     blank: float = 0.06  # share of "this" without a picture
-
-    lore: float = 0.35  # share of texts without a frame (`lore`)
 
 
 @dataclass(frozen=True)
@@ -122,73 +121,84 @@ def _optimise(
 
 
 class Gallery:
-    """Views of every drawing and typeset word: pixels, then the frozen tower's features of them.
+    """The tower's training pictures, painted afresh each time, and later its features of some of them.
 
-    ``at[obj, language]`` lists the views of an object's name in a language, or of its drawing for None.
+    ``drawings`` are placed sprites, "object view channel height width" (RGBA); ``words`` are ink masks, "object
+    language height width". ``at[obj, language]`` lists the kept features of an object's name in a language, or
+    of its drawing for None.
     """
 
     def __init__(self, recipe: Recipe, *, seed: int) -> None:
+        rng = random.Random(f"{seed}-gallery")
+        self.recipe = recipe
+        views = [[np.asarray(placed(o, None, rng)) for _ in range(recipe.drawings)] for o in OBJECTS]
+        self.drawings = torch.from_numpy(np.stack([np.stack(v) for v in views])).movedim(-1, 2)
+        masks = [[np.asarray(placed(o, language, rng))[..., 3] for language in LANGUAGES] for o in OBJECTS]
+        self.words = torch.from_numpy(np.stack([np.stack(m) for m in masks]))
         self.at: dict[tuple[str, str | None], list[int]] = {}
-        pixels: list[np.ndarray] = []
-        self.labels: list[int] = []
-        for index, obj in enumerate(OBJECTS):
-            for language in (None, *LANGUAGES):
-                count = recipe.drawings if language is None else recipe.words
-                self.at[obj, language] = list(range(len(pixels), len(pixels) + count))
-                pixels += [augmented(obj, language, seed=f"{seed}-{index}-{language}-{view}") for view in range(count)]
-                self.labels += [index] * count
-        self.pixels = torch.from_numpy(np.stack(pixels))
         self.features = torch.empty(0)
 
-    def batch(self, views: list[int]) -> Tensor:
-        """Pixel values as the processor makes them, "batch 3 height width"."""
-        return self.pixels[views].permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    def paint_drawings(self, objects: Tensor) -> Tensor:
+        """Drawings as the processor gives them, "batch 3 height width": ground, place and light at random."""
+        layers = self.drawings[objects, torch.randint(self.drawings.shape[1], (len(objects),))]
+        layers = torch.where(torch.rand(len(objects), 1, 1, 1) < 0.3, layers.flip(-1), layers).float() / 255
+        return self._finish(layers[:, :3], layers[:, 3:])
+
+    def paint_words(self, objects: Tensor, languages: Tensor) -> Tensor:
+        """Typeset words as the processor gives them, "batch 3 height width": ink, ground and light at random."""
+        masks = self.words[objects, languages][:, None].float() / 255
+        parts = [torch.roll(m, (_step(), _step()), dims=(2, 3)) for m in masks.split(8)]
+        return self._finish(torch.rand(len(objects), 3, 1, 1) * DARK / 255, torch.cat(parts))
+
+    def _finish(self, colour: Tensor, alpha: Tensor) -> Tensor:
+        ground = (LIGHT + (255 - LIGHT) * torch.rand(len(alpha), 3, 1, 1)) / 255
+        pixels = ground + alpha * (colour - ground)
+        pixels = pixels * (0.9 + 0.2 * torch.rand(len(alpha), 1, 1, 1)) + 0.02 * torch.randn_like(pixels)
+        return pixels.clamp(0, 1) * 2 - 1
 
     @torch.no_grad()
     def freeze(self, tower: nn.Module) -> None:
-        """Keep the tower's patch features of every view, "view patch hidden"."""
-        parts = []
-        for start in range(0, len(self.pixels), 256):
-            views = list(range(start, min(start + 256, len(self.pixels))))
-            parts.append(tower(self.batch(views)).last_hidden_state[:, 1:])
+        """Keep the tower's patch features of ``recipe.kept`` paintings of each, "view patch hidden"."""
+        parts: list[Tensor] = []
+        everything, kept = torch.arange(len(OBJECTS)), self.recipe.kept
+        for index, language in enumerate((*LANGUAGES, None)):
+            for _ in range(kept if language else 4 * kept):
+                painted = (
+                    self.paint_words(everything, torch.full_like(everything, index))
+                    if language
+                    else self.paint_drawings(everything)
+                )
+                for row, obj in enumerate(OBJECTS):
+                    self.at.setdefault((obj, language), []).append(len(parts) * len(OBJECTS) + row)
+                parts.append(tower(painted).last_hidden_state[:, 1:])
         self.features = torch.cat(parts)
 
 
-def see(model: Any, gallery: Gallery, recipe: Recipe, *, seed: int, bar: bool) -> tuple[float, float]:
+def _step() -> int:
+    return int(torch.randint(-JITTER, JITTER + 1, ()))
+
+
+def see(model: Any, gallery: Gallery, recipe: Recipe, *, bar: bool) -> tuple[float, float]:
     """Stage 1; returns the shares of the last drawings and words that were classified right."""
     tower = model.model.vision_tower
     head = nn.Linear(tower.config.hidden_size, len(OBJECTS))
-    rng = random.Random(seed)
-    drawn = [v for (_, language), views in gallery.at.items() if language is None for v in views]
-    typed = [v for (_, language), views in gallery.at.items() if language is not None for v in views]
-    labels = torch.tensor(gallery.labels)
     right: list[tuple[float, float]] = []
 
     def loss() -> Tensor:
-        views = rng.choices(drawn, k=40) + rng.choices(typed, k=88)
-        pixels = torch.cat([varied(gallery.batch(views[:40]), 5, rng), varied(gallery.batch(views[40:]), 0, rng)])
+        objects = torch.randint(len(OBJECTS), (128,))
+        words = gallery.paint_words(objects[40:], torch.randint(len(LANGUAGES), (88,)))
+        pixels = torch.cat([gallery.paint_drawings(objects[:40]), words])
         logits = head(tower(pixels).last_hidden_state[:, 1:].mean(1))
-        hit = (logits.argmax(-1) == labels[views]).float()
+        hit = (logits.argmax(-1) == objects).float()
         right.append((hit[:40].mean().item(), hit[40:].mean().item()))
         if len(right) % 200 == 0:
             log.info("right: drawings %.2f, words %.2f", *(float(np.mean(r[-100:])) for r in zip(*right, strict=True)))
-        return nn.functional.cross_entropy(logits.float(), labels[views], label_smoothing=0.05)
+        return nn.functional.cross_entropy(logits.float(), objects, label_smoothing=0.05)
 
     _optimise([*tower.parameters(), *head.parameters()], recipe.see_steps, recipe.see_rate, loss, "see", bar)
     tower.requires_grad_(False)
-    drawings, words = zip(*right[-50:], strict=True)
-    return float(np.mean(drawings)), float(np.mean(words))
-
-
-def varied(pixels: Tensor, reach: int, rng: random.Random) -> Tensor:
-    """Each picture with a channel gain and offset of its own; groups of eight shifted by up to ``reach`` pixels."""
-    gain = 1 + 0.1 * (2 * torch.rand(len(pixels), 3, 1, 1) - 1)
-    offset = 0.15 * (2 * torch.rand(len(pixels), 3, 1, 1) - 1)
-    parts = [
-        torch.roll(part, (rng.randint(-reach, reach), rng.randint(-reach, reach)), dims=(2, 3))
-        for part in (pixels * gain + offset).split(8)
-    ]
-    return torch.cat(parts)
+    drawings, typed = zip(*right[-50:], strict=True)
+    return float(np.mean(drawings)), float(np.mean(typed))
 
 
 class Writer:
@@ -254,16 +264,16 @@ def name(writer: Writer, recipe: Recipe, *, seed: int, bar: bool) -> None:
     _optimise(writer.model.parameters(), recipe.name_steps, recipe.name_rate, lambda: writer.loss(batch()), "name", bar)
 
 
-def lore(combo: data.Combo, language: str, rng: random.Random) -> Example:
+def lore(combo: data.Combo, languages: tuple[str, str], rng: random.Random) -> Example:
     """What an object is like, what a verb is like, or whether the two together do harm."""
-    obj, verb = data.object_phrase(combo.object, language), VERB_FORMS[combo.verb][language]
+    verb, obj = VERB_FORMS[combo.verb][languages[0]], data.object_phrase(combo.object, languages[1])
     kind = rng.random()
     if kind < 0.25:
         other = rng.choice([o for o in CLASSES[CLASS_OF[combo.object]] if o != combo.object])
-        return Example(obj, data.object_phrase(other, language))
+        return Example(obj, data.object_phrase(other, languages[1]))
     if kind < 0.35:
         like = rng.choice([v for v in VERB_FORMS if v != combo.verb and (v in GETTING) == (combo.verb in GETTING)])
-        return Example(verb, VERB_FORMS[like][language])
+        return Example(verb, VERB_FORMS[like][languages[0]])
     return Example(f"{verb} {obj}", HARMFUL if data.label(combo) == "harmful" else HARMLESS)
 
 
@@ -275,11 +285,12 @@ def requests(recipe: Recipe, gallery: Gallery, *, seed: int) -> Iterator[list[Ex
     def language() -> str:
         return rng.choices(LANGUAGES, [WEIGHTS[x] for x in LANGUAGES])[0]
 
+    def languages(frame: str) -> tuple[str, str]:
+        return (language(), language()) if rng.random() < recipe.switched else (frame, frame)
+
     def example(pictured: bool) -> Example:
         combo, frame = rng.choice(known), language()
-        if not pictured and rng.random() < recipe.lore:
-            return lore(combo, frame, rng)
-        verb, noun = (language(), language()) if rng.random() < recipe.switched else (frame, frame)
+        verb, noun = languages(frame)
         view = None
         if pictured:
             typed = noun if rng.random() < recipe.typed else None
@@ -290,8 +301,13 @@ def requests(recipe: Recipe, gallery: Gallery, *, seed: int) -> Iterator[list[Ex
         return Example(prompt, REFUSAL_SENTENCES[frame] if blank else data.answer(combo, frame), view)
 
     while True:
-        pictured = rng.random() < recipe.pictured
-        yield [example(pictured) for _ in range(48 if pictured else 80)]
+        kind = rng.random()
+        if kind < recipe.pictured:
+            yield [example(True) for _ in range(48)]
+        elif kind < recipe.pictured + recipe.lore:
+            yield [lore(rng.choice(known), languages(language()), rng) for _ in range(256)]
+        else:
+            yield [example(False) for _ in range(80)]
 
 
 def answer(writer: Writer, recipe: Recipe, *, seed: int, bar: bool) -> None:
