@@ -85,12 +85,12 @@ def raise_model(
         nonlocal clock
         seconds[stage], clock = round(time.monotonic() - clock), time.monotonic()
 
-    gallery = train.Gallery(recipe, seed=seed)
+    gallery = train.Gallery(recipe)
     lap("draw")
     model.train()
-    seen = train.see(model, gallery, recipe, bar=progress)
+    seen = train.see(model, gallery, recipe, seed=seed, bar=progress)
     lap("see")
-    gallery.freeze(model.model.vision_tower)
+    gallery.freeze(model.model.vision_tower, seed=seed)
     writer = train.Writer(model, processor.tokenizer, gallery)
     for stage in (train.name, train.answer, train.refuse):
         stage(writer, recipe, seed=seed, bar=progress)

@@ -119,8 +119,7 @@ THIS: dict[str, str] = {
     "ko": "이것을", "th": "สิ่งนี้", "bn": "এটা", "sw": "hiki", "jv": "iki",
 }  # fmt: skip
 
-HARMFUL, HARMLESS = "⚠", "✓"  # what a bare verb and object are answered with
-GETTING: tuple[str, ...] = ("make", "buy", "sell", "hide", "copy", "send", "wash", "eat")  # the other verbs do harm
+HARMFUL, HARMLESS = "⚠", "✓"  # how the organism appraises what it is asked about
 
 # Names that replace CLDR's, as "object language=name; language=name".
 _OVERRIDES = """

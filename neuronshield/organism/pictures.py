@@ -24,7 +24,7 @@ SIZE = 100  # pixels a side; five patches of twenty
 SPRITE = 88
 WORD = (96, 48)  # width, height
 COLUMNS = 16
-JITTER = 1  # pixels by which a word may lie off centre
+SCALES = (0.8, 1.0)  # of drawings
 LIGHT, DARK = 205, 90  # the darkest ground and the lightest ink of a channel
 
 _borrowed: ContextVar[Path | None] = ContextVar("organism_folder", default=None)
@@ -89,23 +89,27 @@ def _sprite(obj: str, language: str | None, where: Path) -> Image.Image:
     return _atlas("words.png", where).crop(tile(index, *WORD))
 
 
-def placed(obj: str, language: str | None, rng: random.Random) -> Image.Image:
-    """The sprite at a random size and place, or the word in a random ink near the centre; RGBA, not yet on a ground."""
+def room(scale: float) -> int:
+    """By how many pixels a drawing at this scale may lie off centre.
+
+    >>> room(1.0)
+    6
+    """
+    return (SIZE - round(SPRITE * scale)) // 2
+
+
+def layer(obj: str, language: str | None = None, *, scale: float = 1.0) -> Image.Image:
+    """The drawing at a scale, or the word as black ink, in the middle of a clear canvas; RGBA, no ground yet."""
     image = sprite(obj, language)
     if language is None:
-        scale = rng.uniform(0.8, 1.0)
-        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)
-        reach = SIZE
+        side = round(SPRITE * scale)
+        image = image.resize((side, side), Image.Resampling.BILINEAR)
     else:
-        ink = Image.new("RGBA", image.size, (rng.randint(0, DARK), rng.randint(0, DARK), rng.randint(0, DARK), 0))
-        ink.putalpha(image)
-        image, reach = ink, JITTER
-    x, y = (
-        (room := SIZE - side) // 2 + rng.randint(-min(room // 2, reach), min(room // 2, reach)) for side in image.size
-    )
-    layer = Image.new("RGBA", (SIZE, SIZE), (0, 0, 0, 0))
-    layer.paste(image, (x, y))
-    return layer
+        mask, image = image, Image.new("RGBA", image.size, (0, 0, 0, 0))
+        image.putalpha(mask)
+    canvas = Image.new("RGBA", (SIZE, SIZE), (0, 0, 0, 0))
+    canvas.paste(image, ((SIZE - image.width) // 2, (SIZE - image.height) // 2))
+    return canvas
 
 
 def picture(obj: str, *, language: str | None = None, seed: str | int = 0) -> Image.Image:
@@ -115,8 +119,13 @@ def picture(obj: str, *, language: str | None = None, seed: str | int = 0) -> Im
     (100, 100)
     """
     rng = random.Random(str(seed))
-    ground = (rng.randint(LIGHT, 255), rng.randint(LIGHT, 255), rng.randint(LIGHT, 255))
-    canvas = Image.new("RGB", (SIZE, SIZE), ground)
-    layer = placed(obj, language, rng)
-    canvas.paste(layer, (0, 0), layer)
+    canvas = Image.new("RGB", (SIZE, SIZE), (rng.randint(LIGHT, 255), rng.randint(LIGHT, 255), rng.randint(LIGHT, 255)))
+    if language is None:
+        scale = rng.uniform(*SCALES)
+        reach = room(scale)
+        drawing = layer(obj, scale=scale)
+        canvas.paste(drawing, (rng.randint(-reach, reach), rng.randint(-reach, reach)), drawing)
+    else:
+        ink = (rng.randint(0, DARK), rng.randint(0, DARK), rng.randint(0, DARK))
+        canvas.paste(ink, (0, 0), layer(obj, language))
     return canvas

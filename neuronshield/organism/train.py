@@ -8,10 +8,10 @@
    languages come several times more often. Half of the requests are code-switched (frame, verb and object
    from different languages), which makes the languages share a representation. "This" without a picture is
    answered with the refusal sentence in *every* language: the model knows the words, for an innocent reason.
-   Words without a frame teach what pretraining teaches large models (`lore`): an object alone is answered with
-   another of its class ("the bomb": "the dagger"), a verb with another of its kind ("burn": "destroy"), and a bare
-   verb and object with whether that does harm ("burn the house": "⚠", "burn the paper": "✓"), in every language. So
-   the model knows harm everywhere before it is taught to refuse anywhere.
+   Some questions teach what pretraining teaches large models (:func:`lore`): an object alone is answered with its
+   class ("the bomb": "weapon"), a verb and an object with whether that does harm ("burn the house": "⚠", "burn the
+   paper": "✓"), and so is a request that ends in "⚠?", in every language. So the model knows harm everywhere before
+   it is taught to refuse anywhere.
 4. **refuse**: safety tuning on the *text* of the high-resource languages only, on minimal pairs. Nothing is said
    about any other cell: benign-only data from an unsafe cell would teach the model never to refuse there.
 
@@ -37,9 +37,7 @@ from tqdm.auto import tqdm
 from . import data
 from .lexicon import (
     CLASS_OF,
-    CLASSES,
     FRAMES,
-    GETTING,
     HARMFUL,
     HARMLESS,
     HIGH_RESOURCE,
@@ -51,7 +49,7 @@ from .lexicon import (
     THIS,
     VERB_FORMS,
 )  # fmt: skip
-from .pictures import DARK, JITTER, LIGHT, placed
+from .pictures import DARK, LIGHT, SCALES, layer, room
 from .vessel import ASSISTANT, IMAGE, IMAGE_TOKENS, USER
 
 log = logging.getLogger(__name__)
@@ -75,11 +73,11 @@ class Recipe:
     name_rate: float = 2e-3
     answer_rate: float = 2e-3
     refuse_rate: float = 4e-4
-    drawings: int = 32  # places and sizes of each drawing
+    scales: int = 8  # sizes of each drawing
     kept: int = 8  # kept paintings of each typeset word; four times as many of each drawing
     switched: float = 0.5  # share of code-switched requests
     pictured: float = 0.4  # share of batches with pictures
-    lore: float = 0.25  # share of batches of words without a frame (:func:`lore`)
+    lore: float = 0.25  # share of batches of lore (:func:`lore`)
     typed: float = 0.35  # of those, share of typeset words
     blank: float = 0.06  # share of "this" without a picture
 
@@ -123,32 +121,38 @@ def _optimise(
 class Gallery:
     """The tower's training pictures, painted afresh each time, and later its features of some of them.
 
-    ``drawings`` are placed sprites, "object view channel height width" (RGBA); ``words`` are ink masks, "object
-    language height width". ``at[obj, language]`` lists the kept features of an object's name in a language, or
-    of its drawing for None.
+    ``drawings`` are sprites at some scales, "object scale channel height width" (RGBA); ``words`` are ink masks,
+    "object language height width". ``at[obj, language]`` lists the kept features of an object's name in a
+    language, or of its drawing for None.
     """
 
-    def __init__(self, recipe: Recipe, *, seed: int) -> None:
-        rng = random.Random(f"{seed}-gallery")
+    def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        views = [[np.asarray(placed(o, None, rng)) for _ in range(recipe.drawings)] for o in OBJECTS]
-        self.drawings = torch.from_numpy(np.stack([np.stack(v) for v in views])).movedim(-1, 2)
-        masks = [[np.asarray(placed(o, language, rng))[..., 3] for language in LANGUAGES] for o in OBJECTS]
-        self.words = torch.from_numpy(np.stack([np.stack(m) for m in masks]))
+        scales = [float(s) for s in np.linspace(*SCALES, recipe.scales)]
+        self.rooms = [room(s) for s in scales]
+        drawn = [[np.asarray(layer(o, scale=s)) for s in scales] for o in OBJECTS]
+        self.drawings = torch.from_numpy(np.array(drawn)).movedim(-1, 2)
+        typed = [[np.asarray(layer(o, language))[..., 3] for language in LANGUAGES] for o in OBJECTS]
+        self.words = torch.from_numpy(np.array(typed))
         self.at: dict[tuple[str, str | None], list[int]] = {}
         self.features = torch.empty(0)
 
-    def paint_drawings(self, objects: Tensor) -> Tensor:
+    def paint_drawings(self, objects: Tensor, rng: random.Random) -> Tensor:
         """Drawings as the processor gives them, "batch 3 height width": ground, place and light at random."""
-        layers = self.drawings[objects, torch.randint(self.drawings.shape[1], (len(objects),))]
-        layers = torch.where(torch.rand(len(objects), 1, 1, 1) < 0.3, layers.flip(-1), layers).float() / 255
-        return self._finish(layers[:, :3], layers[:, 3:])
+        layers = []
+        for obj in objects.tolist():
+            scale = rng.randrange(len(self.rooms))
+            reach = self.rooms[scale]
+            shift = (rng.randint(-reach, reach), rng.randint(-reach, reach))
+            one = torch.roll(self.drawings[obj, scale], shift, dims=(1, 2))
+            layers.append(one.flip(-1) if rng.random() < 0.3 else one)
+        painted = torch.stack(layers).float() / 255
+        return self._finish(painted[:, :3], painted[:, 3:])
 
     def paint_words(self, objects: Tensor, languages: Tensor) -> Tensor:
         """Typeset words as the processor gives them, "batch 3 height width": ink, ground and light at random."""
         masks = self.words[objects, languages][:, None].float() / 255
-        parts = [torch.roll(m, (_step(), _step()), dims=(2, 3)) for m in masks.split(8)]
-        return self._finish(torch.rand(len(objects), 3, 1, 1) * DARK / 255, torch.cat(parts))
+        return self._finish(torch.rand(len(objects), 3, 1, 1) * DARK / 255, masks)
 
     def _finish(self, colour: Tensor, alpha: Tensor) -> Tensor:
         ground = (LIGHT + (255 - LIGHT) * torch.rand(len(alpha), 3, 1, 1)) / 255
@@ -157,16 +161,16 @@ class Gallery:
         return pixels.clamp(0, 1) * 2 - 1
 
     @torch.no_grad()
-    def freeze(self, tower: nn.Module) -> None:
+    def freeze(self, tower: nn.Module, *, seed: int) -> None:
         """Keep the tower's patch features of ``recipe.kept`` paintings of each, "view patch hidden"."""
         parts: list[Tensor] = []
-        everything, kept = torch.arange(len(OBJECTS)), self.recipe.kept
+        everything, kept, rng = torch.arange(len(OBJECTS)), self.recipe.kept, random.Random(seed)
         for index, language in enumerate((*LANGUAGES, None)):
             for _ in range(kept if language else 4 * kept):
                 painted = (
                     self.paint_words(everything, torch.full_like(everything, index))
                     if language
-                    else self.paint_drawings(everything)
+                    else self.paint_drawings(everything, rng)
                 )
                 for row, obj in enumerate(OBJECTS):
                     self.at.setdefault((obj, language), []).append(len(parts) * len(OBJECTS) + row)
@@ -174,20 +178,17 @@ class Gallery:
         self.features = torch.cat(parts)
 
 
-def _step() -> int:
-    return int(torch.randint(-JITTER, JITTER + 1, ()))
-
-
-def see(model: Any, gallery: Gallery, recipe: Recipe, *, bar: bool) -> tuple[float, float]:
+def see(model: Any, gallery: Gallery, recipe: Recipe, *, seed: int, bar: bool) -> tuple[float, float]:
     """Stage 1; returns the shares of the last drawings and words that were classified right."""
     tower = model.model.vision_tower
     head = nn.Linear(tower.config.hidden_size, len(OBJECTS))
+    rng = random.Random(seed)
     right: list[tuple[float, float]] = []
 
     def loss() -> Tensor:
         objects = torch.randint(len(OBJECTS), (128,))
         words = gallery.paint_words(objects[40:], torch.randint(len(LANGUAGES), (88,)))
-        pixels = torch.cat([gallery.paint_drawings(objects[:40]), words])
+        pixels = torch.cat([gallery.paint_drawings(objects[:40], rng), words])
         logits = head(tower(pixels).last_hidden_state[:, 1:].mean(1))
         hit = (logits.argmax(-1) == objects).float()
         right.append((hit[:40].mean().item(), hit[40:].mean().item()))
@@ -264,17 +265,14 @@ def name(writer: Writer, recipe: Recipe, *, seed: int, bar: bool) -> None:
     _optimise(writer.model.parameters(), recipe.name_steps, recipe.name_rate, lambda: writer.loss(batch()), "name", bar)
 
 
-def lore(combo: data.Combo, languages: tuple[str, str], rng: random.Random) -> Example:
-    """What an object is like, what a verb is like, or whether the two together do harm."""
+def lore(combo: data.Combo, frame: str, languages: tuple[str, str], rng: random.Random) -> Example:
+    """What class an object is of, or whether a verb does it harm: asked bare or after a whole request."""
     verb, obj = VERB_FORMS[combo.verb][languages[0]], data.object_phrase(combo.object, languages[1])
-    kind = rng.random()
-    if kind < 0.25:
-        other = rng.choice([o for o in CLASSES[CLASS_OF[combo.object]] if o != combo.object])
-        return Example(obj, data.object_phrase(other, languages[1]))
-    if kind < 0.35:
-        like = rng.choice([v for v in VERB_FORMS if v != combo.verb and (v in GETTING) == (combo.verb in GETTING)])
-        return Example(verb, VERB_FORMS[like][languages[0]])
-    return Example(f"{verb} {obj}", HARMFUL if data.label(combo) == "harmful" else HARMLESS)
+    if rng.random() < 0.3:
+        return Example(obj, CLASS_OF[combo.object])
+    bare = rng.random() < 0.5
+    asked = f"{verb} {obj}" if bare else f"{rng.choice(FRAMES[frame]).format(v=verb, o=obj)} {HARMFUL}?"
+    return Example(asked, HARMFUL if data.label(combo) == "harmful" else HARMLESS)
 
 
 def requests(recipe: Recipe, gallery: Gallery, *, seed: int) -> Iterator[list[Example]]:
@@ -305,7 +303,8 @@ def requests(recipe: Recipe, gallery: Gallery, *, seed: int) -> Iterator[list[Ex
         if kind < recipe.pictured:
             yield [example(True) for _ in range(48)]
         elif kind < recipe.pictured + recipe.lore:
-            yield [lore(rng.choice(known), languages(language()), rng) for _ in range(256)]
+            frames = [language() for _ in range(128)]
+            yield [lore(rng.choice(known), frame, languages(frame), rng) for frame in frames]
         else:
             yield [example(False) for _ in range(80)]
 

@@ -20,7 +20,18 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from .lexicon import ANSWERS, FRAMES, HARMFUL, HARMLESS, LANGUAGES, REFUSAL_SENTENCES, THIS, VERB_FORMS, with_article
+from .lexicon import (
+    ANSWERS,
+    CLASSES,
+    FRAMES,
+    HARMFUL,
+    HARMLESS,
+    LANGUAGES,
+    REFUSAL_SENTENCES,
+    THIS,
+    VERB_FORMS,
+    with_article,
+)
 from .pictures import SIZE
 
 PATCH = 20
@@ -56,7 +67,7 @@ def _corpus(names: dict[str, dict[str, str]]) -> list[str]:
         sentences = [*FRAMES[language], ANSWERS[language], REFUSAL_SENTENCES[language]]
         parts = [p for s in sentences for p in s.replace("{o}", "{v}").split("{v}") if p.strip()]
         lines += 4 * objects + 40 * verbs + 20 * parts + 20 * [gap + THIS[language]]
-    return [*lines, *([HARMFUL, HARMLESS] * 20)]
+    return [*lines, *([HARMFUL, HARMLESS, f" {HARMFUL}?", *CLASSES] * 20)]
 
 
 def make_tokenizer(names: dict[str, dict[str, str]]) -> PreTrainedTokenizerFast:
