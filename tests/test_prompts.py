@@ -178,9 +178,9 @@ ROWS: dict[str, tuple[Any, str]] = {
     "messages without content": ({"messages": [{"role": "user"}], "label": "benign"}, "messages must be"),
     "messages with null content": (
         {"messages": [{"role": "user", "content": None}], "label": "benign"},
-        "messages must",
+        "content must be a string or a list",
     ),
-    "messages with a number": ({"messages": [{"role": "user", "content": 5}], "label": "benign"}, "messages must"),
+    "messages with a number": ({"messages": [{"role": "user", "content": 5}], "label": "benign"}, "content must be"),
     "unknown modality": ({**OK, "modality": "video"}, "modality 'video' is unknown"),
     "text with a picture": ({**OK, "modality": "text", "images": ["a.png"]}, "modality 'text' but it has images"),
     "unknown split": ({**OK, "split": "dev"}, "split 'dev' is unknown"),
