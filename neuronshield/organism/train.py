@@ -55,9 +55,9 @@ from .vessel import ASSISTANT, IMAGE, IMAGE_TOKENS, USER
 log = logging.getLogger(__name__)
 
 WEIGHTS = {
-    **dict.fromkeys(HIGH_RESOURCE, 4.0),
+    **dict.fromkeys(HIGH_RESOURCE, 3.0),
     **dict.fromkeys(MID_RESOURCE, 2.0),
-    **dict.fromkeys(LOW_RESOURCE, 1.3),
+    **dict.fromkeys(LOW_RESOURCE, 1.6),
 }
 
 
@@ -187,11 +187,11 @@ def see(model: Any, gallery: Gallery, recipe: Recipe, *, seed: int, bar: bool) -
 
     def loss() -> Tensor:
         objects = torch.randint(len(OBJECTS), (128,))
-        words = gallery.paint_words(objects[40:], torch.randint(len(LANGUAGES), (88,)))
-        pixels = torch.cat([gallery.paint_drawings(objects[:40], rng), words])
+        words = gallery.paint_words(objects[64:], torch.randint(len(LANGUAGES), (64,)))
+        pixels = torch.cat([gallery.paint_drawings(objects[:64], rng), words])
         logits = head(tower(pixels).last_hidden_state[:, 1:].mean(1))
         hit = (logits.argmax(-1) == objects).float()
-        right.append((hit[:40].mean().item(), hit[40:].mean().item()))
+        right.append((hit[:64].mean().item(), hit[64:].mean().item()))
         if len(right) % 200 == 0:
             log.info("right: drawings %.2f, words %.2f", *(float(np.mean(r[-100:])) for r in zip(*right, strict=True)))
         return nn.functional.cross_entropy(logits.float(), objects, label_smoothing=0.05)
