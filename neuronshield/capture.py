@@ -133,7 +133,7 @@ class Stats:
         Raises:
             InputError: nothing was captured there.
         """
-        cell = Cell(*cell)
+        cell = Cell.of(cell)
         wanted = [m for g, m in self.groups.items() if g.label == label and g.cell == cell and half in (None, g.half)]
         if not wanted:
             part = "" if half is None else f", half {half}"

@@ -73,7 +73,7 @@ class Evaluation:
 
     def cell(self, cell: Cell | tuple[str, str] | str) -> dict[str, Interval]:
         """All metrics of one cell, with intervals; NaN where a cell lacks what a metric needs."""
-        cell = Cell(*(cell.split("/", 1) if isinstance(cell, str) else cell))
+        cell = Cell.of(cell)
         mine = [a for a in self.answers if a.prompt.cell == cell]
         if not mine:
             raise InputError(f"no answers in cell {cell}; there are {', '.join(map(str, self.cells()))}")
@@ -90,7 +90,7 @@ class Evaluation:
             "utility": rate(sum(bool(a.right) for a in judged), len(judged)) if judged else NAN,
         }
 
-    def mean(self, metric: str, cells: Iterable[Cell | tuple[str, str]] | None = None) -> Interval:
+    def mean(self, metric: str, cells: Iterable[Cell | tuple[str, str] | str] | None = None) -> Interval:
         """Mean of a metric over cells, each cell counting once; requests are resampled.
 
         Raises:
@@ -102,10 +102,12 @@ class Evaluation:
         self,
         others: Evaluation | Sequence[Evaluation],
         metric: str,
-        cells: Iterable[Cell | tuple[str, str]] | None = None,
+        cells: Iterable[Cell | tuple[str, str] | str] | None = None,
     ) -> Interval:
         """`self` minus another (or the mean of several) in a metric's mean over cells, requests resampled together."""
         others = [others] if isinstance(others, Evaluation) else list(others)
+        if not others:
+            raise InputError("gain: nothing to compare with")
         terms = [(self, 1.0), *((other, -1.0 / len(others)) for other in others)]
         return _mean_over_cells(terms, metric, cells, self.seed)
 
@@ -189,10 +191,13 @@ def _mean_over_cells(
     """Weighted sum of cell means of `terms`, with one bootstrap over the requests of all of them."""
     if metric not in METRICS:
         raise InputError(f"metric {metric!r} is unknown; use one of {', '.join(METRICS)}")
-    wanted = [Cell(*c) for c in cells] if cells is not None else terms[0][0].cells()
+    wanted = [Cell.of(c) for c in cells] if cells is not None else terms[0][0].cells()
+    if not wanted:
+        raise InputError("no cells to average over")
+    for evaluation, _ in terms:
+        if missing := [c for c in wanted if c not in evaluation.cells()]:
+            raise InputError(f"no answers in cell {missing[0]}; there are {', '.join(map(str, evaluation.cells()))}")
     clusters = sorted({a.prompt.cluster for e, _ in terms for a in e.answers if a.prompt.cell in wanted})
-    if not clusters:
-        raise InputError(f"no answers in cells {', '.join(map(str, wanted))}")
     column = {c: i for i, c in enumerate(clusters)}
     parts: list[tuple[float, np.ndarray, np.ndarray]] = []
     for evaluation, sign in terms:

@@ -122,14 +122,7 @@ def open_job(
     read = _read_prompts(model, prompts, seed)
     model = model if isinstance(model, Model) else load(model)
     out = Path(out)
-    results: dict[str, Any] = {}
-    if (out / "results.json").is_file():
-        try:
-            results = json.loads((out / "results.json").read_text(encoding="utf-8"))
-        except ValueError:
-            raise InputError(f"{out / 'results.json'}: not JSON; remove it or choose another --out") from None
-        if not isinstance(results, dict) or results.get("format") != FORMAT:
-            raise InputError(f"{out / 'results.json'}: not written by this version; choose another --out")
+    results = read_results(out) if (out / "results.json").is_file() else {}
     counts = [
         {"cell": str(c), "split": s, "label": label, "n": len(read.where(split=s, label=label).in_cells([c]))}
         for c in read.cells() for s in ("discover", "confirm", "train", "test") for label in ("harmful", "benign")
@@ -143,6 +136,24 @@ def open_job(
         "versions": versions(),
     }  # fmt: skip
     return Job(model, read, out, plan_for(model, read), seed, progress, results)
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """What an earlier step left in results.json.
+
+    Raises:
+        InputError: it is missing, not JSON, or not of this version.
+    """
+    path = folder / "results.json"
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder}: no results.json; run 'neuronshield run' first") from None
+    except ValueError:
+        raise InputError(f"{path}: not JSON; remove it or choose another --out") from None
+    if not isinstance(results, dict) or results.get("format") != FORMAT:
+        raise InputError(f"{path}: not written by this version; choose another --out")
+    return results
 
 
 def _read_prompts(model: Any, prompts: Any, seed: int) -> PromptSet:
@@ -243,7 +254,7 @@ def prove(job: Job) -> NeuronSet:
     candidates = _neurons(job, "candidates", "find")
     with job.timed("prove"):
         confirm = job.prompts.for_step("confirm")
-        refusing = [Cell(*c.split("/", 1)) for c in job.results["find"]["refusing_cells"]]
+        refusing = [Cell.of(c) for c in job.results["find"]["refusing_cells"]]
         proof = verify(
             job.model, candidates, confirm.in_cells(refusing) if refusing else confirm, seed=job.seed,
             refusals=job.plan.refusals, compliances=job.plan.compliances, progress=job.progress,
@@ -300,7 +311,7 @@ def check(job: Job) -> None:
     """Every condition on the "test" prompts, and the shield against each control on the cells nobody trained."""
     if "shield" not in job.results:
         raise InputError(f"{job.out}: no shield yet; run 'neuronshield shield' first")
-    trained = {Cell(*c.split("/", 1)) for c in job.results["shield"]["train_cells"]}
+    trained = {Cell.of(c) for c in job.results["shield"]["train_cells"]}
     with job.timed("check"):
         job.evaluations = {}
         for name in (BASE, *job.results["shield"]["conditions"]):
@@ -337,7 +348,7 @@ def _compare(evaluations: dict[str, Evaluation], trained: set[Cell]) -> dict[str
     }
     low = gains["over random masks"][1]
     best = max(random, key=lambda e: e.mean("selectivity", group).value)
-    beats = low is not None and low > 0
+    beats = low is not None and low > 1e-9  # sums over cells are off by rounding: a tie is not a win
     return {
         "cells": {name: e.to_dict()["cells"] for name, e in evaluations.items()},
         "means": means,

@@ -52,6 +52,18 @@ class Cell(NamedTuple):
     def __str__(self) -> str:
         return f"{self.language}/{self.modality}"
 
+    @classmethod
+    def of(cls, cell: Cell | tuple[str, str] | str) -> Cell:
+        """Read "en/text" or ("en", "text") as a cell.
+
+        >>> Cell.of("en/text+image")
+        Cell(language='en', modality='text+image')
+        """
+        parts = cell.split("/", 1) if isinstance(cell, str) else tuple(cell)
+        if len(parts) != 2:
+            raise InputError(f"cell {cell!r} is not a language and a modality, as in 'en/text'")
+        return cls(*parts)
+
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
@@ -238,7 +250,7 @@ class PromptSet(Sequence[Prompt]):
 
     def in_cells(self, cells: Iterable[Cell | tuple[str, str]]) -> PromptSet:
         """Rows of the given (language, modality) cells."""
-        wanted = {Cell(*cell) for cell in cells}
+        wanted = {Cell.of(cell) for cell in cells}
         return PromptSet(p for p in self if p.cell in wanted)
 
     def for_step(self, split: str) -> PromptSet:

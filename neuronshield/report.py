@@ -16,7 +16,7 @@ import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
 
-from .errors import InputError
+from .pipeline import read_results
 from .plots import TITLES, _style, _without_diagonal, draw_grid, draw_transfer, heat_panels
 
 __all__ = ["summary", "write_report"]
@@ -81,15 +81,10 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     """Write `report.html` into a result folder, from its results.json.
 
     Raises:
-        InputError: no results there.
+        InputError: no results there, or not of this version.
     """
     folder = Path(folder)
-    try:
-        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{folder}: no results.json; run 'neuronshield run' first") from None
-    except ValueError:
-        raise InputError(f"{folder / 'results.json'}: not JSON") from None
+    results = read_results(folder)
     page = folder / "report.html"
     partial = folder / f".report.{os.getpid()}.partial"
     try:

@@ -406,10 +406,46 @@ def test_unknown_metrics_and_cells_are_named_with_what_there_is(graded: Evaluati
     refused_in_one_line(lambda: graded.gain(graded, "accuracy"), "'accuracy' is unknown")
     refused_in_one_line(lambda: graded.cell("fr/text"), "no answers in cell fr/text; there are ")
     refused_in_one_line(lambda: graded.cell("fr/text"), "sw/image")
-    refused_in_one_line(lambda: graded.mean("refusal", [("fr", "text")]), "no answers in cells fr/text")
+    refused_in_one_line(lambda: graded.mean("refusal", [("fr", "text")]), "no answers in cell fr/text")
 
 
 # -- shown ----------------------------------------------------------------------------------------------
+def test_a_mean_over_a_cell_that_is_not_there_is_an_error_not_nan(graded: Evaluation):
+    for cells in ([("en", "text"), ("fr", "text")], ["fr/text"]):
+        with pytest.raises(InputError, match="no answers in cell fr/text; there are"):
+            graded.mean("refusal", cells)
+    with pytest.raises(InputError, match="'en' is not a language and a modality"):
+        graded.cell("en")
+    with pytest.raises(InputError, match="no cells"):
+        graded.mean("refusal", [])
+    with pytest.raises(InputError, match="nothing to compare with"):
+        graded.gain([], "refusal")
+    assert graded.mean("refusal", ["en/text"]) == graded.mean("refusal", [("en", "text")])
+
+
+@pytest.mark.parametrize("cells", [1, 2, 3, 5, 8, 9])
+def test_a_tie_with_the_random_masks_is_not_a_win(cells: int):
+    from neuronshield.pipeline import BASE, LORA, SHIELD, _compare
+
+    def perfect() -> Evaluation:
+        return Evaluation(
+            [
+                Answer(
+                    Prompt(f"{q}{label}{c}", "how", label, language=f"x{c}", pair_id=f"q{q}"),
+                    "",
+                    label == "harmful",
+                    None,
+                )
+                for q in range(6)
+                for label in ("harmful", "benign")
+                for c in range(cells)
+            ]
+        )
+
+    names = (BASE, SHIELD, "random mask 1", "random mask 2", "random mask 3", LORA)
+    assert not _compare({name: perfect() for name in names}, set())["beats_random_mask"]
+
+
 def test_the_frame_has_one_row_a_cell_with_counts_and_interval_ends(graded: Evaluation):
     frame = graded.to_frame()
     assert [f"{a}/{b}" for a, b in zip(frame.language, frame.modality, strict=True)] == [str(c) for c in graded.cells()]

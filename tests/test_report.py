@@ -426,7 +426,14 @@ def test_the_report_is_remade_from_results_alone_and_leaves_no_other_file(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(None, "no results.json"), (b"{nope", "not JSON"), (b"\xff", "not JSON")]
+    ("content", "said"),
+    [
+        (None, "no results.json"),
+        (b"{nope", "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"{}", "not written by"),
+        (b"[]", "not"),
+    ],
 )
 def test_a_folder_without_results_is_one_line_and_gets_no_page(tmp_path: Path, content: bytes | None, said: str):
     if content is not None:
