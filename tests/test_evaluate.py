@@ -409,7 +409,6 @@ def test_unknown_metrics_and_cells_are_named_with_what_there_is(graded: Evaluati
     refused_in_one_line(lambda: graded.mean("refusal", [("fr", "text")]), "no answers in cell fr/text")
 
 
-# -- shown ----------------------------------------------------------------------------------------------
 def test_a_mean_over_a_cell_that_is_not_there_is_an_error_not_nan(graded: Evaluation):
     for cells in ([("en", "text"), ("fr", "text")], ["fr/text"]):
         with pytest.raises(InputError, match="no answers in cell fr/text; there are"):
@@ -446,6 +445,7 @@ def test_a_tie_with_the_random_masks_is_not_a_win(cells: int):
     assert not _compare({name: perfect() for name in names}, set())["beats_random_mask"]
 
 
+# -- shown ----------------------------------------------------------------------------------------------
 def test_the_frame_has_one_row_a_cell_with_counts_and_interval_ends(graded: Evaluation):
     frame = graded.to_frame()
     assert [f"{a}/{b}" for a, b in zip(frame.language, frame.modality, strict=True)] == [str(c) for c in graded.cells()]

@@ -67,18 +67,18 @@ class Recipe:
 
     see_steps: int = 1400
     name_steps: int = 500
-    answer_steps: int = 4000
-    refuse_steps: int = 500
+    answer_steps: int = 7500
+    refuse_steps: int = 250
     see_rate: float = 2e-3
     name_rate: float = 2e-3
     answer_rate: float = 2e-3
-    refuse_rate: float = 4e-4
+    refuse_rate: float = 3e-4
     scales: int = 8  # sizes of each drawing
     kept: int = 8  # kept paintings of each typeset word; four times as many of each drawing
     switched: float = 0.5  # share of code-switched requests
-    pictured: float = 0.4  # share of batches with pictures
-    lore: float = 0.25  # share of batches of lore (:func:`lore`)
-    typed: float = 0.35  # of those, share of typeset words
+    pictured: float = 0.48  # share of batches with pictures
+    lore: float = 0.14  # share of batches of lore (:func:`lore`)
+    typed: float = 0.4  # of those, share of typeset words
     blank: float = 0.06  # share of "this" without a picture
 
 
@@ -187,11 +187,11 @@ def see(model: Any, gallery: Gallery, recipe: Recipe, *, seed: int, bar: bool) -
 
     def loss() -> Tensor:
         objects = torch.randint(len(OBJECTS), (128,))
-        words = gallery.paint_words(objects[64:], torch.randint(len(LANGUAGES), (64,)))
-        pixels = torch.cat([gallery.paint_drawings(objects[:64], rng), words])
+        words = gallery.paint_words(objects[80:], torch.randint(len(LANGUAGES), (48,)))
+        pixels = torch.cat([gallery.paint_drawings(objects[:80], rng), words])
         logits = head(tower(pixels).last_hidden_state[:, 1:].mean(1))
         hit = (logits.argmax(-1) == objects).float()
-        right.append((hit[:64].mean().item(), hit[64:].mean().item()))
+        right.append((hit[:80].mean().item(), hit[80:].mean().item()))
         if len(right) % 200 == 0:
             log.info("right: drawings %.2f, words %.2f", *(float(np.mean(r[-100:])) for r in zip(*right, strict=True)))
         return nn.functional.cross_entropy(logits.float(), objects, label_smoothing=0.05)
