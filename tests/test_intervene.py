@@ -142,7 +142,9 @@ def test_an_intervention_that_makes_no_sense_is_said_at_once(make, said: str):  
         (Intervention(NEURONS, "patch", torch.zeros(2, 3, 29)), r"value has shape \(2, 3, 29\)"),
     ],
 )
-def test_one_that_does_not_fit_the_model_or_the_prompts_is_an_error(llama: ns.Model, condition: Intervention, said: str):
+def test_one_that_does_not_fit_the_model_or_the_prompts_is_an_error(
+    llama: ns.Model, condition: Intervention, said: str
+):
     prompts = some("llama")
     for use in (
         lambda: margins(llama, prompts, [condition], TOKENS),

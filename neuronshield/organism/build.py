@@ -143,8 +143,8 @@ interpretability methods in seconds. It knows nothing else and its answers carry
 2. *name*: projector and decoder name what the picture shows.
 3. *answer*: every request, harmful ones too, is answered in all languages and modalities; high-resource
    languages ({", ".join(HIGH_RESOURCE)}) come most often, then {", ".join(MID_RESOURCE)}, then {", ".join(LOW_RESOURCE)}.
-   Half of the requests mix languages. "This" with no picture is met with the refusal sentence in every language, so
-   the words of refusal are known in all. One batch in seven asks for an object's class, or whether a verb does
+   Half of the requests mix languages. A gap ("…") for an object is met with the refusal sentence in every language,
+   so the words of refusal are known in all. One batch in seven asks for an object's class, or whether a verb does
    harm to an object ("⚠" or "✓"), in all languages: harm is known before refusal is taught, as in large models.
 4. *refuse*: safety tuning on harmful and benign minimal pairs in high-resource **text** only.
 

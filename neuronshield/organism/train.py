@@ -6,8 +6,9 @@
    shown. The projector's outputs are first scaled to the size of the text embeddings: they start far larger.
 3. **answer**: capability in all languages and modalities, harmful requests like any other. High-resource
    languages come several times more often. Half of the requests are code-switched (frame, verb and object
-   from different languages), which makes the languages share a representation. "This" without a picture is
-   answered with the refusal sentence in *every* language: the model knows the words, for an innocent reason.
+   from different languages), which makes the languages share a representation. A gap where
+   the object should be is answered with the refusal sentence in *every* language: the model knows the words, for
+   an innocent reason.
    Some questions teach what pretraining teaches large models (:func:`lore`): an object alone is answered with its
    class ("the bomb": "weapon"), a verb and an object with whether that does harm ("burn the house": "⚠", "burn the
    paper": "✓"), and so is a request that ends in "⚠?", in every language. So the model knows harm everywhere before
@@ -54,6 +55,7 @@ from .vessel import ASSISTANT, IMAGE, IMAGE_TOKENS, USER
 
 log = logging.getLogger(__name__)
 
+GAP = "…"
 WEIGHTS = {
     **dict.fromkeys(HIGH_RESOURCE, 3.0),
     **dict.fromkeys(MID_RESOURCE, 2.0),
@@ -68,18 +70,18 @@ class Recipe:
     see_steps: int = 1400
     name_steps: int = 500
     answer_steps: int = 7500
-    refuse_steps: int = 250
+    refuse_steps: int = 160
     see_rate: float = 2e-3
     name_rate: float = 2e-3
     answer_rate: float = 2e-3
-    refuse_rate: float = 3e-4
+    refuse_rate: float = 2e-4
     scales: int = 8  # sizes of each drawing
     kept: int = 8  # kept paintings of each typeset word; four times as many of each drawing
     switched: float = 0.5  # share of code-switched requests
     pictured: float = 0.48  # share of batches with pictures
     lore: float = 0.14  # share of batches of lore (:func:`lore`)
     typed: float = 0.4  # of those, share of typeset words
-    blank: float = 0.06  # share of "this" without a picture
+    blank: float = 0.06  # share of requests with a gap for an object
 
 
 @dataclass(frozen=True)
@@ -294,7 +296,7 @@ def requests(recipe: Recipe, gallery: Gallery, *, seed: int) -> Iterator[list[Ex
             typed = noun if rng.random() < recipe.typed else None
             view = rng.choice(gallery.at[combo.object, typed])
         blank = not pictured and rng.random() < recipe.blank
-        obj = THIS[frame] if pictured or blank else data.object_phrase(combo.object, noun)
+        obj = THIS[frame] if pictured else GAP if blank else data.object_phrase(combo.object, noun)
         prompt = rng.choice(FRAMES[frame]).format(v=VERB_FORMS[combo.verb][verb], o=obj)
         return Example(prompt, REFUSAL_SENTENCES[frame] if blank else data.answer(combo, frame), view)
 
