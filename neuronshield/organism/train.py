@@ -67,18 +67,18 @@ WEIGHTS = {
 class Recipe:
     """Every number of the recipe; the defaults are the shipped organism's."""
 
-    see_steps: int = 1400
+    see_steps: int = 1900
     name_steps: int = 500
-    answer_steps: int = 7500
-    refuse_steps: int = 160
+    answer_steps: int = 7300
+    refuse_steps: int = 400
     see_rate: float = 2e-3
     name_rate: float = 2e-3
     answer_rate: float = 2e-3
-    refuse_rate: float = 2e-4
+    refuse_rate: float = 8e-5
     scales: int = 8  # sizes of each drawing
     kept: int = 8  # kept paintings of each typeset word; four times as many of each drawing
     switched: float = 0.5  # share of code-switched requests
-    pictured: float = 0.48  # share of batches with pictures
+    pictured: float = 0.5  # share of batches with pictures
     lore: float = 0.14  # share of batches of lore (:func:`lore`)
     typed: float = 0.4  # of those, share of typeset words
     blank: float = 0.06  # share of requests with a gap for an object
