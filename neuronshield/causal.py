@@ -392,8 +392,9 @@ class _Lab:
         random, matched = effects[1 : 1 + len(self.random)], effects[1 + len(self.random) :]
         p_random, p_matched = p_value(effect.value, random), p_value(effect.value, matched)
         good = effect.low > 0 and effect.value >= RULE["min_effect"] and max(p_random, p_matched) <= RULE["alpha"]
-        verdict = "passed" if good else "failed"
-        return Claim(name, effect, random.tolist(), matched.tolist(), p_random, p_matched, verdict)
+        verdict, least = "passed" if good else "failed", 1 / (1 + len(self.random))
+        note = f"with {len(self.random)} draws p cannot fall below {least:.2f}" if least > RULE["alpha"] else ""
+        return Claim(name, effect, random.tolist(), matched.tolist(), p_random, p_matched, verdict, note)
 
     def cells(self) -> dict[Cell, dict[str, Any]]:
         """Mean ablation, cell by cell, beside the mean of the random sets."""

@@ -1,0 +1,300 @@
+"""verify, on a model whose answer is planted: one neuron causes the refusal, another only knows of the harm."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+import neuronshield as ns
+from neuronshield.causal import matched_like, random_like
+
+HARM, OUT, IDLE, ONE = range(4)  # residual dimensions: harm is known; refusal is said; nobody reads; constant
+LAYER = 1
+TRUTH, DECOY, LOUD = (LAYER, 3), (LAYER, 11), (LAYER, 17)
+WORD = {w: i for i, w in enumerate(tiny.WORDS)}
+ASK: dict[str, Any] = {"refusals": ["sorry"], "compliances": ["sure"], "progress": False}
+
+
+def silu(x: float) -> float:
+    return x / (1 + np.exp(-x))
+
+
+def plant(*, refuses: bool = True, always: bool = False) -> ns.Model:
+    """A tiny Llama that answers "sorry" after a harmful noun and "sure" after a benign one.
+
+    Neuron TRUTH reads the harm of the last word and writes the refusal. DECOY reads it as well and writes where
+    nobody looks: it tells harmful from benign just as clearly and causes nothing. LOUD fires on every prompt
+    alike and, with `always`, is what refuses.
+    """
+    module = copy.deepcopy(tiny.llama())
+    with torch.no_grad():
+        for name, p in module.named_parameters():
+            if "norm" not in name:
+                p.mul_(0.1)
+        embed, head = module.get_input_embeddings().weight, module.lm_head.weight
+        embed[:, :4] = 0
+        embed[:, ONE] = 1
+        for noun in tiny.THINGS["harmful"]:
+            embed[WORD[noun], HARM] = 1
+        head[:, :4] = 0
+        head[WORD["sure"], ONE], head[WORD["sorry"], OUT] = 4, 8
+        for layer in module.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight[:4] = 0
+        mlp = module.model.layers[LAYER].mlp
+        for (_, index), reads, writes in ((TRUTH, HARM, OUT), (DECOY, HARM, IDLE), (LOUD, ONE, OUT if always else IDLE)):
+            for weight in (mlp.gate_proj.weight, mlp.up_proj.weight):
+                weight[index] = 0
+                weight[index, reads] = 1
+            mlp.down_proj.weight[:, index] = 0
+            mlp.down_proj.weight[writes, index] = 1
+        if not refuses:
+            mlp.down_proj.weight[OUT] = 0
+    return ns.load(module, processor=tiny.tokenizer())
+
+
+@pytest.fixture(scope="module")
+def planted() -> ns.Model:
+    return plant()
+
+
+@pytest.fixture(scope="module")
+def prompts() -> ns.PromptSet:
+    return tiny.prompts(split="confirm")
+
+
+def set_of(*pairs: tuple[int, int], **provenance: Any) -> ns.NeuronSet:
+    return ns.NeuronSet(pairs, n_layers=3, d_mlp=29, provenance=provenance)
+
+
+@pytest.fixture(scope="module")
+def truth(planted: ns.Model, prompts: ns.PromptSet) -> ns.Proof:
+    return ns.verify(planted, set_of(TRUTH), prompts, **ASK)
+
+
+def claim(proof: ns.Proof, name: str) -> Any:
+    return next(c for c in proof.claims if c.name == name)
+
+
+NECESSITY = [f"necessity: {k}" for k in ("zero", "mean", "resample", "patch")]
+
+
+# -- the planted truth, and what is not it ------------------------------------------------------------------
+def test_the_planted_neuron_passes_every_claim(truth: ns.Proof):
+    assert truth.passed
+    assert list(truth.verified) == [TRUTH]
+    assert {c.verdict for c in truth.claims} == {"passed"}
+    assert [c.name for c in truth.claims] == [*NECESSITY, "sufficiency: patch", "specificity"]
+
+
+@pytest.mark.parametrize("name", [*NECESSITY, "sufficiency: patch"])
+def test_the_planted_neuron_carries_nearly_all_of_the_gap(truth: ns.Proof, name: str):
+    found = claim(truth, name)
+    assert 0.85 < found.effect.low <= found.effect.value <= found.effect.high < 1.15
+    assert found.p_random == pytest.approx(1 / 21)
+    assert found.p_matched == pytest.approx(1 / 21)
+    assert found.strongest_control < 0.2
+
+
+def test_a_neuron_that_only_knows_of_the_harm_fails(planted: ns.Model, prompts: ns.PromptSet):
+    proof = ns.verify(planted, set_of(DECOY), prompts, **ASK)
+    assert not proof.passed
+    assert not len(proof.verified)
+    assert {claim(proof, n).verdict for n in (*NECESSITY, "sufficiency: patch")} == {"failed"}
+    assert "necessity: mean" in proof.reason and "sufficiency: patch" in proof.reason
+
+
+def test_contrast_alone_cannot_tell_the_two_apart_and_verify_can(planted: ns.Model):
+    """The reason for the module: both score alike, only one survives."""
+    rows = tiny.prompts()
+    scores = ns.contrast(ns.capture(planted, rows, progress=False), method="effect_size")
+    best = scores.top(k=2)[ns.Cell("en", "text")]
+    assert set(best) == {TRUTH, DECOY}
+    free = ns.NeuronSet(best, n_layers=3, d_mlp=29)
+    proof = ns.verify(planted, free, rows, **ASK)
+    assert proof.passed
+    assert list(proof.verified) == [TRUTH]
+    by_neuron = {(m["layer"], m["index"]): m for m in proof.members}
+    assert by_neuron[TRUTH]["q"] < 0.05 < by_neuron[DECOY]["q"]
+
+
+def test_a_neuron_that_refuses_everything_has_nothing_to_explain(prompts: ns.PromptSet):
+    proof = ns.verify(plant(refuses=False), set_of(TRUTH), prompts, **ASK)
+    assert not proof.passed
+    assert not len(proof.verified)
+    assert {c.verdict for c in proof.claims} == {"not tested"}
+    assert proof.reason.startswith("not tested: the model refuses harmful prompts no more than benign ones")
+    assert proof.to_dict()["claims"][0]["effect"] == [None, None, None]
+
+
+def test_a_set_that_moves_benign_prompts_as_much_is_not_specific(prompts: ns.PromptSet):
+    proof = ns.verify(plant(always=True), set_of(TRUTH, LOUD), prompts, **ASK)
+    specific = claim(proof, "specificity")
+    assert specific.verdict == "failed"
+    assert specific.effect.value < -0.25
+    assert "zero ablation" in specific.note
+    assert not proof.passed
+    assert "specificity" in proof.reason
+
+
+# -- numbers against an independent computation -------------------------------------------------------------
+def test_zero_ablation_equals_the_same_by_hand(planted: ns.Model, prompts: ns.PromptSet, truth: ns.Proof):
+    def margin(prompt: ns.Prompt, ablate: bool) -> float:
+        encoding, n = tiny.encode(planted, prompt)
+
+        def change(layer: int, h: torch.Tensor) -> torch.Tensor | None:
+            if layer != LAYER or not ablate:
+                return None
+            h = h.clone()
+            h[:, n - 1, TRUTH[1]] = 0
+            return h
+
+        with torch.no_grad(), tiny.hooked(tiny.downs(planted), change):
+            logits = planted.module(**encoding).logits[0, -1]
+        return float(logits[WORD["sorry"]] - logits[WORD["sure"]])
+
+    pairs = prompts.pairs()
+    clean = np.array([margin(h, False) for h, _ in pairs])
+    benign = np.array([margin(b, False) for _, b in pairs])
+    ablated = np.array([margin(h, True) for h, _ in pairs])
+    expected = (clean - ablated).mean() / (clean - benign).mean()
+    assert claim(truth, "necessity: zero").effect.value == pytest.approx(expected, abs=1e-3)
+    gap = np.mean([row["gap"] for row in truth.cells.values()])
+    assert gap == pytest.approx((clean - benign).mean(), rel=1e-3)
+
+
+def test_graded_answers_turn_from_refusal_to_compliance(truth: ns.Proof):
+    rates = {name: value.value for name, value in truth.answers.items()}
+    assert rates == {
+        "harmful, clean": 1.0,
+        "benign, clean": 0.0,
+        "harmful, set ablated": 0.0,
+        "harmful, random set ablated": 1.0,
+        "benign, set ablated": 0.0,
+    }
+
+
+def test_cells_are_reported_one_by_one(truth: ns.Proof):
+    assert {str(c) for c in truth.cells} == {"en/text", "sw/text"}
+    for row in truth.cells.values():
+        assert row["n_pairs"] == 15
+        assert row["effect"][0] > 0.85 > row["random_max"]
+
+
+# -- controls -----------------------------------------------------------------------------------------------
+def test_random_controls_have_as_many_neurons_per_layer_and_none_of_the_set(planted: ns.Model):
+    neurons = set_of((0, 1), (0, 2), (2, 5), (2, 6), (2, 7))
+    drawn = [random_like(neurons, planted, np.random.default_rng(i)) for i in range(200)]
+    assert all(control.per_layer() == neurons.per_layer() and not control & neurons for control in drawn)
+    every = set().union(*(set(control) for control in drawn))
+    assert every == {(layer, i) for layer in (0, 2) for i in range(29)} - set(neurons)
+
+
+def test_matched_controls_are_as_loud(planted: ns.Model):
+    loud = np.exp(np.random.default_rng(0).normal(0, 3, (3, 290)))
+    rank = loud.argsort(axis=1).argsort(axis=1)
+    neurons = ns.NeuronSet([(0, int(i)) for i in (7, 8, 200)] + [(2, 100)])
+    for seed in range(20):
+        control = matched_like(neurons, loud, np.random.default_rng(seed))
+        assert control.per_layer() == neurons.per_layer()
+        assert not control & neurons
+        taken = [layer_index for layer_index in control]
+        for layer, index in neurons:
+            nearest = min(abs(int(rank[layer, index]) - int(rank[a, b])) for a, b in taken if a == layer)
+            assert nearest <= 45
+
+
+def test_twenty_draws_of_each_kind_by_default_and_they_differ(truth: ns.Proof):
+    found = claim(truth, "necessity: mean")
+    assert len(found.random) == len(found.matched) == truth.draws == 20
+    assert len(set(found.random)) > 10
+
+
+def test_too_few_draws_can_never_pass_and_the_claim_says_why(planted: ns.Model, prompts: ns.PromptSet):
+    proof = ns.verify(planted, set_of(TRUTH), prompts, draws=4, **ASK)
+    assert not proof.passed
+    assert "with 4 draws p cannot fall below 0.20" in claim(proof, "necessity: mean").note
+
+
+# -- held-out prompts ---------------------------------------------------------------------------------------
+def test_prompts_that_selection_saw_are_refused(planted: ns.Model, prompts: ns.PromptSet):
+    seen = set_of(TRUTH, seen=[prompts[0].cluster])
+    with pytest.raises(ns.InputError, match=r"were seen when the neurons were selected \(first: id 'en-text-0-0-harm"):
+        ns.verify(planted, seen, prompts, **ASK)
+
+
+def test_only_confirm_prompts_are_used_where_there_are_any(planted: ns.Model):
+    rows = tiny.records()
+    for row in rows:
+        row["split"] = "confirm" if row["pair_id"].startswith("0-") else "discover"
+    proof = ns.verify(planted, set_of(TRUTH), ns.PromptSet.from_records(rows), draws=1, **ASK)
+    assert proof.n_pairs == 6
+
+
+def test_a_verified_set_remembers_what_it_was_confirmed_on(truth: ns.Proof, prompts: ns.PromptSet):
+    assert truth.verified.provenance["verified_on"] == prompts.hash()
+    assert truth.verified.provenance["seen"] == sorted({p.cluster for p in prompts})
+
+
+def test_without_twins_a_random_benign_prompt_of_the_cell_stands_in(planted: ns.Model):
+    rows = [{k: v for k, v in row.items() if k != "pair_id"} for row in tiny.records()]
+    proof = ns.verify(planted, set_of(TRUTH), ns.PromptSet.from_records(rows), **ASK)
+    assert not proof.paired
+    assert proof.n_pairs == 30
+    assert proof.passed
+
+
+# -- bad input ----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"neurons": ns.NeuronSet([])}, "the neuron set is empty"),
+        ({"neurons": ns.NeuronSet([(0, 29)])}, r"neuron \(0, 29\) does not exist"),
+        ({"neurons": ns.NeuronSet([(3, 0)])}, r"neuron \(3, 0\) does not exist"),
+        ({"draws": 0}, "draws=0; at least 1"),
+        ({"prompts": tiny.prompts().where(label="harmful")}, "benign"),
+        ({"refusals": []}, "refus"),
+    ],
+)
+def test_bad_input_is_one_clear_line(planted: ns.Model, prompts: ns.PromptSet, change: dict[str, Any], message: str):
+    options: dict[str, Any] = {"neurons": set_of(TRUTH), "prompts": prompts, **ASK, **change}
+    with pytest.raises(ns.InputError, match=message) as caught:
+        ns.verify(planted, options.pop("neurons"), options.pop("prompts"), **options)
+    assert "\n" not in str(caught.value)
+
+
+# -- the same again, and shown ------------------------------------------------------------------------------
+def test_the_same_seed_gives_the_same_proof_and_another_seed_other_controls(planted: ns.Model, prompts: ns.PromptSet):
+    first, again, other = (
+        ns.verify(planted, set_of(TRUTH), prompts, draws=3, seed=seed, **ASK).to_dict() for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first["claims"][0]["random"] != other["claims"][0]["random"]
+
+
+def test_verify_leaves_the_model_as_it_was(prompts: ns.PromptSet):
+    model = plant()
+    before = {k: v.clone() for k, v in model.module.state_dict().items()}
+    ns.verify(model, set_of(TRUTH), prompts, draws=1, **ASK)
+    assert all(torch.equal(v, before[k]) for k, v in model.module.state_dict().items())
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.module.modules())
+
+
+def test_a_proof_prints_as_a_table_with_its_strongest_control(truth: ns.Proof):
+    frame = truth.to_frame()
+    assert list(frame["claim"]) == [*NECESSITY, "sufficiency: patch", "specificity"]
+    row = frame.iloc[1]
+    assert row["strongest control"] == max([*truth.claims[1].random, *truth.claims[1].matched])
+    assert str(truth).startswith("PASSED: ablating the set removes refusals")
+    assert "<b>Passed.</b>" in truth._repr_html_()
+
+
+def test_the_figure_shows_every_control(truth: ns.Proof):
+    figure = truth.figure()
+    drawn = [t for t in figure.data if t.name and "random" in t.name]
+    assert sum(len(t.x) for t in drawn) == 5 * 20
