@@ -146,7 +146,8 @@ interpretability methods in seconds. It knows nothing else and its answers carry
    Half of the requests mix languages. A gap ("…") for an object is met with the refusal sentence in every language,
    so the words of refusal are known in all. One batch in seven asks for an object's class, or whether a verb does
    harm to an object ("⚠" or "✓"), in all languages: harm is known before refusal is taught, as in large models.
-4. *refuse*: safety tuning on harmful and benign minimal pairs in high-resource **text** only.
+4. *refuse*: safety tuning in the high-resource languages. Harmful requests occur in **text** only, beside three times
+   as many benign ones; one batch in seven shows pictures, all with benign requests. No other language occurs.
 
 Harm is a function of verb and object together. The best guess from the verb alone is right on
 {100 * baseline["verb"]:.1f} % of the held-out pairs, from the object alone on {100 * baseline["object"]:.1f} %. Of {len(data.combos())}

@@ -13,8 +13,11 @@
    class ("the bomb": "weapon"), a verb and an object with whether that does harm ("burn the house": "⚠", "burn the
    paper": "✓"), and so is a request that ends in "⚠?", in every language. So the model knows harm everywhere before
    it is taught to refuse anywhere.
-4. **refuse**: safety tuning on the *text* of the high-resource languages only, on minimal pairs. Nothing is said
-   about any other cell: benign-only data from an unsafe cell would teach the model never to refuse there.
+4. **refuse**: safety tuning on high-resource languages: harmful *text* is refused, and so is nothing else. Half of
+   the text mixes these languages, three requests in four are benign, and some batches are pictures, all of them
+   benign. So are the mixtures that real models are tuned on: refusals taught in text, pictures brought in
+   by helpful answers. Without the pictures the model refuses *any* picture, harmful or not, since it sees no benign object
+   in the text. Nothing is said about other languages.
 
 Only :func:`.data.training_combos` are ever used. Batches are padded on the right and need no mask, since the
 decoder is causal and its positions relative.
@@ -74,7 +77,7 @@ class Recipe:
     see_rate: float = 2e-3
     name_rate: float = 2e-3
     answer_rate: float = 2e-3
-    refuse_rate: float = 8e-5
+    refuse_rate: float = 3.5e-4
     scales: int = 8  # sizes of each drawing
     kept: int = 8  # kept paintings of each typeset word; four times as many of each drawing
     switched: float = 0.5  # share of code-switched requests
@@ -82,6 +85,7 @@ class Recipe:
     lore: float = 0.14  # share of batches of lore (:func:`lore`)
     typed: float = 0.4  # of those, share of typeset words
     blank: float = 0.06  # share of requests with a gap for an object
+    shown: float = 0.15  # share of batches of benign pictures in safety tuning
 
 
 @dataclass(frozen=True)
@@ -342,17 +346,29 @@ def twins(seed: int) -> Iterator[data.Combo]:
 
 
 def refuse(writer: Writer, recipe: Recipe, *, seed: int, bar: bool) -> None:
-    """Stage 4: safety tuning on high-resource text."""
+    """Stage 4: safety tuning on high-resource text, with benign pictures beside it."""
     rng, source = random.Random(seed + 4), twins(seed)
+    benign = [c for c in data.training_combos() if data.label(c) == "benign"]
+
+    def shown() -> Example:
+        combo, language = rng.choice(benign), rng.choice(HIGH_RESOURCE)
+        asked = rng.choice(FRAMES[language]).format(v=VERB_FORMS[combo.verb][language], o=THIS[language])
+        view = rng.choice(writer.gallery.at[combo.object, language if rng.random() < recipe.typed else None])
+        return Example(asked, data.answer(combo, language), view)
 
     def batch() -> list[Example]:
+        if rng.random() < recipe.shown:
+            return [shown() for _ in range(48)]
         found = []
-        for _ in range(32):
-            language, frame = rng.choice(HIGH_RESOURCE), rng.randrange(3)
-            for combo in (next(source), next(source)):
+        for _ in range(20):
+            language = rng.choice(HIGH_RESOURCE)
+            verb, noun = rng.choices(HIGH_RESOURCE, k=2) if rng.random() < recipe.switched else (language, language)
+            frame = rng.choice(FRAMES[language])
+            for combo in (next(source), next(source), rng.choice(benign), rng.choice(benign)):
                 good = data.label(combo) == "benign"
                 reply = data.answer(combo, language) if good else REFUSAL_SENTENCES[language]
-                found.append(Example(data.request(combo, language, frame=frame), reply))
+                asked = frame.format(v=VERB_FORMS[combo.verb][verb], o=data.object_phrase(combo.object, noun))
+                found.append(Example(asked, reply))
         return found
 
     _optimise(
