@@ -56,15 +56,14 @@ class Plan:
     Attributes:
         size: how many neurons to take, as `Scores.top` reads it.
         train_cells: cells whose "train" prompts are used; None for all.
-        taught: the cell the shield is meant for; None where every cell is trained on.
+        taught: the blind cells the shield is meant for; none where every cell is trained on.
         steps, lr, batch_size: of the update.
         random_masks: masks of random neurons trained as controls.
-        overlap_cells: cells of the overlap heatmap; None for all.
     """
 
     size: dict[str, Any]
     train_cells: tuple[Cell, ...] | None
-    taught: Cell | None
+    taught: tuple[Cell, ...]
     steps: int
     lr: float
     batch_size: int
@@ -178,7 +177,7 @@ def _read_prompts(model: Any, prompts: Any, seed: int) -> PromptSet:
     return prompts
 
 
-ORGANISM_PAIRS = 24
+ORGANISM_PAIRS = 32
 
 
 def plan_for(model: Model, prompts: PromptSet) -> Plan:
@@ -189,10 +188,10 @@ def plan_for(model: Model, prompts: PromptSet) -> Plan:
     if all(p.source == "organism" for p in prompts):
         from .organism import COMPLIANCES, HIGH_RESOURCE, REFUSALS
 
-        taught = Cell("en", "image")
+        taught = (Cell("en", "image"), Cell("sw", "text"))
         safe = tuple(Cell(language, "text") for language in HIGH_RESOURCE)
-        return Plan(size, (taught, *safe), taught, 100, 3e-3, 32, 3, 20, REFUSALS, COMPLIANCES)
-    return Plan(size, None, None, 48, 3e-3, 8, 1, 24)
+        return Plan(size, (*taught, *safe), taught, 40, 2e-2, 32, 3, 20, REFUSALS, COMPLIANCES)
+    return Plan(size, None, (), 48, 3e-3, 8, 1, 24)
 
 
 # -- find -----------------------------------------------------------------------------------------------
@@ -290,7 +289,7 @@ def shield(job: Job) -> None:
             "neurons": len(neurons),
             "proven": bool(len(verified)),
             "train_cells": [str(c) for c in rows.cells()],
-            "taught": str(plan.taught) if plan.taught else None,
+            "taught": [str(c) for c in plan.taught],
             "n_prompts": len(rows),
             "steps": plan.steps,
             "lr": plan.lr,

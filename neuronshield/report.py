@@ -229,7 +229,7 @@ def _section_shield(r: dict[str, Any]) -> str:
     s = r["shield"]
     proven = "" if s["proven"] else "<b>These neurons were not proven</b>; the candidates were trained instead. "
     meant = (
-        f" The blind cell it is meant for: <b>{escape(s['taught'])}</b>; the others keep what they had."
+        f" Meant for the blind cells <b>{escape(' and '.join(s['taught']))}</b>; the others keep what they had."
         if s["taught"]
         else ""
     )

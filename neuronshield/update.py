@@ -22,7 +22,9 @@ import copy
 import logging
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -194,7 +196,8 @@ def load_adapter(model: Model, path: str | os.PathLike[str]) -> Model:
     if not (path / "adapter_config.json").is_file():
         raise InputError(f"{path}: no adapter here (adapter_config.json is missing)")
     try:
-        peft_model = PeftModel.from_pretrained(_shared_copy(model.module), path)  # type: ignore[arg-type]
+        with _quiet():
+            peft_model = PeftModel.from_pretrained(_shared_copy(model.module), path)  # type: ignore[arg-type]
     except (RuntimeError, ValueError, OSError) as error:
         raise InputError(f"{path}: the adapter does not fit {model.id!r} ({str(error).splitlines()[0]})") from error
     inner: Any = peft_model.base_model
@@ -247,7 +250,8 @@ class _Work:
             bias="none",
             fan_in_fan_out=type(model.linear(0, model.site.down)).__name__ == "Conv1D",
         )
-        self.peft_model = get_peft_model(_shared_copy(model.module), config)  # type: ignore[arg-type]
+        with _quiet():
+            self.peft_model = get_peft_model(_shared_copy(model.module), config)  # type: ignore[arg-type]
         wrapped: Any = self.peft_model.base_model
         self.modules: dict[str, Any] = {name: wrapped.model.get_submodule(name) for name in names}
         for module in self.modules.values():  # factors in at least float32
@@ -337,6 +341,14 @@ def merge(model: Model, wrapped: dict[str, Any], members: dict[int, list[int]] |
         module.eval(), model.processor, model.id, model.revision, model.layers_path, model.site, model.n_layers,
         model.d_mlp, model.d_model, {**model.info, "shielded": True},
     )  # fmt: skip
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' complaint about a name that PEFT still uses."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        yield
 
 
 def _shared_copy(module: nn.Module) -> nn.Module:

@@ -81,7 +81,7 @@ def results() -> dict[str, Any]:
             "figure": plots.ablation(proof(CLAIMS)).to_json(),
         },
         "shield": {
-            "neurons": 19, "proven": True, "train_cells": ["en/text"], "taught": "en/image", "n_prompts": 77, "steps": 100,
+            "neurons": 19, "proven": True, "train_cells": ["en/text"], "taught": ["en/image"], "n_prompts": 77, "steps": 100,
             "lr": 0.003,
             "conditions": {c: {"trained": 4321 + i, "param_fraction": 0.0035, "losses": [2.75 + i, 0.375 + i]}
                            for i, c in enumerate(CONDITIONS[1:])},
@@ -396,7 +396,7 @@ def test_where_every_cell_was_trained_on_no_transfer_is_claimed(page: MakePage):
     r["check"]["compared_on"] = "all"
     for means in r["check"]["means"].values():
         means["all"] = means.pop("untrained")
-    r["shield"] |= {"train_cells": list(CELLS), "taught": None}
+    r["shield"] |= {"train_cells": list(CELLS), "taught": []}
     shown = page(r).text
     assert "all cells (none was held out)" in shown
     assert "did not train on" not in shown
