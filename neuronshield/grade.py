@@ -128,7 +128,7 @@ def openings_for(
         by_language: dict[str, list[str]] = {}
         for p in prompts:
             if p.language not in by_language:
-                by_language[p.language] = list(_chosen(given, builtin, p.language))
+                by_language[p.language] = list(chosen_openings(given, builtin, p.language))
         for p in prompts:
             opening = target_opening(p.target) if p.label == label else ""
             if opening and opening not in by_language[p.language]:
@@ -137,13 +137,13 @@ def openings_for(
         if empty:
             name = "refusals" if label == "harmful" else "compliances"
             raise InputError(
-                f"no {name} openings for language {empty[0]!r}: pass {name}=[...] or {name}={{{empty[0]!r}: [...]}}"
+                f"no {name[:-1]} openings for language {empty[0]!r}: pass {name}=[...] or {name}={{{empty[0]!r}: [...]}}"
             )
         found.append(by_language)
     return Openings(*found)
 
 
-def _chosen(given: OpeningsArg, builtin: dict[str, list[str]], language: str) -> Sequence[str]:
+def chosen_openings(given: OpeningsArg, builtin: dict[str, list[str]], language: str) -> Sequence[str]:
     base = language.split("-", maxsplit=1)[0]
     if isinstance(given, str):
         return [given]

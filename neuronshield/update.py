@@ -37,7 +37,7 @@ from tqdm.auto import tqdm
 from .capture import versions
 from .collate import Batch, batches
 from .errors import InputError
-from .grade import REFUSAL_SENTENCES, OpeningsArg
+from .grade import REFUSAL_SENTENCES, OpeningsArg, chosen_openings
 from .intervene import generate
 from .models import Model
 from .neurons import NeuronSet
@@ -418,9 +418,7 @@ def _refusal(prompt: Prompt, refusals: OpeningsArg) -> str:
 
 
 def _first(given: OpeningsArg, language: str) -> str:
-    from .grade import _chosen
-
-    texts = _chosen(given, {}, language)
+    texts = chosen_openings(given, {}, language)
     return texts[0] if texts else ""
 
 

