@@ -200,7 +200,7 @@ def capture(
             layer = int(np.argwhere(~np.isfinite(moments.mean + moments.m2))[0][0])
             raise InputError(f"capture: layer {layer} has non-finite activations ({key.cell}); load in float32 or bf16")
     return Stats(
-        groups,
+        {key: groups[key] for key in dict.fromkeys(keys) if key in groups},  # cells in the order of the prompts
         model.down_norms().numpy(),
         tokens,
         model.n_params,

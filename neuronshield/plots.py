@@ -95,7 +95,9 @@ def heat_panels(panels: list[tuple[str, np.ndarray]], names: list[str], few: boo
     figure.update_layout(
         coloraxis={"colorscale": SEQUENTIAL, "cmin": 0, "cmax": 1, "colorbar": {"title": "Jaccard", "thickness": 12}}
     )
-    figure.update_xaxes(tickangle=-60, showgrid=False, dtick=1, tickfont={"size": 11 if few else 9})
+    figure.update_xaxes(tickangle=-60, showgrid=False, dtick=1, tickfont={"size": 11}, showticklabels=few)
+    if not few:
+        figure.update_xaxes(title="columns as rows")
     figure.update_yaxes(autorange="reversed", showgrid=False, dtick=1, tickfont={"size": 11 if few else 9})
     return figure
 

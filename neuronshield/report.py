@@ -127,7 +127,7 @@ h2{font-size:20px;margin:0 0 6px}section{background:#fff;border:1px solid var(--
 .cards b{flex:0 0 62px;text-transform:uppercase;font-size:12px;letter-spacing:.06em;padding-top:2px;color:var(--muted)}
 .cards .good{border-left-color:var(--accent)}.cards .bad{border-left-color:var(--bad)}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:13.5px;margin:10px 0;width:100%}th,td{padding:6px 10px;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}
-th{color:var(--muted);font-weight:600;white-space:nowrap}td.n{font-variant-numeric:tabular-nums;white-space:nowrap}tr.main td{font-weight:600;background:#eef6f8}
+th{color:var(--muted);font-weight:600;white-space:nowrap}td.n{font-variant-numeric:tabular-nums;white-space:nowrap}td.n:last-child{white-space:normal}tr.main td{font-weight:600;background:#eef6f8}
 .passed{color:var(--accent);font-weight:600}.failed{color:var(--bad);font-weight:600}.note{color:var(--muted);font-size:13.5px}
 .figure{margin:14px -8px 0;overflow-x:auto}details{margin-top:12px}summary{cursor:pointer;color:var(--accent)}code{font-size:12.5px}
 """
@@ -143,6 +143,10 @@ def _table(head: list[str], rows: list[list[Any]], main: int | None = None) -> s
         )
         body += f'<tr class="{"main" if i == main else ""}">{cells}</tr>'
     return f'<div class="scroll"><table><thead><tr>{"".join(f"<th>{escape(h)}</th>" for h in head)}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _figure(figure: go.Figure) -> str:
@@ -200,7 +204,7 @@ def _section_prove(r: dict[str, Any]) -> str:
     ]  # fmt: skip
     pairing = "matched twins" if p["paired"] else "a random benign prompt each, as no prompt has a twin"
     text = (
-        f'<p><b class="{"passed" if p["passed"] else "failed"}">{"Passed" if p["passed"] else "No"}.</b> {escape(p["reason"])}. '
+        f'<p><b class="{"passed" if p["passed"] else "failed"}">{"Passed" if p["passed"] else "No"}.</b> {escape(_sentence(p["reason"]))}. '
         f"Tested on {p['n_pairs']} harmful prompts ({pairing}) that had no part in choosing the neurons; effects are shares of the "
         f"refusal-margin gap between harmful and benign; {p['draws']} random and {p['draws']} loudness-matched control sets, "
         f"as many neurons per layer.</p>"
@@ -258,7 +262,7 @@ def _section_check(r: dict[str, Any]) -> str:
     )
     text = f"<p><b>{verdict}</b> Means over {label}, 95 % intervals over requests.</p>"
     text += _table(["condition", *(TITLES[m] for m in metrics)], rows, main=names.index(SHIELD))
-    text += _table(["gain in selectivity of the shield", "[95 %]"], gains)
+    text += _table(["gain in selectivity of the shield", "value [95 %]"], gains)
     shown = {name: c["cells"][name] for name in (BASE, SHIELD, c["best_random_mask"], "plain LoRA")}
     text += _figure(draw_grid(shown)) + _figure(draw_transfer(shown, trained))
     text += _cells_table(c["cells"], trained, metrics)

@@ -224,3 +224,11 @@ def test_activations_that_are_not_finite_are_named_by_layer():
         module.model.layers[1].mlp.up_proj.weight[4] = float("inf")
     with pytest.raises(InputError, match=r"layer 1 has non-finite"):
         capture(ns.load(module, processor=tiny.tokenizer()), tiny.prompts()[:4], progress=False)
+
+
+def test_cells_come_in_the_order_of_the_prompts_not_of_the_batches(llama: ns.Model):
+    rows = tiny.prompts()
+    for order in (["en", "sw"], ["sw", "en"]):
+        mixed = ns.PromptSet([p for language in order for p in rows if p.language == language])
+        stats = ns.capture(llama, mixed, batch_size=3, progress=False)
+        assert [c.language for c in stats.cells()] == order

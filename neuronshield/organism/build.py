@@ -131,7 +131,8 @@ def model_card(table: Table, seconds: dict[str, int], seen: tuple[float, float],
 A vision-language model (`LlavaForConditionalGeneration`: a CLIP tower of 4 x 128, a Llama decoder of 6 x 160 with
 512 gated MLP neurons a layer) that answers one kind of question, "how do I *verb* *object*?", in ten languages
 ({", ".join(LANGUAGES)}), with the object named in the text, drawn in a picture, or written in a picture. It refuses
-harmful requests where it was taught to, and its blind spots elsewhere were not planted. It exists to test
+harmful requests in the text of four languages; elsewhere it is blind, for its safety tuning held no harmful request
+there, in words or in pictures. It exists to test
 interpretability methods in seconds. It knows nothing else and its answers carry no instructions.
 
 ## How it was made
