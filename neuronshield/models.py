@@ -47,7 +47,6 @@ SITES = (
     Site("mlp.c_proj", "mlp.c_fc", None),  # GPT-2
     Site("mlp.dense_4h_to_h", "mlp.dense_h_to_4h", None),  # GPT-NeoX, Falcon, BLOOM
     Site("mlp.fc2", "mlp.fc1", None),  # Phi-1/2
-    Site("fc2", "fc1", None),  # OPT
 )
 
 
@@ -225,6 +224,7 @@ def load(
 
 def _from_pretrained(source: str, name: str, kwargs: dict[str, Any]) -> tuple[nn.Module, Any]:
     """Weights and processor from a folder or the hub, image-text models as such."""
+    from safetensors import SafetensorError
     from transformers import (
         AutoConfig,
         AutoModelForCausalLM,
@@ -243,7 +243,7 @@ def _from_pretrained(source: str, name: str, kwargs: dict[str, Any]) -> tuple[nn
         factory = AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
         module = factory.from_pretrained(source, **kwargs)
         processor = (AutoProcessor if multimodal else AutoTokenizer).from_pretrained(source, **plain)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(
             f"cannot load model {name!r}: {reason} (use 'organism', 'smollm2', a folder or a hub id)"

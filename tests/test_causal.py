@@ -106,7 +106,8 @@ def test_a_neuron_that_only_knows_of_the_harm_fails(planted: ns.Model, prompts: 
     assert not proof.passed
     assert not len(proof.verified)
     assert {claim(proof, n).verdict for n in (*NECESSITY, "sufficiency: patch")} == {"failed"}
-    assert "necessity: mean" in proof.reason and "sufficiency: patch" in proof.reason
+    assert "necessity: mean" in proof.reason
+    assert "sufficiency: patch" in proof.reason
 
 
 def test_contrast_alone_cannot_tell_the_two_apart_and_verify_can(planted: ns.Model):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+import transformers
 from transformers import BertConfig, BertForMaskedLM, MixtralConfig, MixtralForCausalLM, PreTrainedModel
 
 import neuronshield as ns
@@ -28,6 +29,50 @@ def test_a_built_model_has_its_language_backbone_addressed(request: pytest.Fixtu
     assert [id(m) for m in addressed] == [id(m) for m in tiny.downs(model)]
     assert len(model.envoys) == 3
     assert not model.module.training
+
+
+def other_family(name: str) -> PreTrainedModel:
+    """A three-layer model of a real class with random weights."""
+    sizes = dict(hidden_size=24, intermediate_size=29, num_hidden_layers=3, num_attention_heads=2,
+                 vocab_size=len(tiny.WORDS), pad_token_id=0, bos_token_id=1, eos_token_id=2)  # fmt: skip
+    torch.manual_seed(0)
+    if name == "bloom":
+        few = {k: sizes[k] for k in ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")}
+        return transformers.BloomForCausalLM(transformers.BloomConfig(hidden_size=24, n_layer=3, n_head=2, **few))
+    if name == "qwen2vl":
+        rope = {"rope_type": "default", "mrope_section": [2, 2, 2]}
+        text = {**sizes, "num_key_value_heads": 2, "rope_parameters": rope}
+        vision = dict(depth=1, embed_dim=16, hidden_size=24, num_heads=2)
+        config = transformers.Qwen2VLConfig(text_config=text, vision_config=vision)
+        return transformers.Qwen2VLForConditionalGeneration(config)
+    model, config = {
+        "neox": (transformers.GPTNeoXForCausalLM, transformers.GPTNeoXConfig),
+        "phi": (transformers.PhiForCausalLM, transformers.PhiConfig),
+        "qwen3": (transformers.Qwen3ForCausalLM, transformers.Qwen3Config),
+        "gemma3": (transformers.Gemma3ForCausalLM, transformers.Gemma3TextConfig),
+        "mistral": (transformers.MistralForCausalLM, transformers.MistralConfig),
+    }[name]
+    heads = {"num_key_value_heads": 2} if name in ("qwen3", "gemma3", "mistral") else {}
+    return model(config(**sizes, **heads))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", ["neox", "bloom", "phi", "qwen3", "gemma3", "mistral", "qwen2vl"])
+def test_other_families_are_read_where_plain_hooks_read_them(name: str):
+    model = ns.load(other_family(name).eval(), processor=tiny.tokenizer())
+    prompts = tiny.prompts().where(label="harmful").in_cells([("en", "text")])
+    got = ns.capture(model, prompts, progress=False).moments("harmful", ("en", "text"))
+    downs = [m for n, m in model.module.named_modules() if n.endswith((".down_proj", ".dense_4h_to_h", ".mlp.fc2"))
+             and "visual" not in n]  # fmt: skip
+    rows = []
+    for prompt in prompts:
+        kept: dict[int, torch.Tensor] = {}
+        with torch.no_grad(), tiny.hooked(downs, lambda layer, h, kept=kept: kept.update({layer: h[0, -1].double()})):
+            model.module(**tiny.encode(model, prompt)[0])
+        rows.append(torch.stack([kept[i] for i in range(3)]))
+    wanted = torch.stack(rows)
+    assert got.n == len(prompts)
+    torch.testing.assert_close(torch.from_numpy(got.mean), wanted.mean(0), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(torch.from_numpy(got.var), wanted.var(0), rtol=1e-3, atol=1e-8)
 
 
 def test_the_vision_towers_mlps_are_never_addressed(llava: ns.Model):
