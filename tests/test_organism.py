@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ import neuronshield as ns
 from neuronshield import organism
 from neuronshield.organism import data, pictures, sprites, train
 from neuronshield.organism.build import METRICS, raise_model
-from neuronshield.organism.lexicon import CLASSES, OBJECTS, VERBS
+from neuronshield.organism.lexicon import CLASSES, FRAMES, OBJECTS, VERB_FORMS, VERBS
 
 ALL = organism.records()
 
@@ -202,25 +203,33 @@ def test_a_few_steps_of_the_recipe_make_a_folder_that_loads_and_answers(tmp_path
     assert len(ns.generate(model, list(prompts), max_new_tokens=3)) == 6
 
 
-def test_safety_tuning_sees_nothing_but_high_resource_text(monkeypatch: pytest.MonkeyPatch):
-    seen: list[train.Example] = []
+def test_safety_tuning_refuses_in_high_resource_text_only():
+    """Harmful requests, and refusals, occur in the text of four languages; pictures are benign."""
+    batches: list[list[train.Example]] = []
 
     class Spy:
         model = torch.nn.Linear(1, 1)
+        gallery = SimpleNamespace(at={(o, x): [0] for o in OBJECTS for x in (*organism.LANGUAGES, None)})
 
         def loss(self, batch: list[train.Example]) -> torch.Tensor:
-            seen.extend(batch)
+            batches.append(batch)
             return self.model.weight.sum()
 
-    recipe = train.Recipe(refuse_steps=5)
-    train.refuse(Spy(), recipe, seed=0, bar=False)  # type: ignore[arg-type]
+    train.refuse(Spy(), train.Recipe(refuse_steps=40), seed=0, bar=False)  # type: ignore[arg-type]
+    high, refusals = organism.HIGH_RESOURCE, {organism.refusal_sentence(x) for x in organism.HIGH_RESOURCE}
+    benign = [c for c in data.training_combos() if data.label(c) == "benign"]
     known = {
-        data.request(c, x, frame=f) for c in data.training_combos() for x in organism.HIGH_RESOURCE for f in range(3)
-    }
-    assert {e.prompt for e in seen} <= known
-    assert all(e.view is None for e in seen)
-    refused = sum(e.answer in {organism.refusal_sentence(x) for x in organism.HIGH_RESOURCE} for e in seen)
-    assert refused == len(seen) // 2
+        frame.format(v=VERB_FORMS[c.verb][verb], o=data.object_phrase(c.object, noun)): data.label(c)
+        for c in data.training_combos() for x in high for frame in FRAMES[x] for verb in high for noun in high
+    }  # fmt: skip
+    answers = {data.answer(c, x) for c in benign for x in high}
+    text = [e for batch in batches for e in batch if e.view is None]
+    shown = [e for batch in batches for e in batch if e.view is not None]
+    for e in text:
+        assert (e.answer in refusals) == (known[e.prompt] == "harmful")
+    assert sum(e.answer in refusals for e in text) == len(text) // 4
+    assert 0 < len(shown) < len(text)
+    assert {e.answer for e in shown} <= answers
 
 
 def test_a_source_that_is_not_the_pinned_one_is_refused(tmp_path: Path):

@@ -345,7 +345,7 @@ def test_a_proof_that_failed_and_a_shield_of_unproven_neurons_say_so(page: MakeP
     r["prove"] |= {"passed": False, "n_verified": 0, "reason": "necessity: mean failed"}
     r["shield"]["proven"] = False
     shown = page(r)
-    assert "No. necessity: mean failed" in shown.text
+    assert "No. Necessity: mean failed" in shown.text
     assert "These neurons were not proven" in shown.text
     assert "no: necessity: mean failed" in summary(r)
     assert "verified one by one" not in summary(r)
@@ -364,7 +364,7 @@ def test_what_was_not_tested_is_shown_as_such_without_numbers(page: MakePage):
         "figure": plots.ablation(proof(untested)).to_json(), "answers": {"before": [0.0, 0.0, 0.1]},
     }  # fmt: skip
     shown = page(r)
-    assert "not tested: the model refuses nothing" in shown.text
+    assert "No. Not tested: the model refuses nothing" in shown.text
     assert shown.row("necessity: zero") == ["necessity: zero", "n/a [n/a, n/a]", "n/a", "n/a", "n/a", "not tested", ""]
     assert "model refuses nowhere" in summary(r)
     assert "not tested: the model refuses nothing" in summary(r)
