@@ -385,7 +385,7 @@ def _examples(
         raise InputError(f"objective={objective!r} is unknown; use 'supervised'")
     prompts.require_both_labels("masked_update")
     own = [p for p in prompts if p.label == "benign" and p.target is None]
-    texts = generate(model, own, max_new_tokens=24, batch_size=32, progress=progress, desc="retain")
+    texts = generate(model, own, max_new_tokens=24, batch_size=32, progress=progress, desc="retain") if own else []
     kept = dict(zip([p.id for p in own], texts, strict=True))
     out = []
     for p in prompts:

@@ -182,15 +182,19 @@ def test_a_bad_argument_is_one_line_and_leaves_nothing(args: list[str], said: st
 def test_ctrl_c_exits_130_and_leaves_nothing(tmp_path: Path):
     command = [sys.executable, "-m", "neuronshield.cli", "run", "--out", "out", "--quiet"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=OFFLINE
-    )
-    for _ in range(600):  # until it has begun to work in its folder
-        if any(tmp_path.iterdir()) or process.poll() is not None:
-            break
-        time.sleep(0.1)
-    assert [p.name for p in tmp_path.iterdir()] == [f".out.{process.pid}.partial"]
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=OFFLINE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+    )  # fmt: skip
+    try:
+        for _ in range(600):  # until it has begun to work in its folder
+            if any(tmp_path.iterdir()) or process.poll() is not None:
+                break
+            time.sleep(0.1)
+        assert [p.name for p in tmp_path.iterdir()] == [f".out.{process.pid}.partial"]
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert errors.strip() == "neuronshield: interrupted; nothing half-written is left"  # after the line of ^C
     assert not any(tmp_path.iterdir())
