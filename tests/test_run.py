@@ -180,11 +180,12 @@ def test_a_bad_argument_is_one_line_and_leaves_nothing(args: list[str], said: st
 
 
 def test_ctrl_c_exits_130_and_leaves_nothing(tmp_path: Path):
-    command = [sys.executable, "-m", "neuronshield.cli", "run", "--out", "out", "--quiet"]
+    # a job in the background ignores SIGINT, and so would what it starts
+    begin = "import signal, neuronshield.cli as c; signal.signal(signal.SIGINT, signal.default_int_handler); c.main()"
+    command = [sys.executable, "-c", begin, "run", "--out", "out", "--quiet"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=OFFLINE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
-    )  # fmt: skip
+        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=OFFLINE
+    )
     try:
         for _ in range(600):  # until it has begun to work in its folder
             if any(tmp_path.iterdir()) or process.poll() is not None:
