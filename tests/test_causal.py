@@ -143,6 +143,13 @@ def test_a_set_that_moves_benign_prompts_as_much_is_not_specific(prompts: ns.Pro
     assert "specificity" in proof.reason
 
 
+def test_members_are_ablated_one_by_one_to_their_benign_mean(prompts: ns.PromptSet):
+    proof = ns.verify(plant(always=True), set_of(LOUD), prompts, draws=1, **ASK)
+    alone = proof.members[0]["effect"][0]
+    assert alone == pytest.approx(claim(proof, "necessity: mean").effect.value, abs=1e-6)
+    assert abs(alone - claim(proof, "necessity: zero").effect.value) > 0.01
+
+
 # -- numbers against an independent computation -------------------------------------------------------------
 def test_zero_ablation_equals_the_same_by_hand(planted: ns.Model, prompts: ns.PromptSet, truth: ns.Proof):
     def margin(prompt: ns.Prompt, ablate: bool) -> float:
