@@ -3,7 +3,8 @@
 It is a real ``LlavaForConditionalGeneration`` that answers "how do I <verb> <object>?" in ten languages, with
 the object named, drawn, or written into a picture, and that was taught to refuse harmful requests in the text
 of four of them only. Safety tuning showed it pictures with benign requests alone, and the other languages not at
-all. :mod:`.lexicon` holds its words, :mod:`.data` the harm table and the prompt grid, :mod:`.pictures` its pictures, :mod:`.build` remakes it from public sources.
+all. :mod:`.lexicon` holds its words, :mod:`.data` the harm table and the prompt grid, :mod:`.pictures` its pictures,
+:mod:`.build` remakes it from public sources.
 
 >>> from neuronshield import organism
 >>> organism.refusal_sentence("en")
