@@ -208,12 +208,12 @@ def _first_ids(model: Model, texts: Sequence[str]) -> set[int]:
 
 def margin(logits: Float[Tensor, "batch vocab"], tokens: Sequence[OpeningTokens]) -> Float[Tensor, " batch"]:
     """Refusal margin of each row: logsumexp(refusal openings) - logsumexp(compliance openings)."""
-    logits = logits.float()
-    rows = [
-        torch.logsumexp(row[t.refusal], dim=0) - torch.logsumexp(row[t.compliance], dim=0)
-        for row, t in zip(logits, tokens, strict=True)
-    ]
-    return torch.stack(rows).cpu()
+    out = torch.empty(len(logits))
+    for kind in dict.fromkeys((tuple(t.refusal), tuple(t.compliance)) for t in tokens):
+        rows = [i for i, t in enumerate(tokens) if (tuple(t.refusal), tuple(t.compliance)) == kind]
+        refusal, compliance = (torch.logsumexp(logits[rows][:, list(ids)].float(), dim=1) for ids in kind)
+        out[rows] = (refusal - compliance).cpu()
+    return out
 
 
 # -- the grader -----------------------------------------------------------------------------------------

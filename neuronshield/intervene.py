@@ -1,26 +1,35 @@
 """Interventions: which neurons, what they become, where; applied by one interpreter.
 
-An `Intervention` is data. Its `kind` says how to read its `value`:
+An `Intervention` is data, and travels as JSON (an nnsight edit cannot be saved). Its `kind` says what becomes
+of a neuron's value h_i:
 
     zero       h_i <- 0
-    mean       h_i <- a mean over other prompts         value [n_layers, d_mlp], or one row a prompt
-    resample   h_i <- what it was on an unrelated prompt  value [prompt, n_layers, d_mlp]
-    patch      h_i <- what it was on the matched twin     value [prompt, n_layers, d_mlp]
+    mean       h_i <- its mean over other prompts        value [n_layers, d_mlp], or one row a prompt
+    resample   h_i <- what it was on another prompt      value [prompt, n_layers, d_mlp]
+    patch      h_i <- what it was in a donor run         value [prompt, n_layers, d_mlp]
+    clamp      h_i <- a constant                         value a number, or [n_layers, d_mlp]
+    scale      h_i <- alpha * h_i                        value alpha
 
-`margins` measures many conditions on the same prompts. Where every condition touches the last prompt
-token only, the tokens before it cannot change (attention is causal), so they are run once per batch and
-each condition costs a one-token forward on their key-value cache. That shortcut is checked against a full
-forward on every batch and dropped where the two disagree.
+`positions` names tokens by their role: "last_prompt", "prompt", "image", "text", "response" (every generated
+token that is read again) or "all" (prompt and response). `cells` restricts it to prompts of those cells.
 
-An intervention that did not fire on every layer it names is an error, never a null effect.
+`margins` measures many conditions on the same prompts, as many at once as fit. What no condition changes is
+computed once per batch and reused: the layers below the first one touched (their residual is kept), and, where
+only the last prompt token is touched, all tokens before it (attention is causal; their key-value cache is
+kept). Both shortcuts are checked against a full forward on every batch and dropped where they disagree.
+
+Every firing is counted: an intervention that did not fire at every layer, step and token it names is an error,
+never a null effect.
 """
 
 from __future__ import annotations
 
+import copy
+import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import nnsight
 import numpy as np
@@ -32,81 +41,400 @@ from .errors import InputError
 from .grade import OpeningTokens, margin
 from .models import Model
 from .neurons import NeuronSet
-from .prompts import Prompt
+from .prompts import Cell, Prompt
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-__all__ = ["Intervention", "generate", "margins"]
+__all__ = ["KINDS", "POSITIONS", "Intervention", "Readout", "answer_logits", "generate", "margins", "readouts"]
+
+KINDS = ("zero", "mean", "resample", "scale", "clamp", "patch")
+POSITIONS = ("last_prompt", "prompt", "image", "text", "response", "all")
+FORMAT = "neuronshield.Intervention/1"
+STACKED_ROWS = 256  # rows of one forward when conditions share it
+STACKED_BYTES = 2**30  # and the most their copies of the cache may take
 
 
 @dataclass(frozen=True, eq=False)
 class Intervention:
     """Which neurons, what, where.
 
-    >>> Intervention(neurons, "mean", benign_mean)             # doctest: +SKIP
+    >>> import torch
+    >>> neurons = NeuronSet([(0, 3), (1, 5)], n_layers=2, d_mlp=8)
+    >>> half = Intervention(neurons, "scale", 0.5, positions="all", cells=["en/text"])
+    >>> mean = Intervention(neurons, "mean", torch.arange(16.0).reshape(2, 8))
+    >>> Intervention.from_json(mean.to_json()).value[1, 5].item()
+    13.0
 
-    Attributes:
+    Args:
         neurons: the set that is changed.
-        kind: "zero", "mean", "resample" or "patch".
-        value: None for "zero", otherwise [n_layers, d_mlp] or [prompt, n_layers, d_mlp] (float32).
-        positions: "last_prompt", or "all" prompt tokens and every generated one.
+        kind: "zero", "mean", "resample", "scale", "clamp" or "patch".
+        value: none for "zero"; a number for "scale"; a number or [n_layers, d_mlp] for "clamp"; otherwise
+            [n_layers, d_mlp] or [prompt, n_layers, d_mlp] (float32, torch or numpy), as `Stats.moments(...).mean`
+            and `record` give it. Only the entries of `neurons` are read.
+        positions: role of the tokens it touches.
+        cells: cells of the prompts it touches; None for all.
 
     Raises:
-        InputError: an empty set, an unknown kind, or a value that is missing or of the wrong shape.
+        InputError: an empty set, an unknown kind, position or cell, or a value that is missing, not finite or of
+            the wrong shape.
     """
 
     neurons: NeuronSet
-    kind: Literal["zero", "mean", "resample", "patch"]
-    value: Float[Tensor, "*prompt n_layers d_mlp"] | None = None
-    positions: Literal["last_prompt", "all"] = "last_prompt"
+    kind: Literal["zero", "mean", "resample", "scale", "clamp", "patch"]
+    value: Any = None
+    positions: Literal["last_prompt", "prompt", "image", "text", "response", "all"] = "last_prompt"
+    cells: Sequence[Cell | str] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.neurons):
             raise InputError("an intervention on an empty neuron set does nothing; pass at least one neuron")
-        if self.kind not in ("zero", "mean", "resample", "patch"):
-            raise InputError(f"kind={self.kind!r} is unknown; use zero, mean, resample or patch")
-        if self.positions not in ("last_prompt", "all"):
-            raise InputError(f"positions={self.positions!r} is unknown; use 'last_prompt' or 'all'")
+        if self.kind not in KINDS:
+            raise InputError(f"kind={self.kind!r} is unknown; use one of {', '.join(KINDS)}")
+        if self.positions not in POSITIONS:
+            raise InputError(f"positions={self.positions!r} is unknown; use one of {', '.join(POSITIONS)}")
         if (self.value is None) != (self.kind == "zero"):
             raise InputError(f"kind={self.kind!r} {'takes no' if self.kind == 'zero' else 'needs a'} value")
+        if self.cells is not None:
+            if not self.cells:
+                raise InputError("cells=[] touches no prompt; pass cells, or None for all")
+            object.__setattr__(self, "cells", tuple(Cell.of(c) for c in self.cells))
+        if self.value is None:
+            return
+        value = torch.as_tensor(self.value, dtype=torch.float32).detach().cpu()
+        wanted = {"scale": (0,), "clamp": (0, 2)}.get(self.kind, (2, 3))
+        if value.ndim not in wanted:
+            what = {0: "a number", 2: "[n_layers, d_mlp]", 3: "[prompt, n_layers, d_mlp]"}
+            raise InputError(
+                f"kind={self.kind!r}: value has shape {tuple(value.shape)}; expected {' or '.join(what[n] for n in wanted)}"
+            )
+        object.__setattr__(self, "value", value)
 
-    def check(self, model: Model, n_prompts: int) -> None:
-        """Raise unless it fits this model and this many prompts."""
-        for layer, index in self.neurons:
-            if layer >= model.n_layers or index >= model.d_mlp:
-                raise InputError(
-                    f"neuron ({layer}, {index}) does not exist in {model.id!r} "
-                    f"({model.n_layers} layers x {model.d_mlp}); was the set made for another model?"
-                )
-        if self.value is not None:
+    def check(self, model: Model, prompts: Sequence[Prompt]) -> None:
+        """Raise unless its value and cells fit this model and these prompts."""
+        if self.value is not None and self.value.ndim:
             shape, neurons = tuple(self.value.shape), (model.n_layers, model.d_mlp)
-            if shape not in (neurons, (n_prompts, *neurons)):
-                raise InputError(f"value has shape {shape}; expected {neurons} or {(n_prompts, *neurons)}")
+            if shape not in (neurons, (len(prompts), *neurons)):
+                raise InputError(f"value has shape {shape}; expected {neurons} or {(len(prompts), *neurons)}")
+        if self.cells is not None and not any(p.cell in self.cells for p in prompts):
+            raise InputError(f"no prompt is of the cells it names ({', '.join(map(str, self.cells))})")
 
-    def edits(self, rows: list[int], device: torch.device) -> list[tuple[int, Tensor, Tensor]]:
-        """(layer, indices [k], new values [batch or 1, k]) for the prompts in `rows`, layers ascending."""
-        out = []
-        for layer, members in self.neurons.by_layer().items():
-            if self.value is None:
-                new = torch.zeros(1, len(members))
-            elif self.value.ndim == 2:
-                new = self.value[layer, members][None]
-            else:
-                new = self.value[rows][:, layer, members]
-            out.append((layer, torch.tensor(members, device=device), new.to(device)))
+    def new(self, layer: int, members: list[int], rows: list[int]) -> Float[Tensor, "rows k"] | float:
+        """What the members of one layer become on the prompts in `rows` (for "scale": their factor)."""
+        if self.value is None:
+            return 0.0
+        if not self.value.ndim:
+            return float(self.value)
+        if self.value.ndim == 2:
+            return self.value[layer, members][None]
+        return self.value[rows][:, layer, members]
+
+    # -- files ----------------------------------------------------------------------------------------
+    def to_json(self) -> str:
+        """All of it as JSON; of the values, those of its neurons.
+
+        Raises:
+            InputError: per-neuron values and a set that does not know its model's shape.
+        """
+        value = self.value
+        if value is not None and value.ndim:
+            if self.neurons.d_mlp is None or self.neurons.n_layers is None:
+                raise InputError("to_json: the neuron set does not know its shape; give it n_layers= and d_mlp=")
+            layer, index = torch.tensor(list(self.neurons)).T
+            value = value[..., layer, index]
+        about = {
+            "format": FORMAT, "kind": self.kind, "positions": self.positions,
+            "cells": None if self.cells is None else [str(c) for c in self.cells],
+            "n_layers": self.neurons.n_layers, "d_mlp": self.neurons.d_mlp, "provenance": self.neurons.provenance,
+            "neurons": [list(pair) for pair in self.neurons], "value": None if value is None else value.tolist(),
+        }  # fmt: skip
+        return json.dumps(about, ensure_ascii=False)
+
+    @staticmethod
+    def from_json(text: str) -> Intervention:
+        """Read what `to_json` wrote.
+
+        Raises:
+            InputError: not JSON, or not an intervention of this version.
+        """
+        try:
+            about = json.loads(text)
+            if about["format"] != FORMAT:
+                raise ValueError(f"format {about['format']!r}")
+            neurons = NeuronSet(
+                about["neurons"], n_layers=about["n_layers"], d_mlp=about["d_mlp"], provenance=about["provenance"]
+            )
+            value = about["value"]
+            if isinstance(value, list):
+                short = torch.tensor(value)
+                value = torch.zeros(*short.shape[:-1], about["n_layers"], about["d_mlp"])
+                layer, index = torch.tensor(list(neurons)).T
+                value[..., layer, index] = short
+            return Intervention(neurons, about["kind"], value, about["positions"], about["cells"])
+        except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"not an intervention written by to_json ({error})") from None
+
+
+# -- one batch --------------------------------------------------------------------------------------------
+class _Edit(NamedTuple):
+    """One condition's change of one layer: rows `start`.. of the forward, at `where` (None: the last position)."""
+
+    scale: bool
+    start: int
+    stop: int
+    indices: Tensor
+    new: Tensor | float
+    where: Tensor | None
+    active: Tensor | None
+
+    def apply(self, h: Tensor) -> int:
+        """Change `h` [rows, pos, d_mlp] in place; how many tokens were touched."""
+        mine = h[self.start : self.stop]
+        if self.where is None:
+            old = mine[:, -1, self.indices]
+            new = old * self.new if self.scale else torch.as_tensor(self.new, dtype=h.dtype, device=h.device)
+            if self.active is not None:
+                new = torch.where(self.active[:, None], new, old)
+            mine[:, -1, self.indices] = new
+            return len(mine) if self.active is None else int(self.active.sum())
+        old = mine[:, :, self.indices]
+        if self.scale:
+            new = old * self.new
+        else:
+            new = torch.as_tensor(self.new, dtype=h.dtype, device=h.device)
+            new = new[:, None, :] if new.ndim == 2 else new
+        mine[:, :, self.indices] = torch.where(self.where[..., None], new, old)
+        return int(self.where.sum())
+
+
+def _active(prompts: Sequence[Prompt], rows: list[int], condition: Intervention, device: Any) -> Tensor | None:
+    """Which rows are of the cells it names; None for all of them."""
+    if condition.cells is None:
+        return None
+    return torch.tensor([prompts[row].cell in condition.cells for row in rows], device=device)
+
+
+def _edits(
+    model: Model, prompts: Sequence[Prompt], batch: Batch, conditions: Sequence[Intervention | None]
+) -> tuple[dict[int, list[_Edit]], dict[int, int]]:
+    """Edits by layer for conditions stacked in one forward, and how many tokens each layer must see touched."""
+    edits: dict[int, list[_Edit]] = {}
+    expected: dict[int, int] = {}
+    n = len(batch.rows)
+    for i, condition in enumerate(conditions):
+        if condition is None:
+            continue
+        active = _active(prompts, batch.rows, condition, model.device)
+        where = _where(prompts, batch, condition, active)
+        tokens = int(where.sum()) if where is not None else n if active is None else int(active.sum())
+        if not tokens:
+            continue
+        for layer, members in condition.neurons.by_layer().items():
+            new = condition.new(layer, members, batch.rows)
+            new = new.to(model.device) if isinstance(new, torch.Tensor) else new
+            indices = torch.tensor(members, device=model.device)
+            edit = _Edit(condition.kind == "scale", i * n, (i + 1) * n, indices, new, where, active)
+            edits.setdefault(layer, []).append(edit)
+            expected[layer] = expected.get(layer, 0) + tokens
+    return dict(sorted(edits.items())), expected
+
+
+def _where(prompts: Sequence[Prompt], batch: Batch, condition: Intervention, active: Tensor | None) -> Tensor | None:
+    """Tokens of the prompt that it touches, [batch, pos]; None for the last one."""
+    if condition.positions == "last_prompt":
+        return None
+    where = batch.roles["prompt" if condition.positions == "all" else condition.positions]
+    touched = where.any(dim=1) if active is None else where.any(dim=1) | ~active
+    if condition.positions != "response" and not bool(touched.all()):
+        row = batch.rows[int((~touched).int().argmax())]
+        raise InputError(
+            f"positions={condition.positions!r}: prompt {prompts[row].id!r} has no such token; name the cells that have, "
+            "with cells=[...]"
+        )
+    return where if active is None else where & active[:, None]
+
+
+@dataclass
+class _Shared:
+    """What the conditions of a batch share: the encoding they still have to run, and what was already run."""
+
+    encoding: dict[str, Any]
+    cache: Any = None  # of all tokens but the last
+    residual: dict[int, Tensor] | None = None  # layer -> what it reads, clean
+
+
+def _logits(
+    model: Model,
+    prompts: Sequence[Prompt],
+    batch: Batch,
+    conditions: Sequence[Intervention | None],
+    shared: _Shared,
+    keep: Sequence[int] = (),
+) -> tuple[Float[Tensor, "condition batch vocab"], dict[int, Tensor]]:
+    """First-answer-token logits of a left-padded batch under each condition, in one forward.
+
+    `keep` asks for the residual that those layers read, which later calls reuse through `shared.residual`.
+    """
+    n, times = len(batch.rows), len(conditions)
+    encoding = {k: _stack(v, times, n) for k, v in shared.encoding.items()}
+    if shared.cache is not None:
+        encoding["use_cache"] = True
+    elif model.forward_takes("use_cache"):
+        encoding["use_cache"] = False
+    if model.forward_takes("logits_to_keep"):
+        encoding["logits_to_keep"] = 1
+    edits, expected = _edits(model, prompts, batch, conditions)
+    first = min(edits, default=0)
+    known = shared.residual.get(first) if shared.residual is not None and edits else None
+    entry = None if known is None else _stack(known, times, n)
+    if shared.cache is not None:
+        encoding["past_key_values"] = _fresh(shared.cache, times, first if entry is not None else 0)
+    layers, envoys = model.layer_envoys, model.envoys
+    with torch.no_grad(), model.traced.trace(**encoding) as tracer:
+        fired, kept = nnsight.save({}), nnsight.save({})
+        if entry is not None:
+            for below in range(first):
+                layers[below].skip(entry)
+        for layer in sorted({*edits, *keep}):
+            if layer in keep:
+                kept[layer] = layers[layer].input
+            if layer in edits:
+                h = envoys[layer].input.clone()
+                fired[layer] = sum(edit.apply(h) for edit in edits[layer])
+                envoys[layer].input = h
+        result = tracer.result.save()
+    if dict(fired) != expected:
+        raise RuntimeError(f"an intervention on {model.id!r} fired {dict(fired)} times by layer, not {expected}")
+    return result.logits[:, -1].unflatten(0, (times, n)), dict(kept)
+
+
+def _stack(value: Any, times: int, n: int) -> Any:
+    """One copy of the batch a condition; pictures, which may have rows of their own, follow."""
+    if times == 1 or not isinstance(value, torch.Tensor):
+        return value
+    return value.repeat(times, *[1] * (value.ndim - 1))
+
+
+def _fresh(cache: Any, times: int, first: int) -> Any:
+    """A cache to write to, for layers from `first` on; the old one's tensors are shared until they are replaced."""
+    new = copy.copy(cache)
+    new.layers = [copy.copy(layer) for layer in cache.layers]
+    if times > 1:
+        for layer in new.layers[first:]:
+            if layer.is_initialized:
+                layer.keys, layer.values = (x.repeat(times, 1, 1, 1) for x in (layer.keys, layer.values))
+    return new
+
+
+def _share(model: Model, prompts: Sequence[Prompt], batch: Batch, conditions: Sequence[Intervention | None]) -> _Shared:
+    """Run once what no condition changes; each shortcut only where it reproduces the full forward."""
+    plain = _Shared(dict(batch.encoding))
+    if len(conditions) < 3:
+        return plain
+    firsts = sorted({min(c.neurons.by_layer()) for c in conditions if c is not None} - {0})
+    full, kept = _logits(model, prompts, batch, [None], plain, firsts)
+    out = plain
+    if all(c is None or c.positions == "last_prompt" for c in conditions):
+        step = _last_token_step(model, batch)
+        if step is not None:
+            try:
+                short, kept_short = _logits(model, prompts, batch, [None], step, firsts)
+                if _same(model, full, short):
+                    out, kept = step, kept_short
+            except (RuntimeError, ValueError, TypeError):
+                pass
+    if not firsts:
         return out
+    trial = _Shared(out.encoding, out.cache, {k: v.clone() for k, v in kept.items()})
+    touch = Intervention(NeuronSet([(firsts[-1], 0)]), "scale", 1.0)
+    try:
+        again, _ = _logits(model, prompts, batch, [touch], trial)
+    except (RuntimeError, ValueError, TypeError, KeyError, IndexError):
+        return out
+    return trial if _same(model, full, again) else out
 
 
-def _changed(h: Tensor, indices: Tensor, new: Tensor, where: Tensor | None) -> Tensor:
-    """`h` with the chosen coordinates replaced at its last position, or wherever `where` [batch, pos] is true."""
-    out = h.clone()
-    new = new.to(h.dtype)
-    if where is None:
-        out[:, -1, indices] = new
-    else:
-        out[:, :, indices] = torch.where(where[..., None], new[:, None, :], h[:, :, indices])
+def _same(model: Model, a: Tensor, b: Tensor) -> bool:
+    loose = next(model.module.parameters()).dtype != torch.float32
+    return torch.allclose(a.float(), b.float(), rtol=1e-3, atol=0.25 if loose else 1e-3)
+
+
+_PER_TOKEN = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
+
+
+def _last_token_step(model: Model, batch: Batch) -> _Shared | None:
+    """All tokens but the last run once; None where the model cannot go on from there."""
+    width = batch.encoding["input_ids"].shape[1]
+    if width < 2 or not model.forward_takes("past_key_values") or "position_ids" not in batch.encoding:
+        return None
+    first = {k: v[:, :-1] if k in _PER_TOKEN else v for k, v in batch.encoding.items()}
+    last = {k: v[:, -1:] for k, v in batch.encoding.items() if k in _PER_TOKEN}
+    last["attention_mask"] = batch.encoding["attention_mask"]
+    from transformers import DynamicCache
+
+    try:
+        with torch.no_grad():
+            cache = model.module(**first, use_cache=True).past_key_values
+    except (RuntimeError, ValueError, TypeError):
+        return None
+    return _Shared(last, cache) if isinstance(cache, DynamicCache) else None
+
+
+def _chunks(conditions: Sequence[Intervention | None], n: int, shared: _Shared) -> list[list[int]]:
+    """Conditions that go through one forward together: as many as fit, with the same first layer."""
+    size = 0
+    if shared.cache is not None:
+        size = sum(x.numel() * x.element_size() for a in shared.cache.layers for x in (a.keys, a.values))
+    limit = max(1, min(STACKED_ROWS // n, STACKED_BYTES // max(size, 1)))
+    if any(k not in _PER_TOKEN for k in shared.encoding):  # pictures: rows may not line up with prompts
+        limit = 1
+    by_first: dict[int, list[int]] = {}
+    for i, c in enumerate(conditions):
+        by_first.setdefault(-1 if c is None else min(c.neurons.by_layer()), []).append(i)
+    return [group[at : at + limit] for group in by_first.values() for at in range(0, len(group), limit)]
+
+
+# -- many prompts -----------------------------------------------------------------------------------------
+class Readout(NamedTuple):
+    """Refusal margins, and the spread of the logits they were read from."""
+
+    margin: Float[np.ndarray, "condition prompt"]
+    spread: Float[np.ndarray, "condition prompt"]
+
+
+def readouts(
+    model: Model,
+    prompts: Sequence[Prompt],
+    conditions: Sequence[Intervention | None],
+    tokens: dict[str, OpeningTokens],
+    *,
+    batch_size: int = 32,
+    progress: bool = False,
+    desc: str = "ablate",
+    spread: bool = True,
+) -> Readout:
+    """`margins`, and (with `spread`) beside each the standard deviation of the logits over the vocabulary.
+
+    A change that only rescales all logits (as the final norm does when something loud is removed) moves the margin
+    and the spread alike; one that moves refusal moves their ratio.
+    """
+    _check_all(model, prompts, conditions)
+    out = Readout(*np.full((2, len(conditions), len(prompts)), np.nan))
+    with tqdm(total=len(prompts) * len(conditions), desc=desc, unit="run", disable=not progress, leave=False) as bar:
+        for batch in batches(model, prompts, batch_size=batch_size, side="left"):
+            kinds = [tokens[prompts[row].language] for row in batch.rows]
+            shared = _share(model, prompts, batch, conditions)
+            for chunk in _chunks(conditions, len(batch.rows), shared):
+                logits, _ = _logits(model, prompts, batch, [conditions[i] for i in chunk], shared)
+                flat = logits.flatten(0, 1)
+                rows = np.ix_(chunk, batch.rows)
+                out.margin[rows] = margin(flat, kinds * len(chunk)).reshape(len(chunk), -1).numpy()
+                if spread:
+                    out.spread[rows] = flat.float().std(dim=-1).reshape(len(chunk), -1).cpu().numpy()
+                bar.update(len(batch.rows) * len(chunk))
     return out
 
 
@@ -124,84 +452,40 @@ def margins(
 
     >>> margins(model, prompts, [None, Intervention(neurons, "zero")], tokens).shape   # doctest: +SKIP
     (2, 48)
+
+    Raises:
+        InputError: a condition that does not fit the model or the prompts, or touches generated tokens only.
     """
-    for condition in conditions:
-        if condition is not None:
-            condition.check(model, len(prompts))
-    out = np.empty((len(conditions), len(prompts)))
-    only_last = all(c is None or c.positions == "last_prompt" for c in conditions)
-    with tqdm(total=len(prompts) * len(conditions), desc=desc, unit="run", disable=not progress, leave=False) as bar:
-        for batch in batches(model, prompts, batch_size=batch_size, side="left"):
-            kinds = [tokens[prompts[row].language] for row in batch.rows]
-            step = _last_token_step(model, batch) if only_last and len(conditions) > 2 else None
-            for i, condition in enumerate(conditions):
-                out[i, batch.rows] = margin(_logits(model, batch, condition, step), kinds).numpy()
-                bar.update(len(batch.rows))
-    return out
+    return readouts(
+        model, prompts, conditions, tokens, batch_size=batch_size, progress=progress, desc=desc, spread=False
+    ).margin
 
 
-@dataclass
-class _Step:
-    """A forward over the last token only, on the cache of those before it."""
-
-    encoding: dict[str, Any]
-    cache: Any
-
-
-def _last_token_step(model: Model, batch: Batch) -> _Step | None:
-    """Run all tokens but the last once; None where that does not reproduce the full forward."""
-    width = batch.encoding["input_ids"].shape[1]
-    if width < 2 or "past_key_values" not in _forward_names(model):
-        return None
-    first = {k: v[:, :-1] if k in _PER_TOKEN else v for k, v in batch.encoding.items()}
-    last = {k: v[:, -1:] for k, v in batch.encoding.items() if k in _PER_TOKEN}
-    last["attention_mask"] = batch.encoding["attention_mask"]
-    if "position_ids" not in last:
-        return None
-    try:
-        with torch.no_grad():
-            cache = model.module(**first, use_cache=True).past_key_values
-            if not hasattr(cache, "crop"):
-                return None
-            step = _Step(last, cache)
-            full = _logits(model, batch, None, None).float()
-            short = _logits(model, batch, None, step).float()
-    except (RuntimeError, ValueError, TypeError):
-        return None
-    loose = next(model.module.parameters()).dtype != torch.float32
-    return step if torch.allclose(full, short, rtol=1e-3, atol=0.25 if loose else 1e-3) else None
+def _check_all(
+    model: Model, prompts: Sequence[Prompt], conditions: Sequence[Intervention | None], generated: int = 0
+) -> None:
+    """Raise unless every condition fits the model and the prompts and can fire (each neuron set is looked at once)."""
+    present = [c for c in conditions if c is not None]
+    for neurons in {id(c.neurons): c.neurons for c in present}.values():
+        neurons.check_model(model)
+    for condition in present:
+        condition.check(model, prompts)
+        if condition.positions == "response" and not generated:
+            raise InputError("positions='response': this is read before the first answer token; use generate")
+        if condition.positions == "response" and generated < 2:
+            raise InputError("positions='response' needs max_new_tokens of 2 or more: the last token is never read")
 
 
-_PER_TOKEN = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
-
-
-def _forward_names(model: Model) -> set[str]:
-    return {name for name in ("past_key_values", "logits_to_keep") if model.forward_takes(name)}
-
-
-def _logits(
-    model: Model, batch: Batch, condition: Intervention | None, step: _Step | None
-) -> Float[Tensor, "batch vocab"]:
-    """First-answer-token logits of a left-padded batch under a condition."""
-    encoding: dict[str, Any] = dict(batch.encoding if step is None else step.encoding)
-    if step is not None:
-        encoding |= {"past_key_values": step.cache, "use_cache": True}
-    if "logits_to_keep" in _forward_names(model):
-        encoding["logits_to_keep"] = 1
-    edits = condition.edits(batch.rows, model.device) if condition is not None else []
-    where = batch.roles["prompt"] if condition is not None and condition.positions == "all" else None
-    envoys = [model.envoys[layer] for layer, _, _ in edits]
-    with torch.no_grad(), model.traced.trace(**encoding) as tracer:
-        fired = nnsight.save([])
-        for envoy, (_, indices, new) in zip(envoys, edits, strict=True):
-            envoy.input = _changed(envoy.input, indices, new, where)
-            fired.append(True)
-        result = tracer.result.save()
-    if step is not None:
-        step.cache.crop(-1)  # forget the token this condition added
-    if len(fired) != len(edits):
-        raise RuntimeError(f"intervention fired on {len(fired)} of {len(edits)} layers of {model.id!r}")
-    return result.logits[:, -1]
+def answer_logits(
+    model: Model, prompts: Sequence[Prompt], intervention: Intervention | None = None, *, batch_size: int = 32
+) -> Float[Tensor, "prompt vocab"]:
+    """Logits of the first answer token of every prompt, clean or under one intervention (float32)."""
+    _check_all(model, prompts, [intervention])
+    parts: dict[int, Tensor] = {}
+    for batch in batches(model, prompts, batch_size=batch_size, side="left"):
+        logits, _ = _logits(model, prompts, batch, [intervention], _Shared(dict(batch.encoding)))
+        parts |= dict(zip(batch.rows, logits[0].float().cpu(), strict=True))
+    return torch.stack([parts[i] for i in range(len(prompts))])
 
 
 def generate(
@@ -214,17 +498,19 @@ def generate(
     progress: bool = False,
     desc: str = "answer",
 ) -> list[str]:
-    """Greedy answers, with an intervention held through the prompt (and every step, if "all").
+    """Greedy answers, with an intervention held through the prompt (and every step, for "response" and "all").
 
     >>> generate(model, prompts[:2], max_new_tokens=16)        # doctest: +SKIP
     ['Sure, ...', 'Sorry, ...']
+
+    Raises:
+        InputError: an intervention that does not fit the model or the prompts, or that could not fire.
     """
-    if intervention is not None:
-        intervention.check(model, len(prompts))
+    _check_all(model, prompts, [intervention], generated=max_new_tokens)
     out = [""] * len(prompts)
     with tqdm(total=len(prompts), desc=desc, unit="prompt", disable=not progress, leave=False) as bar:
         for batch in batches(model, prompts, batch_size=batch_size, side="left"):
-            ids = _generate_ids(model, batch, intervention, max_new_tokens)
+            ids = _generate_ids(model, prompts, batch, intervention, max_new_tokens)
             new = ids[:, batch.encoding["input_ids"].shape[1] :]
             for row, text in zip(batch.rows, model.tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
                 out[row] = text.strip()
@@ -232,7 +518,9 @@ def generate(
     return out
 
 
-def _generate_ids(model: Model, batch: Batch, intervention: Intervention | None, n: int) -> Tensor:
+def _generate_ids(
+    model: Model, prompts: Sequence[Prompt], batch: Batch, intervention: Intervention | None, n: int
+) -> Tensor:
     encoding = {k: v for k, v in batch.encoding.items() if k != "position_ids"}
     tokenizer = model.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -243,25 +531,45 @@ def _generate_ids(model: Model, batch: Batch, intervention: Intervention | None,
         answers.append(model.module.generate(**kwargs))  # type: ignore[operator]
         return answers[0]
 
-    if intervention is None:
+    edits = {} if intervention is None else _edits(model, prompts, batch, [intervention])[0]
+    later = _later(model, prompts, batch, intervention)
+    if not edits and not later:
         with torch.no_grad(), _quiet():
             return run(**encoding, **options)
-    edits = intervention.edits(batch.rows, model.device)
-    envoys = [model.envoys[layer] for layer, _, _ in edits]
-    everywhere = intervention.positions == "all"
-    where = batch.roles["prompt"] if everywhere else None
+    steps = [edits, *[later] * (n - 1)] if later else [edits]
+    envoys = model.envoys
     with torch.no_grad(), _quiet(), model.traced.trace(fn=run, **encoding, **options) as tracer:
-        fired = nnsight.save([])
-        for step in tracer.iter[: n if everywhere else 1]:
-            for envoy, (_, indices, new) in zip(envoys, edits, strict=True):
-                h = envoy.input
-                here = where if where is None or h.shape[1] == where.shape[1] else torch.ones_like(where[:, :1])
-                envoy.input = _changed(h, indices, new, here)
-                fired.append(step)
-    steps = answers[0].shape[1] - batch.encoding["input_ids"].shape[1] if everywhere else 1
-    if len(fired) < len(edits) * min(steps, n):
-        raise RuntimeError(f"intervention fired {len(fired)} times, not {len(edits)} layers x {steps} steps")
+        fired = nnsight.save({})
+        for step in tracer.iter[: len(steps)]:
+            for layer, changes in steps[step].items():
+                h = envoys[layer].input.clone()
+                fired[step, layer] = sum(edit.apply(h) for edit in changes)
+                envoys[layer].input = h
+    done = answers[0].shape[1] - batch.encoding["input_ids"].shape[1]
+    expected = {
+        (s, layer): sum(_tokens(e) for e in changes)
+        for s, at in enumerate(steps[:done]) for layer, changes in at.items()
+    }  # fmt: skip
+    if dict(fired) != expected:
+        missing = sorted(set(expected.items()) ^ set(dict(fired).items()))[:3]
+        raise RuntimeError(f"an intervention on {model.id!r} did not fire as named; (step, layer), tokens: {missing}")
     return answers[0]
+
+
+def _later(
+    model: Model, prompts: Sequence[Prompt], batch: Batch, intervention: Intervention | None
+) -> dict[int, list[_Edit]]:
+    """Edits of each step after the first, when one new token of every row is read."""
+    if intervention is None or intervention.positions not in ("response", "all"):
+        return {}
+    as_last = Intervention(intervention.neurons, intervention.kind, intervention.value, cells=intervention.cells)
+    return _edits(model, prompts, batch, [as_last])[0]
+
+
+def _tokens(edit: _Edit) -> int:
+    if edit.where is not None:
+        return int(edit.where.sum())
+    return edit.stop - edit.start if edit.active is None else int(edit.active.sum())
 
 
 class _quiet(warnings.catch_warnings):

@@ -80,7 +80,8 @@ class Model:
         envoy: Any = self.traced
         for part in self.layers_path.split("."):
             envoy = getattr(envoy, part)
-        self.envoys = [_walk(envoy[i], self.site.down) for i in range(self.n_layers)]
+        self.layer_envoys = [envoy[i] for i in range(self.n_layers)]
+        self.envoys = [_walk(layer, self.site.down) for layer in self.layer_envoys]
 
     # -- what it is -----------------------------------------------------------------------------------
     @property

@@ -161,6 +161,49 @@ class NeuronSet:
         """
         return len(self) * model.params_per_neuron / model.n_params
 
+    def check_model(self, model: Model) -> None:
+        """Raise unless the set can be of this model.
+
+        Raises:
+            InputError: another shape, a neuron the model has not, or provenance of other weights.
+        """
+        shape, other = (model.n_layers, model.d_mlp), (self.n_layers, self.d_mlp)
+        if None not in other and other != shape:
+            raise InputError(
+                f"the neuron set is of a model of {other[0]} layers x {other[1]} neurons; {model.id!r} has "
+                f"{shape[0]} x {shape[1]}: select neurons on this model"
+            )
+        for layer, index in self:
+            if layer >= model.n_layers or index >= model.d_mlp:
+                raise InputError(
+                    f"neuron ({layer}, {index}) does not exist in {model.id!r} "
+                    f"({model.n_layers} layers x {model.d_mlp}); was the set made for another model?"
+                )
+        weights = self.provenance.get("fingerprint")
+        if weights is not None and weights != model.fingerprint:
+            raise InputError(
+                f"the neuron set was found in {self.provenance.get('model')!r} with other weights ({weights}, not "
+                f"{model.fingerprint}): select neurons on this model (or carry the members over: NeuronSet(list(neurons)))"
+            )
+
+    def to_transformer_lens(self, *, value: float = 0.0) -> list[tuple[str, Callable[..., Any]]]:
+        """Hooks that set these neurons to `value` at every position, as TransformerLens takes them.
+
+        >>> bridge.run_with_hooks(ids, fwd_hooks=neurons.to_transformer_lens())        # doctest: +SKIP
+        >>> [name for name, _ in NeuronSet([(0, 3), (4, 1)]).to_transformer_lens()]
+        ['blocks.0.mlp.hook_post', 'blocks.4.mlp.hook_post']
+        """
+
+        def hook_of(members: list[int]) -> Callable[..., Any]:
+            def ablate(activation: Any, hook: Any) -> Any:
+                activation = activation.clone()
+                activation[..., members] = value
+                return activation
+
+            return ablate
+
+        return [(f"blocks.{layer}.mlp.hook_post", hook_of(members)) for layer, members in self.by_layer().items()]
+
     def to_frame(self) -> pd.DataFrame:
         """One row a neuron, columns `layer` and `index`."""
         import pandas as pd
