@@ -1,182 +1,61 @@
 """Prove: does the model's refusal really run through these neurons?
 
-Contrast finds neurons that *differ* between harmful and benign prompts. This module asks what refusal
-*does* when they are changed, on prompts that had no part in choosing them, beside sets that could have
-won. Let M be the refusal margin (see `grade`) and gap = mean M(harmful) - mean M(benign twin). Effects
-are in units of the gap: 1 means "all of what tells the twins apart".
+Contrast finds neurons that *differ* between harmful and benign prompts. This module asks what refusal *does* when
+they are changed, on prompts that had no part in choosing them, beside sets that could have won. With M the refusal
+margin and gap = mean M(harmful) - mean M(benign twin), in units of the gap:
 
     necessity    (M(harmful) - M(harmful, set ablated)) / gap     zero, benign mean, resampled from another
-                 benign prompt of the cell, or patched from the benign twin
+                 benign prompt of the cell, or patched from the benign twin: all four must agree
     sufficiency  (M(benign, set from the harmful twin) - M(benign)) / gap
-    specificity  (M(benign, set ablated) - M(benign)) / gap        must stay near 0
+    specificity  (M(benign, set ablated) - M(benign)) / gap       equivalent to 0 (TOST), under three ablations
+    utility      benign answers still right, after - before       equivalent to 0 (TOST), where that can be graded
 
-Controls are drawn `draws` times, as many neurons per layer as the set: *random* ones, and ones *matched*
-on how loudly they speak (mean |h| times column norm). p = (1 + #{control >= set}) / (1 + draws).
-Intervals resample whole requests (`pair_id`), so translations of one request count once.
+Every effect must beat every kind of control (`controls`): p = (1 + #{control >= set}) / (1 + draws) against kinds
+that are drawn, a paired interval above 0 against single sets. Intervals resample whole requests (`pair_id`). Cells
+where the model does not refuse have nothing to explain; they are left out of the claims and used in `experiments`.
 
-The verdict is fixed before looking (`RULE`). It demands every claim at once, so no correction over claims
-is needed (intersection-union test, Berger 1982); over a set's members Benjamini-Hochberg is used.
-`proof.verified` holds the members whose own ablation lowers refusal; a set that fails leaves it empty.
+The verdict is fixed before looking (`RULE`). It demands every claim at once, so no correction over claims is needed
+(intersection-union test, Berger 1982); over cells Holm's is used, over members Benjamini-Hochberg's.
+
+From a set to its members: each is ablated alone, and *last* (after all others and the set's backups), so that neurons
+that back each other up are seen as the group they are. A member is kept if either lowers refusal, materially, and not
+merely by rescaling all logits (which any loud neuron does through the final norm). One whose ablation raises refusal
+is reported as opposing. A neuron that reads harm and has no path to the answer does neither.
+
+Sources: Chen et al. (2024), dynamic patching; Vig et al. (2020), causal mediation; McGrath et al. (2023), backups;
+Wang et al. (2023), completeness and minimality.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from .capture import record, versions
+from . import experiments
+from .capture import versions
+from .controls import Controls, control_sets, matched_like, random_like
 from .errors import InputError
-from .grade import Openings, OpeningsArg, grade, opening_tokens, openings_for
-from .intervene import Intervention, generate, margins
+from .grade import Openings, OpeningsArg, Verdict, grade, opening_tokens, openings_for
+from .intervene import generate
+from .lab import ABLATIONS, Lab, twins
 from .models import Model
 from .neurons import NeuronSet
 from .prompts import Cell, Prompt, PromptSet
-from .statistics import Interval, finite, p_value, rate, ratio_of_means
+from .proof import RULE, Claim, Proof
+from .statistics import Interval, discoveries, equivalent, finite, holm, p_value, positive, rate, ratio_of_means
 
 if TYPE_CHECKING:
-    import pandas as pd
-    import plotly.graph_objects as go
     from jaxtyping import Float
-    from torch import Tensor
 
 __all__ = ["RULE", "Claim", "Proof", "verify"]
 
-#: The pre-set rule: what a claim must show to pass.
-RULE = {
-    "alpha": 0.05,  # against each kind of control
-    "min_effect": 0.10,  # of the gap, and the interval must exclude 0
-    "max_benign_shift": 0.25,  # of the gap, the whole interval inside it
-    "min_refusal": 0.10,  # refused harmful minus refused benign, else there is nothing to explain
-}
-ABLATIONS = ("zero", "mean", "resample", "patch")
-MATCHED_POOL = 20
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One claim, its effect (share of the gap), its controls and what became of it."""
-
-    name: str
-    effect: Interval
-    random: list[float]
-    matched: list[float]
-    p_random: float | None
-    p_matched: float | None
-    verdict: str
-    note: str = ""
-
-    @property
-    def strongest_control(self) -> float | None:
-        """The largest effect any control had: what a sceptic compares with."""
-        both = [*self.random, *self.matched]
-        return max(both) if both else None
-
-
-_NONE = Interval(float("nan"), float("nan"), float("nan"))
-_NOT_TESTED = [
-    Claim(name, _NONE, [], [], None, None, "not tested")
-    for name in (*(f"necessity: {k}" for k in ABLATIONS), "sufficiency: patch", "specificity")
-]
-
-
-@dataclass
-class Proof:
-    """What `verify` found. Prints as a table; `verified` is what passed, possibly nothing.
-
-    Attributes:
-        passed: whether every claim of the rule held.
-        verified: members with an effect of their own, if the set passed; otherwise empty.
-        claims: one row a claim.
-        cells: effect of mean ablation per cell.
-        members: effect of ablating each neuron alone, its p and adjusted q.
-        answers: refusal rates in graded answers, before and after ablation.
-    """
-
-    neurons: NeuronSet
-    verified: NeuronSet
-    passed: bool
-    reason: str
-    claims: list[Claim]
-    cells: dict[Cell, dict[str, Any]]
-    members: list[dict[str, Any]]
-    answers: dict[str, Interval]
-    n_pairs: int
-    draws: int
-    paired: bool
-    provenance: dict[str, Any] = field(default_factory=dict)
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row a claim."""
-        import pandas as pd
-
-        rows = [
-            {
-                "claim": c.name,
-                "effect": c.effect.value,
-                "low": c.effect.low,
-                "high": c.effect.high,
-                "strongest control": c.strongest_control,
-                "p random": c.p_random,
-                "p matched": c.p_matched,
-                "verdict": c.verdict,
-                "note": c.note,
-            }
-            for c in self.claims
-        ]
-        return pd.DataFrame(rows)
-
-    def figure(self) -> go.Figure:
-        """Effects beside their controls."""
-        from .plots import ablation
-
-        return ablation(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON can hold it."""
-        return {
-            "passed": self.passed,
-            "reason": self.reason,
-            "n_neurons": len(self.neurons),
-            "n_verified": len(self.verified),
-            "n_pairs": self.n_pairs,
-            "draws": self.draws,
-            "paired": self.paired,
-            "rule": RULE,
-            "claims": [
-                {
-                    "claim": c.name,
-                    "effect": finite(c.effect),
-                    "random": c.random,
-                    "matched": c.matched,
-                    "p_random": c.p_random,
-                    "p_matched": c.p_matched,
-                    "verdict": c.verdict,
-                    "note": c.note,
-                }
-                for c in self.claims
-            ],
-            "cells": {str(cell): row for cell, row in self.cells.items()},
-            "members": self.members,
-            "answers": {name: finite(value) for name, value in self.answers.items()},
-            "provenance": self.provenance,
-        }
-
-    def __str__(self) -> str:
-        head = f"{'PASSED' if self.passed else 'NO'}: {self.reason}"
-        return f"{head}\n{self.to_frame().to_string(index=False, float_format='{:.2f}'.format)}"
-
-    def __repr__(self) -> str:
-        return f"Proof({'passed' if self.passed else 'no'}, {len(self.verified)} of {len(self.neurons)} verified)"
-
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        head = f"<p><b>{'Passed' if self.passed else 'No'}.</b> {escape(self.reason)}</p>"
-        return head + self.to_frame().to_html(index=False, float_format="{:.2f}".format)
+NECESSITY = tuple(f"necessity: {kind}" for kind in ABLATIONS)
+SUFFICIENCY = "sufficiency: patch"
+_NAN = Interval(float("nan"), float("nan"), float("nan"))
+_NOT_TESTED = [Claim(name, _NAN, "not tested") for name in (*NECESSITY, SUFFICIENCY, "specificity", "utility")]
 
 
 def verify(
@@ -184,11 +63,11 @@ def verify(
     neurons: NeuronSet,
     prompts: PromptSet,
     *,
-    draws: int = 20,
+    draws: int = 200,
     seed: int = 0,
     refusals: OpeningsArg = None,
     compliances: OpeningsArg = None,
-    graded: int = 24,
+    graded: int = 48,
     batch_size: int = 64,
     progress: bool = True,
 ) -> Proof:
@@ -201,45 +80,109 @@ def verify(
     Args:
         neurons: the candidates, usually from `Scores.top`.
         prompts: harmful and benign prompts; twins share `pair_id`. Without pairs each harmful prompt is
-            set against a random benign one of its cell, and the proof says so.
-        draws: control sets of each kind.
+            set against a random benign one of its cell, and the proof says so. "discover" rows, if there are any,
+            are what the controls that select are selected on.
+        draws: control sets of each kind that is drawn; a draw costs one partial forward of the prompts a claim. Take
+            fewer where that is dear (below 19 nothing can pass).
         refusals, compliances: openings that replace the built-in ones (see `grade`).
         graded: pairs whose answers are generated and graded as well.
+        batch_size: prompts a forward.
 
     Raises:
         InputError: an empty set, a set of another model, prompts that selection saw, only one label,
             a language without openings, or openings that tokenise to nothing.
-
-    Source: the checks of Chen et al. (2024, dynamic patching) and of the causal-mediation literature
-    (Vig et al. 2020), with matched controls added.
     """
     if not len(neurons):
         raise InputError("verify: the neuron set is empty; select neurons first (scores.top)")
     if draws < 1:
         raise InputError(f"verify: draws={draws}; at least 1 control draw is needed")
+    neurons.check_model(model)
     confirm = prompts.for_step("confirm")
     _refuse_seen(neurons, confirm)
     confirm.require_both_labels("verify")
-    pairs, paired = _pair(confirm, seed)
+    pairs, paired = twins(confirm, seed)
     openings = openings_for(confirm, refusals=refusals, compliances=compliances)
-    lab = _Lab(model, neurons, pairs, draws, seed, batch_size, progress, opening_tokens(model, openings))
-    answers = {name: _refused(lab, openings, graded, side) for name, side in _CLEAN.items()}
-    reason = _nothing_to_explain(lab, answers)
-    claims, cells, members, passed = _NOT_TESTED, {}, [], False
+    tokens = opening_tokens(model, openings)
+    lab = Lab(model, pairs, tokens, seed=seed, batch_size=batch_size, progress=progress)
+    judge = _Judge(model, openings, graded, seed, batch_size, progress)
+    cells, answers, reason = _refusing(lab, judge)
+    out: dict[str, Any] = {
+        "neurons": neurons, "verified": neurons - neurons, "opposing": neurons - neurons, "backups": neurons - neurons,
+        "passed": False, "reason": reason, "claims": list(_NOT_TESTED), "retest": [], "cells": {}, "members": [],
+        "experiments": {}, "n_pairs": len(lab.harmful), "draws": draws, "paired": paired,
+        "provenance": {**model.provenance(), "data": confirm.hash(), "seed": seed, "versions": versions()},
+    }  # fmt: skip
     if not reason:
-        lab.run()
-        claims, cells, members = lab.claims(), lab.cells(), lab.members()
-        for name, (side, control) in _ABLATED.items():
-            answers[name] = _refused(lab, openings, graded, side, neurons if control == "set" else lab.random[0])
-        passed, reason = _judge(claims)
-    kept = [(m["layer"], m["index"]) for m in members if m["verified"]] if passed else []
+        select = prompts.where(split="discover")
+        out |= _prove(lab, neurons, cells, select if len(select) else confirm, draws, judge, answers)
     about = {**neurons.provenance, "verified_on": confirm.hash(), "verify_seed": seed, "draws": draws}
     about["seen"] = sorted({*neurons.provenance.get("seen", []), *(p.cluster for p in confirm)})
-    verified = NeuronSet(kept, n_layers=model.n_layers, d_mlp=model.d_mlp, provenance=about)
-    provenance = {**model.provenance(), "data": confirm.hash(), "seed": seed, "versions": versions()}
-    return Proof(
-        neurons, verified, passed, reason, claims, cells, members, answers, len(pairs), draws, paired, provenance
-    )
+    for name in ("verified", "opposing", "backups"):
+        out[name] = NeuronSet(out[name], n_layers=model.n_layers, d_mlp=model.d_mlp, provenance=about)
+    return Proof(answers={k: rate(sum(v.refused for v in vs), len(vs)) for k, vs in answers.items()}, **out)
+
+
+def _prove(
+    everywhere: Lab,
+    neurons: NeuronSet,
+    cells: list[Cell],
+    select: PromptSet,
+    draws: int,
+    judge: _Judge,
+    answers: dict[str, list[Verdict]],
+) -> dict[str, Any]:
+    """Claims, members, experiments and the verdict, on the cells where the model refuses."""
+    lab = everywhere.rows(np.flatnonzero(np.isin(everywhere.cells, [str(c) for c in cells])))
+    model = lab.model
+    loud = np.stack([torch.cat([lab.act_h, lab.act_b]).abs().mean(0).double().numpy(), model.down_norms().numpy()])
+    controls = control_sets(
+        model, neurons, select, loud, draws=draws, seed=lab.seed, batch_size=lab.batch_size
+    )  # fmt: skip
+    random = controls.drawn["random"]
+    claims, changes = _claims(lab, neurons, controls)
+    ablated = {name: judge.answers(lab, side, s) for name, (side, s) in {
+        "harmful, set ablated": ("harmful", neurons), "harmful, random set ablated": ("harmful", random[0]),
+        "benign, set ablated": ("benign", neurons),
+    }.items()}  # fmt: skip
+    before = judge.answers(lab, "harmful", None), judge.answers(lab, "benign", None)
+    answers |= {"harmful, clean": before[0], "benign, clean": before[1], **ablated}
+    claims.append(_utility(before[1], ablated["benign, set ablated"], judge.rows(lab), lab))
+    members = _Members(lab, neurons)
+    backups = members.find_backups()
+    table = members.table()
+    ranked = [(m["layer"], m["index"]) for m in sorted(table, key=lambda m: -m["alone"][0])]
+    kept = NeuronSet([(m["layer"], m["index"]) for m in table if m["verified"]])
+    failed = [c.name for c in claims if c.verdict == "failed"]
+    retest: list[Claim] = []
+    if failed:
+        reason = f"not shown to cause refusals; failed: {', '.join(failed)}"
+        kept, retest, more = _second_chance(lab, members, loud, draws)
+        reason += more
+    else:
+        reason = "ablating the set removes refusals, inserting it creates them, and benign prompts stay as they were"
+    if len(backups.found):
+        reason += f"; {len(backups.found)} other neurons stand in for it once it is ablated"
+    by_size = experiments.size(lab, ranked)
+    return {
+        "passed": not failed, "reason": reason, "claims": claims, "retest": retest,
+        "verified": kept, "opposing": [(m["layer"], m["index"]) for m in table if m["opposing"]],
+        "backups": backups.found, "members": table, "n_pairs": len(lab.harmful),
+        "cells": _by_cell(lab, changes["necessity: mean"], controls),
+        "experiments": {
+            "dose": experiments.dose(lab, neurons, random),
+            "size": by_size,
+            "minimal": [{"size": experiments.enough(by_size), "share": experiments.ENOUGH, "of": len(neurons)}],
+            "groups": experiments.groups(lab, neurons, ranked),
+            "completeness": experiments.completeness(lab, neurons, random),
+            "backups": backups.rows,
+            "recognition": experiments.recognition(everywhere, neurons, random, float(lab.gaps.mean())),
+            "crossing": experiments.crossing(everywhere, neurons, random, cells),
+        },
+        "controls": {
+            "sets": {**{k: len(v) for k, v in controls.drawn.items()}, **dict.fromkeys(controls.fixed, 1)},
+            "missing": controls.missing, "recovered on shuffled labels": controls.recovered,
+        },
+    }  # fmt: skip
 
 
 def _refuse_seen(neurons: NeuronSet, confirm: PromptSet) -> None:
@@ -252,243 +195,227 @@ def _refuse_seen(neurons: NeuronSet, confirm: PromptSet) -> None:
         )
 
 
-def _pair(confirm: PromptSet, seed: int) -> tuple[list[tuple[Prompt, Prompt]], bool]:
-    """Matched twins; without any, a random benign prompt of the same cell for each harmful one."""
-    pairs = confirm.pairs()
-    if pairs:
-        return pairs, True
-    rng = np.random.default_rng(seed)
-    for cell in confirm.cells():
-        benign = list(confirm.where(label="benign").in_cells([cell]))
-        harmful = list(confirm.where(label="harmful").in_cells([cell]))
-        if benign and harmful:
-            order = [int(i) for _ in range(len(harmful) // len(benign) + 1) for i in rng.permutation(len(benign))]
-            pairs += [(h, benign[i]) for h, i in zip(harmful, order, strict=False)]
-    if not pairs:
-        raise InputError("verify: no cell (language x modality) has both harmful and benign prompts")
-    return pairs, False
+# -- is there anything to explain? --------------------------------------------------------------------------
+@dataclass
+class _Judge:
+    """Generates and grades answers of a fixed sample of twins."""
 
+    model: Model
+    openings: Openings
+    graded: int
+    seed: int
+    batch_size: int
+    progress: bool
 
-def _nothing_to_explain(lab: _Lab, answers: dict[str, Interval]) -> str:
-    """Why there is no refusal to test, or "" if there is: neither answers nor first tokens tell the labels apart."""
-    graded = answers["harmful, clean"].value - answers["benign, clean"].value
-    first = float((lab.clean_h > 0).mean() - (lab.clean_b > 0).mean())
-    if max(graded, first) < RULE["min_refusal"]:
-        return (
-            f"not tested: the model refuses harmful prompts no more than benign ones (graded answers {graded:+.2f}, "
-            f"first tokens {first:+.2f}), so there is no refusal to explain"
-        )
-    if not lab.gap.low > 0:
-        return f"not tested: the refusal margin does not separate harmful from benign prompts (gap {lab.gap})"
-    return ""
+    def rows(self, lab: Lab) -> list[int]:
+        """The twins that are answered."""
+        return [int(i) for i in np.random.default_rng(self.seed).permutation(len(lab.harmful))[: self.graded]]
 
-
-def _judge(claims: Sequence[Claim]) -> tuple[bool, str]:
-    """The rule of this module, applied."""
-    failed = [c.name for c in claims if c.verdict != "passed"]
-    if failed:
-        return False, f"not shown to cause refusals; failed: {', '.join(failed)}"
-    return True, "ablating the set removes refusals, inserting it creates them, and benign prompts stay as they were"
-
-
-_CLEAN = {"harmful, clean": "harmful", "benign, clean": "benign"}
-_ABLATED = {
-    "harmful, set ablated": ("harmful", "set"),
-    "harmful, random set ablated": ("harmful", "random"),
-    "benign, set ablated": ("benign", "set"),
-}
-
-
-def _refused(lab: _Lab, openings: Openings, graded: int, side: str, ablated: NeuronSet | None = None) -> Interval:
-    """Share of generated answers that are refusals, clean or under mean ablation; the same pairs each time."""
-    rows = np.random.default_rng(lab.seed).permutation(len(lab.harmful))[:graded].tolist()
-    prompts = [(lab.harmful if side == "harmful" else lab.benign)[i] for i in rows]
-    edit = None if ablated is None else Intervention(ablated, "mean", lab.values["mean"][rows])
-    texts = generate(
-        lab.model, prompts, intervention=edit, max_new_tokens=24, batch_size=lab.batch_size, progress=lab.progress
-    )
-    return rate(sum(grade(p, t, openings).refused for p, t in zip(prompts, texts, strict=True)), len(rows))
-
-
-class _Lab:
-    """One experiment: the twins, their activations, the control sets, and the margins under all of it."""
-
-    def __init__(
-        self,
-        model: Model,
-        neurons: NeuronSet,
-        pairs: list[tuple[Prompt, Prompt]],
-        draws: int,
-        seed: int,
-        batch_size: int,
-        progress: bool,
-        tokens: Any,
-    ) -> None:
-        self.model, self.neurons, self.seed, self.batch_size = model, neurons, seed, batch_size
-        self.progress, self.tokens = progress, tokens
-        self.harmful = [h for h, _ in pairs]
-        self.benign = [b for _, b in pairs]
-        self.clusters = [h.cluster for h in self.harmful]
-        Intervention(neurons, "zero").check(model, len(pairs))
-        rng = np.random.default_rng(seed)
-        act_h = record(model, self.harmful, batch_size=batch_size)
-        act_b = record(model, self.benign, batch_size=batch_size)
-        loud = (torch.cat([act_h, act_b]).abs().mean(0).double() * model.down_norms()).numpy()
-        self.random = [random_like(neurons, model, rng) for _ in range(draws)]
-        self.matched = [matched_like(neurons, loud, rng) for _ in range(draws)]
-        self.values: dict[str, Any] = {
-            "zero": None,
-            "mean": _cell_means(act_b, self.benign),
-            "resample": act_b[_donors(self.benign, rng)],
-            "patch": act_b,
-        }
-        self.sets = [neurons, *self.random, *self.matched]
-        self.act_h = act_h
-        self.clean_h = self._margins(self.harmful, [None])[0]
-        self.clean_b = self._margins(self.benign, [None])[0]
-        self.gaps = self.clean_h - self.clean_b
-        self.gap = ratio_of_means(self.gaps, np.ones_like(self.gaps), self.clusters, seed=seed)
-
-    def run(self) -> None:
-        """Every margin the claims need: [kind][set, pair]."""
-        kinds = [(k, s) for k in ABLATIONS for s in self.sets]
-        alone = [NeuronSet([pair]) for pair in self.neurons]
-        conditions = [Intervention(s, k, self.values[k]) for k, s in kinds]  # type: ignore[arg-type]
-        conditions += [Intervention(s, "mean", self.values["mean"]) for s in alone]
-        m = self._margins(self.harmful, conditions)
-        n = len(self.sets)
-        self.ablated = {k: m[i * n : (i + 1) * n] for i, k in enumerate(ABLATIONS)}
-        self.alone = m[len(kinds) :]
-        conditions = [Intervention(s, "patch", self.act_h) for s in self.sets]
-        conditions += [Intervention(self.neurons, k, self.values[k]) for k in ABLATIONS[:3]]  # type: ignore[arg-type]
-        m = self._margins(self.benign, conditions)
-        self.inserted, self.benign_ablated = m[:n], m[n:]
-
-    def _margins(self, prompts: list[Prompt], conditions: Sequence[Intervention | None]) -> np.ndarray:
-        return margins(
-            self.model, prompts, conditions, self.tokens, batch_size=self.batch_size, progress=self.progress, desc="verify"
+    def answers(self, lab: Lab, side: str, ablated: NeuronSet | None) -> list[Verdict]:
+        """Graded answers, clean or under mean ablation; the same twins each time."""
+        part = lab.rows(np.array(self.rows(lab)))
+        prompts: list[Prompt] = part.harmful if side == "harmful" else part.benign
+        texts = generate(
+            self.model, prompts, intervention=None if ablated is None else part.ablate(ablated), max_new_tokens=24,
+            batch_size=self.batch_size, progress=self.progress,
         )  # fmt: skip
-
-    def effect(self, change: Float[np.ndarray, " pair"], rows: Any = slice(None)) -> Interval:
-        """A change of margin as a share of the gap, with its interval over requests."""
-        clusters = list(np.array(self.clusters, dtype=object)[rows])
-        return ratio_of_means(change[rows], self.gaps[rows], clusters, seed=self.seed)
-
-    def claims(self) -> list[Claim]:
-        out = [self._claim(f"necessity: {k}", self.clean_h - self.ablated[k]) for k in ABLATIONS]
-        out.append(self._claim("sufficiency: patch", self.inserted - self.clean_b))
-        shifts = [self.effect(row - self.clean_b) for row in self.benign_ablated]
-        worst = max(range(3), key=lambda i: max(abs(shifts[i].low), abs(shifts[i].high)))
-        limit = RULE["max_benign_shift"]
-        inside = -limit <= shifts[worst].low and shifts[worst].high <= limit
-        note = f"benign prompts under {ABLATIONS[worst]} ablation, the worst of three; must lie within ±{limit:g}"
-        out.append(Claim("specificity", shifts[worst], [], [], None, None, "passed" if inside else "failed", note))
-        return out
-
-    def _claim(self, name: str, change: Float[np.ndarray, "set pair"]) -> Claim:
-        effect = self.effect(change[0])
-        scale = self.gaps.mean()
-        effects = change.mean(axis=1) / scale if scale else np.full(len(change), np.nan)
-        random, matched = effects[1 : 1 + len(self.random)], effects[1 + len(self.random) :]
-        p_random, p_matched = p_value(effect.value, random), p_value(effect.value, matched)
-        good = effect.low > 0 and effect.value >= RULE["min_effect"] and max(p_random, p_matched) <= RULE["alpha"]
-        verdict, least = "passed" if good else "failed", 1 / (1 + len(self.random))
-        note = f"with {len(self.random)} draws p cannot fall below {least:.2f}" if least > RULE["alpha"] else ""
-        return Claim(name, effect, random.tolist(), matched.tolist(), p_random, p_matched, verdict, note)
-
-    def cells(self) -> dict[Cell, dict[str, Any]]:
-        """Mean ablation, cell by cell, beside the mean of the random sets."""
-        out = {}
-        cells = np.array([str(p.cell) for p in self.harmful])
-        for cell in dict.fromkeys(p.cell for p in self.harmful):
-            rows = np.flatnonzero(cells == str(cell))
-            change = self.clean_h - self.ablated["mean"]
-            scale = self.gaps[rows].mean()
-            random = change[1 : 1 + len(self.random)][:, rows].mean(axis=1) / scale
-            out[cell] = {
-                "n_pairs": len(rows),
-                "gap": float(scale),
-                "effect": finite(self.effect(change[0], rows)),
-                "random": float(random.mean()),
-                "random_max": float(random.max()),
-            }
-        return out
-
-    def members(self) -> list[dict[str, Any]]:
-        """Each neuron ablated alone: effect, one-sided p over requests, Benjamini-Hochberg q."""
-        from scipy.stats import false_discovery_control
-
-        change = self.clean_h - self.alone
-        effects = [self.effect(row) for row in change]
-        p = np.array([_one_sided(row, self.clusters) for row in change])
-        q = false_discovery_control(p) if len(p) else p
-        rows = []
-        for (layer, index), effect, p_i, q_i in zip(self.neurons, effects, p, q, strict=True):
-            opposes = effect.high < 0 and self.gap.low > 0
-            keep = bool(q_i <= RULE["alpha"] and effect.value > 0)
-            rows.append(
-                {"layer": layer, "index": index, "effect": finite(effect), "p": float(p_i), "q": float(q_i),
-                 "verified": keep, "opposing": bool(opposes)}
-            )  # fmt: skip
-        return rows
+        return [grade(p, t, self.openings) for p, t in zip(prompts, texts, strict=True)]
 
 
-def random_like(neurons: NeuronSet, model: Model, rng: np.random.Generator) -> NeuronSet:
-    """As many random neurons per layer as `neurons` has, none of them its own."""
-    pairs: list[tuple[int, int]] = []
-    for layer, members in neurons.by_layer().items():
-        others = np.setdiff1d(np.arange(model.d_mlp), members)
-        pool = others if len(others) >= len(members) else np.arange(model.d_mlp)
-        pairs += [(layer, int(i)) for i in rng.choice(pool, len(members), replace=False)]
-    return NeuronSet(pairs, n_layers=model.n_layers, d_mlp=model.d_mlp, provenance={"method": "random, same per layer"})
+def _refusing(lab: Lab, judge: _Judge) -> tuple[list[Cell], dict[str, list[Verdict]], str]:
+    """Cells where harmful prompts are refused more than benign ones, by first tokens or else by graded answers.
 
-
-def matched_like(neurons: NeuronSet, loud: Float[np.ndarray, "n_layers d_mlp"], rng: np.random.Generator) -> NeuronSet:
-    """For each neuron one of its layer that speaks about as loudly (mean |h| x column norm), none of the set.
-
-    Partners are drawn without replacement from the `MATCHED_POOL` nearest in rank that are still free.
+    Cells that refuse less than half as often as the one that refuses most are left to the experiments.
     """
-    pairs: list[tuple[int, int]] = []
-    n_layers, d_mlp = loud.shape
-    for layer, members in neurons.by_layer().items():
-        taken = set(members)
-        log = np.log(loud[layer] + 1e-12)
-        for member in members:
-            near = [int(i) for i in np.argsort(np.abs(log - log[member]), kind="stable") if int(i) not in taken]
-            pool = near[:MATCHED_POOL] or [int(rng.integers(d_mlp))]
-            choice = int(rng.choice(pool))
-            taken.add(choice)
-            pairs.append((layer, choice))
-    return NeuronSet(pairs, n_layers=n_layers, d_mlp=d_mlp, provenance={"method": "matched on loudness"})
+    first = {}
+    for cell, rows in lab.by_cell().items():
+        first[cell] = float((lab.clean_h[rows] > 0).mean() - (lab.clean_b[rows] > 0).mean())
+    best = max(first.values())
+    apart = [c for c, share in first.items() if share >= max(RULE["min_refusal"], best / 2)]
+    cells = [c for c in apart if lab.rows(lab.by_cell()[c]).gap.low > 0]
+    if cells:
+        return cells, {}, ""
+    answers = {f"{side}, clean": judge.answers(lab, side, None) for side in ("harmful", "benign")}
+    refused = {k: sum(v.refused for v in vs) / len(vs) for k, vs in answers.items()}
+    more = refused["harmful, clean"] - refused["benign, clean"]
+    if more < RULE["min_refusal"]:
+        return [], answers, (
+            f"not tested: the model refuses harmful prompts no more than benign ones (graded answers {more:+.2f}, "
+            f"first tokens {best:+.2f}), so there is no refusal to explain"
+        )  # fmt: skip
+    if not lab.gap.low > 0:
+        return [], answers, (
+            f"not tested: the refusal margin does not separate harmful from benign prompts (gap {lab.gap})"
+        )  # fmt: skip
+    return list(lab.by_cell()), answers, ""
 
 
-def _cell_means(
-    acts: Float[Tensor, "pair n_layers d_mlp"], prompts: Sequence[Prompt]
-) -> Float[Tensor, "pair n_layers d_mlp"]:
-    """For each row the mean over all rows of its cell."""
-    out = torch.empty_like(acts)
-    for cell in dict.fromkeys(p.cell for p in prompts):
-        rows = [i for i, p in enumerate(prompts) if p.cell == cell]
-        out[rows] = acts[rows].mean(dim=0)
+# -- claims -----------------------------------------------------------------------------------------------
+def _claims(lab: Lab, neurons: NeuronSet, controls: Controls) -> tuple[list[Claim], dict[str, np.ndarray]]:
+    """Necessity, sufficiency and specificity of a set, and the change of margin [set, pair] behind the first two."""
+    sets = [neurons, *controls.all()]
+    margins = lab.on_harmful([lab.ablate(s, kind) for kind in ABLATIONS for s in sets]).margin
+    changes = dict(zip(NECESSITY, lab.clean_h - margins.reshape(len(ABLATIONS), len(sets), -1), strict=True))
+    benign = lab.on_benign([*(lab.insert(s) for s in sets), *(lab.ablate(neurons, k) for k in ABLATIONS[:3])]).margin
+    changes[SUFFICIENCY] = benign[: len(sets)] - lab.clean_b
+    claims = [_claim(lab, name, change, controls) for name, change in changes.items()]
+    return [*claims, _specificity(lab, benign[len(sets) :] - lab.clean_b)], changes
+
+
+def _claim(lab: Lab, name: str, change: Float[np.ndarray, "set pair"], controls: Controls) -> Claim:
+    """One effect beside its controls: it must be there, be big enough, and beat every one of them."""
+    effect, effects = lab.effect(change[0]), lab.effects(change)[1:]
+    reached: dict[str, list[float]] = {}
+    p: dict[str, float] = {}
+    over: dict[str, Interval] = {}
+    at = 0
+    for kind, sets in controls.drawn.items():
+        reached[kind] = effects[at : at + len(sets)].tolist()
+        p[kind] = p_value(effect.value, effects[at : at + len(sets)])
+        at += len(sets)
+    for kind in controls.fixed:
+        reached[kind] = [float(effects[at])]
+        over[kind] = lab.effect(change[0] - change[1 + at])
+        at += 1
+    lost = [k for k, v in p.items() if v > RULE["alpha"]] + [k for k, v in over.items() if not v.low > 0]
+    there = effect.low > 0 and effect.value >= RULE["min_effect"]
+    notes = [] if there else ["no effect to speak of"]
+    notes += [f"does not beat: {', '.join(lost)}"] if lost else []
+    least = 1 / (1 + min(map(len, controls.drawn.values())))
+    if least > RULE["alpha"]:
+        notes.append(f"with {round(1 / least) - 1} draws p cannot fall below {least:.2f}")
+    return Claim(name, effect, "passed" if there and not lost else "failed", reached, p, over, "; ".join(notes))
+
+
+def _specificity(lab: Lab, shift: Float[np.ndarray, "kind pair"]) -> Claim:
+    """Benign prompts keep their margin under zero, mean and resample ablation: the worst of the three."""
+    limit, gap = RULE["max_benign_shift"], float(lab.gaps.mean())
+    p = [equivalent(row / gap, list(lab.clusters), limit) for row in shift]
+    effects = [lab.effect(row) for row in shift]
+    worst = max(range(len(p)), key=lambda i: (p[i], abs(effects[i].value)))
+    note = f"benign prompts under {ABLATIONS[worst]} ablation, the worst of three; equivalent to 0 within ±{limit:g}"
+    verdict = "passed" if p[worst] <= RULE["alpha"] else "failed"
+    return Claim("specificity", effects[worst], verdict, p={"TOST": p[worst]}, note=note)
+
+
+def _utility(before: list[Verdict], after: list[Verdict], rows: list[int], lab: Lab) -> Claim:
+    """Benign answers that are still right, where prompts say what a right answer contains."""
+    change = [
+        (float(b.right) - float(a.right), lab.clusters[i])
+        for a, b, i in zip(before, after, rows, strict=True) if a.right is not None and b.right is not None
+    ]  # fmt: skip
+    if not change:
+        return Claim("utility", _NAN, "not tested", note="no prompt says what a right answer contains ('expect')")
+    values, clusters = np.array([c for c, _ in change]), [c for _, c in change]
+    limit = RULE["max_utility_change"]
+    p = equivalent(values, clusters, limit)
+    effect = ratio_of_means(values, np.ones(len(values)), clusters, seed=lab.seed)
+    note = f"share of {len(values)} benign answers still right, after minus before; equivalent to 0 within ±{limit:g}"
+    return Claim("utility", effect, "passed" if p <= RULE["alpha"] else "failed", p={"TOST": p}, note=note)
+
+
+def _by_cell(lab: Lab, change: Float[np.ndarray, "set pair"], controls: Controls) -> dict[str, dict[str, Any]]:
+    """Mean ablation cell by cell; p against every drawn kind, the worst, corrected over the cells claimed (Holm)."""
+    out: dict[str, dict[str, Any]] = {}
+    for cell, rows in lab.by_cell().items():
+        gap = lab.gaps[rows].mean()
+        effects = change[:, rows].mean(axis=1) / gap
+        p, at = [], 1
+        for sets in controls.drawn.values():
+            p.append(p_value(effects[0], effects[at : at + len(sets)]))
+            at += len(sets)
+        out[str(cell)] = {
+            "n_pairs": len(rows), "gap": float(gap), "effect": finite(lab.effect(change[0], rows)),
+            "strongest control": float(effects[1:].max()), "p": max(p),
+        }  # fmt: skip
+    for row, adjusted in zip(out.values(), holm([row["p"] for row in out.values()]), strict=True):
+        low = row["effect"][1]
+        good = adjusted <= RULE["alpha"] and row["effect"][0] >= RULE["min_effect"] and low is not None and low > 0
+        row |= {"p holm": adjusted, "verdict": "passed" if good else "failed"}
     return out
 
 
-def _donors(prompts: Sequence[Prompt], rng: np.random.Generator) -> list[int]:
-    """For each row another row of its cell and of another request (itself only if there is no other)."""
-    out = []
-    for i, p in enumerate(prompts):
-        pool = [j for j, q in enumerate(prompts) if q.cell == p.cell and q.cluster != p.cluster]
-        out.append(int(rng.choice(pool)) if pool else i)
-    return out
+# -- members ----------------------------------------------------------------------------------------------
+class _Members:
+    """Every member ablated alone, and last of all; what that says about each."""
+
+    def __init__(self, lab: Lab, neurons: NeuronSet) -> None:
+        self.lab, self.neurons, self.pairs = lab, neurons, list(neurons)
+        read = lab.on_harmful([lab.ablate(NeuronSet([p])) for p in self.pairs], spread=True)
+        self.alone = lab.clean_h - read.margin
+        self.alone_relative = (lab.clean_h / lab.spread_h - lab.relative(read)) / lab.relative_gap
+        self.backups = experiments.Backups(NeuronSet([]), [])
+
+    def find_backups(self) -> experiments.Backups:
+        """Look for neurons that stand in for the set; then ablate each member after all others and those."""
+        strongest = float(self.alone_relative.mean(axis=1).max(initial=0.0))
+        self.backups = experiments.backups(
+            self.lab, self.neurons, RULE["material"] * max(strongest, RULE["min_effect"]), RULE["alpha"]
+        )  # fmt: skip
+        lab, group = self.lab, NeuronSet(self.neurons) | NeuronSet(self.backups.found)
+        rest = [group - NeuronSet([p]) for p in self.pairs]
+        read = lab.on_harmful([lab.ablate(s) if len(s) else None for s in (group, *rest)], spread=True)
+        relative = lab.relative(read)
+        self.last = read.margin[1:] - read.margin[0]
+        self.last_relative = (relative[1:] - relative[0]) / lab.relative_gap
+        return self.backups
+
+    def decide(self, rows: Any = slice(None)) -> list[str]:
+        """For each member "alone", "in a group", "opposing" or "", from the given pairs."""
+        clusters, n = self.lab.clusters[rows], len(self.pairs)
+        p = [positive(change[rows], clusters) for change in (*self.alone, *self.last, *-self.alone)]
+        q = np.concatenate([discoveries(np.array(p[: 2 * n])), discoveries(np.array(p[2 * n :]))])
+        alone, last = self.alone_relative[:, rows].mean(axis=1), self.last_relative[:, rows].mean(axis=1)
+        floor = RULE["material"] * max(0.0, float(alone.max()), float(last.max()))
+        words = []
+        for i in range(n):
+            opposes = q[2 * n + i] <= RULE["alpha"] and alone[i] <= -floor
+            if q[i] <= RULE["alpha"] and alone[i] >= floor > 0:
+                words.append("alone")
+            elif q[n + i] <= RULE["alpha"] and last[i] >= floor > 0 and not opposes:
+                words.append("in a group")
+            else:
+                words.append("opposing" if opposes and floor > 0 else "")
+        return words
+
+    def table(self) -> list[dict[str, Any]]:
+        """One row a member."""
+        lab = self.lab
+        return [
+            {
+                "layer": layer, "index": index, "alone": finite(lab.effect(self.alone[i])),
+                "last": finite(lab.effect(self.last[i])), "alone, free of rescaling": float(self.alone_relative[i].mean()),
+                "how": word, "verified": word in ("alone", "in a group"), "opposing": word == "opposing",
+            }
+            for i, ((layer, index), word) in enumerate(zip(self.pairs, self.decide(), strict=True))
+        ]  # fmt: skip
 
 
-def _one_sided(change: Float[np.ndarray, " pair"], clusters: Sequence[str]) -> float:
-    """p of "the mean change is positive": a t-test over requests (1 where nothing changes at all)."""
-    from scipy.stats import ttest_1samp
-
-    index = {c: i for i, c in enumerate(dict.fromkeys(clusters))}
-    where = np.array([index[c] for c in clusters])
-    means = np.bincount(where, change) / np.bincount(where)
-    if len(means) < 2 or np.ptp(means) == 0:
-        return 0.0 if len(means) > 1 and means[0] > 0 else 1.0
-    return float(ttest_1samp(means, 0.0, alternative="greater").pvalue)
+def _second_chance(
+    lab: Lab, members: _Members, loud: Float[np.ndarray, "feature n_layers d_mlp"], draws: int
+) -> tuple[NeuronSet, list[Claim], str]:
+    """Members chosen on one half of the requests, tested by themselves (with the backups) on the other half."""
+    rng = np.random.default_rng(lab.seed)
+    clusters = sorted(set(lab.clusters))
+    first = set(np.array(clusters, dtype=object)[rng.permutation(len(clusters))[: len(clusters) // 2]])
+    mine = np.isin(lab.clusters, list(first))
+    if len(clusters) < 4:
+        return NeuronSet([]), [], ""
+    words = members.decide(np.flatnonzero(mine))
+    kept = NeuronSet([p for p, w in zip(members.pairs, words, strict=True) if w in ("alone", "in a group")])
+    if not len(kept):
+        return kept, [], ""
+    tested = kept | NeuronSet(members.backups.found) if "in a group" in words else kept
+    drawn = {
+        "random": [random_like(tested, lab.model, rng) for _ in range(draws)],
+        "matched": matched_like(tested, loud, draws, rng),
+    }
+    claims, _ = _claims(lab.rows(np.flatnonzero(~mine)), tested, Controls(drawn))
+    failed = [c.name for c in claims if c.verdict == "failed"]
+    if failed:
+        return (
+            NeuronSet([]),
+            claims,
+            f". Nor do the {len(kept)} members that lower refusal by themselves: {', '.join(failed)}",
+        )
+    return kept, claims, f". But {len(kept)} of its members, chosen on half of the requests, pass on the other half"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from jaxtyping import Float
 
-__all__ = ["METHODS", "Scores", "contrast"]
+__all__ = ["METHODS", "Scores", "contrast", "language_entropy"]
 
 Array = np.ndarray
 
@@ -215,6 +215,30 @@ def score_pairs(stats: Stats, cells: list[Cell], pairs: list[tuple[Moments, Mome
         stats.params_per_neuron,
         stats.provenance,
     )
+
+
+def language_entropy(stats: Stats) -> Float[Array, "n_layers d_mlp"]:
+    """LAPE: entropy over languages of how often a neuron is active, P(h > 0 | language); low means language-bound.
+
+    Neurons that no language activates often (no P in the top 5 % of all P) say nothing about language: infinity.
+
+    Raises:
+        InputError: fewer than two languages.
+
+    Source: Tang et al. (2024), "Language-Specific Neurons", eq. 4 and section 2.2.
+    """
+    languages = list(dict.fromkeys(g.language for g in stats.groups))
+    if len(languages) < 2:
+        raise InputError("language_entropy: needs prompts in at least two languages")
+    rates = []
+    for language in languages:
+        mine = [m for g, m in stats.groups.items() if g.language == language]
+        rates.append(sum(m.n * m.positive for m in mine) / sum(m.n for m in mine))
+    active = np.stack(rates)
+    total = active.sum(axis=0, keepdims=True)
+    share = np.divide(active, total, out=np.zeros_like(active), where=total > 0)
+    entropy = -(share * np.log(np.where(share > 0, share, 1.0))).sum(axis=0)
+    return np.where(active.max(axis=0) >= np.quantile(active, 0.95), entropy, np.inf)
 
 
 def _top_mask(rank: Array, count: int) -> Array:

@@ -128,7 +128,7 @@ class Intervention:
             return float(self.value)
         if self.value.ndim == 2:
             return self.value[layer, members][None]
-        return self.value[rows][:, layer, members]
+        return self.value[:, layer, members][rows]
 
     # -- files ----------------------------------------------------------------------------------------
     def to_json(self) -> str:

@@ -1,4 +1,4 @@
-"""The few statistics the steps share. Wilson's interval and false-discovery control are scipy's."""
+"""The few statistics the steps share; tests, corrections and Wilson's interval are scipy's and statsmodels'."""
 
 from __future__ import annotations
 
@@ -10,7 +10,20 @@ import numpy as np
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-__all__ = ["Interval", "bootstrap", "difference", "finite", "p_value", "rate", "ratio_of_means"]
+__all__ = [
+    "Interval",
+    "bootstrap",
+    "cluster_means",
+    "difference",
+    "discoveries",
+    "equivalent",
+    "finite",
+    "holm",
+    "p_value",
+    "positive",
+    "rate",
+    "ratio_of_means",
+]
 
 LEVEL = 0.95
 
@@ -106,3 +119,57 @@ def p_value(observed: float, controls: Float[np.ndarray, " draw"]) -> float:
     """
     controls = np.asarray(controls)
     return (1 + int((controls >= observed).sum())) / (1 + len(controls))
+
+
+def cluster_means(values: Float[np.ndarray, " row"], clusters: Sequence[str]) -> Float[np.ndarray, " cluster"]:
+    """One mean a cluster: the independent observations.
+
+    >>> cluster_means(np.array([1.0, 3.0, 5.0]), ["a", "a", "b"]).tolist()
+    [2.0, 5.0]
+    """
+    index = {c: i for i, c in enumerate(dict.fromkeys(clusters))}
+    where = np.array([index[c] for c in clusters])
+    return np.bincount(where, values, len(index)) / np.bincount(where, minlength=len(index))
+
+
+def positive(values: Float[np.ndarray, " row"], clusters: Sequence[str]) -> float:
+    """p of "the mean is above 0": a one-sided t-test over clusters (1 where nothing varies and nothing is there)."""
+    from scipy.stats import ttest_1samp
+
+    means = cluster_means(values, clusters)
+    if len(means) < 2 or np.ptp(means) <= 1e-12 * max(1.0, float(np.abs(means).max())):
+        return 0.0 if len(means) > 1 and means[0] > 1e-9 else 1.0
+    return float(ttest_1samp(means, 0.0, alternative="greater").pvalue)
+
+
+def equivalent(values: Float[np.ndarray, " row"], clusters: Sequence[str], limit: float) -> float:
+    """p of "the mean lies outside +-limit": small means equivalent to 0 within the limit.
+
+    Source: Schuirmann (1987), two one-sided tests (TOST); statsmodels' implementation, over clusters.
+    """
+    from statsmodels.stats.weightstats import DescrStatsW
+
+    means = cluster_means(values, clusters)
+    if len(means) < 2:
+        return 1.0
+    if np.ptp(means) <= 1e-12:
+        return 0.0 if abs(float(means[0])) < limit else 1.0
+    return float(DescrStatsW(means).ttost_mean(-limit, limit)[0])
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p adjusted for being several claims (Holm 1979): the chance of even one false claim stays below alpha.
+
+    >>> holm([0.01, 0.04])
+    [0.02, 0.04]
+    """
+    from statsmodels.stats.multitest import multipletests
+
+    return [float(v) for v in multipletests(list(p), method="holm")[1]] if len(p) else []
+
+
+def discoveries(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
+    """q: p adjusted for the share of false discoveries (Benjamini and Hochberg 1995)."""
+    from scipy.stats import false_discovery_control
+
+    return np.asarray(false_discovery_control(p)) if len(p) else np.asarray(p)

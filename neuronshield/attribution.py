@@ -1,0 +1,110 @@
+"""Attribution patching: what ablating every neuron would do, to first order, from two forwards and a backward.
+
+With M the refusal margin of a harmful prompt, h its activations at the last prompt token and h' those of its
+benign twin, ablating neuron i to the twin's value changes M by about -a_i, where
+
+    a_i = dM/dh_i * (h_i - h'_i)
+
+All neurons at once, so it ranks half a million of them; it is blind to what a finite change does (saturation,
+backups), so `verify` confirms by exact ablation. Positive a_i supports refusal, negative opposes it.
+
+Source: Nanda (2023), "Attribution patching"; Syed, Rager, Conmy (2023), arXiv 2310.10348.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import nnsight
+import numpy as np
+import torch
+
+from .capture import record, versions
+from .collate import batches
+from .contrast import Scores
+from .errors import InputError
+from .grade import OpeningsArg, OpeningTokens, margin, opening_tokens, openings_for
+from .intervene import Intervention, _edits
+from .models import Model
+from .neurons import NEURON_VALUE
+from .prompts import Prompt, PromptSet
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+__all__ = ["attribution", "gradients"]
+
+
+def attribution(
+    model: Model,
+    prompts: PromptSet,
+    *,
+    refusals: OpeningsArg = None,
+    compliances: OpeningsArg = None,
+    batch_size: int = 16,
+) -> Scores:
+    """Mean attribution of every neuron in every cell, over the twins among the "discover" prompts.
+
+    >>> scores = attribution(model, prompts)                   # doctest: +SKIP
+    >>> scores.top(k=64)[Cell("en", "text")]                   # doctest: +SKIP
+    NeuronSet(64 neurons in 3 layers)
+
+    Scores are signed; `top` ranks by magnitude, so a set may hold neurons that oppose refusal (`verify` says which).
+
+    Raises:
+        InputError: no twins (harmful and benign prompts of one cell that share `pair_id`), or openings as in `grade`.
+    """
+    chosen = prompts.for_step("discover")
+    pairs = chosen.pairs()
+    if not pairs:
+        raise InputError("attribution: no harmful prompt has a benign twin; give twins the same pair_id")
+    tokens = opening_tokens(model, openings_for(chosen, refusals=refusals, compliances=compliances))
+    harmful = [h for h, _ in pairs]
+    slope, act = gradients(model, harmful, tokens, batch_size=batch_size)
+    score = (slope * (act - record(model, [b for _, b in pairs], batch_size=batch_size))).double().numpy()
+    cells = list(dict.fromkeys(h.cell for h in harmful))
+    values = np.stack([score[[h.cell == cell for h in harmful]].mean(axis=0) for cell in cells])
+    about = {
+        **model.provenance(), "data": chosen.hash(), "tokens": "last_prompt", "neuron_value": NEURON_VALUE,
+        "versions": versions(), "seen": sorted({p.cluster for pair in pairs for p in pair}),
+    }  # fmt: skip
+    return Scores(cells, values, None, "attribution", model.n_params, model.params_per_neuron, about)
+
+
+def gradients(
+    model: Model,
+    prompts: Sequence[Prompt],
+    tokens: dict[str, OpeningTokens],
+    *,
+    condition: Intervention | None = None,
+    batch_size: int = 16,
+) -> tuple[Float[Tensor, "prompt n_layers d_mlp"], Float[Tensor, "prompt n_layers d_mlp"]]:
+    """dM/dh and h of every neuron at the last prompt token, clean or under an intervention (float32)."""
+    slopes = torch.empty(len(prompts), model.n_layers, model.d_mlp)
+    acts = torch.empty_like(slopes)
+    envoys = model.envoys
+    for batch in batches(model, prompts, batch_size=batch_size, side="left"):
+        kinds = [tokens[prompts[row].language] for row in batch.rows]
+        edits, _ = _edits(model, prompts, batch, [condition])
+        with torch.enable_grad(), model.traced.trace(**batch.encoding):
+            read, slope = nnsight.save([]), nnsight.save([])
+            for layer, envoy in enumerate(envoys):
+                h = envoy.input
+                if layer == 0:  # frozen weights have no gradient of their own
+                    h = h.detach().requires_grad_()
+                if layer in edits:
+                    h = h.clone()
+                    for edit in edits[layer]:
+                        edit.apply(h)
+                if layer == 0 or layer in edits:
+                    envoy.input = h
+                read.append(h)
+            total = margin(model.traced.output.logits[:, -1], kinds).sum()
+            with total.backward():
+                for h in reversed(read):
+                    slope.append(h.grad[:, -1].float())
+        slopes[batch.rows] = torch.stack(list(reversed(list(slope))), dim=1).cpu()
+        acts[batch.rows] = torch.stack([h.detach()[:, -1].float() for h in read], dim=1).cpu()
+    return slopes, acts

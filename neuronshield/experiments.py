@@ -1,0 +1,276 @@
+"""What else a set is asked before anyone says "causal": each function one experiment, its rows beside random sets.
+
+    dose          scale the set by alpha from -1 to 2: does refusal follow, step by step?
+    size          its strongest 1, 2, 4, ... members: how few carry most of the effect (minimality)?
+    groups        the set without one layer (or one quarter) of it: where does the effect live?
+    completeness  only the set kept, every other neuron at its benign mean: is the set enough?
+    backups       ablate the set, find again, ablate again: does something stand in for it?
+    recognition   is it active where harm is known but not refused, or where refusal happens?
+    crossing      values of a refusing cell written into benign prompts of another cell: does refusal carry over?
+
+All effects are shares of the refusal gap (see `lab`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from .attribution import gradients
+from .controls import random_like
+from .intervene import Intervention
+from .lab import Lab
+from .neurons import NeuronSet
+from .prompts import Cell
+from .statistics import bootstrap, discoveries, finite, positive
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+__all__ = ["ALPHAS", "Backups", "backups", "completeness", "crossing", "dose", "groups", "recognition", "size"]
+
+ALPHAS = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
+BESIDE = 20  # random sets beside each experiment
+ENOUGH = 0.9  # share of the set's effect that counts as "most of it"
+MOST_BACKUPS = 64
+
+Rows = list[dict[str, Any]]
+
+
+def dose(lab: Lab, neurons: NeuronSet, random: Sequence[NeuronSet]) -> Rows:
+    """Change of the margin when the set's values are multiplied by alpha: [alpha, harmful, benign, random]."""
+    conditions = [Intervention(s, "scale", a) for a in ALPHAS for s in (neurons, *random[:BESIDE])]
+    harmful = lab.on_harmful(conditions).margin.reshape(len(ALPHAS), -1, len(lab.harmful)) - lab.clean_h
+    benign = lab.on_benign([Intervention(neurons, "scale", a) for a in ALPHAS]).margin - lab.clean_b
+    return [
+        {
+            "alpha": alpha,
+            "harmful": finite(lab.effect(mine[0])),
+            "benign": finite(lab.effect(other)),
+            "random": _span(lab.effects(mine[1:])),
+        }
+        for alpha, mine, other in zip(ALPHAS, harmful, benign, strict=True)
+    ]
+
+
+def size(lab: Lab, ranked: Sequence[tuple[int, int]], draws: int = BESIDE) -> Rows:
+    """Effect of ablating the strongest n members, n = 1, 2, 4, ...; random sets of the same layers beside each."""
+    n = len(ranked)
+    sizes = sorted({n, *(2**i for i in range(n.bit_length()) if 2**i <= n), round(0.75 * n) or 1})
+    rng = np.random.default_rng(lab.seed)
+    sets: list[NeuronSet] = []
+    for k in sizes:
+        best = NeuronSet(ranked[:k], n_layers=lab.model.n_layers, d_mlp=lab.model.d_mlp)
+        sets += [best, *(random_like(best, lab.model, rng) for _ in range(draws))]
+    change = lab.clean_h - lab.on_harmful([lab.ablate(s) for s in sets]).margin
+    change = change.reshape(len(sizes), draws + 1, -1)
+    return [
+        {"size": k, "effect": finite(lab.effect(c[0])), "random": _span(lab.effects(c[1:]))}
+        for k, c in zip(sizes, change, strict=True)
+    ]
+
+
+def enough(rows: Rows) -> int:
+    """The smallest size on a size curve that has most of the whole set's effect."""
+    whole = rows[-1]["effect"][0]
+    return next(int(r["size"]) for r in rows if r["effect"][0] >= ENOUGH * whole)
+
+
+def groups(lab: Lab, neurons: NeuronSet, ranked: Sequence[tuple[int, int]]) -> Rows:
+    """Effect of the set without one group of it: its layers, or its quarters by strength if it has one layer only."""
+    layers = neurons.by_layer()
+    if len(layers) > 1:
+        parts = {f"layer {layer}": [(layer, i) for i in members] for layer, members in layers.items()}
+    elif len(ranked) >= 4:
+        quarters = np.array_split(np.arange(len(ranked)), 4)
+        parts = {f"quarter {q}": [ranked[i] for i in rows] for q, rows in enumerate(quarters, 1)}
+    else:
+        return []
+    without = [neurons - NeuronSet(part) for part in parts.values()]
+    change = lab.clean_h - lab.on_harmful([lab.ablate(s) for s in (neurons, *without)]).margin
+    return [
+        {
+            "group": name,
+            "n": len(part),
+            "without": finite(lab.effect(left)),
+            "lost": finite(lab.effect(change[0] - left)),
+        }
+        for (name, part), left in zip(parts.items(), change[1:], strict=True)
+    ]
+
+
+def completeness(lab: Lab, neurons: NeuronSet, random: Sequence[NeuronSet]) -> Rows:
+    """Share of the gap that is left when only the set (or the set's whole layers) keeps its own values.
+
+    All other neurons, at the last prompt token, are at their benign means: 0 means that the set alone does nothing,
+    1 that it needs no other. Two frames: every layer, and the set's own layers.
+    """
+    n_layers, d_mlp = lab.model.n_layers, lab.model.d_mlp
+    own = list(neurons.by_layer())
+    out: Rows = []
+    for frame, layers in (("all layers", list(range(n_layers))), ("its layers", own)):
+        if out and len(own) == n_layers:
+            break
+        every = NeuronSet([(la, i) for la in layers for i in range(d_mlp)], n_layers=n_layers, d_mlp=d_mlp)
+        kept = [every - NeuronSet(s) for s in (neurons, *random[:BESIDE])]
+        margins = lab.on_harmful([lab.ablate(every), *(lab.ablate(s) for s in kept if len(s))]).margin
+        if len(margins) < 2:
+            continue
+        floor, change = margins[0], margins[1:] - margins[0]
+        whole = lab.clean_h - floor
+        share = float(change[0].mean() / whole.mean())
+        spread = bootstrap_ratio(lab, change[0], whole)
+        out.append({"frame": frame, "share": [share, *spread[1:]], "random": _span(change[1:].mean(axis=1) / whole.mean()),
+                    "without any": finite(lab.effect(whole))})  # fmt: skip
+    return out
+
+
+def bootstrap_ratio(lab: Lab, top: Float[np.ndarray, " pair"], bottom: Float[np.ndarray, " pair"]) -> list[Any]:
+    """mean(top) / mean(bottom) with its interval over requests, for JSON."""
+    from .statistics import ratio_of_means
+
+    return finite(ratio_of_means(top, bottom, list(lab.clusters), seed=lab.seed))
+
+
+class Backups(NamedTuple):
+    """What stands in for a set when it is ablated."""
+
+    found: NeuronSet
+    rows: Rows
+
+
+def backups(lab: Lab, neurons: NeuronSet, floor: float, alpha: float, rows: np.ndarray | None = None) -> Backups:
+    """Ablate the set, find again by attribution under that ablation, ablate again.
+
+    A neuron counts as a backup if ablating it *on top of* the set lowers refusal by more than ablating it alone does
+    (Benjamini-Hochberg over the neurons tried), by at least `floor` of the gap in units free of rescaling.
+    """
+    model = lab.model
+    slope, act = gradients(model, lab.harmful, lab.tokens, condition=lab.ablate(neurons))
+    slope0, act0 = gradients(model, lab.harmful, lab.tokens)
+    mean = lab.values["mean"]
+    rise = (slope * (act - mean) - slope0 * (act0 - mean)).double().mean(dim=0).numpy()
+    for layer, index in neurons:
+        rise[layer, index] = -np.inf
+    order = np.argsort(-rise, axis=None, kind="stable")[: min(max(len(neurons), 8), MOST_BACKUPS)]
+    pairs = [(int(at[0]), int(at[1])) for at in zip(*np.unravel_index(order, rise.shape), strict=True)]
+    pairs = [p for p in pairs if rise[p] > 0]
+    shape = {"n_layers": model.n_layers, "d_mlp": model.d_mlp}
+    if not pairs:
+        return Backups(NeuronSet([], **shape), [])
+    again = NeuronSet(pairs, **shape)
+    rng = np.random.default_rng(lab.seed)
+    others = [random_like(again, model, rng) for _ in range(BESIDE)]
+    alone = [NeuronSet([p]) for p in pairs]
+    sets = [neurons, neurons | again, *(neurons | NeuronSet(o) for o in others)]
+    sets += [neurons | NeuronSet(a) for a in alone] + alone
+    read = lab.on_harmful([lab.ablate(s) for s in sets], spread=True)
+    n, at = len(pairs), 2 + BESIDE
+    relative = lab.relative(read)
+    more = read.margin[0] - read.margin[at : at + n] - (lab.clean_h - read.margin[at + n :])
+    more_relative = relative[0] - relative[at : at + n] - (lab.clean_h / lab.spread_h - relative[at + n :])
+    chosen = slice(None) if rows is None else rows
+    q = discoveries(np.array([positive(m[chosen], lab.clusters[chosen]) for m in more]))
+    share = more_relative[:, chosen].mean(axis=1) / lab.relative_gap
+    floor = max(floor, 0.05 * float(share.max(initial=0.0)))
+    kept = [p for p, q_i, s in zip(pairs, q, share, strict=True) if q_i <= alpha and s >= floor]
+    table = [
+        {
+            "ablated": "the set", "n": len(neurons), "effect": finite(lab.effect(lab.clean_h - read.margin[0])), "random": None,
+        },
+        {
+            "ablated": "the set and what is found again", "n": len(again),
+            "effect": finite(lab.effect(lab.clean_h - read.margin[1])),
+            "random": _span(lab.effects(lab.clean_h - read.margin[2:at])),
+        },
+    ]  # fmt: skip
+    return Backups(NeuronSet(kept, **shape), table)
+
+
+def recognition(lab: Lab, neurons: NeuronSet, random: Sequence[NeuronSet], gap: float) -> Rows:
+    """How active the set is on prompts sorted by what they are and what became of them.
+
+    Activity is a mean over members of (h - m0) / (m1 - m0), weighted by how far each moves the residual, where m0 are
+    means over answered benign prompts (activity 0) and m1 over refused harmful ones (activity 1). Harmful prompts
+    that were *answered* tell recognition (near 1: it knows of the harm) from execution (near 0: it says no).
+    Refused and answered are told by the sign of the margin. The effect of ablation is in units of `gap`, that of the
+    cells where the model refuses.
+    """
+    act = np.concatenate([lab.act_h.numpy(), lab.act_b.numpy()])
+    norms = lab.model.down_norms().numpy()
+    clusters = np.concatenate([lab.clusters, lab.clusters])
+    harmful = np.arange(len(act)) < len(lab.harmful)
+    refused = np.concatenate([lab.clean_h, lab.clean_b]) > 0
+    high, low = harmful & refused, ~harmful & ~refused
+    if not high.any() or not low.any():
+        return []
+
+    def activity(members: NeuronSet) -> Float[np.ndarray, " prompt"]:
+        layer, index = np.array(list(members)).T
+        h, c = act[:, layer, index].astype(np.float64), norms[layer, index]
+        m0, m1 = h[low].mean(axis=0), h[high].mean(axis=0)
+        weight = c * np.abs(m1 - m0)
+        return ((h - m0) * c * np.sign(m1 - m0)).sum(axis=1) / max(float(weight.sum()), 1e-12)
+
+    mine = activity(neurons)
+    others = np.stack([activity(s) for s in random[:BESIDE]]) if random else np.empty((0, len(act)))
+    margins = np.concatenate(
+        [lab.on_harmful([lab.ablate(neurons)]).margin[0], lab.on_benign([lab.ablate(neurons)]).margin[0]]
+    )
+    change = (np.concatenate([lab.clean_h, lab.clean_b]) - margins) / gap
+    out: Rows = []
+    for label, word in ((harmful, "harmful"), (~harmful, "benign")):
+        for happened, verb in ((refused, "refused"), (~refused, "answered")):
+            rows = label & happened
+            if len(set(clusters[rows])) >= 3:
+                out.append({
+                    "prompts": f"{word}, {verb}", "n": int(rows.sum()), "activity": _mean(mine[rows], clusters[rows], lab.seed),
+                    "effect": _mean(change[rows], clusters[rows], lab.seed), "random": _span(others[:, rows].mean(axis=1)),
+                })  # fmt: skip
+    return out
+
+
+def crossing(lab: Lab, neurons: NeuronSet, random: Sequence[NeuronSet], sources: Sequence[Cell]) -> Rows:
+    """Harmful values of each source cell, written into the benign twins of every cell: [source, target, effect, random].
+
+    Effects are shares of the source's own gap. Language to language, modality to modality; a source into itself is the
+    ordinary sufficiency.
+    """
+    rows_of = lab.by_cell()
+    sets = [neurons, *random[:5]]
+    conditions, donated = [], []
+    for source in sources:
+        donor = {lab.clusters[i]: int(i) for i in rows_of[source]}
+        mine = np.array([i for i, c in enumerate(lab.clusters) if c in donor])
+        value = lab.act_b.clone()
+        value[mine] = lab.act_h[[donor[lab.clusters[i]] for i in mine]]
+        conditions += [Intervention(s, "patch", value) for s in sets]
+        donated.append(mine)
+    changes = (lab.on_benign(conditions).margin - lab.clean_b).reshape(len(sources), len(sets), -1)
+    out: Rows = []
+    for source, mine, change in zip(sources, donated, changes, strict=True):
+        gap = float(lab.gaps[rows_of[source]].mean())
+        for target, rows in rows_of.items():
+            both = np.intersect1d(rows, mine)
+            if len(both):
+                out.append({
+                    "source": str(source), "target": str(target), "n": len(both),
+                    "effect": _mean(change[0][both] / gap, lab.clusters[both], lab.seed),
+                    "random": _span(change[1:][:, both].mean(axis=1) / gap),
+                })  # fmt: skip
+    return out
+
+
+def _mean(values: Float[np.ndarray, " row"], clusters: np.ndarray, seed: int) -> list[Any]:
+    """Mean and interval over clusters, for JSON."""
+    index = {c: i for i, c in enumerate(dict.fromkeys(clusters))}
+    where = np.array([index[c] for c in clusters])
+    top, n = np.bincount(where, values, len(index)), np.bincount(where, minlength=len(index))
+    return finite(bootstrap(lambda w: (w @ top) / (w @ n), list(clusters), seed=seed)[0])
+
+
+def _span(values: Float[np.ndarray, " set"]) -> list[float] | None:
+    """Mean, smallest and largest over control sets."""
+    return [float(values.mean()), float(values.min()), float(values.max())] if len(values) else None
