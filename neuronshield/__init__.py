@@ -8,8 +8,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .capture import Stats, capture
-    from .causal import Proof, verify
+    from .attribution import attribution
+    from .capture import Stats, capture, record
+    from .causal import verify
     from .contrast import Scores, contrast
     from .errors import InputError
     from .evaluate import Evaluation, evaluate
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
     from .overlap import Overlap, overlap
     from .pipeline import run
     from .prompts import Cell, Prompt, PromptSet
+    from .proof import Proof
     from .update import Update, masked_update
 
 _HOME = {
+    "attribution": "attribution",
     "Stats": "capture",
     "capture": "capture",
-    "Proof": "causal",
+    "record": "capture",
     "verify": "causal",
     "Scores": "contrast",
     "contrast": "contrast",
@@ -39,6 +42,7 @@ _HOME = {
     "Overlap": "overlap",
     "overlap": "overlap",
     "run": "pipeline",
+    "Proof": "proof",
     "Cell": "prompts",
     "Prompt": "prompts",
     "PromptSet": "prompts",
@@ -60,6 +64,7 @@ __all__ = [
     "Scores",
     "Stats",
     "Update",
+    "attribution",
     "capture",
     "contrast",
     "evaluate",
@@ -67,6 +72,7 @@ __all__ = [
     "load",
     "masked_update",
     "overlap",
+    "record",
     "run",
     "verify",
 ]

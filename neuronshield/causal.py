@@ -363,7 +363,7 @@ class _Members:
     def decide(self, rows: Any = slice(None)) -> list[str]:
         """For each member "alone", "in a group", "opposing" or "", from the given pairs."""
         clusters, n = self.lab.clusters[rows], len(self.pairs)
-        p = [positive(change[rows], clusters) for change in (*self.alone, *self.last, *-self.alone)]
+        p = [positive(change[rows], list(clusters)) for change in (*self.alone, *self.last, *-self.alone)]
         q = np.concatenate([discoveries(np.array(p[: 2 * n])), discoveries(np.array(p[2 * n :]))])
         alone, last = self.alone_relative[:, rows].mean(axis=1), self.last_relative[:, rows].mean(axis=1)
         floor = RULE["material"] * max(0.0, float(alone.max()), float(last.max()))

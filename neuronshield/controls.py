@@ -180,7 +180,7 @@ def _permuted(
     act, norms = act[:, layers], norms[layers]
     where = {id(p): i for i, p in enumerate(rows)}
     label = np.array([p.label == "harmful" for p in rows])
-    twins = np.array([(where[id(h)], where[id(b)]) for h, b in rows.pairs()]).reshape(-1, 2)
+    twins = np.array([(where[id(h)], where[id(b)]) for h, b in rows.pairs()], dtype=int).reshape(-1, 2)
     alone = np.setdiff1d(np.arange(len(rows)), twins)
     cell = np.array([str(p.cell) for p in rows])
     sets, found = [], []
@@ -193,9 +193,9 @@ def _permuted(
             shuffled[mine] = rng.permutation(label[mine])
         score = np.zeros((model.n_layers, model.d_mlp))
         for name in dict.fromkeys(cell):
-            sides = [act[(cell == name) & (shuffled == side)] for side in (True, False)]
-            if min(map(len, sides)):
-                score[layers] += np.abs(METHODS[method](*map(Moments.of, sides), norms)[0])
+            harmful, benign = (act[(cell == name) & (shuffled == side)] for side in (True, False))
+            if len(harmful) and len(benign):
+                score[layers] += np.abs(METHODS[method](Moments.of(harmful), Moments.of(benign), norms)[0])
         sets.append(_best(neurons, model, score, "selected on shuffled labels"))
         again = {
             (layer, int(i))

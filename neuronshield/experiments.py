@@ -74,8 +74,7 @@ def size(lab: Lab, ranked: Sequence[tuple[int, int]], draws: int = BESIDE) -> Ro
 
 def enough(rows: Rows) -> int:
     """The smallest size on a size curve that has most of the whole set's effect."""
-    whole = rows[-1]["effect"][0]
-    return next(int(r["size"]) for r in rows if r["effect"][0] >= ENOUGH * whole)
+    return next(int(r["size"]) for r in rows if r["effect"][0] >= ENOUGH * rows[-1]["effect"][0] or r is rows[-1])
 
 
 def groups(lab: Lab, neurons: NeuronSet, ranked: Sequence[tuple[int, int]]) -> Rows:
@@ -157,7 +156,7 @@ def backups(lab: Lab, neurons: NeuronSet, floor: float, alpha: float, rows: np.n
     order = np.argsort(-rise, axis=None, kind="stable")[: min(max(len(neurons), 8), MOST_BACKUPS)]
     pairs = [(int(at[0]), int(at[1])) for at in zip(*np.unravel_index(order, rise.shape), strict=True)]
     pairs = [p for p in pairs if rise[p] > 0]
-    shape = {"n_layers": model.n_layers, "d_mlp": model.d_mlp}
+    shape: dict[str, Any] = {"n_layers": model.n_layers, "d_mlp": model.d_mlp}
     if not pairs:
         return Backups(NeuronSet([], **shape), [])
     again = NeuronSet(pairs, **shape)
@@ -172,7 +171,7 @@ def backups(lab: Lab, neurons: NeuronSet, floor: float, alpha: float, rows: np.n
     more = read.margin[0] - read.margin[at : at + n] - (lab.clean_h - read.margin[at + n :])
     more_relative = relative[0] - relative[at : at + n] - (lab.clean_h / lab.spread_h - relative[at + n :])
     chosen = slice(None) if rows is None else rows
-    q = discoveries(np.array([positive(m[chosen], lab.clusters[chosen]) for m in more]))
+    q = discoveries(np.array([positive(m[chosen], list(lab.clusters[chosen])) for m in more]))
     share = more_relative[:, chosen].mean(axis=1) / lab.relative_gap
     floor = max(floor, 0.05 * float(share.max(initial=0.0)))
     kept = [p for p, q_i, s in zip(pairs, q, share, strict=True) if q_i <= alpha and s >= floor]

@@ -124,7 +124,7 @@ class Lab:
     @property
     def gap(self) -> Interval:
         """Mean gap with its interval."""
-        return ratio_of_means(self.gaps, np.ones(len(self.gaps)), self.clusters, seed=self.seed)
+        return ratio_of_means(self.gaps, np.ones(len(self.gaps)), list(self.clusters), seed=self.seed)
 
     def effect(self, change: Float[np.ndarray, " pair"], rows: Any = slice(None)) -> Interval:
         """A change of margin as a share of the gap, with its interval over requests."""

@@ -29,8 +29,9 @@ from typing import Any
 import numpy as np
 
 from .capture import capture, versions
-from .causal import random_like, verify
+from .causal import verify
 from .contrast import Scores, contrast
+from .controls import random_like
 from .errors import InputError
 from .evaluate import METRICS, Evaluation, evaluate
 from .grade import OpeningsArg, opening_tokens, openings_for
@@ -59,6 +60,7 @@ class Plan:
         taught: the blind cells the shield is meant for; none where every cell is trained on.
         steps, lr, batch_size: of the update.
         random_masks: masks of random neurons trained as controls.
+        draws: control sets of each kind in prove: 200, or 50 where a forward is dear.
     """
 
     size: dict[str, Any]
@@ -69,6 +71,7 @@ class Plan:
     batch_size: int
     random_masks: int
     max_new_tokens: int
+    draws: int
     refusals: OpeningsArg = None
     compliances: OpeningsArg = None
 
@@ -185,13 +188,14 @@ def plan_for(model: Model, prompts: PromptSet) -> Plan:
     affordable = int(3e-4 * model.n_params / model.params_per_neuron)
     few = {"k": min(64, model.n_layers * model.d_mlp // 4)}
     size: dict[str, Any] = {"param_fraction": 3e-4} if affordable >= 16 else few
+    draws = 200 if model.n_params < 20e6 else 50
     if all(p.source == "organism" for p in prompts):
         from .organism import COMPLIANCES, HIGH_RESOURCE, REFUSALS
 
         taught = (Cell("en", "image"), Cell("sw", "text"))
         safe = tuple(Cell(language, "text") for language in HIGH_RESOURCE)
-        return Plan(size, (*taught, *safe), taught, 40, 2e-2, 32, 3, 20, REFUSALS, COMPLIANCES)
-    return Plan(size, None, (), 48, 3e-3, 8, 1, 24)
+        return Plan(size, (*taught, *safe), taught, 40, 2e-2, 32, 3, 20, draws, REFUSALS, COMPLIANCES)
+    return Plan(size, None, (), 48, 3e-3, 8, 1, 24, draws)
 
 
 # -- find -----------------------------------------------------------------------------------------------
@@ -249,18 +253,15 @@ def refusing_cells(job: Job) -> list[Cell]:
 
 # -- prove ----------------------------------------------------------------------------------------------
 def prove(job: Job) -> NeuronSet:
-    """Verify the candidates on the "confirm" prompts of the cells where the model refuses."""
+    """Verify the candidates on the "confirm" prompts; `verify` tells where the model refuses."""
     candidates = _neurons(job, "candidates", "find")
     with job.timed("prove"):
-        confirm = job.prompts.for_step("confirm")
-        refusing = [Cell.of(c) for c in job.results["find"]["refusing_cells"]]
         proof = verify(
-            job.model, candidates, confirm.in_cells(refusing) if refusing else confirm, seed=job.seed,
+            job.model, candidates, job.prompts, draws=job.plan.draws, seed=job.seed,
             refusals=job.plan.refusals, compliances=job.plan.compliances, progress=job.progress,
         )  # fmt: skip
         proof.verified.save(job.out / "neurons" / "verified.safetensors")
         job.results["prove"] = proof.to_dict()
-        job.results["prove"]["figure"] = proof.figure().to_json()
     job.save()
     return proof.verified
 

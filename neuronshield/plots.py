@@ -13,13 +13,14 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from .errors import InputError
+
 if TYPE_CHECKING:
-    from .causal import Proof
     from .contrast import Scores
     from .evaluate import Evaluation
     from .overlap import Overlap
 
-__all__ = ["ablation", "grid", "layers", "overlap_heatmap", "transfer"]
+__all__ = ["grid", "layers", "overlap_heatmap", "proof_figure", "transfer"]
 
 INK, MUTED, LINE = "#1b2733", "#66727f", "#e3e8ed"
 ACCENT, SECOND, THIRD, WARN = "#0b6e8a", "#d9822b", "#7a5ea8", "#b3364b"
@@ -102,53 +103,164 @@ def heat_panels(panels: list[tuple[str, np.ndarray]], names: list[str], few: boo
     return figure
 
 
-def ablation(proof: Proof) -> go.Figure:
-    """Each claim's effect with its interval, every control draw beside it."""
-    names = [c.name for c in proof.claims]
+CONTROL_COLOURS = {"random": MUTED, "matched": SECOND, "permuted": THIRD}
+
+
+def proof_figure(proof: Mapping[str, Any], what: str = "claims") -> go.Figure:
+    """A figure of a proof (as `Proof.to_dict` or `results.json` has it): "claims", "dose", "size" or "crossing".
+
+    Raises:
+        InputError: an unknown name, or an experiment that was not done.
+    """
+    drawers = {"claims": _claims, "dose": _dose, "size": _size, "crossing": _crossing}
+    if what not in drawers:
+        raise InputError(f"figure {what!r} is unknown; use one of {', '.join(drawers)}")
+    if what != "claims" and not proof["experiments"].get(what):
+        raise InputError(f"figure {what!r}: the experiment was not done (verdict: {proof['reason']})")
+    return drawers[what](proof)
+
+
+def _claims(proof: Mapping[str, Any]) -> go.Figure:
+    """Each claim's effect with its interval, every control beside it."""
+    claims = proof["claims"]
     figure = go.Figure()
     rng = np.random.default_rng(0)
-    for label, attribute, colour, offset in (
-        ("random sets", "random", MUTED, 0.18),
-        ("matched sets", "matched", SECOND, 0.34),
-    ):
-        x = [v for c in proof.claims for v in getattr(c, attribute)]
-        y = [i + offset for i, c in enumerate(proof.claims) for _ in getattr(c, attribute)]
-        if x:
-            y = list(np.array(y) + rng.uniform(-0.05, 0.05, len(y)))
-            figure.add_trace(
-                go.Scatter(x=x, y=y, mode="markers", name=label, marker={"color": colour, "size": 5, "opacity": 0.55},
-                           hovertemplate="%{x:.2f} of the gap<extra>" + label + "</extra>")
-            )  # fmt: skip
-    x = [c.effect.value for c in proof.claims]
+    kinds = dict.fromkeys(kind for c in claims for kind in c["controls"])
+    drawn = [k for k in kinds if any(len(c["controls"].get(k, [])) > 1 for c in claims)]
+    single = [k for k in kinds if k not in drawn]
+    for at, kind in enumerate([*drawn, *single]):
+        points = [(v, i) for i, c in enumerate(claims) for v in c["controls"].get(kind, [])]
+        one = kind in single
+        offset = 0.16 + 0.1 * at if not one else 0.16 + 0.1 * len(drawn) + 0.07 * single.index(kind)
+        jitter = np.zeros(len(points)) if one else rng.uniform(-0.035, 0.035, len(points))
+        figure.add_trace(
+            go.Scatter(
+                x=[v for v, _ in points],
+                y=[i + offset + j for (_, i), j in zip(points, jitter, strict=True)],
+                mode="markers",
+                name=kind,
+                marker={
+                    "color": INK if one else CONTROL_COLOURS.get(kind, MUTED),
+                    "size": 7 if one else 4,
+                    "opacity": 0.9 if one else 0.4,
+                    "symbol": ["x-thin-open", "cross-thin-open", "asterisk-open"][single.index(kind) % 3]
+                    if one
+                    else "circle",
+                },
+                hovertemplate="%{x:.2f}<extra>" + kind + "</extra>",
+            )
+        )
+    value, low, high = (np.array([_number(c["effect"][i]) for c in claims]) for i in range(3))
+    colour = {"passed": ACCENT, "failed": WARN}
     figure.add_trace(
         go.Scatter(
-            x=x,
-            y=list(range(len(names))),
+            x=value,
+            y=list(range(len(claims))),
             mode="markers",
             name="the set",
-            marker={"color": [ACCENT if c.verdict == "passed" else WARN for c in proof.claims], "size": 12},
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": [min(c.effect.high, 9) - c.effect.value for c in proof.claims],
-                "arrayminus": [c.effect.value - max(c.effect.low, -9) for c in proof.claims],
-                "color": INK,
-                "thickness": 1.4,
-                "width": 5,
-            },
-            text=[c.verdict for c in proof.claims],
-            hovertemplate="%{x:.2f} of the gap (%{text})<extra>the set</extra>",
+            marker={"color": [colour.get(c["verdict"], MUTED) for c in claims], "size": 12},
+            error_x={"type": "data", "symmetric": False, "array": high - value, "arrayminus": value - low,
+                     "color": INK, "thickness": 1.4, "width": 5},
+            text=[c["verdict"] for c in claims],
+            hovertemplate="%{x:.2f} (%{text})<extra>the set</extra>",
         )
-    )
+    )  # fmt: skip
     figure.update_yaxes(
-        tickvals=list(range(len(names))),
-        ticktext=[f"{c.name}<br><i>{c.verdict}</i>" for c in proof.claims],
-        range=[len(names) - 0.4, -0.5],
+        tickvals=list(range(len(claims))),
+        ticktext=[f"{c['claim']}<br><i>{c['verdict']}</i>" for c in claims],
+        range=[len(claims) - 0.3, -0.5],
     )
     figure.update_xaxes(title="effect, as a share of the harmful–benign refusal gap", zeroline=True, zerolinecolor=INK)
-    head = "Ablation and patching, set against controls"
-    figure = _style(figure, f"{head} ({len(proof.neurons)} neurons, {proof.n_pairs} pairs)", 130 + 62 * len(names))
-    figure.update_layout(margin={"l": 160})
+    title = f"Ablation and patching, set against controls ({proof['n_neurons']} neurons, {proof['n_pairs']} pairs)"
+    figure = _style(figure, title, 150 + 66 * len(claims))
+    figure.update_layout(margin={"l": 160, "b": 60}, legend={"y": -0.1})
+    return figure
+
+
+def _band(figure: go.Figure, x: list[Any], rows: list[list[float]], name: str) -> None:
+    """Random sets: their mean, and the range from the smallest to the largest."""
+    mean, low, high = (list(v) for v in zip(*rows, strict=True))
+    figure.add_trace(
+        go.Scatter(x=[*x, *reversed(x)], y=[*high, *reversed(low)], fill="toself", fillcolor="rgba(102,114,127,0.18)",
+                   line={"width": 0}, hoverinfo="skip", showlegend=False)
+    )  # fmt: skip
+    figure.add_trace(go.Scatter(x=x, y=mean, name=name, mode="lines+markers", line={"color": MUTED, "dash": "dot"}))
+
+
+def _curve(figure: go.Figure, x: list[Any], rows: list[list[float | None]], name: str, colour: str) -> None:
+    value, low, high = (np.array([_number(r[i]) for r in rows]) for i in range(3))
+    figure.add_trace(
+        go.Scatter(x=x, y=value, name=name, mode="lines+markers", line={"color": colour}, marker={"size": 8},
+                   error_y={"type": "data", "symmetric": False, "array": high - value, "arrayminus": value - low,
+                            "thickness": 1.2, "width": 4})
+    )  # fmt: skip
+
+
+def _dose(proof: Mapping[str, Any]) -> go.Figure:
+    """Change of the refusal margin when the set's values are scaled."""
+    rows = proof["experiments"]["dose"]
+    x = [r["alpha"] for r in rows]
+    figure = go.Figure()
+    if rows[0]["random"]:
+        _band(figure, x, [r["random"] for r in rows], "random sets, harmful prompts (range)")
+    _curve(figure, x, [r["harmful"] for r in rows], "the set, harmful prompts", ACCENT)
+    _curve(figure, x, [r["benign"] for r in rows], "the set, benign twins", SECOND)
+    figure.update_xaxes(title="alpha: what the set's values are multiplied by (0 ablates, 1 is the model as it is)")
+    figure.update_yaxes(title="change of the refusal margin,<br>share of the gap", zeroline=True, zerolinecolor=INK)
+    return _style(figure, "Dose curve: does refusal follow the neurons?", 430)
+
+
+def _size(proof: Mapping[str, Any]) -> go.Figure:
+    """Effect of ablating the strongest members only."""
+    rows = proof["experiments"]["size"]
+    x = [r["size"] for r in rows]
+    figure = go.Figure()
+    if rows[0]["random"]:
+        _band(figure, x, [r["random"] for r in rows], "random sets of the same size (range)")
+    _curve(figure, x, [r["effect"] for r in rows], "the strongest members", ACCENT)
+    figure.update_xaxes(
+        title="members ablated, the strongest first", type="log", tickvals=x, ticktext=[str(v) for v in x]
+    )
+    figure.update_yaxes(title="effect, share of the gap", zeroline=True, zerolinecolor=INK)
+    return _style(figure, "Size curve: how few carry it?", 430)
+
+
+def _crossing(proof: Mapping[str, Any]) -> go.Figure:
+    """Source cell x target cell: effect of writing harmful values of one into benign prompts of the other."""
+    rows = proof["experiments"]["crossing"]
+    sources = list(dict.fromkeys(r["source"] for r in rows))
+    targets = list(dict.fromkeys(r["target"] for r in rows))
+    z = np.full((len(sources), len(targets)), np.nan)
+    random = np.full_like(z, np.nan)
+    for r in rows:
+        at = sources.index(r["source"]), targets.index(r["target"])
+        z[at], random[at] = _number(r["effect"][0]), r["random"][0] if r["random"] else np.nan
+    few = len(targets) <= 12
+    figure = make_subplots(
+        2, 1, subplot_titles=["the set", "random sets (mean)"], vertical_spacing=0.16, shared_xaxes=True
+    )
+    for i, matrix in enumerate((z, random), 1):
+        figure.add_trace(
+            go.Heatmap(z=matrix, x=targets, y=sources, coloraxis="coloraxis", xgap=1, ygap=1,
+                       texttemplate="%{z:.2f}" if few else None,
+                       hovertemplate="from %{y} into benign %{x}: %{z:.2f}<extra></extra>"),
+            i,
+            1,
+        )  # fmt: skip
+    figure.update_layout(
+        coloraxis={
+            "colorscale": DIVERGING,
+            "cmin": -1,
+            "cmax": 1,
+            "colorbar": {"title": "share of<br>the gap", "thickness": 12},
+        }
+    )
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    figure.update_xaxes(tickangle=-60, dtick=1, showgrid=False)
+    figure = _style(
+        figure, "Harmful values of one cell, written into benign prompts of another", 270 + 48 * len(sources)
+    )
+    figure.update_layout(margin={"l": 90, "b": 110})
     return figure
 
 

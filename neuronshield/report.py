@@ -6,7 +6,6 @@ escaped. It is made from results.json alone, so it can be remade at any time.
 
 from __future__ import annotations
 
-import json
 import os
 from html import escape
 from pathlib import Path
@@ -17,7 +16,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 
 from .pipeline import read_results
-from .plots import TITLES, _style, _without_diagonal, draw_grid, draw_transfer, heat_panels
+from .plots import TITLES, _style, _without_diagonal, draw_grid, draw_transfer, heat_panels, proof_figure
 
 __all__ = ["summary", "write_report"]
 
@@ -48,8 +47,8 @@ def _headlines(r: dict[str, Any]) -> list[tuple[str, str, str]]:
         )
     if "prove" in r:
         p = r["prove"]
-        word = "passed" if p["passed"] else "no"
-        kept = f"; {p['n_verified']} of {p['n_neurons']} neurons verified one by one" if p["passed"] else ""
+        word = _word(p).lower()
+        kept = f"; {p['n_verified']} of {p['n_neurons']} neurons verified one by one" if p["n_verified"] else ""
         out.append(("prove", "good" if p["passed"] else "bad", f"{word}: {p['reason']}{kept}"))
     if "shield" in r:
         s = r["shield"]
@@ -197,36 +196,125 @@ def _section_find(r: dict[str, Any]) -> str:
 
 def _section_prove(r: dict[str, Any]) -> str:
     p = r["prove"]
-    rows = [
-        [c["claim"], _ci(c["effect"]).replace("+", ""), _num(max([*c["random"], *c["matched"]], default=None)),
-         _num(c["p_random"], ".3f"), _num(c["p_matched"], ".3f"), c["verdict"], c["note"]]
-        for c in p["claims"]
-    ]  # fmt: skip
     pairing = "matched twins" if p["paired"] else "a random benign prompt each, as no prompt has a twin"
+    kinds = ", ".join(f"{n} {kind}" for kind, n in p["controls"].get("sets", {}).items())
+    cells = ", ".join(p["cells"])
     text = (
-        f'<p><b class="{"passed" if p["passed"] else "failed"}">{"Passed" if p["passed"] else "No"}.</b> {escape(_sentence(p["reason"]))}. '
-        f"Tested on {p['n_pairs']} harmful prompts ({pairing}) that had no part in choosing the neurons; effects are shares of the "
-        f"refusal-margin gap between harmful and benign; {p['draws']} random and {p['draws']} loudness-matched control sets, "
-        f"as many neurons per layer.</p>"
+        f'<p><b class="{"passed" if p["passed"] else "failed"}">{_word(p)}.</b> {escape(_sentence(p["reason"]))}. '
+        f"Tested on {p['n_pairs']} harmful prompts ({pairing}) that had no part in choosing the neurons"
+        f"{f', in the cells where the model refuses: {escape(cells)}' if cells else ''}. Effects are shares of the "
+        f"refusal-margin gap between harmful and benign. Control sets, as many neurons per layer: {kinds or 'none'}.</p>"
     )
-    text += _table(["claim", "effect [95 %]", "strongest control", "p random", "p matched", "verdict", "note"], rows)
-    text += _figure(go.Figure(json.loads(p["figure"])))
-    cells = [
-        [c, v["n_pairs"], _num(v["gap"]), _ci(v["effect"]).replace("+", ""), _num(v["random"]), _num(v["random_max"])]
-        for c, v in p["cells"].items()
-    ]
-    text += "<h3>Mean ablation, cell by cell</h3>" + _table(
-        ["cell", "pairs", "gap", "effect [95 %]", "random, mean", "random, max"], cells
-    )
-    answers = [[name, _ci(v).replace("+", "")] for name, v in p["answers"].items()]
+    text += _claims_table(p["claims"]) + _figure(proof_figure(p, "claims"))
+    for why in p["controls"].get("missing", {}).values():
+        text += f'<p class="note">A control was not to be had: {escape(why)}.</p>'
+    if p["retest"]:
+        text += "<h3>The kept members by themselves, on the half of the requests that did not choose them</h3>"
+        text += _claims_table(p["retest"])
+    if p["cells"]:
+        rows = [
+            [c, v["n_pairs"], _num(v["gap"]), _ci_short(v["effect"]), _num(v["strongest control"]), _num(v["p"], ".3f"),
+             _num(v["p holm"], ".3f"), v["verdict"]]
+            for c, v in p["cells"].items()
+        ]  # fmt: skip
+        text += "<h3>Mean ablation, cell by cell</h3>" + _table(
+            ["cell", "pairs", "gap", "effect [95 %]", "strongest control", "p", "p (Holm)", "verdict"], rows
+        )
+    answers = [[name, _ci_short(v)] for name, v in sorted(p["answers"].items())]
     text += "<h3>Refusals in generated answers</h3>" + _table(["answers", "refused [95 %]"], answers)
-    opposing = sum(m["opposing"] for m in p["members"])
-    kept = sum(m["verified"] for m in p["members"])
-    text += (
-        f'<p class="note">One by one: {kept} of {p["n_neurons"]} neurons lower refusal when ablated alone (Benjamini–Hochberg, '
-        f"q ≤ {p['rule']['alpha']:g}); {opposing} raise it. A set must pass every claim before its members count as verified.</p>"
-    )
+    text += _members(p) + _experiments(p)
     return f"<section><h2>Prove: do refusals run through them?</h2>{text}</section>"
+
+
+def _word(p: dict[str, Any]) -> str:
+    if p["passed"]:
+        return "Passed"
+    return "Not tested" if all(c["verdict"] == "not tested" for c in p["claims"]) else "No"
+
+
+def _claims_table(claims: list[dict[str, Any]]) -> str:
+    rows = []
+    for c in claims:
+        best = max(((max(v), k) for k, v in c["controls"].items() if v), default=None)
+        rows.append([
+            c["claim"], _ci_short(c["effect"]), f"{best[0]:.2f} ({best[1]})" if best else "n/a",
+            _num(max(c["p"].values(), default=None), ".3f"), c["verdict"], c["note"],
+        ])  # fmt: skip
+    return _table(["claim", "effect [95 %]", "strongest control", "p", "verdict", "note"], rows)
+
+
+def _members(p: dict[str, Any]) -> str:
+    if not p["members"]:
+        return ""
+    how = [m["how"] for m in p["members"]]
+    text = (
+        f"<p>One by one: of {p['n_neurons']} neurons, {how.count('alone')} lower refusal when ablated alone, "
+        f"{how.count('in a group')} only when others are ablated too, {how.count('opposing')} <i>raise</i> it, and {how.count('')} do "
+        f"nothing that counts (Benjamini–Hochberg, q ≤ {p['rule']['alpha']:g}, at least {p['rule']['material']:.0%} of the strongest "
+        f"member's effect). {p['n_verified']} are kept; {len(p['backups'])} neurons outside the set stand in for it once it is ablated.</p>"
+    )
+    rows = [
+        [f"({m['layer']}, {m['index']})", _ci3(m["alone"]), _ci3(m["last"]), m["how"] or "none"]
+        for m in sorted(p["members"], key=lambda m: -(m["alone"][0] or 0))
+    ]  # fmt: skip
+    table = _table(["neuron (layer, index)", "ablated alone [95 %]", "ablated last [95 %]", "counts"], rows)
+    return f"<h3>Members</h3>{text}<details><summary>Every member</summary>{table}</details>"
+
+
+def _ci3(values: list[float | None]) -> str:
+    return f"{_num(values[0], '.3f')} [{_num(values[1], '.3f')}, {_num(values[2], '.3f')}]"
+
+
+def _span(values: list[float] | None) -> str:
+    return "n/a" if values is None else f"{values[0]:.2f} ({values[1]:.2f} to {values[2]:.2f})"
+
+
+def _experiments(p: dict[str, Any]) -> str:
+    e = p["experiments"]
+    if not e:
+        return ""
+    text = "<h3>Dose and size</h3>" + "".join(_figure(proof_figure(p, what)) for what in ("dose", "size"))
+    m = e["minimal"][0]
+    text += (
+        f'<p class="note">The strongest {m["size"]} of {m["of"]} members have {m["share"]:.0%} of the whole set\'s effect '
+        "(ranked on the same prompts, so a little flattered).</p>"
+    )
+    if e["groups"]:
+        rows = [[g["group"], g["n"], _ci_short(g["without"]), _ci_short(g["lost"])] for g in e["groups"]]
+        text += "<h3>Without one group</h3>" + _table(
+            ["left out", "neurons", "effect of the others", "effect lost"], rows
+        )
+    rows = [
+        [c["frame"], _ci_short(c["share"]), _span(c["random"]), _ci_short(c["without any"])] for c in e["completeness"]
+    ]
+    text += "<h3>Completeness: only the set keeps its values</h3>" + _table(
+        [
+            "all others at their benign mean, in",
+            "share of what they lose that the set keeps",
+            "random sets",
+            "lost without the set too",
+        ],
+        rows,
+    )
+    rows = [[b["ablated"], b["n"], _ci_short(b["effect"]), _span(b["random"])] for b in e["backups"]]
+    if rows:
+        text += "<h3>Backups: ablate, find again, ablate again</h3>" + _table(
+            ["ablated", "neurons", "effect [95 %]", "with as many random ones"], rows
+        )
+    rows = [
+        [g["prompts"], g["n"], _ci_short(g["activity"]), _span(g["random"]), _ci_short(g["effect"])]
+        for g in e["recognition"]
+    ]
+    if rows:
+        text += "<h3>Recognition or execution?</h3>" + _table(
+            ["prompts, all cells", "n", "activity of the set", "of random sets", "effect of ablating the set"], rows
+        ) + (
+            '<p class="note">Activity: 0 as on answered benign prompts, 1 as on refused harmful ones. Harmful prompts that were answered '
+            "tell a set that knows of the harm (near 1) from one that says no (near 0).</p>"
+        )  # fmt: skip
+    if len({r["target"] for r in e["crossing"]}) > 1:
+        text += "<h3>From cell to cell</h3>" + _figure(proof_figure(p, "crossing"))
+    return text
 
 
 def _section_shield(r: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ import tiny
 import torch
 
 import neuronshield as ns
-from neuronshield.causal import matched_like, random_like
+from neuronshield.controls import control_sets, matched_like, random_like
 
 HARM, OUT, IDLE, ONE = range(4)  # residual dimensions: harm is known; refusal is said; nobody reads; constant
 LAYER = 1
@@ -88,17 +88,21 @@ NECESSITY = [f"necessity: {k}" for k in ("zero", "mean", "resample", "patch")]
 def test_the_planted_neuron_passes_every_claim(truth: ns.Proof):
     assert truth.passed
     assert list(truth.verified) == [TRUTH]
-    assert {c.verdict for c in truth.claims} == {"passed"}
-    assert [c.name for c in truth.claims] == [*NECESSITY, "sufficiency: patch", "specificity"]
+    assert {c.name: c.verdict for c in truth.claims} == {
+        **dict.fromkeys([*NECESSITY, "sufficiency: patch", "specificity"], "passed"),
+        "utility": "not tested",  # no prompt says what a right answer contains
+    }
 
 
 @pytest.mark.parametrize("name", [*NECESSITY, "sufficiency: patch"])
 def test_the_planted_neuron_carries_nearly_all_of_the_gap(truth: ns.Proof, name: str):
     found = claim(truth, name)
     assert 0.85 < found.effect.low <= found.effect.value <= found.effect.high < 1.15
-    assert found.p_random == pytest.approx(1 / 21)
-    assert found.p_matched == pytest.approx(1 / 21)
-    assert found.strongest_control < 0.5  # the decoy is drawn now and then, and moves the final norm
+    assert found.p == pytest.approx(dict.fromkeys(["random", "matched", "permuted"], 1 / 201))
+    assert {kind: interval.low > 0 for kind, interval in found.over.items()} == dict.fromkeys(
+        ["next rank", "general", "language"], True
+    )
+    assert found.strongest_control[1] < 0.5  # the decoy is drawn now and then, and moves the final norm
 
 
 def test_a_neuron_that_only_knows_of_the_harm_fails(planted: ns.Model, prompts: ns.PromptSet):
@@ -120,8 +124,7 @@ def test_contrast_alone_cannot_tell_the_two_apart_and_verify_can(planted: ns.Mod
     proof = ns.verify(planted, free, rows, **ASK)
     assert proof.passed
     assert list(proof.verified) == [TRUTH]
-    by_neuron = {(m["layer"], m["index"]): m for m in proof.members}
-    assert by_neuron[TRUTH]["q"] < 0.05 < by_neuron[DECOY]["q"]
+    assert {(m["layer"], m["index"]): m["how"] for m in proof.members}[TRUTH] == "alone"
 
 
 def test_a_neuron_that_refuses_everything_has_nothing_to_explain(prompts: ns.PromptSet):
@@ -145,7 +148,7 @@ def test_a_set_that_moves_benign_prompts_as_much_is_not_specific(prompts: ns.Pro
 
 def test_members_are_ablated_one_by_one_to_their_benign_mean(prompts: ns.PromptSet):
     proof = ns.verify(plant(always=True), set_of(LOUD), prompts, draws=1, **ASK)
-    alone = proof.members[0]["effect"][0]
+    alone = proof.members[0]["alone"][0]
     assert alone == pytest.approx(claim(proof, "necessity: mean").effect.value, abs=1e-6)
     assert abs(alone - claim(proof, "necessity: zero").effect.value) > 0.01
 
@@ -191,7 +194,9 @@ def test_cells_are_reported_one_by_one(truth: ns.Proof):
     assert {str(c) for c in truth.cells} == {"en/text", "sw/text"}
     for row in truth.cells.values():
         assert row["n_pairs"] == 15
-        assert row["effect"][0] > 0.85 > row["random_max"]
+        assert row["effect"][0] > 0.85 > row["strongest control"]
+        assert row["p holm"] == pytest.approx(2 / 201)  # two cells are claimed
+        assert row["verdict"] == "passed"
 
 
 # -- controls -----------------------------------------------------------------------------------------------
@@ -203,23 +208,48 @@ def test_random_controls_have_as_many_neurons_per_layer_and_none_of_the_set(plan
     assert every == {(layer, i) for layer in (0, 2) for i in range(29)} - set(neurons)
 
 
-def test_matched_controls_are_as_loud(planted: ns.Model):
-    loud = np.exp(np.random.default_rng(0).normal(0, 3, (3, 290)))
-    rank = loud.argsort(axis=1).argsort(axis=1)
+def test_matched_controls_are_as_loud_and_write_as_much():
+    loud = np.exp(np.random.default_rng(0).normal(0, 3, (2, 3, 290)))
+    rank = loud.argsort(axis=2).argsort(axis=2)
     neurons = ns.NeuronSet([(0, int(i)) for i in (7, 8, 200)] + [(2, 100)])
-    for seed in range(20):
-        control = matched_like(neurons, loud, np.random.default_rng(seed))
+    for control in matched_like(neurons, loud, 20, np.random.default_rng(1)):
         assert control.per_layer() == neurons.per_layer()
         assert not control & neurons
         for layer, index in neurons:
-            nearest = min(abs(int(rank[layer, index]) - int(rank[a, b])) for a, b in control if a == layer)
-            assert nearest <= 45
+            apart = [np.abs(rank[:, layer, index] - rank[:, a, b]).sum() for a, b in control if a == layer]
+            everyone = np.sort(np.abs(rank[:, layer] - rank[:, layer, index, None]).sum(axis=0))
+            assert min(apart) <= everyone[25]
 
 
-def test_twenty_draws_of_each_kind_by_default_and_they_differ(truth: ns.Proof):
+def test_two_hundred_draws_of_each_kind_by_default_and_they_differ(truth: ns.Proof):
     found = claim(truth, "necessity: mean")
-    assert len(found.random) == len(found.matched) == truth.draws == 20
-    assert len(set(found.random)) > 10
+    assert {k: len(v) for k, v in found.controls.items()} == {
+        "random": 200, "matched": 200, "permuted": 200, "next rank": 1, "general": 1, "language": 1,
+    }  # fmt: skip
+    assert truth.controls["sets"] == {k: len(v) for k, v in found.controls.items()}
+    assert len(set(found.controls["random"])) > 10
+
+
+def test_controls_hold_as_many_neurons_per_layer_and_none_of_the_set(planted: ns.Model):
+    rows = tiny.prompts()
+    neurons = set_of(TRUTH, (0, 4), (0, 9), cell="en/text", method="effect_size")
+    loud = np.random.default_rng(0).random((2, 3, 29))
+    controls = control_sets(planted, neurons, rows, loud, draws=7)
+    assert set(controls.drawn) == {"random", "matched", "permuted"}
+    assert set(controls.fixed) == {"next rank", "general", "language"}
+    for control in controls.all():
+        assert control.per_layer() == neurons.per_layer()
+        assert not control & neurons
+    assert DECOY in controls.fixed["next rank"]  # the same selection would have taken it next
+    assert LOUD in controls.fixed["general"]
+    assert 0 <= controls.recovered < 1
+
+
+def test_a_control_that_cannot_be_had_is_named(planted: ns.Model):
+    rows = tiny.prompts(languages=["en"])
+    controls = control_sets(planted, set_of(TRUTH), rows, np.ones((2, 3, 29)), draws=2)
+    assert "language" not in controls.fixed
+    assert "two languages" in controls.missing["language"]
 
 
 def test_too_few_draws_can_never_pass_and_the_claim_says_why(planted: ns.Model, prompts: ns.PromptSet):
@@ -281,7 +311,7 @@ def test_the_same_seed_gives_the_same_proof_and_another_seed_other_controls(plan
         ns.verify(planted, set_of(TRUTH), prompts, draws=3, seed=seed, **ASK).to_dict() for seed in (1, 1, 2)
     )
     assert first == again
-    assert first["claims"][0]["random"] != other["claims"][0]["random"]
+    assert first["claims"][0]["controls"] != other["claims"][0]["controls"]
 
 
 def test_verify_leaves_the_model_as_it_was(prompts: ns.PromptSet):
@@ -294,14 +324,22 @@ def test_verify_leaves_the_model_as_it_was(prompts: ns.PromptSet):
 
 def test_a_proof_prints_as_a_table_with_its_strongest_control(truth: ns.Proof):
     frame = truth.to_frame()
-    assert list(frame["claim"]) == [*NECESSITY, "sufficiency: patch", "specificity"]
+    assert list(frame["claim"]) == [*NECESSITY, "sufficiency: patch", "specificity", "utility"]
     row = frame.iloc[1]
-    assert row["strongest control"] == max([*truth.claims[1].random, *truth.claims[1].matched])
+    assert row["strongest control"] == max(v for values in truth.claims[1].controls.values() for v in values)
+    assert row["strongest control"] in truth.claims[1].controls[row["which"]]
     assert str(truth).startswith("PASSED: ablating the set removes refusals")
     assert "<b>Passed.</b>" in truth._repr_html_()
 
 
 def test_the_figure_shows_every_control(truth: ns.Proof):
-    figure = truth.figure()
-    drawn = [t for t in figure.data if t.name and "random" in t.name]
-    assert sum(len(t.x) for t in drawn) == 5 * 20
+    drawn = {t.name: len(t.x) for t in truth.figure().data}
+    assert drawn == {"random": 1000, "matched": 1000, "permuted": 1000, "next rank": 5, "general": 5, "language": 5,
+                     "the set": 7}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ["dose", "size", "crossing"])
+def test_experiments_have_figures(truth: ns.Proof, what: str):
+    assert truth.figure(what).data
+    with pytest.raises(ns.InputError, match="figure 'pie' is unknown"):
+        truth.figure("pie")
