@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from .contrast import Scores, contrast
     from .errors import InputError
     from .evaluate import Evaluation, evaluate
-    from .intervene import Intervention, generate
+    from .intervene import generate
+    from .intervention import Intervention
     from .models import Model, load
     from .neurons import NeuronSet
     from .overlap import Overlap, overlap
@@ -34,7 +35,7 @@ _HOME = {
     "InputError": "errors",
     "Evaluation": "evaluate",
     "evaluate": "evaluate",
-    "Intervention": "intervene",
+    "Intervention": "intervention",
     "generate": "intervene",
     "Model": "models",
     "load": "models",

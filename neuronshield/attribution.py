@@ -25,7 +25,8 @@ from .collate import batches
 from .contrast import Scores
 from .errors import InputError
 from .grade import OpeningsArg, OpeningTokens, margin, opening_tokens, openings_for
-from .intervene import Intervention, _edits
+from .intervene import _edits
+from .intervention import Intervention
 from .models import Model
 from .neurons import NEURON_VALUE
 from .prompts import Prompt, PromptSet

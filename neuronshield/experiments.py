@@ -20,7 +20,7 @@ import numpy as np
 
 from .attribution import gradients
 from .controls import random_like
-from .intervene import Intervention
+from .intervention import Intervention
 from .lab import Lab
 from .neurons import NeuronSet
 from .prompts import Cell

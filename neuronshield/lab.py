@@ -16,7 +16,8 @@ import torch
 from .capture import record
 from .errors import InputError
 from .grade import OpeningTokens
-from .intervene import Intervention, Readout, readouts
+from .intervene import Readout, readouts
+from .intervention import Intervention
 from .models import Model
 from .neurons import NeuronSet
 from .prompts import Cell, Prompt, PromptSet

@@ -20,7 +20,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from neuronshield import Cell, Evaluation, InputError, NeuronSet, Overlap, Prompt, Proof, Scores, plots
+from neuronshield import Cell, Evaluation, InputError, Overlap, Prompt, Scores, plots
 from neuronshield.causal import RULE, Claim
 from neuronshield.evaluate import Answer
 from neuronshield.report import summary, write_report
@@ -33,12 +33,39 @@ NAN = float("nan")
 
 
 def claim(name: str, value: float, verdict: str, note: str = "") -> Claim:
-    return Claim(name, Interval(value, value - 0.11, value + 0.13), [0.02, 0.05], [0.03, 0.07], 0.043, 0.047, verdict, note)  # fmt: skip
+    return Claim(
+        name, Interval(value, value - 0.11, value + 0.13), verdict,
+        {"random": [0.02, 0.05], "matched": [0.03, 0.07], "general": [0.06]}, {"random": 0.043, "matched": 0.047},
+        {"general": Interval(value - 0.06, value - 0.17, value + 0.07)}, note,
+    )  # fmt: skip
 
 
-def proof(claims: list[Claim]) -> Proof:
-    chosen = NeuronSet([(0, 1), (2, 3)], n_layers=3, d_mlp=29)
-    return Proof(chosen, chosen, True, "", claims, {}, [], {}, 17, 20, True)
+def proven(claims: list[Claim]) -> dict[str, Any]:
+    """What a proof leaves in the results; every number in it is different."""
+    row = {"effect": [0.29, 0.23, 0.35], "random": [0.011, -0.012, 0.014]}
+    return {
+        "passed": True, "reason": "every claim held", "n_neurons": 31, "n_verified": 19, "n_pairs": 17, "draws": 20,
+        "paired": True, "rule": RULE, "claims": [c.to_dict() for c in claims], "retest": [],
+        "opposing": [[0, 1]] * 3, "backups": [[2, 2]],
+        "cells": {"en/text": {"n_pairs": 9, "gap": 4.56, "effect": [0.66, 0.55, 0.77], "strongest control": 0.058, "p": 0.009,
+                              "p holm": 0.018, "verdict": "passed"}},
+        "members": [{"layer": 1, "index": i, "alone": [0.1 - i / 1000, 0.05, 0.15], "last": [0.2, 0.1, 0.3], "how": how}
+                    for i, how in enumerate(["alone"] * 17 + ["in a group"] * 2 + ["opposing"] * 3 + [""] * 9)],
+        "experiments": {
+            "dose": [{"alpha": a, "harmful": [a - 1, a - 1.1, a - 0.9], "benign": [0.01 * a, 0, 0.1], "random": [0.0, -0.1, 0.1]}
+                     for a in (-1.0, 0.0, 1.0, 2.0)],
+            "size": [{"size": n, **row} for n in (1, 2, 4)],
+            "minimal": [{"size": 4, "share": 0.9, "of": 31}],
+            "groups": [{"group": "layer 1", "n": 13, "without": [0.41, 0.31, 0.51], "lost": [0.22, 0.12, 0.32]}],
+            "completeness": [{"frame": "all layers", "share": [0.57, 0.53, 0.61], "random": [0.05, 0.02, 0.08],
+                              "without any": [1.15, 1.05, 1.25]}],
+            "backups": [{"ablated": "the set and what is found again", "n": 31, **row}],
+            "recognition": [{"prompts": "harmful, answered", "n": 83, "activity": [0.42, 0.32, 0.52], **row}],
+            "crossing": [{"source": s, "target": t, "n": 5, **row} for s in CELLS[:1] for t in CELLS],
+        },
+        "answers": {"before": [0.93, 0.71, 0.98], "after": [0.12, 0.04, 0.29]},
+        "controls": {"sets": {"random": 20, "matched": 20, "general": 1}, "missing": {"language": "language: needs two"}},
+    }  # fmt: skip
 
 
 CLAIMS = [claim("necessity: zero", 0.61, "passed"), claim("necessity: mean", 0.08, "failed", "effect below 0.1")]
@@ -69,17 +96,7 @@ def results() -> dict[str, Any]:
                         "floor": [[0.9, 0.21, 0.22], [0.21, 0.9, 0.23], [0.22, 0.23, 0.9]],
                         "ceiling": [[0.81, 0.82, 0.83], [0.82, 0.84, 0.85], [0.83, 0.85, 0.86]]},
         },
-        "prove": {
-            "passed": True, "reason": "every claim held", "n_neurons": 31, "n_verified": 19, "n_pairs": 17, "draws": 20,
-            "paired": True, "rule": RULE,
-            "claims": [{"claim": c.name, "effect": list(c.effect), "random": c.random, "matched": c.matched,
-                        "p_random": c.p_random, "p_matched": c.p_matched, "verdict": c.verdict, "note": c.note}
-                       for c in CLAIMS],
-            "cells": {"en/text": {"n_pairs": 9, "gap": 4.56, "effect": [0.66, 0.55, 0.77], "random": 0.018, "random_max": 0.058}},
-            "members": [{"verified": True, "opposing": False}] * 19 + [{"verified": False, "opposing": True}] * 3,
-            "answers": {"before": [0.93, 0.71, 0.98], "after": [0.12, 0.04, 0.29]},
-            "figure": plots.ablation(proof(CLAIMS)).to_json(),
-        },
+        "prove": proven(CLAIMS),
         "shield": {
             "neurons": 19, "proven": True, "train_cells": ["en/text"], "taught": ["en/image"], "n_prompts": 77, "steps": 100,
             "lr": 0.003,
@@ -194,7 +211,7 @@ HOSTILE = [
 
 
 #: what is written by the package itself, and decides something
-OURS = {"figure", "format", "compared_on", "best_random_mask", "verdict"}
+OURS = {"format", "compared_on", "best_random_mask", "verdict", "how"}
 
 
 def poisoned(poison: str) -> dict[str, Any]:
@@ -208,10 +225,7 @@ def poisoned(poison: str) -> dict[str, Any]:
             return [spoil(inner, name) for inner in value]
         return value + poison if isinstance(value, str) and name not in OURS else value
 
-    r = spoil(results())
-    renamed = [Claim(c.name + poison, *list(vars(c).values())[1:-1], c.note + poison) for c in CLAIMS]
-    r["prove"]["figure"] = plots.ablation(proof(renamed)).to_json()
-    return r
+    return spoil(results())
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
@@ -264,12 +278,16 @@ def test_every_step_is_told_with_its_numbers(page: MakePage):
     shown = page(results())
     for said in ("toy-vllm", "3 layers × 29 neurons", "1.2 M parameters", "421 prompts in 3 cells", "seed 5",
                  "best 31 of en/text, 0.123% of the parameters", "Tested on 17 harmful prompts (matched twins)",
-                 "One by one: 19 of 31 neurons", "3 raise it", "Trained on 77 train prompts of en/text, 100 steps",
+                 "of 31 neurons, 17 lower refusal when ablated alone, 2 only when others are ablated too, 3 raise it",
+                 "20 random, 20 matched, 1 general", "A control was not to be had: language: needs two",
+                 "The strongest 4 of 31 members have 90%", "Trained on 77 train prompts of en/text, 100 steps",
                  "Data cafe · weights f00d (float32)", "torch 2.9"):  # fmt: skip
         assert said in shown.text, said
-    assert shown.row("necessity: zero") == ["necessity: zero", "0.61 [0.50, 0.74]", "0.07", "0.043", "0.047", "passed", ""]  # fmt: skip
+    assert shown.row("necessity: zero") == ["necessity: zero", "0.61 [0.50, 0.74]", "0.07 (matched)", "0.047", "passed", ""]  # fmt: skip
     assert shown.row("necessity: mean")[-2:] == ["failed", "effect below 0.1"]
-    assert shown.row("en/text") == ["en/text", "9", "4.56", "0.66 [0.55, 0.77]", "0.02", "0.06"]
+    assert shown.row("en/text") == ["en/text", "9", "4.56", "0.66 [0.55, 0.77]", "0.06", "0.009", "0.018", "passed"]
+    assert shown.row("harmful, answered")[1:4] == ["83", "0.42 [0.32, 0.52]", "0.01 (-0.01 to 0.01)"]
+    assert shown.row("layer 1") == ["layer 1", "13", "0.41 [0.31, 0.51]", "0.22 [0.12, 0.32]"]
     assert shown.row("after") == ["after", "0.12 [0.04, 0.29]"]
     assert ["shield", "4321", "0.350%", "2.75", "0.38"] in shown.cells
     assert shown.row("over plain LoRA") == ["over plain LoRA", "-0.03 [-0.08, +0.02]"]
@@ -289,7 +307,7 @@ def test_every_control_stands_beside_the_shield(page: MakePage):
 
 def test_the_pages_figures_hold_the_numbers_of_the_results(page: MakePage):
     r = results()
-    overlap, per_layer, ablation, grid, transfer = page(r).figures()
+    overlap, per_layer, ablation, dose, _, crossing, grid, transfer = page(r).figures()
     for trace, name in zip(overlap[0], ("jaccard", "floor", "ceiling"), strict=True):
         want = np.array([[NAN if v is None else v for v in row] for row in r["find"]["overlap"][name]])
         if name != "ceiling":
@@ -298,6 +316,8 @@ def test_the_pages_figures_hold_the_numbers_of_the_results(page: MakePage):
         np.testing.assert_allclose(got, want)
     assert per_layer[0][0]["z"] == list(r["find"]["per_layer"].values())
     assert next(t for t in ablation[0] if t["name"] == "the set")["x"] == [0.61, 0.08]
+    assert next(t for t in dose[0] if t.get("name") == "the set, harmful prompts")["y"] == [-2, -1, 0, 1]
+    assert crossing[0][0]["z"] == [[0.29] * 3]
     shown = ["no update", "shield", "random mask 2", "plain LoRA"]  # the best of the random masks
     assert [a["text"] for a in grid[1]["annotations"]] == shown
     assert [t["name"] for t in transfer[0]] == shown
@@ -355,17 +375,15 @@ def test_a_proof_that_failed_and_a_shield_of_unproven_neurons_say_so(page: MakeP
 
 def test_what_was_not_tested_is_shown_as_such_without_numbers(page: MakePage):
     r = results()
-    untested = [Claim(c.name, Interval(NAN, NAN, NAN), [], [], None, None, "not tested") for c in CLAIMS]
+    untested = [Claim(c.name, Interval(NAN, NAN, NAN), "not tested") for c in CLAIMS]
     r["find"]["refusing_cells"] = []
-    r["prove"] |= {
+    r["prove"] |= proven(untested) | {
         "passed": False, "n_verified": 0, "reason": "not tested: the model refuses nothing", "cells": {}, "members": [],
-        "claims": [{"claim": c.name, "effect": [None] * 3, "random": [], "matched": [], "p_random": None,
-                    "p_matched": None, "verdict": c.verdict, "note": ""} for c in untested],
-        "figure": plots.ablation(proof(untested)).to_json(), "answers": {"before": [0.0, 0.0, 0.1]},
+        "experiments": {}, "controls": {}, "answers": {"before": [0.0, 0.0, 0.1]},
     }  # fmt: skip
     shown = page(r)
-    assert "No. Not tested: the model refuses nothing" in shown.text
-    assert shown.row("necessity: zero") == ["necessity: zero", "n/a [n/a, n/a]", "n/a", "n/a", "n/a", "not tested", ""]
+    assert "Not tested. Not tested: the model refuses nothing" in shown.text
+    assert shown.row("necessity: zero") == ["necessity: zero", "n/a [n/a, n/a]", "n/a", "n/a", "not tested", ""]
     assert "model refuses nowhere" in summary(r)
     assert "not tested: the model refuses nothing" in summary(r)
 
@@ -388,7 +406,7 @@ def test_a_missing_overlap_says_why(page: MakePage):
     r["find"] |= {"overlap": None, "overlap_missing": "overlap: en/text has too few prompts <8>"}
     shown = page(r)
     assert "No overlap heatmap: overlap: en/text has too few prompts <8>" in shown.text
-    assert len(shown.figures()) == 4
+    assert len(shown.figures()) == 7
 
 
 def test_where_every_cell_was_trained_on_no_transfer_is_claimed(page: MakePage):
@@ -446,30 +464,35 @@ def test_a_folder_without_results_is_one_line_and_gets_no_page(tmp_path: Path, c
 
 
 # -- figures ---------------------------------------------------------------------------------------------
-def test_ablation_draws_effects_with_their_intervals_and_every_control():
-    figure = plots.ablation(proof(CLAIMS))
+def test_claims_are_drawn_with_their_intervals_and_every_control():
+    figure = plots.proof_figure(proven(CLAIMS))
     drawn = {t.name: t for t in figure.data}
-    assert set(drawn) == {"the set", "random sets", "matched sets"}
+    assert set(drawn) == {"the set", "random", "matched", "general"}
     assert list(drawn["the set"].x) == [0.61, 0.08]
     assert drawn["the set"].error_x.array == pytest.approx([0.13, 0.13])
     assert drawn["the set"].error_x.arrayminus == pytest.approx([0.11, 0.11])
-    assert list(drawn["random sets"].x) == [0.02, 0.05] * 2
-    assert list(drawn["matched sets"].x) == [0.03, 0.07] * 2
-    for name in ("random sets", "matched sets"):  # beside their own claim
+    assert list(drawn["random"].x) == [0.02, 0.05] * 2
+    assert list(drawn["matched"].x) == [0.03, 0.07] * 2
+    assert list(drawn["general"].x) == [0.06] * 2
+    for name in ("random", "matched"):  # beside their own claim
         assert [round(y - 0.25) for y in drawn[name].y] == [0, 0, 1, 1]
     assert [t.split("<br>")[0] for t in figure.layout.yaxis.ticktext] == [c.name for c in CLAIMS]
     passed, failed = drawn["the set"].marker.color
     assert passed != failed
-    assert "2 neurons, 17 pairs" in figure.layout.title.text
+    assert "31 neurons, 17 pairs" in figure.layout.title.text
 
 
-def test_ablation_of_unbounded_and_untested_effects_can_be_drawn():
-    wide = Claim("a", Interval(0.3, -math.inf, math.inf), [], [], None, None, "failed")
-    none = Claim("b", Interval(NAN, NAN, NAN), [], [], None, None, "not tested")
-    figure = plots.ablation(proof([wide, none]))
+def test_unbounded_and_untested_effects_can_be_drawn():
+    wide = Claim("a", Interval(0.3, -math.inf, math.inf), "failed")
+    none = Claim("b", Interval(NAN, NAN, NAN), "not tested")
+    figure = plots.proof_figure(proven([wide, none]))
     assert [t.name for t in figure.data] == ["the set"]
-    assert math.isfinite(figure.data[0].error_x.array[0])
     json.loads(figure.to_json(), parse_constant=lambda c: pytest.fail(f"{c} is not JSON"))
+
+
+def test_an_experiment_that_was_not_done_has_no_figure():
+    with pytest.raises(InputError, match="figure 'dose': the experiment was not done"):
+        plots.proof_figure(proven(CLAIMS) | {"experiments": {}}, "dose")
 
 
 def planted_overlap(n: int) -> Overlap:
@@ -545,7 +568,7 @@ def test_layers_counts_each_cells_best_neurons():
 def test_figures_are_returned_never_shown(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(go.Figure, "show", lambda *_, **__: pytest.fail("shown"))
     conditions = {"no update": answered("", 1)}
-    for figure in (plots.ablation(proof(CLAIMS)), planted_overlap(2).figure(), plots.grid(conditions),
+    for figure in (plots.proof_figure(proven(CLAIMS)), planted_overlap(2).figure(), plots.grid(conditions),
                    plots.transfer(conditions, set()), conditions["no update"].figure("refusal")):  # fmt: skip
         assert isinstance(figure, go.Figure)
 
