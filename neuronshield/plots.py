@@ -181,7 +181,7 @@ def _band(figure: go.Figure, x: list[Any], rows: list[list[float]], name: str) -
     """Random sets: their mean, and the range from the smallest to the largest."""
     mean, low, high = (list(v) for v in zip(*rows, strict=True))
     figure.add_trace(
-        go.Scatter(x=[*x, *reversed(x)], y=[*high, *reversed(low)], fill="toself", fillcolor="rgba(102,114,127,0.18)",
+        go.Scatter(x=[*x, *reversed(x)], y=[*high, *reversed(low)], mode="lines", fill="toself", fillcolor="rgba(102,114,127,0.18)",
                    line={"width": 0}, hoverinfo="skip", showlegend=False)
     )  # fmt: skip
     figure.add_trace(go.Scatter(x=x, y=mean, name=name, mode="lines+markers", line={"color": MUTED, "dash": "dot"}))
@@ -207,7 +207,8 @@ def _dose(proof: Mapping[str, Any]) -> go.Figure:
     _curve(figure, x, [r["benign"] for r in rows], "the set, benign twins", SECOND)
     figure.update_xaxes(title="alpha: what the set's values are multiplied by (0 ablates, 1 is the model as it is)")
     figure.update_yaxes(title="change of the refusal margin,<br>share of the gap", zeroline=True, zerolinecolor=INK)
-    return _style(figure, "Dose curve: does refusal follow the neurons?", 430)
+    figure = _style(figure, "Dose curve: does refusal follow the neurons?", 460)
+    return figure.update_layout(legend={"y": -0.2}, margin={"b": 90})
 
 
 def _size(proof: Mapping[str, Any]) -> go.Figure:
@@ -222,7 +223,8 @@ def _size(proof: Mapping[str, Any]) -> go.Figure:
         title="members ablated, the strongest first", type="log", tickvals=x, ticktext=[str(v) for v in x]
     )
     figure.update_yaxes(title="effect, share of the gap", zeroline=True, zerolinecolor=INK)
-    return _style(figure, "Size curve: how few carry it?", 430)
+    figure = _style(figure, "Size curve: how few carry it?", 460)
+    return figure.update_layout(legend={"y": -0.2}, margin={"b": 90})
 
 
 def _crossing(proof: Mapping[str, Any]) -> go.Figure:

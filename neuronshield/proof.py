@@ -154,7 +154,7 @@ class Proof:
         return "not tested" if all(c.verdict == "not tested" for c in self.claims) else "no"
 
     def __str__(self) -> str:
-        table = self.to_frame().to_string(index=False, float_format="{:.2f}".format, na_rep="")
+        table = self.to_frame().to_string(index=False, float_format="{:.2f}".format, formatters={"p": _p}, na_rep="")
         return f"{self.word.upper()}: {self.reason}\n{table}"
 
     def __repr__(self) -> str:
@@ -162,4 +162,10 @@ class Proof:
 
     def _repr_html_(self) -> str:
         head = f"<p><b>{escape(self.word.capitalize())}.</b> {escape(self.reason)}</p>"
-        return head + self.to_frame().to_html(index=False, float_format="{:.2f}".format, na_rep="")
+        table = self.to_frame().to_html(index=False, float_format="{:.2f}".format, formatters={"p": _p}, na_rep="")
+        return head + table
+
+
+def _p(value: float) -> str:
+    """A p-value as people write it."""
+    return "" if value != value else "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -76,6 +76,10 @@ def _num(value: float | None, spec: str = ".2f") -> str:
     return "n/a" if value is None else format(value, spec)
 
 
+def _p(value: float | None) -> str:
+    return "< 0.001" if value is not None and value < 0.001 else _num(value, ".3f")
+
+
 def write_report(folder: str | os.PathLike[str]) -> Path:
     """Write `report.html` into a result folder, from its results.json.
 
@@ -213,8 +217,7 @@ def _section_prove(r: dict[str, Any]) -> str:
         text += _claims_table(p["retest"])
     if p["cells"]:
         rows = [
-            [c, v["n_pairs"], _num(v["gap"]), _ci_short(v["effect"]), _num(v["strongest control"]), _num(v["p"], ".3f"),
-             _num(v["p holm"], ".3f"), v["verdict"]]
+            [c, v["n_pairs"], _num(v["gap"]), _ci_short(v["effect"]), _num(v["strongest control"]), _p(v["p"]), _p(v["p holm"]), v["verdict"]]
             for c, v in p["cells"].items()
         ]  # fmt: skip
         text += "<h3>Mean ablation, cell by cell</h3>" + _table(
@@ -238,7 +241,7 @@ def _claims_table(claims: list[dict[str, Any]]) -> str:
         best = max(((max(v), k) for k, v in c["controls"].items() if v), default=None)
         rows.append([
             c["claim"], _ci_short(c["effect"]), f"{best[0]:.2f} ({best[1]})" if best else "n/a",
-            _num(max(c["p"].values(), default=None), ".3f"), c["verdict"], c["note"],
+            _p(max(c["p"].values(), default=None)), c["verdict"], c["note"],
         ])  # fmt: skip
     return _table(["claim", "effect [95 %]", "strongest control", "p", "verdict", "note"], rows)
 

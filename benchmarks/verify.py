@@ -1,0 +1,103 @@
+"""What verify costs, and what it says: python benchmarks/verify.py [--model smollm2 --prompts advbench.jsonl --update]
+
+1. One control draw against one full forward of the same prompts, for sets in the upper half of the model: both run in
+   turn in the same process, and the figure to quote is their ratio, with its smallest and largest value over rounds.
+2. `verify` as a whole, in seconds, and its verdict. With --update the neurons found first are trained (masked update) on
+   the "train" prompts, and the set is found again and verified on the updated model: a model that refuses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import neuronshield as ns
+from neuronshield import organism
+from neuronshield.collate import batches
+from neuronshield.controls import random_like
+from neuronshield.grade import opening_tokens, openings_for
+from neuronshield.intervene import margins
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", default="organism")
+    parser.add_argument("--prompts", help="JSONL; the organism brings its own")
+    parser.add_argument(
+        "--update", action="store_true", help="train the neurons first, then verify on the updated model"
+    )
+    parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="where the proof goes, as JSON")
+    args = parser.parse_args()
+    model = ns.load(args.model)
+    openings: dict[str, Any] = {}
+    if args.prompts:
+        prompts = ns.PromptSet.from_jsonl(args.prompts).with_splits(fractions=(0.25, 0.4, 0.2, 0.15))
+        size: dict[str, Any] = {"param_fraction": 3e-4}
+    else:
+        prompts = ns.PromptSet.from_records(organism.records(max_pairs=32))
+        size = {"k": 64}
+        openings = {"refusals": organism.REFUSALS, "compliances": organism.COMPLIANCES}
+    neurons = find(model, prompts, size)
+    if args.update:
+        model = ns.masked_update(model, neurons, prompts, progress=False).model
+        neurons = find(model, prompts, size)
+    ratio(model, prompts, openings, args.rounds)
+    start = time.perf_counter()
+    proof = ns.verify(model, neurons, prompts, draws=args.draws, progress=False, **openings)
+    seconds = time.perf_counter() - start
+    print(f"verify: {seconds:.0f} s, {proof.n_pairs} pairs, {args.draws} draws\n{proof}")
+    print(f"kept {len(proof.verified)} of {len(neurons)}, opposing {len(proof.opposing)}, backups {len(proof.backups)}")
+    for name, value in proof.answers.items():
+        print(f"refused, {name}: {value}")
+    if args.out:
+        args.out.write_text(json.dumps({"seconds": seconds, **proof.to_dict()}, default=float), encoding="utf-8")
+
+
+def find(model: ns.Model, prompts: ns.PromptSet, size: dict[str, Any]) -> ns.NeuronSet:
+    """The best neurons of the first cell."""
+    scores = ns.contrast(ns.capture(model, prompts, progress=False))
+    return scores.top(**size)[scores.cells[0]]
+
+
+def ratio(model: ns.Model, prompts: ns.PromptSet, openings: dict[str, Any], rounds: int) -> None:
+    """Full forward / control draw, per set."""
+    cell = prompts.cells()[0]
+    rows = list(prompts.for_step("confirm").in_cells([cell]).where(label="harmful"))
+    tokens = opening_tokens(model, openings_for(rows, **openings))
+    layer = model.n_layers // 2
+    upper = ns.NeuronSet([(la, i) for la in range(layer, model.n_layers) for i in range(4)])
+    draws = 20
+    sets = [random_like(upper, model, np.random.default_rng(i)) for i in range(draws)]
+
+    def forwards() -> None:
+        for batch in batches(model, rows, batch_size=32):
+            with torch.inference_mode():
+                for _ in range(draws):
+                    model.module(**batch.encoding, use_cache=False)
+
+    def drawn(positions: Any) -> None:
+        margins(model, rows, [ns.Intervention(s, "zero", positions=positions) for s in sets], tokens, batch_size=32)
+
+    for positions in ("last_prompt", "prompt"):
+        ratios = []
+        for _ in range(rounds + 1):  # the first warms up
+            start = time.perf_counter()
+            forwards()
+            middle = time.perf_counter()
+            drawn(positions)
+            ratios.append((middle - start) / (time.perf_counter() - middle))
+        kept = sorted(ratios[1:])
+        print(f"{model.id}, {len(rows)} prompts, layers {layer} to {model.n_layers - 1}, positions {positions}: a control draw is "
+              f"{kept[len(kept) // 2]:.1f} ({kept[0]:.1f} to {kept[-1]:.1f}) times faster than a full forward, {rounds} rounds")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
