@@ -39,7 +39,7 @@ def main() -> None:
     model = ns.load(args.model)
     openings: dict[str, Any] = {}
     if args.prompts:
-        prompts = ns.PromptSet.from_jsonl(args.prompts).with_splits(fractions=(0.25, 0.4, 0.2, 0.15))
+        prompts = ns.PromptSet.from_jsonl(args.prompts).with_splits(fractions=(0.2, 0.55, 0.15, 0.1))
         size: dict[str, Any] = {"param_fraction": 3e-4}
     else:
         prompts = ns.PromptSet.from_records(organism.records(max_pairs=32))

@@ -341,41 +341,46 @@ class _Members:
 
     def __init__(self, lab: Lab, neurons: NeuronSet) -> None:
         self.lab, self.neurons, self.pairs = lab, neurons, list(neurons)
-        read = lab.on_harmful([lab.ablate(NeuronSet([p])) for p in self.pairs], spread=True)
+        read = lab.on_harmful([lab.ablate(NeuronSet([p])) for p in self.pairs])
         self.alone = lab.clean_h - read.margin
-        self.alone_relative = (lab.clean_h / lab.spread_h - lab.relative(read)) / lab.relative_gap
+        self.alone_written = lab.written_clean - lab.written(read)
         self.backups = experiments.Backups(NeuronSet([]), [])
 
     def find_backups(self) -> experiments.Backups:
         """Look for neurons that stand in for the set; then ablate each member after all others and those."""
-        strongest = float(self.alone_relative.mean(axis=1).max(initial=0.0))
+        strongest = float(self.alone_written.mean(axis=1).max(initial=0.0))
         self.backups = experiments.backups(
             self.lab, self.neurons, RULE["material"] * max(strongest, RULE["min_effect"]), RULE["alpha"]
         )  # fmt: skip
         lab, group = self.lab, NeuronSet(self.neurons) | NeuronSet(self.backups.found)
         rest = [group - NeuronSet([p]) for p in self.pairs]
-        read = lab.on_harmful([lab.ablate(s) if len(s) else None for s in (group, *rest)], spread=True)
-        relative = lab.relative(read)
+        read = lab.on_harmful([lab.ablate(s) if len(s) else None for s in (group, *rest)])
+        written = lab.written(read)
         self.last = read.margin[1:] - read.margin[0]
-        self.last_relative = (relative[1:] - relative[0]) / lab.relative_gap
+        self.last_written = written[1:] - written[0]
         return self.backups
 
     def decide(self, rows: Any = slice(None)) -> list[str]:
-        """For each member "alone", "in a group", "opposing" or "", from the given pairs."""
+        """For each member "alone", "in a group", "opposing" or "", from the given pairs.
+
+        A backup may overdo it, so that ablating the first one alone *raises* refusal; in the mean of alone and last (the
+        two ends of a Shapley value) it is still for refusal. An opposer is against it in both.
+        """
         clusters, n = self.lab.clusters[rows], len(self.pairs)
         p = [positive(change[rows], list(clusters)) for change in (*self.alone, *self.last, *-self.alone)]
         q = np.concatenate([discoveries(np.array(p[: 2 * n])), discoveries(np.array(p[2 * n :]))])
-        alone, last = self.alone_relative[:, rows].mean(axis=1), self.last_relative[:, rows].mean(axis=1)
+        alone, last = self.alone_written[:, rows].mean(axis=1), self.last_written[:, rows].mean(axis=1)
         floor = RULE["material"] * max(0.0, float(alone.max()), float(last.max()))
         words = []
         for i in range(n):
-            opposes = q[2 * n + i] <= RULE["alpha"] and alone[i] <= -floor
             if q[i] <= RULE["alpha"] and alone[i] >= floor > 0:
                 words.append("alone")
-            elif q[n + i] <= RULE["alpha"] and last[i] >= floor > 0 and not opposes:
+            elif q[n + i] <= RULE["alpha"] and last[i] >= floor > 0 and alone[i] + last[i] > 0:
                 words.append("in a group")
+            elif q[2 * n + i] <= RULE["alpha"] and alone[i] <= -floor < 0:
+                words.append("opposing")
             else:
-                words.append("opposing" if opposes and floor > 0 else "")
+                words.append("")
         return words
 
     def table(self) -> list[dict[str, Any]]:
@@ -384,7 +389,7 @@ class _Members:
         return [
             {
                 "layer": layer, "index": index, "alone": finite(lab.effect(self.alone[i])),
-                "last": finite(lab.effect(self.last[i])), "alone, free of rescaling": float(self.alone_relative[i].mean()),
+                "last": finite(lab.effect(self.last[i])), "alone, before the final norm": float(self.alone_written[i].mean()),
                 "how": word, "verified": word in ("alone", "in a group"), "opposing": word == "opposing",
             }
             for i, ((layer, index), word) in enumerate(zip(self.pairs, self.decide(), strict=True))

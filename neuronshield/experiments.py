@@ -144,7 +144,7 @@ def backups(lab: Lab, neurons: NeuronSet, floor: float, alpha: float, rows: np.n
     """Ablate the set, find again by attribution under that ablation, ablate again.
 
     A neuron counts as a backup if ablating it *on top of* the set lowers refusal by more than ablating it alone does
-    (Benjamini-Hochberg over the neurons tried), by at least `floor` of the gap in units free of rescaling.
+    (Benjamini-Hochberg over the neurons tried), by at least `floor` of the gap before the final norm.
     """
     model = lab.model
     slope, act = gradients(model, lab.harmful, lab.tokens, condition=lab.ablate(neurons))
@@ -165,14 +165,14 @@ def backups(lab: Lab, neurons: NeuronSet, floor: float, alpha: float, rows: np.n
     alone = [NeuronSet([p]) for p in pairs]
     sets = [neurons, neurons | again, *(neurons | NeuronSet(o) for o in others)]
     sets += [neurons | NeuronSet(a) for a in alone] + alone
-    read = lab.on_harmful([lab.ablate(s) for s in sets], spread=True)
+    read = lab.on_harmful([lab.ablate(s) for s in sets])
     n, at = len(pairs), 2 + BESIDE
-    relative = lab.relative(read)
+    written = lab.written(read)
     more = read.margin[0] - read.margin[at : at + n] - (lab.clean_h - read.margin[at + n :])
-    more_relative = relative[0] - relative[at : at + n] - (lab.clean_h / lab.spread_h - relative[at + n :])
+    more_written = written[0] - written[at : at + n] - (lab.written_clean - written[at + n :])
     chosen = slice(None) if rows is None else rows
     q = discoveries(np.array([positive(m[chosen], list(lab.clusters[chosen])) for m in more]))
-    share = more_relative[:, chosen].mean(axis=1) / lab.relative_gap
+    share = more_written[:, chosen].mean(axis=1)
     floor = max(floor, 0.05 * float(share.max(initial=0.0)))
     kept = [p for p, q_i, s in zip(pairs, q, share, strict=True) if q_i <= alpha and s >= floor]
     table = [

@@ -135,8 +135,8 @@ def _logits(
     conditions: Sequence[Intervention | None],
     shared: _Shared,
     keep: Sequence[int] = (),
-) -> tuple[Float[Tensor, "condition batch vocab"], dict[int, Tensor]]:
-    """First-answer-token logits of a left-padded batch under each condition, in one forward.
+) -> tuple[Float[Tensor, "condition batch vocab"], Float[Tensor, "condition batch"], dict[int, Tensor]]:
+    """First-answer-token logits of a left-padded batch under each condition, in one forward, and the residual's size.
 
     `keep` asks for the residual that those layers read, which later calls reuse through `shared.residual`.
     """
@@ -167,10 +167,20 @@ def _logits(
                 h = envoys[layer].input.clone()
                 fired[layer] = sum(edit.apply(h) for edit in edits[layer])
                 envoys[layer].input = h
+        top = nnsight.save(layers[-1].output)
         result = tracer.result.save()
     if dict(fired) != expected:
         raise RuntimeError(f"an intervention on {model.id!r} fired {dict(fired)} times by layer, not {expected}")
-    return result.logits[:, -1].unflatten(0, (times, n)), dict(kept)
+    size = _size(model, (top[0] if isinstance(top, tuple) else top)[:, -1].float())
+    return result.logits[:, -1].unflatten(0, (times, n)), size.unflatten(0, (times, n)), dict(kept)
+
+
+def _size(model: Model, residual: Float[Tensor, "rows d_model"]) -> Float[Tensor, " rows"]:
+    """What the final norm divides by: root mean square, about the mean where the model's norms are LayerNorms."""
+    layer = model.module.get_submodule(f"{model.layers_path}.0")
+    if any(isinstance(m, torch.nn.LayerNorm) for m in layer.modules()):
+        residual = residual - residual.mean(dim=-1, keepdim=True)
+    return residual.pow(2).mean(dim=-1).sqrt()
 
 
 def _stack(value: Any, times: int, n: int) -> Any:
@@ -197,13 +207,13 @@ def _share(model: Model, prompts: Sequence[Prompt], batch: Batch, conditions: Se
     if len(conditions) < 3:
         return plain
     firsts = sorted({min(c.neurons.by_layer()) for c in conditions if c is not None} - {0})
-    full, kept = _logits(model, prompts, batch, [None], plain, firsts)
+    full, _, kept = _logits(model, prompts, batch, [None], plain, firsts)
     out = plain
     if all(c is None or c.positions == "last_prompt" for c in conditions):
         step = _last_token_step(model, batch)
         if step is not None:
             try:
-                short, kept_short = _logits(model, prompts, batch, [None], step, firsts)
+                short, _, kept_short = _logits(model, prompts, batch, [None], step, firsts)
                 if _same(model, full, short):
                     out, kept = step, kept_short
             except (RuntimeError, ValueError, TypeError):
@@ -213,7 +223,7 @@ def _share(model: Model, prompts: Sequence[Prompt], batch: Batch, conditions: Se
     trial = _Shared(out.encoding, out.cache, {k: v.clone() for k, v in kept.items()})
     touch = Intervention(NeuronSet([(firsts[-1], 0)]), "scale", 1.0)
     try:
-        again, _ = _logits(model, prompts, batch, [touch], trial)
+        again, _, _ = _logits(model, prompts, batch, [touch], trial)
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError):
         return out
     return trial if _same(model, full, again) else out
@@ -261,10 +271,14 @@ def _chunks(conditions: Sequence[Intervention | None], n: int, shared: _Shared) 
 
 # -- many prompts -----------------------------------------------------------------------------------------
 class Readout(NamedTuple):
-    """Refusal margins, and the spread of the logits they were read from."""
+    """Refusal margins, and the size of the residual that the final norm divides by.
+
+    Removing anything loud makes the final norm rescale all logits. Margin times size is blind to that: it moves with
+    what is written in the directions that the answer is read from.
+    """
 
     margin: Float[np.ndarray, "condition prompt"]
-    spread: Float[np.ndarray, "condition prompt"]
+    size: Float[np.ndarray, "condition prompt"]
 
 
 def readouts(
@@ -276,13 +290,8 @@ def readouts(
     batch_size: int = 32,
     progress: bool = False,
     desc: str = "ablate",
-    spread: bool = True,
 ) -> Readout:
-    """`margins`, and (with `spread`) beside each the standard deviation of the logits over the vocabulary.
-
-    A change that only rescales all logits (as the final norm does when something loud is removed) moves the margin
-    and the spread alike; one that moves refusal moves their ratio.
-    """
+    """`margins`, and beside each the size of the residual before the final norm, at the same token."""
     _check_all(model, prompts, conditions)
     out = Readout(*np.full((2, len(conditions), len(prompts)), np.nan))
     with tqdm(total=len(prompts) * len(conditions), desc=desc, unit="run", disable=not progress, leave=False) as bar:
@@ -290,12 +299,10 @@ def readouts(
             kinds = [tokens[prompts[row].language] for row in batch.rows]
             shared = _share(model, prompts, batch, conditions)
             for chunk in _chunks(conditions, len(batch.rows), shared):
-                logits, _ = _logits(model, prompts, batch, [conditions[i] for i in chunk], shared)
-                flat = logits.flatten(0, 1)
+                logits, size, _ = _logits(model, prompts, batch, [conditions[i] for i in chunk], shared)
                 rows = np.ix_(chunk, batch.rows)
-                out.margin[rows] = margin(flat, kinds * len(chunk)).reshape(len(chunk), -1).numpy()
-                if spread:
-                    out.spread[rows] = flat.float().std(dim=-1).reshape(len(chunk), -1).cpu().numpy()
+                out.margin[rows] = margin(logits.flatten(0, 1), kinds * len(chunk)).reshape(len(chunk), -1).numpy()
+                out.size[rows] = size.cpu().numpy()
                 bar.update(len(batch.rows) * len(chunk))
     return out
 
@@ -318,9 +325,7 @@ def margins(
     Raises:
         InputError: a condition that does not fit the model or the prompts, or touches generated tokens only.
     """
-    return readouts(
-        model, prompts, conditions, tokens, batch_size=batch_size, progress=progress, desc=desc, spread=False
-    ).margin
+    return readouts(model, prompts, conditions, tokens, batch_size=batch_size, progress=progress, desc=desc).margin
 
 
 def _check_all(
@@ -345,7 +350,7 @@ def answer_logits(
     _check_all(model, prompts, [intervention])
     parts: dict[int, Tensor] = {}
     for batch in batches(model, prompts, batch_size=batch_size, side="left"):
-        logits, _ = _logits(model, prompts, batch, [intervention], _Shared(dict(batch.encoding)))
+        logits, _, _ = _logits(model, prompts, batch, [intervention], _Shared(dict(batch.encoding)))
         parts |= dict(zip(batch.rows, logits[0].float().cpu(), strict=True))
     return torch.stack([parts[i] for i in range(len(prompts))])
 

@@ -81,15 +81,15 @@ class Lab:
             "resample": self.act_b[_donors(self.cells, self.clusters, np.random.default_rng(seed))],
             "patch": self.act_b,
         }
-        (self.clean_h,), (self.spread_h,) = self.on_harmful([None], spread=True)
-        (self.clean_b,), (self.spread_b,) = self.on_benign([None], spread=True)
+        (self.clean_h,), (self.size_h,) = self.on_harmful([None])
+        (self.clean_b,), (self.size_b,) = self.on_benign([None])
 
     def rows(self, rows: Int[np.ndarray, " row"]) -> Lab:
         """The same experiment on some of its pairs; nothing is run again."""
         out = copy.copy(self)
         index = [int(i) for i in rows]
         out.harmful, out.benign = [self.harmful[i] for i in index], [self.benign[i] for i in index]
-        for name in ("clusters", "cells", "act_h", "act_b", "clean_h", "clean_b", "spread_h", "spread_b"):
+        for name in ("clusters", "cells", "act_h", "act_b", "clean_h", "clean_b", "size_h", "size_b"):
             setattr(out, name, getattr(self, name)[index])
         out.values = {k: None if v is None else v[index] for k, v in self.values.items()}
         return out
@@ -103,18 +103,18 @@ class Lab:
         """The harmful twin's values, for benign prompts."""
         return Intervention(neurons, "patch", self.act_h)
 
-    def on_harmful(self, conditions: Sequence[Intervention | None], *, spread: bool = False) -> Readout:
-        """Margins (and spreads) of the harmful prompts under each condition."""
-        return self._read(self.harmful, conditions, spread)
+    def on_harmful(self, conditions: Sequence[Intervention | None]) -> Readout:
+        """Margins of the harmful prompts under each condition."""
+        return self._read(self.harmful, conditions)
 
-    def on_benign(self, conditions: Sequence[Intervention | None], *, spread: bool = False) -> Readout:
+    def on_benign(self, conditions: Sequence[Intervention | None]) -> Readout:
         """The same of their benign twins."""
-        return self._read(self.benign, conditions, spread)
+        return self._read(self.benign, conditions)
 
-    def _read(self, prompts: list[Prompt], conditions: Sequence[Intervention | None], spread: bool) -> Readout:
+    def _read(self, prompts: list[Prompt], conditions: Sequence[Intervention | None]) -> Readout:
         return readouts(
             self.model, prompts, conditions, self.tokens, batch_size=self.batch_size, progress=self.progress,
-            desc="verify", spread=spread,
+            desc="verify",
         )  # fmt: skip
 
     # -- effects --------------------------------------------------------------------------------------
@@ -136,13 +136,15 @@ class Lab:
         gap = self.gaps.mean()
         return change.mean(axis=1) / gap if gap else np.full(len(change), np.nan)
 
-    def relative(self, read: Readout) -> Float[np.ndarray, "set pair"]:
-        """Margins of harmful prompts in units of their logits' spread: blind to a mere rescaling of all logits."""
-        return read.margin / read.spread
+    def written(self, read: Readout) -> Float[np.ndarray, "set pair"]:
+        """Margins before the final norm rescales them, as shares of the gap in that."""
+        gap = float((self.clean_h * self.size_h).mean() - (self.clean_b * self.size_b).mean())
+        return read.margin * read.size / gap
 
     @property
-    def relative_gap(self) -> float:
-        return float((self.clean_h / self.spread_h).mean() - (self.clean_b / self.spread_b).mean())
+    def written_clean(self) -> Float[np.ndarray, " pair"]:
+        """The same of the harmful prompts as they are."""
+        return self.written(Readout(self.clean_h[None], self.size_h[None]))[0]
 
     def by_cell(self) -> dict[Cell, Int[np.ndarray, " row"]]:
         """Rows of each cell."""

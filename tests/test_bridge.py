@@ -1,0 +1,129 @@
+"""An independent implementation: TransformerLens's bridge, plain PyTorch hooks and this package give the same logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from transformers import AutoTokenizer
+
+import neuronshield as ns
+from neuronshield.intervene import answer_logits
+from neuronshield.intervention import Intervention
+
+PAIRS = [(0, 3), (0, 28), (2, 7), (2, 8)]
+NEURONS = ns.NeuronSet(PAIRS, n_layers=3, d_mlp=29)
+LAYERS = NEURONS.by_layer()
+#: names whose adapters fit; nothing is fetched, the model is handed over
+HUB = {"gpt2": "gpt2", "llama": "meta-llama/Llama-2-7b-hf", "llava": "llava-hf/llava-1.5-7b-hf"}
+NEAR = {"rtol": 0, "atol": 1e-4}
+
+
+@pytest.fixture(scope="module", params=list(HUB))
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[ns.Model, Any]:
+    """The package's model, and a bridge over a second copy of the same weights."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tiny.tokenizer().save_pretrained(folder)  # the bridge asks a tokenizer where it came from
+    module = {"gpt2": tiny.gpt2, "llama": tiny.llama, "llava": lambda: tiny.llava()[0]}[request.param]()
+    module.config.architectures = [type(module).__name__]
+    bridge = TransformerBridge.boot_transformers(
+        HUB[request.param], hf_model=module, tokenizer=AutoTokenizer.from_pretrained(folder)
+    )
+    return request.getfixturevalue(request.param), bridge
+
+
+def twins(model: ns.Model) -> list[tuple[ns.Prompt, ns.Prompt]]:
+    pairs = tiny.prompts(pictures=model.takes_images).pairs()
+    return pairs[::13] if model.takes_images else pairs[::7]
+
+
+def by_bridge(
+    bridge: Any, model: ns.Model, prompt: ns.Prompt, hooks: list[tuple[str, Callable[..., Any]]]
+) -> np.ndarray:
+    encoding, _ = tiny.encode(model, prompt)
+    ids = encoding.pop("input_ids")
+    with torch.no_grad(), bridge.hooks(fwd_hooks=hooks):
+        return bridge(ids, **encoding)[0, -1].numpy()
+
+
+def by_hooks(
+    model: ns.Model, prompt: ns.Prompt, change: Callable[[int, torch.Tensor], torch.Tensor | None]
+) -> np.ndarray:
+    encoding, _ = tiny.encode(model, prompt)
+    with torch.no_grad(), tiny.hooked(tiny.downs(model), change):
+        return model.module(**encoding).logits[0, -1].numpy()
+
+
+def zeroed(layer: int, h: torch.Tensor) -> torch.Tensor | None:
+    if layer not in LAYERS:
+        return None
+    h = h.clone()
+    h[..., LAYERS[layer]] = 0
+    return h
+
+
+def test_clean_logits_are_the_same_three_ways(both: tuple[ns.Model, Any]):
+    model, bridge = both
+    prompts = [p for pair in twins(model) for p in pair]
+    ours = answer_logits(model, prompts, batch_size=4).numpy()
+    for mine, prompt in zip(ours, prompts, strict=True):
+        np.testing.assert_allclose(mine, by_hooks(model, prompt, lambda *_: None), **NEAR)
+        np.testing.assert_allclose(mine, by_bridge(bridge, model, prompt, []), **NEAR)
+
+
+def test_zero_ablation_is_the_same_three_ways_and_through_the_hooks_a_set_yields(both: tuple[ns.Model, Any]):
+    model, bridge = both
+    prompts = [p for pair in twins(model) for p in pair]
+    ours = answer_logits(model, prompts, Intervention(NEURONS, "zero", positions="all"), batch_size=4).numpy()
+    hooks = NEURONS.to_transformer_lens()
+    assert [name for name, _ in hooks] == ["blocks.0.mlp.hook_post", "blocks.2.mlp.hook_post"]
+    for mine, prompt in zip(ours, prompts, strict=True):
+        np.testing.assert_allclose(mine, by_hooks(model, prompt, zeroed), **NEAR)
+        np.testing.assert_allclose(mine, by_bridge(bridge, model, prompt, hooks), **NEAR)
+        assert np.abs(mine - by_bridge(bridge, model, prompt, [])).max() > 1e-2  # the hooks fired
+
+
+def test_a_patch_from_the_harmful_twin_is_the_same_three_ways(both: tuple[ns.Model, Any]):
+    model, bridge = both
+    pairs = twins(model)
+    benign = [b for _, b in pairs]
+    donor = ns.record(model, [h for h, _ in pairs])
+    ours = answer_logits(model, benign, Intervention(NEURONS, "patch", donor), batch_size=3).numpy()
+    for mine, (h, b), recorded in zip(ours, pairs, donor, strict=True):
+        kept: dict[int, torch.Tensor] = {}  # what the harmful twin did, as the bridge saw it
+
+        def keep(act: torch.Tensor, hook: Any, kept: dict[int, torch.Tensor] = kept) -> None:
+            kept[int(hook.name.split(".")[1])] = act[0, -1].clone()
+
+        def write(layer: int, act: torch.Tensor, kept: dict[int, torch.Tensor] = kept) -> torch.Tensor | None:
+            if layer not in LAYERS:
+                return None
+            act = act.clone()
+            act[:, -1, LAYERS[layer]] = kept[layer][LAYERS[layer]]
+            return act
+
+        by_bridge(bridge, model, h, [(f"blocks.{layer}.mlp.hook_post", keep) for layer in range(3)])
+        np.testing.assert_allclose(torch.stack([kept[i] for i in range(3)]), recorded, **NEAR)
+        np.testing.assert_allclose(mine, by_hooks(model, b, write), **NEAR)
+        hooks = [
+            (f"blocks.{layer}.mlp.hook_post", lambda act, hook: write(int(hook.name.split(".")[1]), act))
+            for layer in LAYERS
+        ]
+        np.testing.assert_allclose(mine, by_bridge(bridge, model, b, hooks), **NEAR)
+        assert np.abs(mine - by_bridge(bridge, model, b, [])).max() > 1e-2
+
+
+def test_a_hook_sets_what_it_is_told_to(tmp_path: Path):
+    (_, hook), *_ = NEURONS.to_transformer_lens(value=0.5)
+    act = torch.randn(2, 5, 29)
+    new = hook(act, None)
+    assert (new[..., LAYERS[0]] == 0.5).all()
+    rest = [i for i in range(29) if i not in LAYERS[0]]
+    assert torch.equal(new[..., rest], act[..., rest])
