@@ -254,9 +254,9 @@ def _refusing(lab: Lab, judge: _Judge) -> tuple[list[Cell], dict[str, list[Verdi
 def _claims(lab: Lab, neurons: NeuronSet, controls: Controls) -> tuple[list[Claim], dict[str, np.ndarray]]:
     """Necessity, sufficiency and specificity of a set, and the change of margin [set, pair] behind the first two."""
     sets = [neurons, *controls.all()]
-    margins = lab.on_harmful([lab.ablate(s, kind) for kind in ABLATIONS for s in sets]).margin
+    margins = lab.on_harmful([lab.ablate(s, kind) for kind in ABLATIONS for s in sets])
     changes = dict(zip(NECESSITY, lab.clean_h - margins.reshape(len(ABLATIONS), len(sets), -1), strict=True))
-    benign = lab.on_benign([*(lab.insert(s) for s in sets), *(lab.ablate(neurons, k) for k in ABLATIONS[:3])]).margin
+    benign = lab.on_benign([*(lab.insert(s) for s in sets), *(lab.ablate(neurons, k) for k in ABLATIONS[:3])])
     changes[SUFFICIENCY] = benign[: len(sets)] - lab.clean_b
     claims = [_claim(lab, name, change, controls) for name, change in changes.items()]
     return [*claims, _specificity(lab, benign[len(sets) :] - lab.clean_b)], changes
@@ -341,23 +341,16 @@ class _Members:
 
     def __init__(self, lab: Lab, neurons: NeuronSet) -> None:
         self.lab, self.neurons, self.pairs = lab, neurons, list(neurons)
-        read = lab.on_harmful([lab.ablate(NeuronSet([p])) for p in self.pairs])
-        self.alone = lab.clean_h - read.margin
-        self.alone_written = lab.written_clean - lab.written(read)
+        self.alone, self.alone_path = lab.paths(self.pairs, [NeuronSet([])] * len(self.pairs))
         self.backups = experiments.Backups(NeuronSet([]), [])
 
     def find_backups(self) -> experiments.Backups:
         """Look for neurons that stand in for the set; then ablate each member after all others and those."""
-        strongest = float(self.alone_written.mean(axis=1).max(initial=0.0))
-        self.backups = experiments.backups(
-            self.lab, self.neurons, RULE["material"] * max(strongest, RULE["min_effect"]), RULE["alpha"]
-        )  # fmt: skip
-        lab, group = self.lab, NeuronSet(self.neurons) | NeuronSet(self.backups.found)
-        rest = [group - NeuronSet([p]) for p in self.pairs]
-        read = lab.on_harmful([lab.ablate(s) if len(s) else None for s in (group, *rest)])
-        written = lab.written(read)
-        self.last = read.margin[1:] - read.margin[0]
-        self.last_written = written[1:] - written[0]
+        strongest = float(self.alone_path.mean(axis=1).max(initial=0.0)) / float(self.lab.gaps.mean())
+        floor = RULE["material"] * max(strongest, RULE["min_effect"])
+        self.backups = experiments.backups(self.lab, self.neurons, floor, RULE["alpha"])
+        group = NeuronSet(self.neurons) | NeuronSet(self.backups.found)
+        self.last, self.last_path = self.lab.paths(self.pairs, [group - NeuronSet([p]) for p in self.pairs])
         return self.backups
 
     def decide(self, rows: Any = slice(None)) -> list[str]:
@@ -367,9 +360,10 @@ class _Members:
         two ends of a Shapley value) it is still for refusal. An opposer is against it in both.
         """
         clusters, n = self.lab.clusters[rows], len(self.pairs)
-        p = [positive(change[rows], list(clusters)) for change in (*self.alone, *self.last, *-self.alone)]
+        tests = (*self.alone_path, *self.last_path, *-self.alone_path)
+        p = [positive(change[rows], list(clusters)) for change in tests]
         q = np.concatenate([discoveries(np.array(p[: 2 * n])), discoveries(np.array(p[2 * n :]))])
-        alone, last = self.alone_written[:, rows].mean(axis=1), self.last_written[:, rows].mean(axis=1)
+        alone, last = self.alone_path[:, rows].mean(axis=1), self.last_path[:, rows].mean(axis=1)
         floor = RULE["material"] * max(0.0, float(alone.max()), float(last.max()))
         words = []
         for i in range(n):
@@ -389,7 +383,7 @@ class _Members:
         return [
             {
                 "layer": layer, "index": index, "alone": finite(lab.effect(self.alone[i])),
-                "last": finite(lab.effect(self.last[i])), "alone, before the final norm": float(self.alone_written[i].mean()),
+                "last": finite(lab.effect(self.last[i])), "alone, norms frozen": finite(lab.effect(self.alone_path[i])),
                 "how": word, "verified": word in ("alone", "in a group"), "opposing": word == "opposing",
             }
             for i, ((layer, index), word) in enumerate(zip(self.pairs, self.decide(), strict=True))

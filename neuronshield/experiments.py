@@ -42,8 +42,8 @@ Rows = list[dict[str, Any]]
 def dose(lab: Lab, neurons: NeuronSet, random: Sequence[NeuronSet]) -> Rows:
     """Change of the margin when the set's values are multiplied by alpha: [alpha, harmful, benign, random]."""
     conditions = [Intervention(s, "scale", a) for a in ALPHAS for s in (neurons, *random[:BESIDE])]
-    harmful = lab.on_harmful(conditions).margin.reshape(len(ALPHAS), -1, len(lab.harmful)) - lab.clean_h
-    benign = lab.on_benign([Intervention(neurons, "scale", a) for a in ALPHAS]).margin - lab.clean_b
+    harmful = lab.on_harmful(conditions).reshape(len(ALPHAS), -1, len(lab.harmful)) - lab.clean_h
+    benign = lab.on_benign([Intervention(neurons, "scale", a) for a in ALPHAS]) - lab.clean_b
     return [
         {
             "alpha": alpha,
@@ -64,7 +64,7 @@ def size(lab: Lab, ranked: Sequence[tuple[int, int]], draws: int = BESIDE) -> Ro
     for k in sizes:
         best = NeuronSet(ranked[:k], n_layers=lab.model.n_layers, d_mlp=lab.model.d_mlp)
         sets += [best, *(random_like(best, lab.model, rng) for _ in range(draws))]
-    change = lab.clean_h - lab.on_harmful([lab.ablate(s) for s in sets]).margin
+    change = lab.clean_h - lab.on_harmful([lab.ablate(s) for s in sets])
     change = change.reshape(len(sizes), draws + 1, -1)
     return [
         {"size": k, "effect": finite(lab.effect(c[0])), "random": _span(lab.effects(c[1:]))}
@@ -88,7 +88,7 @@ def groups(lab: Lab, neurons: NeuronSet, ranked: Sequence[tuple[int, int]]) -> R
     else:
         return []
     without = [neurons - NeuronSet(part) for part in parts.values()]
-    change = lab.clean_h - lab.on_harmful([lab.ablate(s) for s in (neurons, *without)]).margin
+    change = lab.clean_h - lab.on_harmful([lab.ablate(s) for s in (neurons, *without)])
     return [
         {
             "group": name,
@@ -114,7 +114,7 @@ def completeness(lab: Lab, neurons: NeuronSet, random: Sequence[NeuronSet]) -> R
             break
         every = NeuronSet([(la, i) for la in layers for i in range(d_mlp)], n_layers=n_layers, d_mlp=d_mlp)
         kept = [every - NeuronSet(s) for s in (neurons, *random[:BESIDE])]
-        margins = lab.on_harmful([lab.ablate(every), *(lab.ablate(s) for s in kept if len(s))]).margin
+        margins = lab.on_harmful([lab.ablate(every), *(lab.ablate(s) for s in kept if len(s))])
         if len(margins) < 2:
             continue
         floor, change = margins[0], margins[1:] - margins[0]
@@ -162,27 +162,23 @@ def backups(lab: Lab, neurons: NeuronSet, floor: float, alpha: float, rows: np.n
     again = NeuronSet(pairs, **shape)
     rng = np.random.default_rng(lab.seed)
     others = [random_like(again, model, rng) for _ in range(BESIDE)]
-    alone = [NeuronSet([p]) for p in pairs]
     sets = [neurons, neurons | again, *(neurons | NeuronSet(o) for o in others)]
-    sets += [neurons | NeuronSet(a) for a in alone] + alone
-    read = lab.on_harmful([lab.ablate(s) for s in sets])
-    n, at = len(pairs), 2 + BESIDE
-    written = lab.written(read)
-    more = read.margin[0] - read.margin[at : at + n] - (lab.clean_h - read.margin[at + n :])
-    more_written = written[0] - written[at : at + n] - (lab.written_clean - written[at + n :])
+    margins = lab.on_harmful([lab.ablate(s) for s in sets])
+    alone, alone_path = lab.paths(pairs, [NeuronSet([])] * len(pairs))
+    on_top, path = lab.paths(pairs, [neurons] * len(pairs))
     chosen = slice(None) if rows is None else rows
-    q = discoveries(np.array([positive(m[chosen], list(lab.clusters[chosen])) for m in more]))
-    share = more_written[:, chosen].mean(axis=1)
+    q = discoveries(np.array([positive(m[chosen], list(lab.clusters[chosen])) for m in on_top - alone]))
+    share = (path - alone_path)[:, chosen].mean(axis=1) / lab.gaps.mean()
     floor = max(floor, 0.05 * float(share.max(initial=0.0)))
     kept = [p for p, q_i, s in zip(pairs, q, share, strict=True) if q_i <= alpha and s >= floor]
     table = [
         {
-            "ablated": "the set", "n": len(neurons), "effect": finite(lab.effect(lab.clean_h - read.margin[0])), "random": None,
+            "ablated": "the set", "n": len(neurons), "effect": finite(lab.effect(lab.clean_h - margins[0])), "random": None,
         },
         {
             "ablated": "the set and what is found again", "n": len(again),
-            "effect": finite(lab.effect(lab.clean_h - read.margin[1])),
-            "random": _span(lab.effects(lab.clean_h - read.margin[2:at])),
+            "effect": finite(lab.effect(lab.clean_h - margins[1])),
+            "random": _span(lab.effects(lab.clean_h - margins[2:])),
         },
     ]  # fmt: skip
     return Backups(NeuronSet(kept, **shape), table)
@@ -215,9 +211,7 @@ def recognition(lab: Lab, neurons: NeuronSet, random: Sequence[NeuronSet], gap: 
 
     mine = activity(neurons)
     others = np.stack([activity(s) for s in random[:BESIDE]]) if random else np.empty((0, len(act)))
-    margins = np.concatenate(
-        [lab.on_harmful([lab.ablate(neurons)]).margin[0], lab.on_benign([lab.ablate(neurons)]).margin[0]]
-    )
+    margins = np.concatenate([lab.on_harmful([lab.ablate(neurons)])[0], lab.on_benign([lab.ablate(neurons)])[0]])
     change = (np.concatenate([lab.clean_h, lab.clean_b]) - margins) / gap
     out: Rows = []
     for label, word in ((harmful, "harmful"), (~harmful, "benign")):
@@ -247,7 +241,7 @@ def crossing(lab: Lab, neurons: NeuronSet, random: Sequence[NeuronSet], sources:
         value[mine] = lab.act_h[[donor[lab.clusters[i]] for i in mine]]
         conditions += [Intervention(s, "patch", value) for s in sets]
         donated.append(mine)
-    changes = (lab.on_benign(conditions).margin - lab.clean_b).reshape(len(sources), len(sets), -1)
+    changes = (lab.on_benign(conditions) - lab.clean_b).reshape(len(sources), len(sets), -1)
     out: Rows = []
     for source, mine, change in zip(sources, donated, changes, strict=True):
         gap = float(lab.gaps[rows_of[source]].mean())

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-__all__ = ["Intervention", "Readout", "answer_logits", "generate", "margins", "readouts"]
+__all__ = ["Intervention", "answer_logits", "generate", "margins"]
 
 STACKED_ROWS = 256  # rows of one forward when conditions share it
 STACKED_BYTES = 2**30  # and the most their copies of the cache may take
@@ -86,19 +87,19 @@ def _edits(
     edits: dict[int, list[_Edit]] = {}
     expected: dict[int, int] = {}
     n = len(batch.rows)
-    for i, condition in enumerate(conditions):
-        if condition is None:
+    for i, part in enumerate(conditions):
+        if part is None:
             continue
-        active = _active(prompts, batch.rows, condition, model.device)
-        where = _where(prompts, batch, condition, active)
+        active = _active(prompts, batch.rows, part, model.device)
+        where = _where(prompts, batch, part, active)
         tokens = int(where.sum()) if where is not None else n if active is None else int(active.sum())
         if not tokens:
             continue
-        for layer, members in condition.neurons.by_layer().items():
-            new = condition.new(layer, members, batch.rows)
+        for layer, members in part.neurons.by_layer().items():
+            new = part.new(layer, members, batch.rows)
             new = new.to(model.device) if isinstance(new, torch.Tensor) else new
             indices = torch.tensor(members, device=model.device)
-            edit = _Edit(condition.kind == "scale", i * n, (i + 1) * n, indices, new, where, active)
+            edit = _Edit(part.kind == "scale", i * n, (i + 1) * n, indices, new, where, active)
             edits.setdefault(layer, []).append(edit)
             expected[layer] = expected.get(layer, 0) + tokens
     return dict(sorted(edits.items())), expected
@@ -135,8 +136,8 @@ def _logits(
     conditions: Sequence[Intervention | None],
     shared: _Shared,
     keep: Sequence[int] = (),
-) -> tuple[Float[Tensor, "condition batch vocab"], Float[Tensor, "condition batch"], dict[int, Tensor]]:
-    """First-answer-token logits of a left-padded batch under each condition, in one forward, and the residual's size.
+) -> tuple[Float[Tensor, "condition batch vocab"], dict[int, Tensor]]:
+    """First-answer-token logits of a left-padded batch under each condition, in one forward.
 
     `keep` asks for the residual that those layers read, which later calls reuse through `shared.residual`.
     """
@@ -167,20 +168,10 @@ def _logits(
                 h = envoys[layer].input.clone()
                 fired[layer] = sum(edit.apply(h) for edit in edits[layer])
                 envoys[layer].input = h
-        top = nnsight.save(layers[-1].output)
         result = tracer.result.save()
     if dict(fired) != expected:
         raise RuntimeError(f"an intervention on {model.id!r} fired {dict(fired)} times by layer, not {expected}")
-    size = _size(model, (top[0] if isinstance(top, tuple) else top)[:, -1].float())
-    return result.logits[:, -1].unflatten(0, (times, n)), size.unflatten(0, (times, n)), dict(kept)
-
-
-def _size(model: Model, residual: Float[Tensor, "rows d_model"]) -> Float[Tensor, " rows"]:
-    """What the final norm divides by: root mean square, about the mean where the model's norms are LayerNorms."""
-    layer = model.module.get_submodule(f"{model.layers_path}.0")
-    if any(isinstance(m, torch.nn.LayerNorm) for m in layer.modules()):
-        residual = residual - residual.mean(dim=-1, keepdim=True)
-    return residual.pow(2).mean(dim=-1).sqrt()
+    return result.logits[:, -1].unflatten(0, (times, n)), dict(kept)
 
 
 def _stack(value: Any, times: int, n: int) -> Any:
@@ -207,13 +198,13 @@ def _share(model: Model, prompts: Sequence[Prompt], batch: Batch, conditions: Se
     if len(conditions) < 3:
         return plain
     firsts = sorted({min(c.neurons.by_layer()) for c in conditions if c is not None} - {0})
-    full, _, kept = _logits(model, prompts, batch, [None], plain, firsts)
+    full, kept = _logits(model, prompts, batch, [None], plain, firsts)
     out = plain
     if all(c is None or c.positions == "last_prompt" for c in conditions):
         step = _last_token_step(model, batch)
         if step is not None:
             try:
-                short, _, kept_short = _logits(model, prompts, batch, [None], step, firsts)
+                short, kept_short = _logits(model, prompts, batch, [None], step, firsts)
                 if _same(model, full, short):
                     out, kept = step, kept_short
             except (RuntimeError, ValueError, TypeError):
@@ -223,7 +214,7 @@ def _share(model: Model, prompts: Sequence[Prompt], batch: Batch, conditions: Se
     trial = _Shared(out.encoding, out.cache, {k: v.clone() for k, v in kept.items()})
     touch = Intervention(NeuronSet([(firsts[-1], 0)]), "scale", 1.0)
     try:
-        again, _, _ = _logits(model, prompts, batch, [touch], trial)
+        again, _ = _logits(model, prompts, batch, [touch], trial)
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError):
         return out
     return trial if _same(model, full, again) else out
@@ -269,44 +260,50 @@ def _chunks(conditions: Sequence[Intervention | None], n: int, shared: _Shared) 
     return [group[at : at + limit] for group in by_first.values() for at in range(0, len(group), limit)]
 
 
+class _Norms:
+    """The norms of the residual stream at the last position: remembered in the first run, held there in later ones."""
+
+    def __init__(self, model: Model) -> None:
+        owner = model.module.get_submodule(model.layers_path.rpartition(".")[0])
+        layers = model.module.get_submodule(model.layers_path)
+        inside = [m for layer in layers for m in layer.children()]  # type: ignore[attr-defined]
+        self.modules = [m for m in (*inside, *owner.children()) if _is_norm(m, model.d_model)]
+        self.clean: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __enter__(self) -> None:
+        self.handles = [m.register_forward_hook(self._hook, with_kwargs=True) for m in self.modules]
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _hook(
+        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor
+    ) -> Tensor | None:
+        x = (args[0] if args else next(iter(kwargs.values())))[:, -1].float()
+        centred = isinstance(module, torch.nn.LayerNorm)
+        mean = x.mean(dim=-1, keepdim=True) if centred else torch.zeros_like(x[:, :1])
+        epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", 0.0))
+        size = ((x - mean).pow(2).mean(dim=-1, keepdim=True) + epsilon).sqrt()
+        if id(module) not in self.clean:
+            self.clean[id(module)] = mean, size
+            return None
+        times = len(x) // len(self.clean[id(module)][0])
+        mean0, size0 = (v.repeat(times, 1) for v in self.clean[id(module)])
+        weight, bias = (getattr(module, name, None) if centred else None for name in ("weight", "bias"))
+        bias = 0.0 if bias is None else bias
+        shift = 0.0 if weight is None else weight * (mean - mean0) / size0
+        out = out.clone()
+        out[:, -1] = ((out[:, -1] - bias) * size / size0 + shift + bias).to(out.dtype)
+        return out
+
+
+def _is_norm(module: torch.nn.Module, d_model: int) -> bool:
+    weight = getattr(module, "weight", None)
+    return "norm" in type(module).__name__.lower() and (weight is None or tuple(weight.shape) == (d_model,))
+
+
 # -- many prompts -----------------------------------------------------------------------------------------
-class Readout(NamedTuple):
-    """Refusal margins, and the size of the residual that the final norm divides by.
-
-    Removing anything loud makes the final norm rescale all logits. Margin times size is blind to that: it moves with
-    what is written in the directions that the answer is read from.
-    """
-
-    margin: Float[np.ndarray, "condition prompt"]
-    size: Float[np.ndarray, "condition prompt"]
-
-
-def readouts(
-    model: Model,
-    prompts: Sequence[Prompt],
-    conditions: Sequence[Intervention | None],
-    tokens: dict[str, OpeningTokens],
-    *,
-    batch_size: int = 32,
-    progress: bool = False,
-    desc: str = "ablate",
-) -> Readout:
-    """`margins`, and beside each the size of the residual before the final norm, at the same token."""
-    _check_all(model, prompts, conditions)
-    out = Readout(*np.full((2, len(conditions), len(prompts)), np.nan))
-    with tqdm(total=len(prompts) * len(conditions), desc=desc, unit="run", disable=not progress, leave=False) as bar:
-        for batch in batches(model, prompts, batch_size=batch_size, side="left"):
-            kinds = [tokens[prompts[row].language] for row in batch.rows]
-            shared = _share(model, prompts, batch, conditions)
-            for chunk in _chunks(conditions, len(batch.rows), shared):
-                logits, size, _ = _logits(model, prompts, batch, [conditions[i] for i in chunk], shared)
-                rows = np.ix_(chunk, batch.rows)
-                out.margin[rows] = margin(logits.flatten(0, 1), kinds * len(chunk)).reshape(len(chunk), -1).numpy()
-                out.size[rows] = size.cpu().numpy()
-                bar.update(len(batch.rows) * len(chunk))
-    return out
-
-
 def margins(
     model: Model,
     prompts: Sequence[Prompt],
@@ -314,6 +311,7 @@ def margins(
     tokens: dict[str, OpeningTokens],
     *,
     batch_size: int = 32,
+    frozen: bool = False,
     progress: bool = False,
     desc: str = "ablate",
 ) -> Float[np.ndarray, "condition prompt"]:
@@ -322,10 +320,29 @@ def margins(
     >>> margins(model, prompts, [None, Intervention(neurons, "zero")], tokens).shape   # doctest: +SKIP
     (2, 48)
 
+    With `frozen`, every norm of the residual stream keeps the mean and scale of the clean run at the last prompt token.
+    Removing anything loud makes norms rescale what is left, and so moves the margin; frozen, only what is read moves it.
+
     Raises:
         InputError: a condition that does not fit the model or the prompts, or touches generated tokens only.
     """
-    return readouts(model, prompts, conditions, tokens, batch_size=batch_size, progress=progress, desc=desc).margin
+    _check_all(model, prompts, conditions)
+    out = np.empty((len(conditions), len(prompts)))
+    with tqdm(total=len(prompts) * len(conditions), desc=desc, unit="run", disable=not progress, leave=False) as bar:
+        for batch in batches(model, prompts, batch_size=batch_size, side="left"):
+            kinds = [tokens[prompts[row].language] for row in batch.rows]
+            shared = _share(model, prompts, batch, conditions)
+            norms = _Norms(model)
+            if frozen:
+                with norms:
+                    _logits(model, prompts, batch, [None], shared)
+            for chunk in _chunks(conditions, len(batch.rows), shared):
+                with norms if frozen else nullcontext():
+                    logits, _ = _logits(model, prompts, batch, [conditions[i] for i in chunk], shared)
+                read = margin(logits.flatten(0, 1), kinds * len(chunk))
+                out[np.ix_(chunk, batch.rows)] = read.reshape(len(chunk), -1).numpy()
+                bar.update(len(batch.rows) * len(chunk))
+    return out
 
 
 def _check_all(
@@ -350,7 +367,7 @@ def answer_logits(
     _check_all(model, prompts, [intervention])
     parts: dict[int, Tensor] = {}
     for batch in batches(model, prompts, batch_size=batch_size, side="left"):
-        logits, _, _ = _logits(model, prompts, batch, [intervention], _Shared(dict(batch.encoding)))
+        logits, _ = _logits(model, prompts, batch, [intervention], _Shared(dict(batch.encoding)))
         parts |= dict(zip(batch.rows, logits[0].float().cpu(), strict=True))
     return torch.stack([parts[i] for i in range(len(prompts))])
 

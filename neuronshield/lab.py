@@ -16,7 +16,7 @@ import torch
 from .capture import record
 from .errors import InputError
 from .grade import OpeningTokens
-from .intervene import Readout, readouts
+from .intervene import margins
 from .intervention import Intervention
 from .models import Model
 from .neurons import NeuronSet
@@ -81,15 +81,15 @@ class Lab:
             "resample": self.act_b[_donors(self.cells, self.clusters, np.random.default_rng(seed))],
             "patch": self.act_b,
         }
-        (self.clean_h,), (self.size_h,) = self.on_harmful([None])
-        (self.clean_b,), (self.size_b,) = self.on_benign([None])
+        self.clean_h = self.on_harmful([None])[0]
+        self.clean_b = self.on_benign([None])[0]
 
     def rows(self, rows: Int[np.ndarray, " row"]) -> Lab:
         """The same experiment on some of its pairs; nothing is run again."""
         out = copy.copy(self)
         index = [int(i) for i in rows]
         out.harmful, out.benign = [self.harmful[i] for i in index], [self.benign[i] for i in index]
-        for name in ("clusters", "cells", "act_h", "act_b", "clean_h", "clean_b", "size_h", "size_b"):
+        for name in ("clusters", "cells", "act_h", "act_b", "clean_h", "clean_b"):
             setattr(out, name, getattr(self, name)[index])
         out.values = {k: None if v is None else v[index] for k, v in self.values.items()}
         return out
@@ -103,18 +103,22 @@ class Lab:
         """The harmful twin's values, for benign prompts."""
         return Intervention(neurons, "patch", self.act_h)
 
-    def on_harmful(self, conditions: Sequence[Intervention | None]) -> Readout:
+    def on_harmful(
+        self, conditions: Sequence[Intervention | None], *, frozen: bool = False
+    ) -> Float[np.ndarray, "condition pair"]:
         """Margins of the harmful prompts under each condition."""
-        return self._read(self.harmful, conditions)
+        return self._read(self.harmful, conditions, frozen)
 
-    def on_benign(self, conditions: Sequence[Intervention | None]) -> Readout:
+    def on_benign(self, conditions: Sequence[Intervention | None]) -> Float[np.ndarray, "condition pair"]:
         """The same of their benign twins."""
-        return self._read(self.benign, conditions)
+        return self._read(self.benign, conditions, False)
 
-    def _read(self, prompts: list[Prompt], conditions: Sequence[Intervention | None]) -> Readout:
-        return readouts(
+    def _read(
+        self, prompts: list[Prompt], conditions: Sequence[Intervention | None], frozen: bool
+    ) -> Float[np.ndarray, "condition pair"]:
+        return margins(
             self.model, prompts, conditions, self.tokens, batch_size=self.batch_size, progress=self.progress,
-            desc="verify",
+            desc="verify", frozen=frozen,
         )  # fmt: skip
 
     # -- effects --------------------------------------------------------------------------------------
@@ -136,15 +140,23 @@ class Lab:
         gap = self.gaps.mean()
         return change.mean(axis=1) / gap if gap else np.full(len(change), np.nan)
 
-    def written(self, read: Readout) -> Float[np.ndarray, "set pair"]:
-        """Margins before the final norm rescales them, as shares of the gap in that."""
-        gap = float((self.clean_h * self.size_h).mean() - (self.clean_b * self.size_b).mean())
-        return read.margin * read.size / gap
+    def paths(
+        self, pairs: Sequence[tuple[int, int]], rests: Sequence[NeuronSet]
+    ) -> tuple[Float[np.ndarray, "neuron pair"], Float[np.ndarray, "neuron pair"]]:
+        """What ablating each neuron does to harmful prompts while its `rest` is ablated: as it is, and with norms frozen.
 
-    @property
-    def written_clean(self) -> Float[np.ndarray, " pair"]:
-        """The same of the harmful prompts as they are."""
-        return self.written(Readout(self.clean_h[None], self.size_h[None]))[0]
+        Removing anything loud makes norms rescale what is left, and so moves the margin without any path to it; with
+        norms frozen at the clean run only what is read further on counts.
+        """
+        index: dict[NeuronSet, int] = {}
+        plan = []
+        for pair, rest in zip(pairs, rests, strict=True):
+            live, cut = NeuronSet(rest), NeuronSet(rest) | NeuronSet([pair])
+            plan.append([index.setdefault(s, len(index)) for s in (live, cut)])
+        conditions = [self.ablate(s) if len(s) else None for s in index]
+        live, cut = np.array(plan).T
+        free, frozen = self.on_harmful(conditions), self.on_harmful(conditions, frozen=True)
+        return free[live] - free[cut], frozen[live] - frozen[cut]
 
     def by_cell(self) -> dict[Cell, Int[np.ndarray, " row"]]:
         """Rows of each cell."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .neurons import NeuronSet
 from .statistics import Interval, finite
 
@@ -168,4 +170,4 @@ class Proof:
 
 def _p(value: float) -> str:
     """A p-value as people write it."""
-    return "" if value != value else "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return "" if np.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"

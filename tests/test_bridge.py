@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,23 +20,41 @@ from neuronshield.intervention import Intervention
 PAIRS = [(0, 3), (0, 28), (2, 7), (2, 8)]
 NEURONS = ns.NeuronSet(PAIRS, n_layers=3, d_mlp=29)
 LAYERS = NEURONS.by_layer()
-#: names whose adapters fit; nothing is fetched, the model is handed over
-HUB = {"gpt2": "gpt2", "llama": "meta-llama/Llama-2-7b-hf", "llava": "llava-hf/llava-1.5-7b-hf"}
+NAMES = ("gpt2", "llama", "llava")
 NEAR = {"rtol": 0, "atol": 1e-4}
 
 
-@pytest.fixture(scope="module", params=list(HUB))
+@pytest.fixture(scope="module", params=NAMES)
 def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[ns.Model, Any]:
-    """The package's model, and a bridge over a second copy of the same weights."""
+    """The package's model, and a bridge over a second copy of the same weights (booting rewires it in place).
+
+    Booted by a folder, never by a hub name: TransformerLens fetches the processor of a vision-language model by that
+    name, and where it fails (always, offline) it runs `pip install torchvision`, which replaces torch. So installs are
+    refused here, and one that is tried is an error.
+    """
     from transformer_lens.model_bridge import TransformerBridge
 
-    folder = tmp_path_factory.mktemp("tokenizer")
+    folder = tmp_path_factory.mktemp("processor")
     tiny.tokenizer().save_pretrained(folder)  # the bridge asks a tokenizer where it came from
-    module = {"gpt2": tiny.gpt2, "llama": tiny.llama, "llava": lambda: tiny.llava()[0]}[request.param]()
-    module.config.architectures = [type(module).__name__]
-    bridge = TransformerBridge.boot_transformers(
-        HUB[request.param], hf_model=module, tokenizer=AutoTokenizer.from_pretrained(folder)
-    )
+    module: Any
+    if request.param == "llava":
+        module, processor = tiny.llava()
+        processor.save_pretrained(folder)
+    else:
+        module = {"gpt2": tiny.gpt2, "llama": tiny.llama}[request.param]()
+    module.config.architectures = [type(module).__name__]  # a built LLaVA does not say; needed to pick the adapter
+    installs: list[Any] = []
+
+    def refuse(*args: Any, **_: Any) -> None:
+        installs.append(args)
+        raise OSError("no installing in a test")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "check_call", refuse)
+        bridge = TransformerBridge.boot_transformers(
+            str(folder), hf_model=module, tokenizer=AutoTokenizer.from_pretrained(folder)
+        )
+    assert not installs
     return request.getfixturevalue(request.param), bridge
 
 
