@@ -148,7 +148,6 @@ def _prove(
     answers |= {"harmful, clean": before[0], "benign, clean": before[1], **ablated}
     claims.append(_utility(before[1], ablated["benign, set ablated"], judge.rows(lab), lab))
     members = _Members(lab, neurons)
-    backups = members.find_backups()
     table = members.table()
     ranked = [(m["layer"], m["index"]) for m in sorted(table, key=lambda m: -m["alone"][0])]
     kept = NeuronSet([(m["layer"], m["index"]) for m in table if m["verified"]])
@@ -160,13 +159,13 @@ def _prove(
         reason += more
     else:
         reason = "ablating the set removes refusals, inserting it creates them, and benign prompts stay as they were"
-    if len(backups.found):
-        reason += f"; {len(backups.found)} other neurons stand in for it once it is ablated"
+    if len(members.backups):
+        reason += f"; {len(members.backups)} other neurons stand in for it once it is ablated"
     by_size = experiments.size(lab, ranked)
     return {
         "passed": not failed, "reason": reason, "claims": claims, "retest": retest,
         "verified": kept, "opposing": [(m["layer"], m["index"]) for m in table if m["opposing"]],
-        "backups": backups.found, "members": table, "n_pairs": len(lab.harmful),
+        "backups": members.backups, "members": table, "n_pairs": len(lab.harmful),
         "cells": _by_cell(lab, changes["necessity: mean"], controls),
         "experiments": {
             "dose": experiments.dose(lab, neurons, random),
@@ -174,7 +173,7 @@ def _prove(
             "minimal": [{"size": experiments.enough(by_size), "share": experiments.ENOUGH, "of": len(neurons)}],
             "groups": experiments.groups(lab, neurons, ranked),
             "completeness": experiments.completeness(lab, neurons, random),
-            "backups": backups.rows,
+            "backups": members.again.rows,
             "recognition": experiments.recognition(everywhere, neurons, random, float(lab.gaps.mean())),
             "crossing": experiments.crossing(everywhere, neurons, random, cells),
         },
@@ -337,21 +336,21 @@ def _by_cell(lab: Lab, change: Float[np.ndarray, "set pair"], controls: Controls
 
 # -- members ----------------------------------------------------------------------------------------------
 class _Members:
-    """Every member ablated alone, and last of all; what that says about each."""
+    """Every member ablated alone, and last of all: after all others and what stands in for the set."""
 
     def __init__(self, lab: Lab, neurons: NeuronSet) -> None:
         self.lab, self.neurons, self.pairs = lab, neurons, list(neurons)
         self.alone, self.alone_path = lab.paths(self.pairs, [NeuronSet([])] * len(self.pairs))
-        self.backups = experiments.Backups(NeuronSet([]), [])
+        self.again = experiments.backups(lab, neurons)
+        strongest = float(self.alone_path.mean(axis=1).max()) / float(lab.gaps.mean())
+        self.floor = RULE["material"] * max(strongest, RULE["min_effect"])
+        self.backups = self.standing_in()
+        group = NeuronSet(neurons) | NeuronSet(self.backups)
+        self.last, self.last_path = lab.paths(self.pairs, [group - NeuronSet([p]) for p in self.pairs])
 
-    def find_backups(self) -> experiments.Backups:
-        """Look for neurons that stand in for the set; then ablate each member after all others and those."""
-        strongest = float(self.alone_path.mean(axis=1).max(initial=0.0)) / float(self.lab.gaps.mean())
-        floor = RULE["material"] * max(strongest, RULE["min_effect"])
-        self.backups = experiments.backups(self.lab, self.neurons, floor, RULE["alpha"])
-        group = NeuronSet(self.neurons) | NeuronSet(self.backups.found)
-        self.last, self.last_path = self.lab.paths(self.pairs, [group - NeuronSet([p]) for p in self.pairs])
-        return self.backups
+    def standing_in(self, rows: Any = slice(None)) -> NeuronSet:
+        """Neurons outside the set that stand in for it once it is ablated, from the given pairs."""
+        return self.again.found(self.lab, self.floor, RULE["alpha"], rows)
 
     def decide(self, rows: Any = slice(None)) -> list[str]:
         """For each member "alone", "in a group", "opposing" or "", from the given pairs.
@@ -400,21 +399,24 @@ def _second_chance(
     mine = np.isin(lab.clusters, list(first))
     if len(clusters) < 4:
         return NeuronSet([]), [], ""
-    words = members.decide(np.flatnonzero(mine))
+    rows = np.flatnonzero(mine)
+    words = members.decide(rows)
     kept = NeuronSet([p for p, w in zip(members.pairs, words, strict=True) if w in ("alone", "in a group")])
     if not len(kept):
         return kept, [], ""
-    tested = kept | NeuronSet(members.backups.found) if "in a group" in words else kept
+    tested = kept | NeuronSet(members.standing_in(rows)) if "in a group" in words else kept
     drawn = {
         "random": [random_like(tested, lab.model, rng) for _ in range(draws)],
         "matched": matched_like(tested, loud, draws, rng),
     }
     claims, _ = _claims(lab.rows(np.flatnonzero(~mine)), tested, Controls(drawn))
     failed = [c.name for c in claims if c.verdict == "failed"]
+    helped = f" together with {len(tested) - len(kept)} backups" if len(tested) > len(kept) else ""
     if failed:
-        return (
-            NeuronSet([]),
-            claims,
-            f". Nor do the {len(kept)} members that lower refusal by themselves: {', '.join(failed)}",
-        )
-    return kept, claims, f". But {len(kept)} of its members, chosen on half of the requests, pass on the other half"
+        more = f". Nor is it shown for the {len(kept)} members that lower refusal; failed: {', '.join(failed)}"
+        return NeuronSet([]), claims, more
+    return (
+        kept,
+        claims,
+        f". But {len(kept)} of its members, chosen on half of the requests, pass on the other half{helped}",
+    )

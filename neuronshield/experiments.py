@@ -14,7 +14,8 @@ All effects are shares of the refusal gap (see `lab`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -133,19 +134,36 @@ def bootstrap_ratio(lab: Lab, top: Float[np.ndarray, " pair"], bottom: Float[np.
     return finite(ratio_of_means(top, bottom, list(lab.clusters), seed=lab.seed))
 
 
-class Backups(NamedTuple):
-    """What stands in for a set when it is ablated."""
+@dataclass
+class Backups:
+    """What may stand in for a set once it is ablated.
 
-    found: NeuronSet
+    Attributes:
+        tried: neurons that were found again under the ablation.
+        more: what ablating each does on top of the set, over what it does alone [neuron, pair]; `path` with norms frozen.
+        rows: the set ablated, and the set with all that was tried.
+    """
+
+    tried: list[tuple[int, int]]
+    more: Float[np.ndarray, "neuron pair"]
+    path: Float[np.ndarray, "neuron pair"]
     rows: Rows
 
+    def found(self, lab: Lab, floor: float, alpha: float, rows: Any = slice(None)) -> NeuronSet:
+        """Those that do more on top of the set than alone (Benjamini-Hochberg), by at least `floor` of the gap."""
+        shape: dict[str, Any] = {"n_layers": lab.model.n_layers, "d_mlp": lab.model.d_mlp}
+        if not self.tried:
+            return NeuronSet([], **shape)
+        q = discoveries(np.array([positive(m[rows], list(lab.clusters[rows])) for m in self.more]))
+        share = self.path[:, rows].mean(axis=1) / lab.gaps.mean()
+        floor = max(floor, 0.05 * float(share.max()))
+        return NeuronSet(
+            [p for p, q_i, s in zip(self.tried, q, share, strict=True) if q_i <= alpha and s >= floor], **shape
+        )
 
-def backups(lab: Lab, neurons: NeuronSet, floor: float, alpha: float, rows: np.ndarray | None = None) -> Backups:
-    """Ablate the set, find again by attribution under that ablation, ablate again.
 
-    A neuron counts as a backup if ablating it *on top of* the set lowers refusal by more than ablating it alone does
-    (Benjamini-Hochberg over the neurons tried), by at least `floor` of the gap before the final norm.
-    """
+def backups(lab: Lab, neurons: NeuronSet) -> Backups:
+    """Ablate the set, find again by attribution under that ablation, ablate again."""
     model = lab.model
     slope, act = gradients(model, lab.harmful, lab.tokens, condition=lab.ablate(neurons))
     slope0, act0 = gradients(model, lab.harmful, lab.tokens)
@@ -156,21 +174,16 @@ def backups(lab: Lab, neurons: NeuronSet, floor: float, alpha: float, rows: np.n
     order = np.argsort(-rise, axis=None, kind="stable")[: min(max(len(neurons), 8), MOST_BACKUPS)]
     pairs = [(int(at[0]), int(at[1])) for at in zip(*np.unravel_index(order, rise.shape), strict=True)]
     pairs = [p for p in pairs if rise[p] > 0]
-    shape: dict[str, Any] = {"n_layers": model.n_layers, "d_mlp": model.d_mlp}
     if not pairs:
-        return Backups(NeuronSet([], **shape), [])
-    again = NeuronSet(pairs, **shape)
+        nothing = np.empty((0, len(lab.harmful)))
+        return Backups([], nothing, nothing, [])
+    again = NeuronSet(pairs, n_layers=model.n_layers, d_mlp=model.d_mlp)
     rng = np.random.default_rng(lab.seed)
     others = [random_like(again, model, rng) for _ in range(BESIDE)]
     sets = [neurons, neurons | again, *(neurons | NeuronSet(o) for o in others)]
     margins = lab.on_harmful([lab.ablate(s) for s in sets])
     alone, alone_path = lab.paths(pairs, [NeuronSet([])] * len(pairs))
     on_top, path = lab.paths(pairs, [neurons] * len(pairs))
-    chosen = slice(None) if rows is None else rows
-    q = discoveries(np.array([positive(m[chosen], list(lab.clusters[chosen])) for m in on_top - alone]))
-    share = (path - alone_path)[:, chosen].mean(axis=1) / lab.gaps.mean()
-    floor = max(floor, 0.05 * float(share.max(initial=0.0)))
-    kept = [p for p, q_i, s in zip(pairs, q, share, strict=True) if q_i <= alpha and s >= floor]
     table = [
         {
             "ablated": "the set", "n": len(neurons), "effect": finite(lab.effect(lab.clean_h - margins[0])), "random": None,
@@ -181,7 +194,7 @@ def backups(lab: Lab, neurons: NeuronSet, floor: float, alpha: float, rows: np.n
             "random": _span(lab.effects(lab.clean_h - margins[2:])),
         },
     ]  # fmt: skip
-    return Backups(NeuronSet(kept, **shape), table)
+    return Backups(pairs, on_top - alone, path - alone_path, table)
 
 
 def recognition(lab: Lab, neurons: NeuronSet, random: Sequence[NeuronSet], gap: float) -> Rows:

@@ -197,7 +197,7 @@ def build(family: str, seed: int, *, balanced: bool = False, n_backups: int = 2)
         for layer in range(N_LAYERS):  # an amount is what is written when it fires, so layer by layer
             for at in (a for a in writes if a[0] == layer):
                 silent = [backs[at]] if at in backs else []
-                value = float(_run(wires, ids, {a: 0.0 for a in silent})[1][at])
+                value = float(_run(wires, ids, dict.fromkeys(silent, 0.0))[1][at])
                 wires.write(at, writes[at], value)
     model = ns.load(module, processor=tiny.tokenizer())
     return Planted(model, set(causal), set(decoys), set(opposers), backs)
@@ -227,7 +227,8 @@ def check(planted: Planted) -> dict[str, Any]:
     wires = _Wires(planted.model.module)
     pairs = prompts().pairs()
     harmful, benign = (
-        torch.tensor([planted.model.tokenizer(p.prompt)["input_ids"] for p in side]) for side in zip(*pairs, strict=True)
+        torch.tensor([planted.model.tokenizer(p.prompt)["input_ids"] for p in side])
+        for side in zip(*pairs, strict=True)
     )
     clean, _ = _run(wires, harmful, {})
     other, twin = _run(wires, benign, {})

@@ -62,4 +62,4 @@ def test_a_set_that_is_fully_backed_up_is_kept_as_part_of_the_group_that_has_the
     assert set(proof.backups) == model.backups
     assert {m["how"] for m in proof.members} == {"in a group"}
     assert proof.verified == firsts
-    assert "with 2 backups" in proof.reason
+    assert "together with 2 backups" in proof.reason
