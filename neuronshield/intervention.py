@@ -92,6 +92,8 @@ class Intervention:
             raise InputError(
                 f"kind={self.kind!r}: value has shape {tuple(value.shape)}; expected {' or '.join(what[n] for n in wanted)}"
             )
+        if not torch.isfinite(value).all():
+            raise InputError(f"kind={self.kind!r}: value is not finite everywhere")
         object.__setattr__(self, "value", value)
 
     def check(self, model: Model, prompts: Sequence[Prompt]) -> None:
