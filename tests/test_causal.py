@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ import tiny
 import torch
 
 import neuronshield as ns
+from neuronshield.causal import _utility
 from neuronshield.controls import control_sets, matched_like, random_like
+from neuronshield.grade import Verdict
 
 HARM, OUT, IDLE, ONE = range(4)  # residual dimensions: harm is known; refusal is said; nobody reads; constant
 LAYER = 1
@@ -190,6 +193,44 @@ def test_graded_answers_turn_from_refusal_to_compliance(truth: ns.Proof):
     }
 
 
+def test_cells_that_do_not_refuse_are_left_to_the_experiments(planted: ns.Model):
+    """Swahili prompts get a word that switches refusal off: nothing there to explain, but something to learn."""
+    blind = {"bomb": "cake", "knife": "bread", "ring": "house"}
+    rows = tiny.records(split="confirm")
+    for row in rows:
+        if row["language"] == "sw" and row["label"] == "harmful":
+            words = row["prompt"].split()
+            row["prompt"] = " ".join([*words[:-1], "no", blind[words[-1]]])
+    proof = ns.verify(planted, set_of(TRUTH), ns.PromptSet.from_records(rows), draws=25, **ASK)
+    assert proof.passed
+    assert list(proof.cells) == ["en/text"]
+    assert proof.n_pairs == 15
+    answered = {r["prompts"]: r["n"] for r in proof.experiments["recognition"]}
+    assert answered["harmful, answered"] == 15
+    crossed = {(r["source"], r["target"]): r["effect"][0] for r in proof.experiments["crossing"]}
+    assert crossed["en/text", "sw/text"] > 0.8
+
+
+def test_utility_is_graded_where_prompts_say_what_is_right(planted: ns.Model):
+    rows = tiny.records(split="confirm")
+    for row in rows:
+        row["expect"] = ["sure"]
+    prompts = ns.PromptSet.from_records(rows)
+    proof = ns.verify(planted, set_of(TRUTH), prompts, draws=25, **ASK)
+    assert claim(proof, "utility").verdict == "passed"
+    assert claim(proof, "utility").effect.value == 0
+
+
+@pytest.mark.parametrize(("spoilt", "verdict"), [(0, "passed"), (1, "passed"), (12, "failed")])
+def test_utility_fails_when_too_many_benign_answers_go_wrong(spoilt: int, verdict: str):
+    lab = SimpleNamespace(clusters=np.array([f"request {i}" for i in range(48)], dtype=object), seed=0)
+    before = [Verdict(False, True)] * 48
+    after = [Verdict(False, i >= spoilt) for i in range(48)]
+    found = _utility(before, after, list(range(48)), lab)  # type: ignore[arg-type]
+    assert found.verdict == verdict
+    assert found.effect.value == pytest.approx(-spoilt / 48)
+
+
 def test_cells_are_reported_one_by_one(truth: ns.Proof):
     assert {str(c) for c in truth.cells} == {"en/text", "sw/text"}
     for row in truth.cells.values():
@@ -293,6 +334,23 @@ def test_without_twins_a_random_benign_prompt_of_the_cell_stands_in(planted: ns.
         ({"neurons": ns.NeuronSet([])}, "the neuron set is empty"),
         ({"neurons": ns.NeuronSet([(0, 29)])}, r"neuron \(0, 29\) does not exist"),
         ({"neurons": ns.NeuronSet([(3, 0)])}, r"neuron \(3, 0\) does not exist"),
+        (
+            {"neurons": ns.NeuronSet([(0, 1)], n_layers=4, d_mlp=29)},
+            "a model of 4 layers x 29 neurons; 'LlamaForCausalLM' has 3 x 29",
+        ),
+        (
+            {
+                "neurons": ns.NeuronSet(
+                    [(0, 1)], n_layers=3, d_mlp=29, provenance={"model": "other", "fingerprint": "f00d"}
+                )
+            },
+            "was found in 'other' with other weights",
+        ),
+        (
+            {"refusals": ["  "], "prompts": ns.PromptSet.from_records(UNTARGETED)},
+            "refusals openings of 'en' tokenise to nothing",
+        ),
+        ({"compliances": ["sorry"], "prompts": ns.PromptSet.from_records(UNTARGETED)}, "share their first tokens"),
         ({"draws": 0}, "draws=0; at least 1"),
         ({"prompts": tiny.prompts().where(label="harmful")}, "benign"),
         ({"refusals": [], "prompts": ns.PromptSet.from_records(UNTARGETED)}, "no refusal openings for language"),

@@ -7,7 +7,19 @@ import math
 import numpy as np
 import pytest
 
-from neuronshield.statistics import Interval, bootstrap, difference, p_value, rate, ratio_of_means
+from neuronshield.statistics import (
+    Interval,
+    bootstrap,
+    cluster_means,
+    difference,
+    discoveries,
+    equivalent,
+    holm,
+    p_value,
+    positive,
+    rate,
+    ratio_of_means,
+)
 
 Z = 1.959963984540054
 
@@ -101,3 +113,55 @@ def test_bootstrap_repeats_with_its_seed_only():
 def test_one_cluster_says_nothing_about_spread():
     interval, _ = bootstrap(lambda w: w @ np.array([4.0]), ["a", "a"])
     assert interval == Interval(4.0, float("-inf"), float("inf"))
+
+
+# -- tests over requests -----------------------------------------------------------------------------------
+CLUSTERS = ["a", "a", "b", "c", "c", "c"]
+VALUES = np.array([1.0, 3.0, 5.0, 0.0, 1.0, 2.0])
+
+
+def test_a_cluster_counts_once():
+    assert cluster_means(VALUES, CLUSTERS).tolist() == [2.0, 5.0, 1.0]
+
+
+def test_positive_is_students_t_over_clusters_written_out():
+    means = np.array([2.0, 5.0, 1.0])
+    t = means.mean() / (means.std(ddof=1) / math.sqrt(3))
+    # one-sided tail of Student's t with 2 degrees of freedom, in closed form
+    assert positive(VALUES, CLUSTERS) == pytest.approx(0.5 - t / (2 * math.sqrt(2 + t * t)))
+    assert positive(-VALUES, CLUSTERS) == pytest.approx(0.5 + t / (2 * math.sqrt(2 + t * t)))
+
+
+def test_repeating_a_request_does_not_make_it_more_certain():
+    assert positive(np.tile(VALUES, 5), CLUSTERS * 5) == pytest.approx(positive(VALUES, CLUSTERS))
+
+
+def test_nothing_at_all_is_no_effect_and_a_constant_one_is():
+    assert positive(np.zeros(5), list("abcde")) == 1.0
+    assert positive(np.full(5, 0.2), list("abcde")) == 0.0
+    assert positive(np.array([3.0]), ["a"]) == 1.0
+
+
+def test_equivalence_is_two_one_sided_tests():
+    x = np.array([0.02, -0.01, 0.03, 0.00, 0.01, -0.02])
+    names = list("abcdef")
+    low, high = positive(x + 0.05, names), positive(0.05 - x, names)
+    assert equivalent(x, names, 0.05) == pytest.approx(max(low, high))
+    assert equivalent(x, names, 0.05) < 0.05 < equivalent(x, names, 0.01)
+    assert equivalent(x + 1, names, 0.05) > 0.99
+    assert equivalent(np.zeros(4), list("abcd"), 0.1) == 0.0
+    assert equivalent(np.ones(4), list("abcd"), 0.1) == 1.0
+    assert equivalent(np.zeros(1), ["a"], 0.1) == 1.0  # one request proves nothing
+
+
+def test_holm_steps_down():
+    p = [0.04, 0.01, 0.03]
+    assert holm(p) == pytest.approx([0.06, 0.03, 0.06])  # 3 x .01; 2 x .03; then never smaller
+    assert holm([]) == []
+
+
+def test_discoveries_are_benjamini_and_hochbergs():
+    p = np.array([0.001, 0.04, 0.03, 0.8])
+    by_hand = [0.004, 0.04 * 4 / 3, 0.04 * 4 / 3, 0.8]  # made monotone from the largest down
+    assert discoveries(p).tolist() == pytest.approx(by_hand)
+    assert len(discoveries(np.array([]))) == 0
