@@ -124,7 +124,7 @@ def test_every_name_of_the_package_in_the_readme_exists(path: str):
 
 
 #: what the variables of the README's code hold
-HOLDS = {"model": ns.Model, "prompts": ns.PromptSet, "stats": ns.Stats, "scores": ns.Scores, "shared": ns.NeuronSet,
+HOLDS = {"half": ns.Intervention, "model": ns.Model, "prompts": ns.PromptSet, "stats": ns.Stats, "scores": ns.Scores, "shared": ns.NeuronSet,
          "proof": ns.Proof, "update": ns.Update}  # fmt: skip
 
 
@@ -203,7 +203,9 @@ def test_every_heading_the_readme_links_to_exists():
 
 def test_the_rule_in_the_readme_is_the_rule_in_the_code():
     told = " ".join(section("How a verdict is reached").split())
-    assert f"at least {RULE['min_effect']:.0%}".replace("%", " %") in told
-    assert f"p < {RULE['alpha']}" in told
+    assert f"at least {RULE['min_effect']:.0%} of the gap".replace("%", " %") in told
+    assert f"must be at most {RULE['alpha']}" in told
     assert f"benign shift within {RULE['max_benign_shift']:.0%}".replace("%", " %") in told
-    assert f"against {inspect.signature(verify).parameters['draws'].default} random sets" in told
+    assert f"unchanged within {100 * RULE['max_utility_change']:.0f} points" in told
+    assert f"by at least {RULE['material']:.0%} of what the strongest".replace("%", " %") in told
+    assert f"{inspect.signature(verify).parameters['draws'].default} random sets" in told
