@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-__all__ = ["Intervention", "answer_logits", "generate", "margins"]
+__all__ = ["Intervention", "answer_logits", "generate", "margins", "prepare"]
 
 STACKED_ROWS = 256  # rows of one forward when conditions share it
-STACKED_BYTES = 2**30  # and the most their copies of the cache may take
+STACKED_BYTES = 2**26  # and the most their copies of the cache may take: beyond, copying costs more than it saves
 
 
 # -- one batch --------------------------------------------------------------------------------------------
@@ -129,6 +129,23 @@ class _Shared:
     residual: dict[int, Tensor] | None = None  # layer -> what it reads, clean
 
 
+Prepared = list[tuple[Batch, _Shared]]
+
+
+def prepare(model: Model, prompts: Sequence[Prompt], *, batch_size: int) -> Prepared | None:
+    """What all conditions that touch the last prompt token share, for many calls of `margins` on the same prompts.
+
+    None where the model cannot go on from the tokens before it.
+    """
+    out = []
+    for batch in batches(model, prompts, batch_size=batch_size, side="left"):
+        shared = _share(model, prompts, batch, range(model.n_layers), last_only=True)
+        if shared.cache is None:
+            return None
+        out.append((batch, shared))
+    return out
+
+
 def _logits(
     model: Model,
     prompts: Sequence[Prompt],
@@ -192,23 +209,23 @@ def _fresh(cache: Any, times: int, first: int) -> Any:
     return new
 
 
-def _share(model: Model, prompts: Sequence[Prompt], batch: Batch, conditions: Sequence[Intervention | None]) -> _Shared:
-    """Run once what no condition changes; each shortcut only where it reproduces the full forward."""
-    plain = _Shared(dict(batch.encoding))
-    if len(conditions) < 3:
-        return plain
-    firsts = sorted({min(c.neurons.by_layer()) for c in conditions if c is not None} - {0})
-    full, kept = _logits(model, prompts, batch, [None], plain, firsts)
-    out = plain
-    if all(c is None or c.positions == "last_prompt" for c in conditions):
-        step = _last_token_step(model, batch)
-        if step is not None:
-            try:
-                short, kept_short = _logits(model, prompts, batch, [None], step, firsts)
-                if _same(model, full, short):
-                    out, kept = step, kept_short
-            except (RuntimeError, ValueError, TypeError):
-                pass
+def _share(model: Model, prompts: Sequence[Prompt], batch: Batch, layers: Sequence[int], *, last_only: bool) -> _Shared:
+    """Run once what no condition changes; each shortcut only where it reproduces the full forward.
+
+    `layers` are those that a condition may touch first; with `last_only` nothing before the last token is touched.
+    """
+    out = _Shared(dict(batch.encoding))
+    firsts = [layer for layer in layers if layer]
+    full, kept = _logits(model, prompts, batch, [None], out, () if last_only else firsts)
+    step = _last_token_step(model, batch) if last_only else None
+    if step is not None:
+        try:
+            short, kept = _logits(model, prompts, batch, [None], step, firsts)
+            out = step if _same(model, full, short) else out
+        except (RuntimeError, ValueError, TypeError):
+            pass
+    if last_only and out.cache is None:
+        return out
     if not firsts:
         return out
     trial = _Shared(out.encoding, out.cache, {k: v.clone() for k, v in kept.items()})
@@ -312,6 +329,7 @@ def margins(
     *,
     batch_size: int = 32,
     frozen: bool = False,
+    prepared: Prepared | None = None,
     progress: bool = False,
     desc: str = "ablate",
 ) -> Float[np.ndarray, "condition prompt"]:
@@ -322,6 +340,7 @@ def margins(
 
     With `frozen`, every norm of the residual stream keeps the mean and scale of the clean run at the last prompt token.
     Removing anything loud makes norms rescale what is left, and so moves the margin; frozen, only what is read moves it.
+    `prepared` reuses what `prepare` made of the same prompts.
 
     Raises:
         InputError: a condition that does not fit the model or the prompts, or touches generated tokens only.
@@ -329,9 +348,8 @@ def margins(
     _check_all(model, prompts, conditions)
     out = np.empty((len(conditions), len(prompts)))
     with tqdm(total=len(prompts) * len(conditions), desc=desc, unit="run", disable=not progress, leave=False) as bar:
-        for batch in batches(model, prompts, batch_size=batch_size, side="left"):
+        for batch, shared in prepared or _shares(model, prompts, conditions, batch_size):
             kinds = [tokens[prompts[row].language] for row in batch.rows]
-            shared = _share(model, prompts, batch, conditions)
             norms = _Norms(model)
             if frozen:
                 with norms:
@@ -343,6 +361,20 @@ def margins(
                 out[np.ix_(chunk, batch.rows)] = read.reshape(len(chunk), -1).numpy()
                 bar.update(len(batch.rows) * len(chunk))
     return out
+
+
+def _shares(
+    model: Model, prompts: Sequence[Prompt], conditions: Sequence[Intervention | None], batch_size: int
+) -> Iterator[tuple[Batch, _Shared]]:
+    """Batches, with what is worth sharing for these conditions."""
+    last_only = all(c is None or c.positions == "last_prompt" for c in conditions)
+    layers = sorted({min(c.neurons.by_layer()) for c in conditions if c is not None})
+    for batch in batches(model, prompts, batch_size=batch_size, side="left"):
+        few = len(conditions) < 3
+        yield (
+            batch,
+            _Shared(dict(batch.encoding)) if few else _share(model, prompts, batch, layers, last_only=last_only),
+        )
 
 
 def _check_all(

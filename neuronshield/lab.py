@@ -16,7 +16,7 @@ import torch
 from .capture import record
 from .errors import InputError
 from .grade import OpeningTokens
-from .intervene import margins
+from .intervene import margins, prepare
 from .intervention import Intervention
 from .models import Model
 from .neurons import NeuronSet
@@ -81,12 +81,14 @@ class Lab:
             "resample": self.act_b[_donors(self.cells, self.clusters, np.random.default_rng(seed))],
             "patch": self.act_b,
         }
+        self._prepared: dict[str, Any] = {}
         self.clean_h = self.on_harmful([None])[0]
         self.clean_b = self.on_benign([None])[0]
 
     def rows(self, rows: Int[np.ndarray, " row"]) -> Lab:
         """The same experiment on some of its pairs; nothing is run again."""
         out = copy.copy(self)
+        out._prepared = {}
         index = [int(i) for i in rows]
         out.harmful, out.benign = [self.harmful[i] for i in index], [self.benign[i] for i in index]
         for name in ("clusters", "cells", "act_h", "act_b", "clean_h", "clean_b"):
@@ -107,18 +109,21 @@ class Lab:
         self, conditions: Sequence[Intervention | None], *, frozen: bool = False
     ) -> Float[np.ndarray, "condition pair"]:
         """Margins of the harmful prompts under each condition."""
-        return self._read(self.harmful, conditions, frozen)
+        return self._read("harmful", conditions, frozen)
 
     def on_benign(self, conditions: Sequence[Intervention | None]) -> Float[np.ndarray, "condition pair"]:
         """The same of their benign twins."""
-        return self._read(self.benign, conditions, False)
+        return self._read("benign", conditions, False)
 
     def _read(
-        self, prompts: list[Prompt], conditions: Sequence[Intervention | None], frozen: bool
+        self, side: str, conditions: Sequence[Intervention | None], frozen: bool
     ) -> Float[np.ndarray, "condition pair"]:
+        prompts = self.harmful if side == "harmful" else self.benign
+        if side not in self._prepared and len(conditions) > 2:  # everything here touches the last token only
+            self._prepared[side] = prepare(self.model, prompts, batch_size=self.batch_size)
         return margins(
             self.model, prompts, conditions, self.tokens, batch_size=self.batch_size, progress=self.progress,
-            desc="verify", frozen=frozen,
+            desc="verify", frozen=frozen, prepared=self._prepared.get(side),
         )  # fmt: skip
 
     # -- effects --------------------------------------------------------------------------------------
