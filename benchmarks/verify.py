@@ -49,7 +49,8 @@ def main() -> None:
     if args.update:
         model = ns.masked_update(model, neurons, prompts, progress=False).model
         neurons = find(model, prompts, size)
-    ratio(model, prompts, openings, args.rounds)
+    if args.rounds:
+        ratio(model, prompts, openings, args.rounds)
     start = time.perf_counter()
     proof = ns.verify(model, neurons, prompts, draws=args.draws, progress=False, **openings)
     seconds = time.perf_counter() - start
@@ -74,7 +75,7 @@ def ratio(model: ns.Model, prompts: ns.PromptSet, openings: dict[str, Any], roun
     tokens = opening_tokens(model, openings_for(rows, **openings))
     layer = model.n_layers // 2
     upper = ns.NeuronSet([(la, i) for la in range(layer, model.n_layers) for i in range(4)])
-    draws = 20
+    draws = 10
     sets = [random_like(upper, model, np.random.default_rng(i)) for i in range(draws)]
 
     def forwards() -> None:

@@ -107,7 +107,7 @@ def verify(
     judge = _Judge(model, openings, graded, seed, batch_size, progress)
     cells, answers, reason = _refusing(lab, judge)
     out: dict[str, Any] = {
-        "neurons": neurons, "verified": neurons - neurons, "opposing": neurons - neurons, "backups": neurons - neurons,
+        "neurons": neurons, "verified": [], "opposing": [], "backups": [],
         "passed": False, "reason": reason, "claims": list(_NOT_TESTED), "retest": [], "cells": {}, "members": [],
         "experiments": {}, "n_pairs": len(lab.harmful), "draws": draws, "paired": paired,
         "provenance": {**model.provenance(), "data": confirm.hash(), "seed": seed, "versions": versions()},
@@ -135,9 +135,7 @@ def _prove(
     lab = everywhere.rows(np.flatnonzero(np.isin(everywhere.cells, [str(c) for c in cells])))
     model = lab.model
     loud = np.stack([torch.cat([lab.act_h, lab.act_b]).abs().mean(0).double().numpy(), model.down_norms().numpy()])
-    controls = control_sets(
-        model, neurons, select, loud, draws=draws, seed=lab.seed, batch_size=lab.batch_size
-    )  # fmt: skip
+    controls = control_sets(model, neurons, select, loud, draws=draws, seed=lab.seed, batch_size=lab.batch_size)
     random = controls.drawn["random"]
     claims, changes = _claims(lab, neurons, controls)
     ablated = {name: judge.answers(lab, side, s) for name, (side, s) in {
@@ -159,6 +157,8 @@ def _prove(
         reason += more
     else:
         reason = "ablating the set removes refusals, inserting it creates them, and benign prompts stay as they were"
+    for m in table:  # what the set as a whole did not earn, its members have not either
+        m["verified"] = (m["layer"], m["index"]) in kept
     if len(members.backups):
         reason += f"; {len(members.backups)} other neurons stand in for it once it is ablated"
     by_size = experiments.size(lab, ranked)
