@@ -71,7 +71,7 @@ def find(model: ns.Model, prompts: ns.PromptSet, size: dict[str, Any]) -> ns.Neu
 def ratio(model: ns.Model, prompts: ns.PromptSet, openings: dict[str, Any], rounds: int) -> None:
     """Full forward / control draw, per set."""
     cell = prompts.cells()[0]
-    rows = list(prompts.for_step("confirm").in_cells([cell]).where(label="harmful"))
+    rows = list(prompts.for_step("confirm").in_cells([cell]).where(label="harmful"))[:32]
     tokens = opening_tokens(model, openings_for(rows, **openings))
     layer = model.n_layers // 2
     upper = ns.NeuronSet([(la, i) for la in range(layer, model.n_layers) for i in range(4)])
