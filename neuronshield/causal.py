@@ -17,10 +17,11 @@ where the model does not refuse have nothing to explain; they are left out of th
 The verdict is fixed before looking (`RULE`). It demands every claim at once, so no correction over claims is needed
 (intersection-union test, Berger 1982); over cells Holm's is used, over members Benjamini-Hochberg's.
 
-From a set to its members: each is ablated alone, and *last* (after all others and the set's backups), so that neurons
-that back each other up are seen as the group they are. A member is kept if either lowers refusal, materially, and not
-merely by rescaling all logits (which any loud neuron does through the final norm). One whose ablation raises refusal
-is reported as opposing. A neuron that reads harm and has no path to the answer does neither.
+From a set to its members: each is ablated alone, *last* (after all others and the set's backups), and after those of its
+own and earlier layers, so that neurons that back each other up are seen as the group they are. A member is kept if one
+of these lowers refusal, materially, and not merely by rescaling all logits (which any loud neuron does through the final
+norm). One whose ablation raises refusal is reported as opposing. A neuron that reads harm and has no path to the answer
+does neither. Where the whole set fails, its members may still pass by themselves (`_second_chance`).
 
 Sources: Chen et al. (2024), dynamic patching; Vig et al. (2020), causal mediation; McGrath et al. (2023), backups;
 Wang et al. (2023), completeness and minimality.
@@ -35,8 +36,9 @@ import numpy as np
 import torch
 
 from . import experiments
+from .attribution import gradients
 from .capture import versions
-from .controls import Controls, control_sets, matched_like, random_like
+from .controls import Controls, control_sets, in_full, matched_like, random_like
 from .errors import InputError
 from .grade import Openings, OpeningsArg, Verdict, grade, opening_tokens, openings_for
 from .intervene import generate
@@ -54,6 +56,9 @@ __all__ = ["RULE", "Claim", "Proof", "verify"]
 
 NECESSITY = tuple(f"necessity: {kind}" for kind in ABLATIONS)
 SUFFICIENCY = "sufficiency: patch"
+MEMBERS_NEED = NECESSITY[1:]
+KEPT = ("alone", "in a group")
+MOST_OTHERS = 128
 _NAN = Interval(float("nan"), float("nan"), float("nan"))
 _NOT_TESTED = [Claim(name, _NAN, "not tested") for name in (*NECESSITY, SUFFICIENCY, "specificity", "utility")]
 
@@ -136,12 +141,12 @@ def _prove(
     model = lab.model
     loud = np.stack([torch.cat([lab.act_h, lab.act_b]).abs().mean(0).double().numpy(), model.down_norms().numpy()])
     controls = control_sets(model, neurons, select, loud, draws=draws, seed=lab.seed, batch_size=lab.batch_size)
-    random = controls.drawn["random"]
+    random = controls.drawn.get("random", [])
     claims, changes = _claims(lab, neurons, controls)
-    ablated = {name: judge.answers(lab, side, s) for name, (side, s) in {
-        "harmful, set ablated": ("harmful", neurons), "harmful, random set ablated": ("harmful", random[0]),
-        "benign, set ablated": ("benign", neurons),
-    }.items()}  # fmt: skip
+    ablated = {name: judge.answers(lab, side, s) for name, side, s in (
+        ("harmful, set ablated", "harmful", neurons), ("benign, set ablated", "benign", neurons),
+        *(("harmful, random set ablated", "harmful", s) for s in random[:1]),
+    )}  # fmt: skip
     before = judge.answers(lab, "harmful", None), judge.answers(lab, "benign", None)
     answers |= {"harmful, clean": before[0], "benign, clean": before[1], **ablated}
     claims.append(_utility(before[1], ablated["benign, set ablated"], judge.rows(lab), lab))
@@ -280,10 +285,13 @@ def _claim(lab: Lab, name: str, change: Float[np.ndarray, "set pair"], controls:
     there = effect.low > 0 and effect.value >= RULE["min_effect"]
     notes = [] if there else ["no effect to speak of"]
     notes += [f"does not beat: {', '.join(lost)}"] if lost else []
-    least = 1 / (1 + min(map(len, controls.drawn.values())))
-    if least > RULE["alpha"]:
-        notes.append(f"with {round(1 / least) - 1} draws p cannot fall below {least:.2f}")
-    return Claim(name, effect, "passed" if there and not lost else "failed", reached, p, over, "; ".join(notes))
+    draws = min(map(len, controls.drawn.values()), default=0)
+    if not draws:
+        notes.append("no other neurons to draw controls from")
+    elif 1 / (1 + draws) > RULE["alpha"]:
+        notes.append(f"with {draws} draws p cannot fall below {1 / (1 + draws):.2f}")
+    verdict = "passed" if there and draws and not lost else "failed"
+    return Claim(name, effect, verdict, reached, p, over, "; ".join(notes))
 
 
 def _specificity(lab: Lab, shift: Float[np.ndarray, "kind pair"]) -> Claim:
@@ -319,13 +327,13 @@ def _by_cell(lab: Lab, change: Float[np.ndarray, "set pair"], controls: Controls
     for cell, rows in lab.by_cell().items():
         gap = lab.gaps[rows].mean()
         effects = change[:, rows].mean(axis=1) / gap
-        p, at = [], 1
+        p, at = [1.0] if not controls.drawn else [], 1
         for sets in controls.drawn.values():
             p.append(p_value(effects[0], effects[at : at + len(sets)]))
             at += len(sets)
         out[str(cell)] = {
             "n_pairs": len(rows), "gap": float(gap), "effect": finite(lab.effect(change[0], rows)),
-            "strongest control": float(effects[1:].max()), "p": max(p),
+            "strongest control": float(effects[1:].max()) if len(effects) > 1 else None, "p": max(p),
         }  # fmt: skip
     for row, adjusted in zip(out.values(), holm([row["p"] for row in out.values()]), strict=True):
         low = row["effect"][1]
@@ -336,41 +344,52 @@ def _by_cell(lab: Lab, change: Float[np.ndarray, "set pair"], controls: Controls
 
 # -- members ----------------------------------------------------------------------------------------------
 class _Members:
-    """Every member ablated alone, and last of all: after all others and what stands in for the set."""
+    """Every member ablated in three places of the queue, and what stands in for the set.
+
+    alone   by itself
+    last    after all other members and the backups: what they covered for shows
+    peers   after those of its own and earlier layers: what they covered for shows, and who reads it is still there
+    """
 
     def __init__(self, lab: Lab, neurons: NeuronSet) -> None:
         self.lab, self.neurons, self.pairs = lab, neurons, list(neurons)
-        self.alone, self.alone_path = lab.paths(self.pairs, [NeuronSet([])] * len(self.pairs))
+        alone, alone_path = lab.paths(self.pairs, [NeuronSet([])] * len(self.pairs))
         self.again = experiments.backups(lab, neurons)
-        strongest = float(self.alone_path.mean(axis=1).max()) / float(lab.gaps.mean())
+        strongest = float(alone_path.mean(axis=1).max()) / float(lab.gaps.mean())
         self.floor = RULE["material"] * max(strongest, RULE["min_effect"])
         self.backups = self.standing_in()
         group = NeuronSet(neurons) | NeuronSet(self.backups)
-        self.last, self.last_path = lab.paths(self.pairs, [group - NeuronSet([p]) for p in self.pairs])
+        upto = {la: NeuronSet([p for p in group if p[0] <= la]) for la in neurons.by_layer()}
+        last, last_path = lab.paths(self.pairs, [group - NeuronSet([p]) for p in self.pairs])
+        peers, peers_path = lab.paths(self.pairs, [upto[p[0]] - NeuronSet([p]) for p in self.pairs])
+        self.free = np.stack([alone, last, peers])
+        self.path = np.stack([alone_path, last_path, peers_path])
 
     def standing_in(self, rows: Any = slice(None)) -> NeuronSet:
         """Neurons outside the set that stand in for it once it is ablated, from the given pairs."""
         return self.again.found(self.lab, self.floor, RULE["alpha"], rows)
 
     def decide(self, rows: Any = slice(None)) -> list[str]:
-        """For each member "alone", "in a group", "opposing" or "", from the given pairs.
+        """For each member "alone", "in a group" (where it does more than twice as much), "opposing" or "", from the given pairs.
 
-        A backup may overdo it, so that ablating the first one alone *raises* refusal; in the mean of alone and last (the
-        two ends of a Shapley value) it is still for refusal. An opposer is against it in both.
+        A backup may overdo it, so that ablating the first one alone *raises* refusal; if it does more when they are gone, it
+        is still for refusal. An opposer is against it on balance.
         """
-        clusters, n = self.lab.clusters[rows], len(self.pairs)
-        tests = (*self.alone_path, *self.last_path, *-self.alone_path)
-        p = [positive(change[rows], list(clusters)) for change in tests]
-        q = np.concatenate([discoveries(np.array(p[: 2 * n])), discoveries(np.array(p[2 * n :]))])
-        alone, last = self.alone_path[:, rows].mean(axis=1), self.last_path[:, rows].mean(axis=1)
-        floor = RULE["material"] * max(0.0, float(alone.max()), float(last.max()))
+        clusters, path = list(self.lab.clusters[rows]), self.path[:, :, rows]
+        q = discoveries(np.array([[positive(c, clusters) for c in test] for test in path]).ravel()).reshape(3, -1)
+        q_against = discoveries(np.array([positive(-c, clusters) for c in path[0]]))
+        share = path.mean(axis=2) / self.lab.gaps[rows].mean()
         words = []
-        for i in range(n):
-            if q[i] <= RULE["alpha"] and alone[i] >= floor > 0:
+        for i, (layer, _) in enumerate(self.pairs):
+            near = [la == layer for la, _ in self.pairs]
+            floor = RULE["material"] * np.maximum(share[:, near].max(axis=1), RULE["min_effect"])
+            does = (q[:, i] <= RULE["alpha"]) & (share[:, i] >= floor)
+            together = share[1:, i][does[1:]].max(initial=0)
+            if does[0] and share[0, i] >= together / 2:
                 words.append("alone")
-            elif q[n + i] <= RULE["alpha"] and last[i] >= floor > 0 and alone[i] + last[i] > 0:
+            elif together > max(0, -share[0, i]):
                 words.append("in a group")
-            elif q[2 * n + i] <= RULE["alpha"] and alone[i] <= -floor < 0:
+            elif q_against[i] <= RULE["alpha"] and share[0, i] <= -floor[0]:
                 words.append("opposing")
             else:
                 words.append("")
@@ -378,12 +397,12 @@ class _Members:
 
     def table(self) -> list[dict[str, Any]]:
         """One row a member."""
-        lab = self.lab
         return [
             {
-                "layer": layer, "index": index, "alone": finite(lab.effect(self.alone[i])),
-                "last": finite(lab.effect(self.last[i])), "alone, norms frozen": finite(lab.effect(self.alone_path[i])),
-                "how": word, "verified": word in ("alone", "in a group"), "opposing": word == "opposing",
+                "layer": layer, "index": index,
+                **{name: finite(self.lab.effect(self.free[t, i])) for t, name in enumerate(("alone", "last", "after its peers"))},
+                "alone, norms frozen": finite(self.lab.effect(self.path[0, i])),
+                "how": word, "verified": word in KEPT, "opposing": word == "opposing",
             }
             for i, ((layer, index), word) in enumerate(zip(self.pairs, self.decide(), strict=True))
         ]  # fmt: skip
@@ -392,31 +411,55 @@ class _Members:
 def _second_chance(
     lab: Lab, members: _Members, loud: Float[np.ndarray, "feature n_layers d_mlp"], draws: int
 ) -> tuple[NeuronSet, list[Claim], str]:
-    """Members chosen on one half of the requests, tested by themselves (with the backups) on the other half."""
+    """Members chosen on one half of the requests, tested by themselves (with the backups) on the other half.
+
+    They must lower refusal more than controls do under each ablation that stays among values the model knows. Zero often
+    does not, and that they are enough, or spare benign prompts, is a claim about a set: both are shown, not asked.
+    A set that is only part of what causes refusal is matched by the other parts. They are no controls here: neurons
+    that, on the first half, lower refusal by themselves as members do are not drawn, and are counted in the reason.
+    """
     rng = np.random.default_rng(lab.seed)
     clusters = sorted(set(lab.clusters))
-    first = set(np.array(clusters, dtype=object)[rng.permutation(len(clusters))[: len(clusters) // 2]])
-    mine = np.isin(lab.clusters, list(first))
     if len(clusters) < 4:
         return NeuronSet([]), [], ""
+    mine = np.isin(lab.clusters, [clusters[i] for i in rng.permutation(len(clusters))[: len(clusters) // 2]])
     rows = np.flatnonzero(mine)
     words = members.decide(rows)
-    kept = NeuronSet([p for p, w in zip(members.pairs, words, strict=True) if w in ("alone", "in a group")])
+    kept = NeuronSet([p for p, w in zip(members.pairs, words, strict=True) if w in KEPT])
     if not len(kept):
         return kept, [], ""
     tested = kept | NeuronSet(members.standing_in(rows)) if "in a group" in words else kept
+    others = _other_causes(lab.rows(rows), tested)
     drawn = {
-        "random": [random_like(tested, lab.model, rng) for _ in range(draws)],
-        "matched": matched_like(tested, loud, draws, rng),
+        "random": [random_like(tested, lab.model, rng, leave_out=others) for _ in range(draws)],
+        "matched": matched_like(tested, loud, draws, rng, leave_out=others),
     }
-    claims, _ = _claims(lab.rows(np.flatnonzero(~mine)), tested, Controls(drawn))
+    claims, _ = _claims(lab.rows(np.flatnonzero(~mine)), tested, in_full(Controls(drawn), tested))
     failed = [c.name for c in claims if c.verdict == "failed"]
-    helped = f" together with {len(tested) - len(kept)} backups" if len(tested) > len(kept) else ""
-    if failed:
-        more = f". Nor is it shown for the {len(kept)} members that lower refusal; failed: {', '.join(failed)}"
+    lost = [name for name in failed if name in MEMBERS_NEED]
+    if lost:
+        more = f". Nor is it shown for the {len(kept)} members that lower refusal; failed: {', '.join(lost)}"
         return NeuronSet([]), claims, more
-    return (
-        kept,
-        claims,
-        f". But {len(kept)} of its members, chosen on half of the requests, pass on the other half{helped}",
-    )
+    more = f". But {len(kept)} of its members, chosen on half of the requests, lower refusal on the other half too"
+    more += f", together with {len(tested) - len(kept)} backups" if len(tested) > len(kept) else ""
+    more += f", beside controls without {len(others)} other neurons that lower it as well" if len(others) else ""
+    more += f"; of them too these failed: {', '.join(failed)}" if failed else ""
+    return kept, claims, more
+
+
+def _other_causes(lab: Lab, neurons: NeuronSet) -> NeuronSet:
+    """Neurons of the same layers that lower refusal by themselves: the most promising by attribution, ablated one by one."""
+    slope, act = gradients(lab.model, lab.harmful, lab.tokens)
+    felt = (slope * (act - lab.values["mean"])).double().mean(dim=0).numpy() / float(lab.gaps.mean())
+    least = RULE["material"] * RULE["min_effect"]
+    pool = [
+        (layer, int(i)) for layer in neurons.by_layer() for i in np.flatnonzero(felt[layer] >= least / 2)
+        if (layer, int(i)) not in neurons
+    ]  # fmt: skip
+    pool = sorted(pool, key=lambda at: -felt[at])[:MOST_OTHERS]
+    if not pool:
+        return NeuronSet([])
+    _, path = lab.paths(pool, [NeuronSet([])] * len(pool))
+    q = discoveries(np.array([positive(c, list(lab.clusters)) for c in path]))
+    share = path.mean(axis=1) / float(lab.gaps.mean())
+    return NeuronSet([at for at, q_i, s in zip(pool, q, share, strict=True) if q_i <= RULE["alpha"] and s >= least])

@@ -1,6 +1,6 @@
 """Control sets: sets of neurons that could have won, and must not.
 
-Each has as many neurons per layer as the set it is a control for, and none of its members:
+Each has as many neurons per layer as the set it is a control for (or all that are left), and none of its members:
 
     random      any neurons                                                           drawn
     matched     as loud, in mean |h| and in column norm both                          drawn
@@ -38,7 +38,7 @@ MATCHED_POOL = 20
 
 @dataclass
 class Controls:
-    """Control sets by kind; `missing` says which could not be had, and why.
+    """Control sets by kind; `missing` says which could not be had, or only smaller than the set, and why.
 
     Attributes:
         drawn: sets that are draws from a distribution: the set's p-value is its rank among them.
@@ -56,18 +56,25 @@ class Controls:
         return [s for sets in self.drawn.values() for s in sets] + list(self.fixed.values())
 
 
-def random_like(neurons: NeuronSet, model: Model, rng: np.random.Generator) -> NeuronSet:
-    """As many other neurons per layer, drawn at random."""
+def random_like(
+    neurons: NeuronSet, model: Model, rng: np.random.Generator, *, leave_out: NeuronSet | None = None
+) -> NeuronSet:
+    """As many other neurons per layer, drawn at random; all others where there are fewer."""
+    barred = (neurons | leave_out if leave_out else neurons).by_layer()
     pairs: list[tuple[int, int]] = []
     for layer, members in neurons.by_layer().items():
-        others = np.setdiff1d(np.arange(model.d_mlp), members)
-        pool = others if len(others) >= len(members) else np.arange(model.d_mlp)
-        pairs += [(layer, int(i)) for i in rng.choice(pool, len(members), replace=False)]
+        pool = np.setdiff1d(np.arange(model.d_mlp), barred[layer])
+        pairs += [(layer, int(i)) for i in rng.choice(pool, min(len(members), len(pool)), replace=False)]
     return _named(pairs, model, "random, same per layer")
 
 
 def matched_like(
-    neurons: NeuronSet, loud: Float[np.ndarray, "feature n_layers d_mlp"], draws: int, rng: np.random.Generator
+    neurons: NeuronSet,
+    loud: Float[np.ndarray, "feature n_layers d_mlp"],
+    draws: int,
+    rng: np.random.Generator,
+    *,
+    leave_out: NeuronSet | None = None,
 ) -> list[NeuronSet]:
     """For each neuron another of its layer that is like it in every feature (mean |h|, column norm), `draws` times.
 
@@ -76,19 +83,20 @@ def matched_like(
     """
     _, n_layers, d_mlp = loud.shape
     ranks = loud.argsort(axis=2, kind="stable").argsort(axis=2, kind="stable").astype(float)
+    barred = (neurons | leave_out if leave_out else neurons).by_layer()
     chosen: list[list[tuple[int, int]]] = [[] for _ in range(draws)]
     for layer, members in neurons.by_layer().items():
         near = {}
         for member in members:
             distance = np.abs(ranks[:, layer] - ranks[:, layer, member, None]).sum(axis=0)
-            near[member] = np.setdiff1d(np.argsort(distance, kind="stable"), members, assume_unique=True)
+            near[member] = np.setdiff1d(np.argsort(distance, kind="stable"), barred[layer], assume_unique=True)
         for pairs in chosen:
             taken: set[int] = set()
             for member in rng.permutation(members).tolist():
                 pool = [int(i) for i in near[member][: MATCHED_POOL + len(members)] if int(i) not in taken][
                     :MATCHED_POOL
                 ]
-                if not pool:  # a layer with fewer others than members
+                if not pool:  # fewer others than members
                     break
                 choice = int(rng.choice(pool))
                 taken.add(choice)
@@ -141,7 +149,21 @@ def control_sets(
         out.fixed["language"] = _best(neurons, model, -language_entropy(stats), "LAPE")
     except InputError:
         out.missing["language"] = "language: needs prompts in two languages"
-    return out
+    return in_full(out, neurons)
+
+
+def in_full(controls: Controls, neurons: NeuronSet) -> Controls:
+    """Drop what has no neuron left in some layer of the set, and say so; say too what is smaller than the set."""
+    layers = neurons.by_layer()
+    for kind, sets in {**controls.drawn, **{k: [s] for k, s in controls.fixed.items()}}.items():
+        held = sets[0].by_layer()
+        empty = [layer for layer in layers if layer not in held]
+        if empty:
+            controls.missing[kind] = f"{kind}: no neuron of layer {empty[0]} is left to draw from"
+            controls.drawn.pop(kind, None), controls.fixed.pop(kind, None)
+        elif len(sets[0]) < len(neurons):
+            controls.missing[kind] = f"{kind}: only {len(sets[0])} neurons are left for a set of {len(neurons)}"
+    return controls
 
 
 def _cells_of(neurons: NeuronSet, stats: Stats) -> list[Cell]:

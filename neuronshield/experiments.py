@@ -25,6 +25,7 @@ from .intervention import Intervention
 from .lab import Lab
 from .neurons import NeuronSet
 from .prompts import Cell
+from .proof import RULE
 from .statistics import bootstrap, discoveries, finite, positive
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ __all__ = ["ALPHAS", "Backups", "backups", "completeness", "crossing", "dose", "
 ALPHAS = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 BESIDE = 20  # random sets beside each experiment
 ENOUGH = 0.9  # share of the set's effect that counts as "most of it"
-MOST_BACKUPS = 64
+MOST_BACKUPS = 64  # tried in each round
+ROUNDS = 3
 
 Rows = list[dict[str, Any]]
 
@@ -61,15 +63,16 @@ def size(lab: Lab, ranked: Sequence[tuple[int, int]], draws: int = BESIDE) -> Ro
     n = len(ranked)
     sizes = sorted({n, *(2**i for i in range(n.bit_length()) if 2**i <= n), round(0.75 * n) or 1})
     rng = np.random.default_rng(lab.seed)
-    sets: list[NeuronSet] = []
+    sets: dict[int, list[NeuronSet]] = {}
     for k in sizes:
         best = NeuronSet(ranked[:k], n_layers=lab.model.n_layers, d_mlp=lab.model.d_mlp)
-        sets += [best, *(random_like(best, lab.model, rng) for _ in range(draws))]
-    change = lab.clean_h - lab.on_harmful([lab.ablate(s) for s in sets])
-    change = change.reshape(len(sizes), draws + 1, -1)
+        beside = [random_like(best, lab.model, rng) for _ in range(draws)]
+        sets[k] = [best, *(s for s in beside if len(s) == k)]
+    change = lab.clean_h - lab.on_harmful([lab.ablate(s) for of_size in sets.values() for s in of_size])
+    parts = np.split(change, np.cumsum([len(s) for s in sets.values()])[:-1])
     return [
         {"size": k, "effect": finite(lab.effect(c[0])), "random": _span(lab.effects(c[1:]))}
-        for k, c in zip(sizes, change, strict=True)
+        for k, c in zip(sizes, parts, strict=True)
     ]
 
 
@@ -115,9 +118,9 @@ def completeness(lab: Lab, neurons: NeuronSet, random: Sequence[NeuronSet]) -> R
             break
         every = NeuronSet([(la, i) for la in layers for i in range(d_mlp)], n_layers=n_layers, d_mlp=d_mlp)
         kept = [every - NeuronSet(s) for s in (neurons, *random[:BESIDE])]
-        margins = lab.on_harmful([lab.ablate(every), *(lab.ablate(s) for s in kept if len(s))])
-        if len(margins) < 2:
+        if not len(kept[0]):  # the set is all there is
             continue
+        margins = lab.on_harmful([lab.ablate(every), *(lab.ablate(s) for s in kept)])
         floor, change = margins[0], margins[1:] - margins[0]
         whole = lab.clean_h - floor
         share = float(change[0].mean() / whole.mean())
@@ -140,61 +143,80 @@ class Backups:
 
     Attributes:
         tried: neurons that were found again under the ablation.
-        more: what ablating each does on top of the set, over what it does alone [neuron, pair]; `path` with norms frozen.
+        more: what ablating each does on top of the set, and on top of the set and all else that was tried, over what it
+            does alone [test, neuron, pair]; `path` with norms frozen.
         rows: the set ablated, and the set with all that was tried.
     """
 
     tried: list[tuple[int, int]]
-    more: Float[np.ndarray, "neuron pair"]
-    path: Float[np.ndarray, "neuron pair"]
+    more: Float[np.ndarray, "test neuron pair"]
+    path: Float[np.ndarray, "test neuron pair"]
     rows: Rows
 
     def found(self, lab: Lab, floor: float, alpha: float, rows: Any = slice(None)) -> NeuronSet:
-        """Those that do more on top of the set than alone (Benjamini-Hochberg), by at least `floor` of the gap."""
+        """Those that do more then than alone (Benjamini-Hochberg), by at least `floor` of the gap."""
         shape: dict[str, Any] = {"n_layers": lab.model.n_layers, "d_mlp": lab.model.d_mlp}
         if not self.tried:
             return NeuronSet([], **shape)
-        q = discoveries(np.array([positive(m[rows], list(lab.clusters[rows])) for m in self.more]))
-        share = self.path[:, rows].mean(axis=1) / lab.gaps.mean()
-        floor = max(floor, 0.05 * float(share.max()))
+        p = [[positive(m[rows], list(lab.clusters[rows])) for m in test] for test in self.more]
+        q = discoveries(np.array(p).ravel()).reshape(2, -1)
+        share = self.path[:, :, rows].mean(axis=2) / lab.gaps.mean()
+        floor = max(floor, RULE["material"] * float(share.max()))
         return NeuronSet(
-            [p for p, q_i, s in zip(self.tried, q, share, strict=True) if q_i <= alpha and s >= floor], **shape
+            [pair for pair, ok in zip(self.tried, ((q <= alpha) & (share >= floor)).any(axis=0), strict=True) if ok],
+            **shape,
         )
 
 
 def backups(lab: Lab, neurons: NeuronSet) -> Backups:
-    """Ablate the set, find again by attribution under that ablation, ablate again."""
-    model = lab.model
-    slope, act = gradients(model, lab.harmful, lab.tokens, condition=lab.ablate(neurons))
-    slope0, act0 = gradients(model, lab.harmful, lab.tokens)
-    mean = lab.values["mean"]
-    rise = (slope * (act - mean) - slope0 * (act0 - mean)).double().mean(dim=0).numpy()
-    for layer, index in neurons:
-        rise[layer, index] = -np.inf
-    order = np.argsort(-rise, axis=None, kind="stable")[: min(max(len(neurons), 8), MOST_BACKUPS)]
-    pairs = [(int(at[0]), int(at[1])) for at in zip(*np.unravel_index(order, rise.shape), strict=True)]
-    pairs = [p for p in pairs if rise[p] > 0]
-    if not pairs:
-        nothing = np.empty((0, len(lab.harmful)))
+    """Ablate the set, find again by attribution under that ablation, ablate again; so for stand-ins of stand-ins."""
+    model, mean = lab.model, lab.values["mean"]
+    shape: dict[str, Any] = {"n_layers": model.n_layers, "d_mlp": model.d_mlp}
+
+    def felt(cut: NeuronSet | None) -> Float[np.ndarray, "n_layers d_mlp"]:
+        slope, act = gradients(model, lab.harmful, lab.tokens, condition=lab.ablate(cut) if cut else None)
+        return (slope * (act - mean)).double().mean(dim=0).numpy()
+
+    before, tried = felt(None), NeuronSet([], **shape)
+    for _ in range(ROUNDS):
+        rise = (felt(neurons | tried) - before) / float(lab.gaps.mean())
+        for layer, index in neurons | tried:
+            rise[layer, index] = -np.inf
+        order = np.argsort(-rise, axis=None, kind="stable")[: min(max(len(neurons), 8), MOST_BACKUPS)]
+        new = [(int(la), int(i)) for la, i in zip(*np.unravel_index(order, rise.shape), strict=True)]
+        new = [at for at in new if rise[at] >= RULE["material"] * RULE["min_effect"]]
+        if not new:
+            break
+        tried |= NeuronSet(new, **shape)
+    if not len(tried):
+        nothing = np.empty((2, 0, len(lab.harmful)))
         return Backups([], nothing, nothing, [])
-    again = NeuronSet(pairs, n_layers=model.n_layers, d_mlp=model.d_mlp)
     rng = np.random.default_rng(lab.seed)
-    others = [random_like(again, model, rng) for _ in range(BESIDE)]
-    sets = [neurons, neurons | again, *(neurons | NeuronSet(o) for o in others)]
-    margins = lab.on_harmful([lab.ablate(s) for s in sets])
+    others = [random_like(tried, model, rng, leave_out=neurons) for _ in range(BESIDE)]
+    margins = lab.on_harmful([lab.ablate(neurons | s) for s in (neurons, tried, *others)])
+    pairs, whole = list(tried), neurons | tried
     alone, alone_path = lab.paths(pairs, [NeuronSet([])] * len(pairs))
     on_top, path = lab.paths(pairs, [neurons] * len(pairs))
+    last, last_path = lab.paths(pairs, [whole - NeuronSet([p]) for p in pairs])
+    other, other_path = lab.paths(pairs, [tried - NeuronSet([p]) for p in pairs])  # and had the set not been ablated?
     table = [
         {
             "ablated": "the set", "n": len(neurons), "effect": finite(lab.effect(lab.clean_h - margins[0])), "random": None,
         },
         {
-            "ablated": "the set and what is found again", "n": len(again),
+            "ablated": "the set and what is found again", "n": len(tried),
             "effect": finite(lab.effect(lab.clean_h - margins[1])),
             "random": _span(lab.effects(lab.clean_h - margins[2:])),
         },
     ]  # fmt: skip
-    return Backups(pairs, on_top - alone, path - alone_path, table)
+    more = _standing(alone, on_top, last, other)
+    return Backups(pairs, more, _standing(alone_path, path, last_path, other_path), table)
+
+
+def _standing(alone: np.ndarray, on_top: np.ndarray, last: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """What each does because the set is ablated [test, neuron, pair]; an opposer that falls silent does nothing."""
+    first = np.minimum(on_top, on_top - alone)
+    return np.stack([first, np.minimum(np.minimum(last, last - alone), last - other)])
 
 
 def recognition(lab: Lab, neurons: NeuronSet, random: Sequence[NeuronSet], gap: float) -> Rows:

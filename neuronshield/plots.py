@@ -216,8 +216,11 @@ def _size(proof: Mapping[str, Any]) -> go.Figure:
     rows = proof["experiments"]["size"]
     x = [r["size"] for r in rows]
     figure = go.Figure()
-    if rows[0]["random"]:
-        _band(figure, x, [r["random"] for r in rows], "random sets of the same size (range)")
+    beside = [r for r in rows if r["random"]]
+    if beside:
+        _band(
+            figure, [r["size"] for r in beside], [r["random"] for r in beside], "random sets of the same size (range)"
+        )
     _curve(figure, x, [r["effect"] for r in rows], "the strongest members", ACCENT)
     figure.update_xaxes(
         title="members ablated, the strongest first", type="log", tickvals=x, ticktext=[str(v) for v in x]
