@@ -12,9 +12,10 @@ import tiny
 import torch
 
 import neuronshield as ns
-from neuronshield.causal import _utility
-from neuronshield.controls import control_sets, matched_like, random_like
+from neuronshield.causal import _claim, _utility
+from neuronshield.controls import Controls, control_sets, matched_like, random_like
 from neuronshield.grade import Verdict
+from neuronshield.statistics import Interval
 
 HARM, OUT, IDLE, ONE = range(4)  # residual dimensions: harm is known; refusal is said; nobody reads; constant
 LAYER = 1
@@ -297,6 +298,43 @@ def test_too_few_draws_can_never_pass_and_the_claim_says_why(planted: ns.Model, 
     proof = ns.verify(planted, set_of(TRUTH), prompts, draws=4, **ASK)
     assert not proof.passed
     assert "with 4 draws p cannot fall below 0.20" in claim(proof, "necessity: mean").note
+
+
+def test_one_control_that_does_more_is_enough_to_fail():
+    """Single sets count as much as drawn ones."""
+    lab = SimpleNamespace(
+        effect=lambda c: Interval(float(c.mean()), float(c.mean()) - 0.01, float(c.mean()) + 0.01),
+        effects=lambda c: c.mean(axis=1),
+    )
+    controls = Controls({"random": [set_of(DECOY)] * 30}, {"next rank": set_of(DECOY)})
+    for reached, verdict in ((0.4, "passed"), (0.6, "failed")):
+        change = np.zeros((32, 4))
+        change[0], change[-1] = 0.5, reached
+        found = _claim(lab, "necessity: mean", change, controls)  # type: ignore[arg-type]
+        assert found.verdict == verdict
+        assert found.note == ("" if verdict == "passed" else "does not beat: next rank")
+
+
+def test_shuffled_labels_seldom_find_the_set_again(planted: ns.Model):
+    neurons = set_of(TRUTH, DECOY, cell="en/text", method="effect_size")
+    controls = control_sets(planted, neurons, tiny.prompts(), np.ones((2, 3, 29)), draws=20)
+    assert controls.recovered < 0.7  # with the labels as they are it is 1
+
+
+def test_random_controls_take_what_is_left_and_never_a_member(planted: ns.Model):
+    most = ns.NeuronSet([(1, i) for i in range(20)], n_layers=3, d_mlp=29)
+    drawn = random_like(most, planted, np.random.default_rng(0), leave_out=set_of((1, 28)))
+    assert set(drawn) == {(1, i) for i in range(20, 28)}
+
+
+def test_a_cell_that_passes_alone_may_fail_as_one_of_several(planted: ns.Model, prompts: ns.PromptSet):
+    """24 draws: p = 1/25 = 0.04 in each cell, which Holm's correction over several cells takes above 0.05."""
+    proof = ns.verify(planted, set_of(TRUTH), prompts, draws=24, **ASK)
+    assert len(proof.cells) > 1
+    for row in proof.cells.values():
+        assert row["p"] == pytest.approx(0.04)
+        assert (row["p holm"] <= 0.05) == (row["verdict"] == "passed")
+    assert "failed" in {row["verdict"] for row in proof.cells.values()}
 
 
 # -- held-out prompts ---------------------------------------------------------------------------------------
