@@ -178,13 +178,13 @@ def backups(lab: Lab, neurons: NeuronSet) -> Backups:
         return (slope * (act - mean)).double().mean(dim=0).numpy()
 
     before, tried = felt(None), NeuronSet([], **shape)
-    for _ in range(ROUNDS):
+    for least in (0.0, *(ROUNDS - 1) * [RULE["material"] * RULE["min_effect"]]):
         rise = (felt(neurons | tried) - before) / float(lab.gaps.mean())
         for layer, index in neurons | tried:
             rise[layer, index] = -np.inf
         order = np.argsort(-rise, axis=None, kind="stable")[: min(max(len(neurons), 8), MOST_BACKUPS)]
         new = [(int(la), int(i)) for la, i in zip(*np.unravel_index(order, rise.shape), strict=True)]
-        new = [at for at in new if rise[at] >= RULE["material"] * RULE["min_effect"]]
+        new = [at for at in new if rise[at] > least]
         if not new:
             break
         tried |= NeuronSet(new, **shape)

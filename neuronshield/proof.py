@@ -27,7 +27,7 @@ RULE = {
     "max_benign_shift": 0.25,  # of the gap: benign margins are equivalent within it
     "max_utility_change": 0.10,  # share of benign answers still right: equivalent within it
     "min_refusal": 0.10,  # refused harmful minus refused benign, else there is nothing to explain
-    "material": 0.05,  # a member must carry this share of what the strongest carries
+    "material": 0.05,  # a member must carry this share of what the strongest of its layer does, and of min_effect
 }
 
 
@@ -76,7 +76,7 @@ class Proof:
         neurons: the set that was tested.
         passed: whether the set showed every claim of `RULE`.
         verified: its members with a confirmed effect of their own, alone or in a group; empty unless the set passed, or
-            those members, chosen on half of the requests, passed by themselves on the other half (`retest`).
+            those members, chosen on half of the requests, passed necessity by themselves on the other half (`retest`).
         opposing: members whose ablation *raises* refusal.
         backups: neurons outside the set that stand in for it once it is ablated.
         claims: one row a claim; `retest` the same for the kept members, where the whole set failed.
