@@ -252,9 +252,9 @@ def _members(p: dict[str, Any]) -> str:
     how = [m["how"] for m in p["members"]]
     text = (
         f"<p>One by one: of {p['n_neurons']} neurons, {how.count('alone')} lower refusal when ablated alone, "
-        f"{how.count('in a group')} only when others are ablated too, {how.count('opposing')} <i>raise</i> it, and {how.count('')} do "
+        f"{how.count('in a group')} only (or more than twice as much) when others are ablated too, {how.count('opposing')} <i>raise</i> it, and {how.count('')} do "
         f"nothing that counts (Benjamini–Hochberg, q ≤ {p['rule']['alpha']:g}, at least {p['rule']['material']:.0%} of the strongest "
-        f"member's effect). {p['n_verified']} are kept; {len(p['backups'])} neurons outside the set stand in for it once it is ablated.</p>"
+        f"of its layer, norms frozen). {p['n_verified']} are kept; {len(p['backups'])} neurons outside the set stand in for it once it is ablated.</p>"
     )
     rows = [
         [f"({m['layer']}, {m['index']})", _ci3(m["alone"]), _ci3(m["last"]), m["how"] or "none"]
