@@ -211,7 +211,7 @@ def _section_prove(r: dict[str, Any]) -> str:
     )
     text += _claims_table(p["claims"]) + _figure(proof_figure(p, "claims"))
     for why in p["controls"].get("missing", {}).values():
-        text += f'<p class="note">Not a full control: {escape(why)}.</p>'
+        text += f'<p class="note">A control is missing or smaller: {escape(why)}.</p>'
     if p["retest"]:
         text += "<h3>The kept members by themselves, on the half of the requests that did not choose them</h3>"
         text += _claims_table(p["retest"])

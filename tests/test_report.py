@@ -278,8 +278,8 @@ def test_every_step_is_told_with_its_numbers(page: MakePage):
     shown = page(results())
     for said in ("toy-vllm", "3 layers × 29 neurons", "1.2 M parameters", "421 prompts in 3 cells", "seed 5",
                  "best 31 of en/text, 0.123% of the parameters", "Tested on 17 harmful prompts (matched twins)",
-                 "of 31 neurons, 17 lower refusal when ablated alone, 2 only when others are ablated too, 3 raise it",
-                 "20 random, 20 matched, 1 general", "A control was not to be had: language: needs two",
+                 "of 31 neurons, 17 lower refusal when ablated alone, 2 only (or more than twice as much) when others",
+                 "20 random, 20 matched, 1 general", "A control is missing or smaller: language: needs two",
                  "The strongest 4 of 31 members have 90%", "Trained on 77 train prompts of en/text, 100 steps",
                  "Data cafe · weights f00d (float32)", "torch 2.9"):  # fmt: skip
         assert said in shown.text, said
