@@ -120,10 +120,11 @@ def verify(
     if not reason:
         select = prompts.where(split="discover")
         out |= _prove(lab, neurons, cells, select if len(select) else confirm, draws, judge, answers)
-    about = {**neurons.provenance, "verified_on": confirm.hash(), "verify_seed": seed, "draws": draws}
+    about = {**neurons.provenance, "tested_on": confirm.hash(), "verify_seed": seed, "draws": draws}
     about["seen"] = sorted({*neurons.provenance.get("seen", []), *(p.cluster for p in confirm)})
     for name in ("verified", "opposing", "backups"):
-        out[name] = NeuronSet(out[name], n_layers=model.n_layers, d_mlp=model.d_mlp, provenance=about)
+        mine = about | ({"verified_on": confirm.hash(), "proof": out["reason"]} if name == "verified" else {})
+        out[name] = NeuronSet(out[name], n_layers=model.n_layers, d_mlp=model.d_mlp, provenance=mine)
     return Proof(answers={k: rate(sum(v.refused for v in vs), len(vs)) for k, vs in answers.items()}, **out)
 
 

@@ -174,6 +174,7 @@ def load(
     revision: str | None = None,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
+    adapter: str | os.PathLike[str] | None = None,
     trust_remote_code: bool = False,
 ) -> Model:
     """Load a model and find its MLP neurons.
@@ -189,11 +190,20 @@ def load(
         revision: commit, tag or branch on the hub.
         dtype: torch dtype or its name; default float32 on a CPU, the checkpoint's own on a GPU.
         device: where to put a model loaded from a name; default a GPU if there is one.
+        adapter: a folder that `Update.save` wrote: the shielded model, ready to be found and proven in again.
         trust_remote_code: run code that the checkpoint brings. Off unless you turn it on.
 
     Raises:
-        InputError: unknown id, no processor, or no decoder layers with an MLP we know.
+        InputError: unknown id, no processor, no decoder layers with an MLP we know, or an adapter that does not fit.
     """
+    if adapter is not None:
+        from .update import load_adapter
+
+        base = load(
+            model, processor=processor, revision=revision, dtype=dtype, device=device,
+            trust_remote_code=trust_remote_code,
+        )  # fmt: skip
+        return load_adapter(base, adapter)
     if isinstance(model, nn.Module):
         if processor is None:
             raise InputError("load(module): pass processor= (a processor, or a tokenizer for a text model)")

@@ -107,12 +107,12 @@ class NeuronSet:
         if len(shapes) > 1:
             raise InputError(f"cannot combine neuron sets of models with different shapes: {sorted(shapes)}")
         n_layers, d_mlp = shapes.pop() if shapes else (None, None)
-        return NeuronSet(
-            operator(self._members, other._members),
-            n_layers=n_layers,
-            d_mlp=d_mlp,
-            provenance=_merge_provenance([self.provenance, other.provenance], op),
-        )
+        about = _merge_provenance([self.provenance, other.provenance], op)
+        proven = ["verified_on" in s.provenance for s in (self, other)]
+        if not {"&": any(proven), "-": proven[0]}.get(op, all(proven)):  # a member of neither proven set is not proven
+            for key in ("verified_on", "verify_seed", "draws", "proof"):
+                about.pop(key, None)
+        return NeuronSet(operator(self._members, other._members), n_layers=n_layers, d_mlp=d_mlp, provenance=about)
 
     @staticmethod
     def intersection(*sets: NeuronSet) -> NeuronSet:

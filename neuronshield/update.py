@@ -1,55 +1,50 @@
 """Shield: train the chosen neurons and nothing else, as an ordinary LoRA adapter.
 
-For the chosen neurons S of a layer, training rows S of W_gate and W_up and columns S of W_down under a
-gradient mask equals, step for step, a LoRA one factor of which is one-hot and frozen:
+`masked_update` trains the rows of W_gate and W_up and the columns of W_down that belong to the chosen neurons. That it
+is a LoRA with one factor one-hot and frozen, and why this equals a gradient mask step for step, is told in
+`neuronshield.adapter`; what is taught, in `neuronshield.objective`. So memory grows with the number of neurons, and
+the saved adapter loads with plain `peft`. Weight decay acts on the trained factor only, that is on the *change* of the
+neurons' weights, and cannot leak to others.
 
-    dW_gate = E_S A      E_S one-hot [d_mlp, k] frozen,  A [k, d_model] trained from zero
-    dW_up   = E_S A'
-    dW_down = B E_S^T    B [d_model, k] trained from zero
-
-because d(loss)/dA = E_S^T d(loss)/dW picks exactly the rows a mask would keep, and Adam works on each
-number by itself. So it *is* a PEFT LoRA: memory grows with k, and the saved adapter loads with plain
-`peft`. Layers with fewer neurons than the largest are padded with zero columns, which receive no gradient
-and stay zero; r is the same everywhere and alpha = r, so the scale is 1. Weight decay acts on the
-trained factor only and so cannot leak to other weights.
-
-What is counted: trained numbers (k neurons x 3 d_model) over all parameters. Method: Precise Shield (2026).
+What is counted: numbers that can change / all parameters. For k neurons of a gated MLP that is k x 3 d_model. Method:
+Precise Shield (2026), whose own form, a LoRA-B masked by rows on W_gate and W_up, is `train="rows"`; SafeNeuron's
+(2026), which freezes the set and lets everything else learn, is `train="rest"`.
 """
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
+from .adapter import PARTS, Adapter, Place, attach, merge, places, quiet, shared_copy, with_module
 from .capture import versions
-from .collate import Batch, batches
 from .errors import InputError
-from .grade import REFUSAL_SENTENCES, OpeningsArg, chosen_openings
-from .intervene import generate
+from .grade import OpeningsArg
 from .models import Model
 from .neurons import NeuronSet
-from .prompts import Prompt, PromptSet
+from .objective import Example, examples
+from .prompts import PromptSet
+from .serving import pad_to_served_rank
+from .training import ADAMW, Options, Run, fit
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
     from torch import Tensor
 
-__all__ = ["Update", "load_adapter", "masked_update", "plain_lora"]
+__all__ = ["Update", "full_update", "load_adapter", "masked_update", "plain_lora"]
 
 logger = logging.getLogger("neuronshield")
+OBJECTIVES = ("supervised", "preference")
+TRAIN = ("neurons", "rows", "rest")
 
 
 @dataclass
@@ -59,10 +54,12 @@ class Update:
     Attributes:
         model: the shielded model: the base weights with the update merged in, every weight outside the
             mask bit for bit what it was (weights that did not change share memory with the base model).
-        neurons: what was trained; None for a plain LoRA.
-        peft_model: the adapter on a frozen copy of the base structure.
-        trained: how many numbers were trained.
+        neurons: the set it was made for; None for a plain LoRA or a full fine-tune.
+        peft_model: the adapter on a frozen copy of the base structure; None where there is no adapter.
+        trained: how many numbers could change.
         losses: training loss of every step.
+        form: what was trained, in words.
+        stopped: why training ended early; None if it did not.
     """
 
     model: Model
@@ -72,6 +69,8 @@ class Update:
     losses: list[float]
     seed: int
     provenance: dict[str, Any] = field(default_factory=dict)
+    form: str = ""
+    stopped: str | None = None
 
     @property
     def param_fraction(self) -> float:
@@ -79,24 +78,43 @@ class Update:
         return self.trained / self.model.n_params
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the adapter folder (beside first, then renamed); `peft.PeftModel.from_pretrained` reads it."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            self.peft_model.save_pretrained(partial, safe_serialization=True, save_embedding_layers=False)
+        """Write the adapter folder (beside first, then renamed); `peft.PeftModel.from_pretrained` reads it.
+
+        Factors are padded with zeros to the next rank that servers take; above the largest, use `save_merged`.
+
+        Raises:
+            InputError: there is no adapter, or it cannot be written (nothing is left; an older folder stays).
+        """
+        if self.peft_model is None:
+            raise InputError(f"{path}: a {self.form or 'full update'} has no adapter; use save_merged()")
+
+        def write(folder: Path) -> None:
+            self.peft_model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+            pad_to_served_rank(folder)
             if self.neurons is not None:
-                self.neurons.save(partial / "neurons.safetensors")
-            if path.exists():
-                shutil.rmtree(path)
-            partial.rename(path)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        return path
+                about = {"update": self.provenance, "form": self.form}
+                mine = NeuronSet(
+                    self.neurons, n_layers=self.model.n_layers, d_mlp=self.model.d_mlp,
+                    provenance={**self.neurons.provenance, **about},
+                )  # fmt: skip
+                mine.save(folder / "neurons.safetensors")
+
+        return _write_folder(path, write)
+
+    def save_merged(self, path: str | os.PathLike[str]) -> Path:
+        """Write the whole shielded model and its processor as a Hugging Face folder, for where adapters do not load."""
+
+        def write(folder: Path) -> None:
+            module: Any = self.model.module
+            module.save_pretrained(folder, safe_serialization=True)
+            self.model.processor.save_pretrained(folder)
+
+        return _write_folder(path, write)
 
     def __repr__(self) -> str:
-        what = f"{len(self.neurons)} neurons" if self.neurons is not None else "plain LoRA"
-        return f"Update({what}, {self.trained} numbers trained = {self.param_fraction:.3%} of the parameters)"
+        what = f"{len(self.neurons)} neurons, " if self.neurons is not None else ""
+        end = f"; stopped early: {self.stopped}" if self.stopped else ""
+        return f"Update({what}{self.form}, {self.trained} numbers trained = {self.param_fraction:.3%} of the parameters{end})"
 
 
 def masked_update(
@@ -106,10 +124,22 @@ def masked_update(
     *,
     steps: int = 60,
     objective: str = "supervised",
+    train: str = "neurons",
+    parts: Sequence[str] = PARTS,
+    rank: int = 8,
+    zeroed: bool = False,
     lr: float = 3e-3,
     batch_size: int = 16,
+    retention: float = 1.0,
+    texts: Sequence[str] = (),
     refusals: OpeningsArg = None,
     compliances: OpeningsArg = None,
+    budget: float | None = None,
+    allow_unproven: bool = False,
+    optimiser: Callable[..., torch.optim.Optimizer] = ADAMW,
+    accumulate: int = 1,
+    gradient_checkpointing: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Update:
@@ -118,69 +148,120 @@ def masked_update(
     >>> update = masked_update(model, proof.verified, prompts, steps=60)        # doctest: +SKIP
     >>> update.save("adapter/")                                                 # doctest: +SKIP
 
-    Harmful prompts are taught a refusal: their `target`, else the first of `refusals`, else a sentence in
-    their language. Benign prompts are taught to stay as they were: their `target`, else the answer the
-    untouched model gives (greedy), the first of `compliances` being used only where that is empty.
+    Harmful prompts are taught a refusal: their `target`, else the first of `refusals`, else a sentence in their
+    language. Benign prompts are taught their `target`, if they have one; otherwise the model is held, by KL divergence,
+    to what it said of them before (see `neuronshield.objective`). Benign prompts of languages or pictures without any
+    harmful one are retained all the same: that is what keeps a refusal from spreading to all they ask.
 
     Args:
-        steps: optimiser steps (AdamW, cosine decay to a tenth). Each batch is half harmful, half benign
-            and deals cells out evenly.
-        objective: "supervised" (cross-entropy on those answers).
+        steps: optimiser steps (cosine decay of `lr` to a tenth). Each batch is half harmful, half benign and deals
+            cells out evenly.
+        objective: "supervised", or "preference": DPO (through TRL) of the refusal over the answer on harmful prompts,
+            and of the answer over the refusal on benign ones.
+        train: "neurons" (the set's rows and columns, exactly); "rows" (a LoRA of `rank` on W_gate and W_up whose B is
+            masked to the set's rows); "rest" (a LoRA of `rank` on every MLP, the set itself frozen).
+        parts: which of "gate", "up", "down" are trained.
+        zeroed: with train="rest", the set is also held at zero while the rest learns.
         lr: learning rate of the trained factor.
+        retention: weight of the KL term.
+        texts: generic sentences of any language, whose every token is retained as well.
+        budget: the largest share of the parameters that may be trained (3e-4 in the paper).
+        allow_unproven: no warning when the set has not passed `verify`.
+        optimiser: called as `optimiser(parameters, lr=lr)`.
+        accumulate: forwards a batch is cut into; memory falls, nothing else changes.
+        gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
+        checkpoint: a file to take the run up from if it is there, written after every step.
+
+    Returns:
+        An `Update`. If a loss stops being finite, the last good one, with a warning that names the step (`stopped`).
 
     Raises:
-        InputError: an empty set, a set of another model, only one label, a language we have no refusal
-            sentence for, or a loss that is not finite (naming the step).
+        InputError: an empty set, a set of another model, one over `budget`, only one label, a language we have no
+            refusal sentence for, a first loss that is not finite, or a checkpoint of another run.
+
+    Source: Precise Shield (2026), the masked update; SafeNeuron (2026) for "rest"; Rafailov et al. (2023) for DPO.
     """
-    _check(model, neurons)
-    ranks = neurons.per_layer()
-    names = [n for layer in ranks for n in _module_names(model, layer)]
-    work = _Work(model, names, max(ranks.values()), seed)
-    layers = {name: layer for layer in ranks for name in _module_names(model, layer)}
-    for name, factor in work.one_hot(neurons.by_layer(), layers):
-        factor.requires_grad_(False)
-        logger.debug("froze the one-hot factor of %s", name)
-    data = _examples(model, prompts.for_step("train"), objective, refusals, compliances, progress)
-    losses = work.train(data, steps, lr, batch_size, progress)
-    k = sum(ranks.values())
-    trained = k * model.d_model * (3 if model.site.gate else 2)
-    merged = merge(model, work.modules, neurons.by_layer(), layers)
-    about = {**model.provenance(), "data": prompts.for_step("train").hash(), "seed": seed, "versions": versions()}
-    return Update(merged, neurons, work.peft_model, trained, losses, seed, {**about, "steps": steps, "lr": lr})
+    parts = _check(model, neurons, train, tuple(parts), objective, zeroed, rank)
+    outside = train == "rest"
+    where = places(model, neurons, parts, outside=outside)
+    hot = train == "neurons"
+    adapter = attach(model, where, max(neurons.per_layer().values()) if hot else rank, hot=hot, seed=seed)
+    _check_budget(adapter.trained, model, budget, len(neurons))
+    if not allow_unproven and not outside:
+        _warn_unproven(neurons)
+    rows = prompts.for_step("train")
+    options = Options(
+        steps, lr, batch_size, retention, optimiser, accumulate, gradient_checkpointing,
+        Path(checkpoint) if checkpoint is not None else None, seed, progress,
+    )  # fmt: skip
+    data = examples(
+        model, rows, texts=texts, refusals=refusals, compliances=compliances, progress=progress
+    )  # fmt: skip
+    about = _about(model, rows, options, objective, train=train, parts=list(parts), neurons=_hash(neurons))
+    held = _Held(adapter, neurons) if zeroed else None
+    if objective == "preference":
+        from .preference import fit_preference
+
+        run = fit_preference(adapter, data, options, refusals)
+    else:
+        run = fit(model, adapter.peft_model, adapter.parameters(), data, options, about=about, held=held)
+    return _finish(adapter, run, neurons, about, _words(train, parts, adapter.rank, zeroed))
 
 
-def plain_lora(
-    model: Model,
-    budget: int,
-    prompts: PromptSet,
-    *,
-    steps: int = 60,
-    objective: str = "supervised",
-    lr: float = 3e-3,
-    batch_size: int = 16,
-    refusals: OpeningsArg = None,
-    compliances: OpeningsArg = None,
-    seed: int = 0,
-    progress: bool = True,
-) -> Update:
+class Training(TypedDict, total=False):
+    """Options that the controls share with `masked_update`."""
+
+    steps: int
+    objective: str
+    lr: float
+    batch_size: int
+    retention: float
+    texts: Sequence[str]
+    refusals: OpeningsArg
+    compliances: OpeningsArg
+    seed: int
+    progress: bool
+
+
+def plain_lora(model: Model, budget: int, prompts: PromptSet, **training: Unpack[Training]) -> Update:
     """The control: ordinary LoRA on the MLPs with about `budget` trained numbers, otherwise the same training.
 
     The rank is the largest that fits on all MLP projections; where rank 1 is already too much, as many
     evenly spaced projections as fit get rank 1.
     """
-    names = [n for layer in range(model.n_layers) for n in _module_names(model, layer)]
+    where = places(model, None, PARTS)
     cost = model.d_model + model.d_mlp
-    rank = budget // (cost * len(names))
+    rank = budget // (cost * len(where))
     if rank < 1:
         count = max(1, round(budget / cost))
-        names = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, count).round().astype(int))]
+        where = [where[i] for i in np.unique(np.linspace(0, len(where) - 1, count).round().astype(int))]
         rank = 1
-    work = _Work(model, names, rank, seed)
-    data = _examples(model, prompts.for_step("train"), objective, refusals, compliances, progress)
-    losses = work.train(data, steps, lr, batch_size, progress)
-    about = {**model.provenance(), "data": prompts.for_step("train").hash(), "seed": seed, "steps": steps, "lr": lr}
-    return Update(
-        merge(model, work.modules, None, {}), None, work.peft_model, cost * len(names) * rank, losses, seed, about
+    options, data, about = _control(model, prompts, training, "plain LoRA")
+    adapter = attach(model, where, rank, hot=False, seed=options.seed)
+    run = fit(model, adapter.peft_model, adapter.parameters(), data, options, about=about)
+    return _finish(adapter, run, None, about, f"plain LoRA of rank {rank} on {len(where)} projections")
+
+
+def full_update(model: Model, prompts: PromptSet, **training: Unpack[Training]) -> Update:
+    """The control without a mask: every MLP weight of the language backbone is trained."""
+    options, data, about = _control(model, prompts, training, "full")
+    module = shared_copy(model.module)
+    parameters = []
+    for place in places(model, None, PARTS):
+        linear = module.get_submodule(place.name)
+        linear.weight = nn.Parameter(linear.weight.detach().clone())  # type: ignore[union-attr,operator]
+        parameters.append(linear.weight)
+    run = fit(model, module, parameters, data, options, about=about)
+    for p in parameters:
+        p.requires_grad_(False)
+    return _end(
+        with_module(model, module),
+        None,
+        None,
+        sum(p.numel() for p in parameters),
+        run,
+        about,
+        "full fine-tune of the MLPs",
     )
 
 
@@ -196,248 +277,172 @@ def load_adapter(model: Model, path: str | os.PathLike[str]) -> Model:
     if not (path / "adapter_config.json").is_file():
         raise InputError(f"{path}: no adapter here (adapter_config.json is missing)")
     try:
-        with _quiet():
-            peft_model = PeftModel.from_pretrained(_shared_copy(model.module), path)  # type: ignore[arg-type]
+        with quiet():
+            peft_model = PeftModel.from_pretrained(shared_copy(model.module), path)  # type: ignore[arg-type]
     except (RuntimeError, ValueError, OSError) as error:
         raise InputError(f"{path}: the adapter does not fit {model.id!r} ({str(error).splitlines()[0]})") from error
     inner: Any = peft_model.base_model
     wrapped = {n: m for n, m in inner.model.named_modules() if hasattr(m, "lora_A")}
     file = path / "neurons.safetensors"
-    members = NeuronSet.load(file).by_layer() if file.exists() else None
+    neurons = NeuronSet.load(file) if file.exists() else None
+    outside = neurons is not None and str(neurons.provenance.get("form", "")).startswith("the rest")
+    known = {p.name: p for p in places(model, neurons, PARTS, outside=outside)}
     start = len(model.layers_path) + 1
-    return merge(model, wrapped, members, {name: int(name[start:].split(".")[0]) for name in wrapped})
+    where = [known.get(n) or Place(n, int(n[start:].split(".")[0]), n.endswith(model.site.down), None) for n in wrapped]
+    return merge(model, wrapped, where)
 
 
-def _check(model: Model, neurons: NeuronSet) -> None:
+# -- parts ----------------------------------------------------------------------------------------------
+def _check(
+    model: Model, neurons: NeuronSet, train: str, parts: tuple[str, ...], objective: str, zeroed: bool, rank: int
+) -> tuple[str, ...]:
+    """The parts that this form trains in this model; raises on what cannot be trained."""
     if not len(neurons):
+        why = neurons.provenance.get("proof")
+        said = f"verify said: {why}" if why else "nothing was proven or selected, so nothing is trained"
+        raise InputError(f"masked_update: the neuron set is empty; {said}")
+    neurons.check_model(model)
+    for name, value, known in (("objective", objective, OBJECTIVES), ("train", train, TRAIN)):
+        if value not in known:
+            raise InputError(f"masked_update: {name}={value!r} is unknown; use one of {', '.join(known)}")
+    if unknown := [p for p in parts if p not in PARTS]:
+        raise InputError(f"masked_update: parts={unknown[0]!r} is unknown; use some of {', '.join(PARTS)}")
+    if train == "rows":
+        parts = tuple(p for p in parts if p != "down")
+    present = tuple(p for p in PARTS if p in parts and getattr(model.site, p) is not None)
+    if not present:
+        raise InputError(f"masked_update: parts={list(parts)}: {model.id!r} has none of them to train")
+    if zeroed and train != "rest":
         raise InputError(
-            "masked_update: the neuron set is empty; nothing was proven or selected, so nothing is trained"
+            "masked_update: zeroed=True holds the set at zero while the rest learns; it needs train='rest'"
         )
-    for layer, index in neurons:
-        if layer >= model.n_layers or index >= model.d_mlp:
-            raise InputError(
-                f"masked_update: neuron ({layer}, {index}) does not exist in {model.id!r} "
-                f"({model.n_layers} layers x {model.d_mlp}); was the set made for another model?"
-            )
+    if zeroed and objective != "supervised":
+        raise InputError("masked_update: zeroed=True needs objective='supervised'")
+    if rank < 1:
+        raise InputError(f"masked_update: rank={rank}: must be at least 1")
+    return present
 
 
-def _module_names(model: Model, layer: int) -> list[str]:
-    """Full names of a layer's MLP projections: inputs first, the down-projection last."""
-    parts = [p for p in (model.site.gate, model.site.up, model.site.down) if p is not None]
-    return [f"{model.layers_path}.{layer}.{part}" for part in parts]
-
-
-# -- training -------------------------------------------------------------------------------------------
-@dataclass
-class _Example:
-    prompt: Prompt
-    response: str
-
-
-class _Work:
-    """A PEFT model on a copy of the structure that shares the base weights, and its training loop."""
-
-    def __init__(self, model: Model, names: list[str], rank: int, seed: int) -> None:
-        from peft import LoraConfig, get_peft_model
-
-        torch.manual_seed(seed)
-        self.model, self.names, self.rank, self.seed = model, names, rank, seed
-        config = LoraConfig(
-            r=rank,
-            lora_alpha=rank,
-            target_modules=names,
-            lora_dropout=0.0,
-            bias="none",
-            fan_in_fan_out=type(model.linear(0, model.site.down)).__name__ == "Conv1D",
+def _check_budget(trained: int, model: Model, budget: float | None, n: int) -> None:
+    share = trained / model.n_params
+    if budget is not None and share > budget:
+        affordable = int(n * budget / share)
+        raise InputError(
+            f"masked_update: {n} neurons are {trained} trained numbers, {share:.3%} of the parameters, over the budget "
+            f"of {budget:.3%}; take at most {affordable} neurons or raise budget="
         )
-        with _quiet():
-            self.peft_model = get_peft_model(_shared_copy(model.module), config)  # type: ignore[arg-type]
-        wrapped: Any = self.peft_model.base_model
-        self.modules: dict[str, Any] = {name: wrapped.model.get_submodule(name) for name in names}
-        for module in self.modules.values():  # factors in at least float32
-            for factor in (module.lora_A["default"].weight, module.lora_B["default"].weight):
-                factor.data = factor.data.to(torch.promote_types(factor.dtype, torch.float32))
-
-    def one_hot(self, members: dict[int, list[int]], layers: dict[str, int]) -> Iterator[tuple[str, nn.Parameter]]:
-        """Write both factors of every module; yields (name, the one-hot factor)."""
-        for name, module in self.modules.items():
-            indices = torch.tensor(members[layers[name]])
-            down = name.endswith(self.model.site.down)
-            hot = module.lora_A["default"].weight if down else module.lora_B["default"].weight
-            free = module.lora_B["default"].weight if down else module.lora_A["default"].weight
-            with torch.no_grad():
-                hot.zero_()
-                free.zero_()
-                slots = torch.arange(len(indices))
-                if down:
-                    hot[slots, indices] = 1.0  # [r, d_mlp]: reads neuron i into slot j
-                else:
-                    hot[indices, slots] = 1.0  # [d_mlp, r]: writes slot j into neuron i
-            yield name, hot
-
-    def train(self, data: list[_Example], steps: int, lr: float, batch_size: int, progress: bool) -> list[float]:
-        """AdamW on whatever requires a gradient; stops at a loss that is not finite."""
-        parameters = [p for p in self.peft_model.parameters() if p.requires_grad]
-        optimiser = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda s: 0.1 + 0.45 * (1 + float(np.cos(np.pi * s / max(steps, 1))))
-        )
-        picks = _deal(data, batch_size, steps, self.seed)
-        losses: list[float] = []
-        for chosen in tqdm(picks, desc="update", unit="step", disable=not progress, leave=False):
-            loss = self._step([data[i] for i in chosen])
-            if not np.isfinite(loss):
-                raise InputError(f"masked_update: loss is {loss} at step {len(losses)}; lower lr (was {lr:g})")
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimiser.step()
-            schedule.step()
-            optimiser.zero_grad(set_to_none=True)
-            losses.append(loss)
-        return losses
-
-    def _loss(self, batch: Batch) -> Tensor:
-        """Left-padded, so answers end each row and logits are needed from the longest one's start only."""
-        keep = int(batch.roles["response"].sum(dim=1).max()) + 1
-        encoding: dict[str, Any] = dict(batch.encoding)
-        if self.model.forward_takes("logits_to_keep"):
-            encoding["logits_to_keep"] = keep
-        logits = self.peft_model(**encoding).logits[:, -keep:]
-        return _response_loss(logits, batch.encoding["input_ids"][:, -keep:], batch.roles["response"][:, -keep:])
-
-    def _step(self, chosen: list[_Example]) -> float:
-        """Mean cross-entropy over response tokens; text and picture prompts run as separate forwards."""
-        prompts, responses = [e.prompt for e in chosen], [e.response for e in chosen]
-        total = 0.0
-        for batch in batches(self.model, prompts, batch_size=len(chosen), responses=responses, side="left"):
-            loss = self._loss(batch)
-            loss = loss * (len(batch.rows) / len(chosen))
-            loss.backward()
-            total += float(loss.detach())
-        return total
 
 
-def merge(model: Model, wrapped: dict[str, Any], members: dict[int, list[int]] | None, layers: dict[str, int]) -> Model:
-    """A plain model with the LoRA updates of `wrapped` modules in its weights.
+def _warn_unproven(neurons: NeuronSet) -> None:
+    if "verified_on" in neurons.provenance:
+        return
+    source = ", ".join(str(neurons.provenance[k]) for k in ("method", "cell") if k in neurons.provenance)
+    warnings.warn(
+        f"masked_update: {len(neurons)} neurons{f' ({source})' if source else ''} were not proven to cause refusals: "
+        "necessity, sufficiency and specificity are open until verify() (allow_unproven=True says you know)",
+        stacklevel=3,
+    )
 
-    With `members` only the chosen rows and columns are written, so that every other weight keeps its bits
-    (adding a zero would turn -0.0 into 0.0).
-    """
-    module = _shared_copy(model.module)
-    for name, trained in wrapped.items():
-        linear = module.get_submodule(name)
-        delta = (trained.lora_B["default"].weight @ trained.lora_A["default"].weight).detach()
-        weight = linear.weight.detach().clone()  # type: ignore[union-attr,operator]
-        view = weight.T if trained.fan_in_fan_out else weight
-        if members is None:
-            view += delta.to(view.dtype)
-        else:
-            own = torch.tensor(members[layers[name]])
-            if name.endswith(model.site.down):
-                view[:, own] += delta[:, own].to(view.dtype)
-            else:
-                view[own] += delta[own].to(view.dtype)
-        linear.weight = nn.Parameter(weight, requires_grad=False)
-    return Model(
-        module.eval(), model.processor, model.id, model.revision, model.layers_path, model.site, model.n_layers,
-        model.d_mlp, model.d_model, {**model.info, "shielded": True},
+
+def _words(train: str, parts: tuple[str, ...], rank: int, zeroed: bool) -> str:
+    if train == "neurons":
+        return f"{' and '.join(parts)} weights of the set"
+    if train == "rows":
+        return f"LoRA of rank {rank}, B masked to the set's rows, on {' and '.join(parts)}"
+    return f"the rest of the MLPs by LoRA of rank {rank}, the set {'zeroed and ' if zeroed else ''}frozen"
+
+
+def _control(model: Model, prompts: PromptSet, t: Training, form: str) -> tuple[Options, list[Example], dict[str, Any]]:
+    if t.get("objective", "supervised") != "supervised":
+        raise InputError(f"{form}: objective={t['objective']!r}: controls are trained 'supervised'")
+    rows = prompts.for_step("train")
+    options = Options(
+        t.get("steps", 60), t.get("lr", 3e-3), t.get("batch_size", 16), t.get("retention", 1.0), ADAMW, 1, False, None,
+        t.get("seed", 0), t.get("progress", True),
     )  # fmt: skip
+    data = examples(
+        model, rows, texts=t.get("texts", ()), refusals=t.get("refusals"), compliances=t.get("compliances"),
+        progress=options.progress,
+    )  # fmt: skip
+    return options, data, _about(model, rows, options, "supervised", train=form)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' complaint about a name that PEFT still uses."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
-        yield
+def _about(model: Model, rows: PromptSet, options: Options, objective: str, **more: Any) -> dict[str, Any]:
+    """What an update came from; a checkpoint is of the same run if all of it agrees."""
+    return {
+        **model.provenance(), "data": rows.hash(), "seed": options.seed, "versions": versions(), "steps": options.steps,
+        "lr": options.lr, "batch_size": options.batch_size, "retention": options.retention, "objective": objective, **more,
+    }  # fmt: skip
 
 
-def _shared_copy(module: nn.Module) -> nn.Module:
-    """The same structure on the same weights: parameters and buffers share storage, modules do not."""
-    memo: dict[int, Any] = {}
-    for p in module.parameters():
-        memo[id(p)] = nn.Parameter(p.detach(), requires_grad=False)
-    for b in module.buffers():
-        memo[id(b)] = b
-    return copy.deepcopy(module, memo)
+def _hash(neurons: NeuronSet) -> str:
+    import hashlib
+
+    return hashlib.sha256(str(list(neurons)).encode()).hexdigest()[:16]
 
 
-def _response_loss(logits: Float[Tensor, "batch pos vocab"], ids: Tensor, response: Tensor) -> Float[Tensor, ""]:
-    """Cross-entropy of the response tokens, averaged within each row, then over rows."""
-    keep = response[:, 1:]
-    nll = torch.nn.functional.cross_entropy(
-        logits[:, :-1].to(torch.promote_types(logits.dtype, torch.float32)).transpose(1, 2),
-        ids[:, 1:],
-        reduction="none",
-    )
-    return ((nll * keep).sum(dim=1) / keep.sum(dim=1).clamp(min=1)).mean()
+def _finish(adapter: Adapter, run: Run, neurons: NeuronSet | None, about: dict[str, Any], form: str) -> Update:
+    merged = merge(adapter.model, adapter.modules(), adapter.places)
+    return _end(merged, neurons, adapter.peft_model, adapter.trained, run, about, form)
 
 
-def _examples(
-    model: Model,
-    prompts: PromptSet,
-    objective: str,
-    refusals: OpeningsArg,
-    compliances: OpeningsArg,
-    progress: bool,
-) -> list[_Example]:
-    """Each prompt with the answer it is to be taught (see `masked_update`)."""
-    if objective != "supervised":
-        raise InputError(f"objective={objective!r} is unknown; use 'supervised'")
-    prompts.require_both_labels("masked_update")
-    own = [p for p in prompts if p.label == "benign" and p.target is None]
-    texts = generate(model, own, max_new_tokens=24, batch_size=32, progress=progress, desc="retain") if own else []
-    kept = dict(zip([p.id for p in own], texts, strict=True))
-    out = []
-    for p in prompts:
-        if p.target is not None:
-            response = p.target
-        elif p.label == "harmful":
-            response = _refusal(p, refusals)
-        else:
-            response = kept[p.id] or _first(compliances, p.language)
-        if response:
-            out.append(_Example(p, response))
-    for label in ("harmful", "benign"):
-        if not any(e.prompt.label == label for e in out):
-            raise InputError(
-                f"masked_update: no {label} prompt has an answer to teach (the model's own were empty); give 'target's"
-            )
-    return out
+def _end(
+    merged: Model, neurons: NeuronSet | None, peft_model: Any, trained: int, run: Run, about: dict[str, Any], form: str
+) -> Update:
+    if run.stopped:
+        warnings.warn(f"masked_update: {run.stopped}; the last good adapter was kept", stacklevel=4)
+        about = {**about, "stopped": run.stopped}
+    return Update(merged, neurons, peft_model, trained, run.losses, about["seed"], about, form, run.stopped)
 
 
-def _refusal(prompt: Prompt, refusals: OpeningsArg) -> str:
-    sentence = _first(refusals, prompt.language) or REFUSAL_SENTENCES.get(
-        prompt.language, REFUSAL_SENTENCES.get(prompt.language.split("-")[0], "")
-    )
-    if not sentence:
-        raise InputError(
-            f"masked_update: no refusal to teach in language {prompt.language!r} (prompt {prompt.id!r}); "
-            "give its harmful prompts a 'target', or pass refusals={language: [...]}"
-        )
-    return sentence
+class _Held:
+    """While entered, the set's activations are zero in the trained model's forwards."""
+
+    def __init__(self, adapter: Adapter, neurons: NeuronSet) -> None:
+        self.members = neurons.by_layer()
+        model = adapter.model
+        inner: Any = adapter.peft_model.base_model
+        self.modules = {
+            layer: inner.model.get_submodule(f"{model.layers_path}.{layer}.{model.site.down}") for layer in self.members
+        }
+
+    def __enter__(self) -> None:
+        self.handles = [m.register_forward_pre_hook(self._hook(layer)) for layer, m in self.modules.items()]
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _hook(self, layer: int) -> Callable[..., Any]:
+        own = self.members[layer]
+
+        def zero(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            h = args[0].clone()
+            h[..., own] = 0.0
+            return (h, *args[1:])
+
+        return zero
 
 
-def _first(given: OpeningsArg, language: str) -> str:
-    texts = chosen_openings(given, {}, language)
-    return texts[0] if texts else ""
+def _write_folder(path: str | os.PathLike[str], write: Callable[[Path], None]) -> Path:
+    """Write a folder beside, then rename; an error leaves what was there before."""
+    from safetensors import SafetensorError
 
-
-def _deal(data: Sequence[_Example], batch_size: int, steps: int, seed: int) -> list[list[int]]:
-    """Rows of every batch: half harmful, half benign; within a label, cells in turn, rows shuffled."""
-    rng = np.random.default_rng(seed)
-
-    def endless(label: str) -> Iterator[int]:
-        decks: dict[Any, list[int]] = {}
-        for i, e in enumerate(data):
-            if e.prompt.label == label:
-                decks.setdefault(e.prompt.cell, []).append(i)
-        hands: dict[Any, list[int]] = {cell: [] for cell in decks}
-        while True:
-            for cell, deck in decks.items():
-                if not hands[cell]:
-                    hands[cell] = list(rng.permutation(deck))
-                yield int(hands[cell].pop())
-
-    harmful, benign = endless("harmful"), endless("benign")
-    half = max(batch_size // 2, 1)
-    return [[next(harmful) for _ in range(half)] + [next(benign) for _ in range(half)] for _ in range(steps)]
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        if path.exists():
+            path.rename(old)
+        partial.rename(path)
+    except (OSError, SafetensorError) as error:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        why = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise InputError(f"{path}: cannot be written ({why}); nothing of it was left") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+    return path

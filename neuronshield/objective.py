@@ -1,0 +1,219 @@
+"""What an update is taught, and the loss that teaches it.
+
+    harmful   cross-entropy on a refusal: its `target`, else the first of `refusals`, else a sentence in its language
+    benign    its `target`, if it has one, by cross-entropy; otherwise retention: KL(untouched || updated) over the
+              vocabulary at every token of the answer that the untouched model gives (greedy)
+    texts     generic text of any language: the same KL at every token
+
+Each is averaged over tokens, then over the rows of a batch; retention counts `retention` times. Half of a batch is
+harmful, half is to stay as it was, and cells are dealt out evenly, so a language that comes with benign prompts only
+is retained as much as one that is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from .collate import Batch, batches
+from .errors import InputError
+from .grade import REFUSAL_SENTENCES, OpeningsArg, chosen_openings
+from .intervene import generate
+from .models import Model
+from .prompts import LABELS, Prompt, PromptSet
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+__all__ = ["Example", "deal", "examples", "refusal_for", "step_loss"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt with the answer it is taught, or (`keep`) the answer it is to go on giving; `generic` text has no prompt."""
+
+    prompt: Prompt
+    response: str
+    keep: bool = False
+    generic: bool = False
+
+
+def examples(
+    model: Model,
+    prompts: PromptSet,
+    *,
+    texts: Sequence[str] = (),
+    refusals: OpeningsArg = None,
+    compliances: OpeningsArg = None,
+    labels: Sequence[str] = LABELS,
+    progress: bool = False,
+) -> list[Example]:
+    """Each prompt with its answer (see the module); every one of `labels` is needed.
+
+    Raises:
+        InputError: only one label, a language without a refusal, or nothing to teach for a label.
+    """
+    if tuple(labels) == LABELS:
+        prompts.require_both_labels("masked_update")
+    own = [p for p in prompts if p.label == "benign" and p.target is None]
+    said = generate(model, own, max_new_tokens=24, batch_size=32, progress=progress, desc="retain") if own else []
+    kept = dict(zip([p.id for p in own], said, strict=True))
+    out = []
+    for p in prompts:
+        if p.target is not None:
+            out.append(Example(p, p.target))
+        elif p.label == "harmful":
+            out.append(Example(p, refusal_for(p, refusals)))
+        elif kept[p.id] or _first(compliances, p.language):
+            out.append(Example(p, kept[p.id] or _first(compliances, p.language), keep=True))
+    for label in labels:
+        if not any(e.prompt.label == label for e in out):
+            raise InputError(
+                f"masked_update: no {label} prompt has an answer to teach (the model's own were empty); give 'target's"
+            )
+    return out + [_generic(i, text) for i, text in enumerate(texts)]
+
+
+def _generic(number: int, text: str) -> Example:
+    """Text that is no request: all of it is to stay as likely as it was."""
+    if not isinstance(text, str) or not text.strip():
+        raise InputError(f"masked_update: texts[{number}] is empty or no text; give sentences to retain")
+    return Example(Prompt(f"text-{number}", "", "benign", language="und"), text, keep=True, generic=True)
+
+
+def refusal_for(prompt: Prompt, refusals: OpeningsArg) -> str:
+    """The refusal to teach for a prompt."""
+    sentence = _first(refusals, prompt.language) or REFUSAL_SENTENCES.get(
+        prompt.language, REFUSAL_SENTENCES.get(prompt.language.split("-")[0], "")
+    )
+    if not sentence:
+        raise InputError(
+            f"masked_update: no refusal to teach in language {prompt.language!r} (prompt {prompt.id!r}); "
+            "give its harmful prompts a 'target', or pass refusals={language: [...]}"
+        )
+    return sentence
+
+
+def _first(given: OpeningsArg, language: str) -> str:
+    texts = chosen_openings(given, {}, language)
+    return texts[0] if texts else ""
+
+
+def deal(data: Sequence[Example], batch_size: int, steps: int, seed: int) -> list[list[int]]:
+    """Rows of every batch: half harmful, half benign (all of one, if that is all there is); cells in turn, shuffled."""
+    rng = np.random.default_rng(seed)
+
+    def endless(label: str) -> Iterator[int]:
+        decks: dict[Any, list[int]] = {}
+        for i, e in enumerate(data):
+            if e.prompt.label == label:
+                decks.setdefault(e.prompt.cell, []).append(i)
+        hands: dict[Any, list[int]] = {cell: [] for cell in decks}
+        while True:
+            for cell, deck in decks.items():
+                if not hands[cell]:
+                    hands[cell] = list(rng.permutation(deck))
+                yield int(hands[cell].pop())
+
+    present = [label for label in LABELS if any(e.prompt.label == label for e in data)]
+    streams = [endless(label) for label in present]
+    share = max(batch_size // len(streams), 1)
+    return [[next(stream) for stream in streams for _ in range(share)] for _ in range(steps)]
+
+
+def step_loss(
+    model: Model,
+    trained: Any,
+    chosen: Sequence[Example],
+    retention: float,
+    held: AbstractContextManager[Any] | None = None,
+) -> Iterator[Float[Tensor, ""]]:
+    """The loss of a batch in parts that add up to it, one forward each: back-propagate one before asking for the next.
+
+    `held` is entered for the forwards of the trained model only (neurons held at zero while the rest learns).
+    """
+    for keep in (False, True):
+        mine = [e for e in chosen if e.keep is keep]
+        for batch in _batches(model, mine):
+            before = None
+            if keep:
+                with torch.no_grad():
+                    before = _logits(model, model.module, batch)
+            with held or nullcontext():
+                after = _logits(model, trained, batch)
+            losses = _kept(before, after, batch) * retention if before is not None else _taught(after, batch)
+            yield losses.sum() / len(chosen)
+
+
+def _batches(model: Model, chosen: Sequence[Example]) -> Iterator[Batch]:
+    """Prompts of a kind together (left-padded, so answers end each row); generic texts by themselves."""
+    requests = [e for e in chosen if not e.generic]
+    if requests:
+        yield from batches(
+            model, [e.prompt for e in requests], batch_size=len(requests), responses=[e.response for e in requests],
+            side="left",
+        )  # fmt: skip
+    if plain := [e.response for e in chosen if e.generic]:
+        yield _plain_batch(model, plain)
+
+
+def _plain_batch(model: Model, texts: Sequence[str]) -> Batch:
+    """Text without a template; every token but the first is an answer to those before it."""
+    ids = [model.tokenizer(text)["input_ids"][:128] for text in texts]
+    width = max(map(len, ids))
+    rows = torch.zeros(len(ids), width, dtype=torch.long)
+    mask = torch.zeros_like(rows)
+    for i, row in enumerate(ids):
+        rows[i, width - len(row) :] = torch.tensor(row)
+        mask[i, width - len(row) :] = 1
+    response = mask.bool() & (mask.cumsum(dim=1) > 1)
+    encoding = {"input_ids": rows.to(model.device), "attention_mask": mask.to(model.device)}
+    return Batch(encoding, list(range(len(texts))), {"response": response.to(model.device)})
+
+
+def _logits(model: Model, module: Any, batch: Batch) -> Float[Tensor, "batch pos vocab"]:
+    """Logits from before the first answer token on; the last one predicts nothing and is left out."""
+    keep = _width(batch)
+    encoding: dict[str, Any] = dict(batch.encoding)
+    if model.forward_takes("logits_to_keep"):
+        encoding["logits_to_keep"] = keep
+    logits = module(**encoding).logits[:, -keep:-1]
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _width(batch: Batch) -> int:
+    response = batch.roles["response"]
+    first = int(response.any(dim=0).int().argmax())
+    return min(response.shape[1] - first + 1, response.shape[1])
+
+
+def _answers(batch: Batch) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+    """The tokens those logits predict, and which of them belong to an answer."""
+    keep = _width(batch)
+    return batch.encoding["input_ids"][:, -keep:][:, 1:], batch.roles["response"][:, -keep:][:, 1:]
+
+
+def _taught(logits: Float[Tensor, "batch pos vocab"], batch: Batch) -> Float[Tensor, " batch"]:
+    """Cross-entropy of the answer, mean over its tokens."""
+    ids, answer = _answers(batch)
+    return _mean(F.cross_entropy(logits.transpose(1, 2), ids, reduction="none"), answer)
+
+
+def _kept(
+    before: Float[Tensor, "batch pos vocab"], after: Float[Tensor, "batch pos vocab"], batch: Batch
+) -> Float[Tensor, " batch"]:
+    """KL(before || after), mean over the answer's tokens."""
+    _, answer = _answers(batch)
+    distance = F.kl_div(after.log_softmax(-1), before.log_softmax(-1), log_target=True, reduction="none").sum(-1)
+    return _mean(distance, answer)
+
+
+def _mean(values: Float[Tensor, "batch pos"], keep: Bool[Tensor, "batch pos"]) -> Float[Tensor, " batch"]:
+    return (values * keep).sum(dim=1) / keep.sum(dim=1).clamp(min=1)
