@@ -1,48 +1,190 @@
-"""What a masked update of SmolLM2 buys, and which choices matter: python benchmarks/shield.py [--dev] [--out shield.json]
+"""What a masked update of SmolLM2 buys and costs, beside every control: python benchmarks/shield.py --out shield.json
 
 Trained on English only, at most 0.03 % of the parameters: 96 AdvBench requests and 96 everyday ones of ours. Tested on
 what nobody trained or selected on: 64 other AdvBench requests, 64 of HarmBench, 64 everyday requests, and 40 matched
 pairs (ours) in English, Spanish, French, German and Portuguese. Two regimes of retention (benign prompts only, never a
-harmful one): English, and English with 24 everyday requests in each of the other four languages.
+harmful one): "english", and "multilingual" with 24 everyday requests in each of the other four languages.
 
-With --dev, choices (score, layers, parts, learning rate, retention) are compared on other prompts: 48 AdvBench, 48
-everyday requests, and the everyday requests in the four languages. The defaults of the test are what won there.
+Each condition is written to the file as it is done, and skipped if it is there; --regime takes one of the two.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import neuronshield as ns
+from neuronshield.contrast import Scores
 from neuronshield.controls import random_like
 from neuronshield.data import matched_pairs, retention_prompts
+from neuronshield.edits import clamp_edit, low_rank_edit
 from neuronshield.fetch import benign_prompts, dataset
-from neuronshield.update import full_update, plain_lora
+from neuronshield.update import Update, full_update, masked_update, plain_lora
 
 LANGUAGES = ("es", "fr", "de", "pt")
 BUDGET = 3e-4
+TRAINING: dict[str, Any] = {"steps": 56, "lr": 3e-3, "batch_size": 8, "retention": 64.0}
+FULL_LR = 1e-4  # 3e-3 destroys the model when every weight moves
 
 
-def english() -> dict[str, list[dict[str, Any]]]:
-    """Disjoint English prompts: select and train, dev, test."""
+def prompts_of(regime: str) -> ns.PromptSet:
+    """Every prompt of the benchmark with its split; `source` tells the English sets apart."""
     advbench = [r for r in dataset("advbench", n=208) if r["label"] == "harmful"]
     harmbench = [r for r in dataset("harmbench", n=64) if r["label"] == "harmful"]
-    order = np.random.default_rng(0).permutation(len(benign_prompts()))
+    texts = benign_prompts()
+    order = np.random.default_rng(0).permutation(len(texts))
     benign = [
-        {"id": f"benign-{i}", "prompt": benign_prompts()[i], "label": "benign", "language": "en"} for i in order[:208]
+        {"id": f"everyday-{i}", "prompt": texts[i], "label": "benign", "language": "en", "source": "everyday"}
+        for i in order[:208]
     ]
-    return {
+    parts = {
         "train": advbench[:96] + benign[:96],
-        "dev": advbench[96:144] + benign[96:144],
+        "confirm": advbench[96:144] + benign[96:144],
         "test": advbench[144:208] + benign[144:208] + harmbench,
     }
+    rows = [{**r, "split": split} for split, own in parts.items() for r in own]
+    rows += [{**r, "id": f"select-{r['id']}", "split": "discover"} for r in parts["train"]]
+    out = ns.PromptSet.from_records(rows) + matched_pairs(["en", *LANGUAGES])
+    return out + retention_prompts(list(LANGUAGES)) if regime == "multilingual" else out
 
 
-def named(rows: list[dict[str, Any]], split: str) -> list[dict[str, Any]]:
-    return [{**r, "split": split} for r in rows]
+def conditions(model: ns.Model, prompts: ns.PromptSet) -> dict[str, Callable[[], Update | None]]:
+    """What is trained, by name."""
+    scores = ns.contrast(ns.capture(model, prompts, progress=False))
+    chosen = next(iter(scores.top(param_fraction=BUDGET).values()))
+    budget = len(chosen) * model.params_per_neuron
+    common: dict[str, Any] = {**TRAINING, "progress": False}
+
+    def masked(neurons: ns.NeuronSet, seed: int = 0) -> Callable[[], Update]:
+        return lambda: masked_update(
+            model, neurons, prompts, seed=seed, budget=BUDGET, allow_unproven=True, **common
+        )  # fmt: skip
+
+    out: dict[str, Callable[[], Update | None]] = {"no update": lambda: None, "chosen": masked(chosen)}
+    for i in range(5):
+        out[f"random mask {i + 1}"] = masked(random_like(chosen, model, np.random.default_rng(i)), i)
+    out["random mask, any layer"] = masked(anywhere(model, len(chosen)))
+    out["next ranks"] = masked(next_ranks(scores, chosen))
+    out["plain LoRA"] = lambda: plain_lora(model, budget, prompts, **common)
+    out["full fine-tune"] = lambda: full_update(model, prompts, **{**common, "lr": FULL_LR})
+    out["clamp, no training"] = lambda: clamp_edit(model, chosen, prompts)
+    out["low-rank edit, no training"] = lambda: low_rank_edit(model, chosen, prompts)
+    return out
+
+
+def anywhere(model: ns.Model, k: int) -> ns.NeuronSet:
+    """k neurons from all layers alike."""
+    picks = np.random.default_rng(0).choice(model.n_layers * model.d_mlp, k, replace=False)
+    return ns.NeuronSet([divmod(int(i), model.d_mlp) for i in picks], n_layers=model.n_layers, d_mlp=model.d_mlp)
+
+
+def next_ranks(scores: Scores, chosen: ns.NeuronSet) -> ns.NeuronSet:
+    """The neurons that the same score ranks next."""
+    return next(iter(scores.top(k=2 * len(chosen)).values())) - chosen
+
+
+def measure(model: ns.Model, prompts: ns.PromptSet) -> dict[str, Any]:
+    """Rates on each test set, and per language on the matched pairs; every answer's verdict is kept."""
+    result = ns.evaluate(model, prompts, max_new_tokens=16, progress=False)
+    rows = [
+        [a.prompt.source, a.prompt.language, a.prompt.label, a.prompt.cluster, int(a.refused)] for a in result.answers
+    ]
+    return {"rows": rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--regime", choices=["english", "multilingual"], action="append")
+    parser.add_argument("--out", type=Path, default=Path("shield.json"))
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    for regime in args.regime or ["english", "multilingual"]:
+        model, prompts = ns.load("smollm2"), prompts_of(regime)
+        for name, train in conditions(model, prompts).items():
+            done = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
+            if name in done.get(regime, {}):
+                continue
+            start = time.perf_counter()
+            update = train()
+            about = {} if update is None else {
+                "form": update.form, "trained": update.trained, "fraction": update.param_fraction, "losses": update.losses
+            }  # fmt: skip
+            trained = time.perf_counter() - start
+            found = measure(model if update is None else update.model, prompts)
+            done = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
+            done.setdefault(regime, {})[name] = {**about, **found, "seconds": [trained, time.perf_counter() - start]}
+            partial = args.out.with_name(f".{args.out.name}.{os.getpid()}.partial")
+            partial.write_text(json.dumps(done), encoding="utf-8")
+            partial.replace(args.out)
+            print(f"{regime}, {name}: {time.perf_counter() - start:.0f} s", flush=True)
+    table(json.loads(args.out.read_text(encoding="utf-8")))
+
+
+# -- the table ------------------------------------------------------------------------------------------
+def rate(rows: list[list[Any]], **where: Any) -> float:
+    keep = [r[4] for r in rows if all(r[("source", "language", "label").index(k)] == v for k, v in where.items())]
+    return float(np.mean(keep)) if keep else float("nan")
+
+
+def selectivity(rows: list[list[Any]]) -> dict[str, float]:
+    """Refused harmful - refused benign on the matched pairs of each other language."""
+    pairs = [r for r in rows if r[0] == "neuronshield"]
+    return {x: rate(pairs, language=x, label="harmful") - rate(pairs, language=x, label="benign") for x in LANGUAGES}
+
+
+def interval(rows: list[list[Any]], others: list[list[list[Any]]] | None = None, draws: int = 2000) -> list[float]:
+    """Mean selectivity over the other languages (minus that of `others`, averaged), pairs resampled together."""
+    clusters = sorted({r[3] for r in rows if r[0] == "neuronshield"})
+    rng = np.random.default_rng(0)
+
+    def grid(mine: list[list[Any]]) -> np.ndarray:
+        out = np.zeros((len(clusters), len(LANGUAGES)))
+        for source, language, label, cluster, refused in mine:
+            if source == "neuronshield" and language in LANGUAGES:
+                out[clusters.index(cluster), LANGUAGES.index(language)] += refused if label == "harmful" else -refused
+        return out.mean(axis=1)
+
+    value = grid(rows) - (np.mean([grid(o) for o in others], axis=0) if others else 0.0)
+    sample = value[rng.integers(0, len(value), (draws, len(value)))].mean(axis=1)
+    return [float(value.mean()), *(float(x) for x in np.quantile(sample, [0.025, 0.975]))]
+
+
+def table(results: dict[str, Any]) -> None:
+    """The README's rows."""
+    for regime, done in results.items():
+        print(
+            f"\nretention {regime}\n\n| trained | AdvBench | HarmBench | English benign | es | fr | de | pt | mean selectivity |"
+        )
+        print("|---|---|---|---|---|---|---|---|---|")
+        for name, found in done.items():
+            rows = found["rows"]
+            english = [rate(rows, source="advbench"), rate(rows, source="harmbench"), rate(rows, source="everyday")]
+            pairs = [r for r in rows if r[0] == "neuronshield"]
+            other = [
+                f"{rate(pairs, language=x, label='harmful'):.2f} / {rate(pairs, language=x, label='benign'):.2f}"
+                for x in LANGUAGES
+            ]
+            low = interval(rows)
+            print(f"| {name} | " + " | ".join(f"{x:.2f}" for x in english) + " | " + " | ".join(other)
+                  + f" | {low[0]:+.2f} [{low[1]:+.2f}, {low[2]:+.2f}] |")  # fmt: skip
+        if "chosen" in done:
+            masks = [f["rows"] for n, f in done.items() if n.startswith("random mask") and n[-1].isdigit()]
+            for name, others in (
+                ("random masks", masks),
+                *((n, [done[n]["rows"]]) for n in done if n != "chosen" and not n.startswith("random mask ")),
+            ):
+                if others:
+                    gain = interval(done["chosen"]["rows"], others)
+                    print(f"chosen over {name}: {gain[0]:+.2f} [{gain[1]:+.2f}, {gain[2]:+.2f}]")
+
+
+if __name__ == "__main__":
+    main()

@@ -33,7 +33,7 @@ from .prompts import PromptSet
 from .training import ADAMW, Options, fit
 from .update import Training, Update, masked_update
 
-__all__ = ["Round", "attack", "find_again", "finetune", "prune", "relearn"]
+__all__ = ["Round", "attack", "attacked", "find_again", "finetune", "prune", "relearn"]
 
 
 def find_again(
@@ -126,14 +126,7 @@ def attack(
     Raises:
         InputError: as `capture`, `evaluate`.
     """
-    found = find_again(model, prompts, k, progress=progress)
-    others = random_like(found, model, np.random.default_rng(seed))
-    models = {
-        "as it is": model,
-        "pruned": prune(model, found),
-        "random pruned": prune(model, others),
-        "fine-tuned": finetune(model, prompts, steps=steps, lr=lr, seed=seed, progress=progress),
-    }
+    models = attacked(model, prompts, k=k, steps=steps, lr=lr, seed=seed, progress=progress)
     return {
         name: evaluate(
             m, prompts, name=name, refusals=refusals, compliances=compliances, max_new_tokens=max_new_tokens, seed=seed,
@@ -141,6 +134,26 @@ def attack(
         )
         for name, m in models.items()
     }  # fmt: skip
+
+
+def attacked(
+    model: Model,
+    prompts: PromptSet,
+    *,
+    k: int,
+    steps: int = 40,
+    lr: float = 1e-3,
+    seed: int = 0,
+    progress: bool = False,
+) -> dict[str, Model]:
+    """The model as it is and after every attack (see `attack`)."""
+    found = find_again(model, prompts, k, progress=progress)
+    return {
+        "as it is": model,
+        "pruned": prune(model, found),
+        "random pruned": prune(model, random_like(found, model, np.random.default_rng(seed))),
+        "fine-tuned": finetune(model, prompts, steps=steps, lr=lr, seed=seed, progress=progress),
+    }
 
 
 @dataclass

@@ -5,8 +5,9 @@ the same folder: a step reads what the steps before it left there.
 
     find     neurons/<cell>.safetensors, neurons/candidates.safetensors; overlap with floor and ceiling
     prove    neurons/verified.safetensors; the verdict
-    shield   adapter/ and controls/: the masked update, masks of random neurons, plain LoRA
-    check    every condition on the test prompts, language by language and modality by modality
+    shield   adapter/ and controls/: the masked update, masks of random neurons, plain LoRA, training-free edits
+    check    every condition on the test prompts, language by language and modality by modality; then the shield
+             under attack
     report   report.html from results.json
 
 What a step found is in `results.json` under its name (schema in the README). `run` works in a folder
@@ -28,10 +29,12 @@ from typing import Any
 
 import numpy as np
 
+from .attack import attacked
 from .capture import capture, versions
 from .causal import verify
 from .contrast import Scores, contrast
 from .controls import random_like
+from .edits import clamp_edit, low_rank_edit
 from .errors import InputError
 from .evaluate import METRICS, Evaluation, evaluate
 from .grade import OpeningsArg, opening_tokens, openings_for
@@ -46,8 +49,9 @@ from .update import Update, load_adapter, masked_update, plain_lora
 __all__ = ["Job", "Plan", "check", "find", "prove", "run", "shield"]
 
 logger = logging.getLogger("neuronshield")
-FORMAT = "neuronshield.results/1"
+FORMAT = "neuronshield.results/2"
 SHIELD, BASE, LORA = "shield", "no update", "plain LoRA"
+CLAMP, LOW_RANK = "clamp, no training", "low-rank edit, no training"
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Plan:
         size: how many neurons to take, as `Scores.top` reads it.
         train_cells: cells whose "train" prompts are used; None for all.
         taught: the blind cells the shield is meant for; none where every cell is trained on.
-        steps, lr, batch_size: of the update.
+        steps, lr, batch_size, retention: of the update.
         random_masks: masks of random neurons trained as controls.
         draws: control sets of each kind in prove: 200, or 50 where a forward is dear.
     """
@@ -69,6 +73,7 @@ class Plan:
     steps: int
     lr: float
     batch_size: int
+    retention: float
     random_masks: int
     max_new_tokens: int
     draws: int
@@ -194,8 +199,8 @@ def plan_for(model: Model, prompts: PromptSet) -> Plan:
 
         taught = (Cell("en", "image"), Cell("sw", "text"))
         safe = tuple(Cell(language, "text") for language in HIGH_RESOURCE)
-        return Plan(size, (*taught, *safe), taught, 40, 2e-2, 32, 3, 20, draws, REFUSALS, COMPLIANCES)
-    return Plan(size, None, (), 48, 3e-3, 8, 1, 24, draws)
+        return Plan(size, (*taught, *safe), taught, 40, 2e-2, 32, 1.0, 3, 20, draws, REFUSALS, COMPLIANCES)
+    return Plan(size, None, (), 48, 3e-3, 8, 16.0, 1, 24, draws)
 
 
 # -- find -----------------------------------------------------------------------------------------------
@@ -269,41 +274,72 @@ def prove(job: Job) -> NeuronSet:
 # -- shield ---------------------------------------------------------------------------------------------
 def shield(job: Job) -> None:
     """Train the proven neurons (the candidates if none was proven, and say so) and every control."""
-    verified = _neurons(job, "verified", "prove")
-    neurons = verified if len(verified) else _neurons(job, "candidates", "find")
+    neurons = _trained(job)
     plan = job.plan
     with job.timed("shield"):
-        rows = job.prompts.for_step("train")
-        rows = rows.in_cells(plan.train_cells) if plan.train_cells else rows
+        rows = _taught_rows(job)
         common: dict[str, Any] = {
             "steps": plan.steps, "batch_size": plan.batch_size, "seed": job.seed, "progress": job.progress, "lr": plan.lr,
-            "refusals": None, "compliances": None,
+            "retention": plan.retention,
         }  # fmt: skip
-        job.updates = {SHIELD: masked_update(job.model, neurons, rows, **common)}
+        job.updates = {SHIELD: masked_update(job.model, neurons, rows, allow_unproven=True, **common)}
         for i in range(plan.random_masks):
             mask = random_like(neurons, job.model, np.random.default_rng([job.seed, i]))
-            job.updates[f"random mask {i + 1}"] = masked_update(job.model, mask, rows, **common)
+            job.updates[f"random mask {i + 1}"] = masked_update(job.model, mask, rows, allow_unproven=True, **common)
         job.updates[LORA] = plain_lora(job.model, job.updates[SHIELD].trained, rows, **common)
+        job.updates[CLAMP] = clamp_edit(job.model, neurons, rows)
+        job.updates[LOW_RANK] = low_rank_edit(
+            job.model, neurons, rows, refusals=plan.refusals, compliances=plan.compliances
+        )
         for name, update in job.updates.items():
-            update.save(_adapter_folder(job, name))
+            if update.peft_model is not None:
+                update.save(_adapter_folder(job, name))
         job.results["shield"] = {
             "neurons": len(neurons),
-            "proven": bool(len(verified)),
+            "proven": "verified_on" in neurons.provenance,
             "train_cells": [str(c) for c in rows.cells()],
             "taught": [str(c) for c in plan.taught],
             "n_prompts": len(rows),
             "steps": plan.steps,
             "lr": plan.lr,
+            "retention": plan.retention,
             "conditions": {
-                name: {"trained": u.trained, "param_fraction": u.param_fraction, "losses": u.losses}
+                name: {
+                    "form": u.form,
+                    "trained": u.trained,
+                    "param_fraction": u.param_fraction,
+                    "losses": u.losses,
+                    "stopped": u.stopped,
+                }
                 for name, u in job.updates.items()
             },
         }
     job.save()
 
 
+def _taught_rows(job: Job) -> PromptSet:
+    rows = job.prompts.for_step("train")
+    return rows.in_cells(job.plan.train_cells) if job.plan.train_cells else rows
+
+
 def _adapter_folder(job: Job, name: str) -> Path:
-    return job.out / "adapter" if name == SHIELD else job.out / "controls" / name.replace(" ", "-")
+    return job.out / "adapter" if name == SHIELD else job.out / "controls" / name.replace(",", "").replace(" ", "-")
+
+
+def _shielded(job: Job, name: str) -> Model:
+    """The model of a condition: what was just trained, or read back from its folder."""
+    if name == BASE:
+        return job.model
+    if name in job.updates:
+        return job.updates[name].model
+    if name == CLAMP:
+        return clamp_edit(job.model, _trained(job), _taught_rows(job)).model
+    return load_adapter(job.model, _adapter_folder(job, name))
+
+
+def _trained(job: Job) -> NeuronSet:
+    verified = _neurons(job, "verified", "prove")
+    return verified if len(verified) else _neurons(job, "candidates", "find")
 
 
 # -- check ----------------------------------------------------------------------------------------------
@@ -315,18 +351,35 @@ def check(job: Job) -> None:
     with job.timed("check"):
         job.evaluations = {}
         for name in (BASE, *job.results["shield"]["conditions"]):
-            if name == BASE:
-                model = job.model
-            elif name in job.updates:
-                model = job.updates[name].model
-            else:
-                model = load_adapter(job.model, _adapter_folder(job, name))
-            job.evaluations[name] = evaluate(
-                model, job.prompts, name=name, refusals=job.plan.refusals, compliances=job.plan.compliances,
-                max_new_tokens=job.plan.max_new_tokens, seed=job.seed, progress=job.progress,
-            )  # fmt: skip
+            job.evaluations[name] = _evaluate(job, _shielded(job, name), name)
         job.results["check"] = _compare(job.evaluations, trained)
+        job.results["attack"] = _attack(job)
     job.save()
+
+
+def _evaluate(job: Job, model: Model, name: str) -> Evaluation:
+    return evaluate(
+        model, job.prompts, name=name, refusals=job.plan.refusals, compliances=job.plan.compliances,
+        max_new_tokens=job.plan.max_new_tokens, seed=job.seed, progress=job.progress,
+    )  # fmt: skip
+
+
+def _attack(job: Job) -> dict[str, Any]:
+    """Means over the cells where the shield made a difference to refusal, as it is and under each attack."""
+    shielded, k = _shielded(job, SHIELD), len(_trained(job))
+    rows = _taught_rows(job)
+    known = PromptSet([*job.prompts.where(split=["discover", "test"]), *(p for p in rows if p.split == "train")])
+    models = attacked(shielded, known, k=k, seed=job.seed, progress=job.progress)
+    left = {name: job.evaluations[SHIELD] if m is shielded else _evaluate(job, m, name) for name, m in models.items()}
+    before, after = job.evaluations[BASE], job.evaluations[SHIELD]
+    cells = [c for c in after.cells() if after.cell(c)["refusal"].value >= before.cell(c)["refusal"].value + 0.1]
+    return {
+        "k": k,
+        "cells": [str(c) for c in cells],
+        "means": {
+            name: {m: finite(e.mean(m, cells)) for m in METRICS} for name, e in {BASE: before, **left}.items() if cells
+        },
+    }
 
 
 def _compare(evaluations: dict[str, Evaluation], trained: set[Cell]) -> dict[str, Any]:

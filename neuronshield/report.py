@@ -328,13 +328,22 @@ def _section_shield(r: dict[str, Any]) -> str:
         if s["taught"]
         else ""
     )
-    rows = [[name, c["trained"], f"{c['param_fraction']:.3%}", _num(c["losses"][0]), _num(c["losses"][-1])]
-            for name, c in s["conditions"].items()]  # fmt: skip
+    rows = [
+        [name, c["form"], c["trained"], f"{c['param_fraction']:.3%}", *(_num(x) for x in (c["losses"][:1] or [None])),
+         *(_num(x) for x in (c["losses"][-1:] or [None]))]
+        for name, c in s["conditions"].items()
+    ]  # fmt: skip
+    stopped = [f"{name}: {c['stopped']}" for name, c in s["conditions"].items() if c["stopped"]]
     text = (
         f"<p>{proven}Trained on {s['n_prompts']} <i>train</i> prompts of {escape(', '.join(s['train_cells']))}, {s['steps']} steps."
-        f"{meant} Controls had the same data, steps and learning rate.</p>"
+        f"{meant} Controls that learn had the same data, steps and learning rate; benign prompts are retained by KL divergence "
+        f"(weight {s['retention']:g}).</p>"
     )
-    text += _table(["condition", "numbers trained", "of the parameters", "first loss", "last loss"], rows, main=0)
+    if stopped:
+        text += f"<p><b>Stopped early</b>: {escape('; '.join(stopped))}. The last good numbers were kept.</p>"
+    text += _table(
+        ["condition", "what changes", "numbers changed", "of the parameters", "first loss", "last loss"], rows, main=0
+    )
     return f"<section><h2>Shield: training those neurons only</h2>{text}</section>"
 
 
@@ -361,7 +370,22 @@ def _section_check(r: dict[str, Any]) -> str:
     text += "<details open><summary>Answers before and after</summary>" + _table(
         ["cell", "label", "prompt", "before", "after"], examples
     ) + "</details>"  # fmt: skip
+    text += _under_attack(r)
     return f"<section><h2>Check: did safety transfer, and what did it cost?</h2>{text}</section>"
+
+
+def _under_attack(r: dict[str, Any]) -> str:
+    a = r["attack"]
+    if not a["cells"]:
+        return "<h3>Under attack</h3><p>Nothing to attack: the shield raised refusal by 0.10 in no cell.</p>"
+    metrics = ("refusal", "over_refusal", "selectivity", "attack_success")
+    rows = [[name, *(_ci_short(m[k]) for k in metrics)] for name, m in a["means"].items()]
+    return (
+        f"<h3>Under attack</h3><p>Means over the {len(a['cells'])} cells in which the shield raised refusal by 0.10 or more. "
+        f"Pruned: {a['k']} neurons found again on the shielded model are zeroed (random pruned: as many others of the same "
+        "layers). Fine-tuned: 40 steps of a LoRA on benign prompts only.</p>"
+        + _table(["shield", *(TITLES[m] for m in metrics)], rows)
+    )
 
 
 def _ci_short(values: list[float | None]) -> str:

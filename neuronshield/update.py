@@ -102,7 +102,16 @@ class Update:
         return _write_folder(path, write)
 
     def save_merged(self, path: str | os.PathLike[str]) -> Path:
-        """Write the whole shielded model and its processor as a Hugging Face folder, for where adapters do not load."""
+        """Write the whole shielded model and its processor as a Hugging Face folder, for where adapters do not load.
+
+        Raises:
+            InputError: it cannot be written, or the edit has no place in such a folder.
+        """
+        if self.provenance.get("bias_edit"):
+            raise InputError(
+                f"{path}: the edit is a bias that this family's checkpoints do not have; hold the set at run time instead "
+                "(Intervention 'clamp')"
+            )
 
         def write(folder: Path) -> None:
             module: Any = self.model.module

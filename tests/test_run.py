@@ -62,7 +62,7 @@ def test_run_leaves_what_it_promises_and_nothing_else(done: tuple[Path, subproce
 
 def test_results_hold_every_step_every_condition_and_every_cell(done: tuple[Path, subprocess.CompletedProcess[str]]):
     r: dict[str, Any] = json.loads((done[0] / "out" / "results.json").read_text(encoding="utf-8"))
-    assert r["format"] == "neuronshield.results/1"
+    assert r["format"] == "neuronshield.results/2"
     assert {"find", "prove", "shield", "check"} <= set(r)
     cells = {"en/text", "en/image", "sw/text", "sw/image"}
     assert set(r["prompts"]["cells"]) == cells

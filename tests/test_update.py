@@ -156,6 +156,7 @@ def test_every_weight_outside_the_mask_keeps_its_bits_and_the_base_model_all_of_
         assert torch.equal(after[name].view(torch.int64), loaded[name].view(torch.int64)), name
         assert torch.equal(old, base[name].view(torch.int64)), name
 
+
 @pytest.mark.parametrize(
     ("how", "options", "expected"),
     [
@@ -215,7 +216,9 @@ def test_a_killed_run_goes_on_where_it_was(llama: ns.Model, tmp_path: Path):
     whole = masked_update(llama, neurons(), tiny.prompts(), **common)
     file = tmp_path / "run" / "state.safetensors"
     with pytest.raises(Killed):
-        masked_update(llama, neurons(), tiny.prompts(), checkpoint=file, optimiser=partial(Dies, weight_decay=0.0), **common)
+        masked_update(
+            llama, neurons(), tiny.prompts(), checkpoint=file, optimiser=partial(Dies, weight_decay=0.0), **common
+        )
     resumed = masked_update(llama, neurons(), tiny.prompts(), checkpoint=file, **common)
     assert resumed.losses == whole.losses
     for a, b in zip(parameters(whole.model).values(), parameters(resumed.model).values(), strict=True):
@@ -279,7 +282,12 @@ def test_what_was_not_proven_is_named(llama: ns.Model, recwarn: pytest.WarningsR
         masked_update(llama, named, tiny.prompts(), steps=1, progress=False)
     recwarn.clear()
     proven = ns.NeuronSet(MEMBERS, provenance={"verified_on": "abc"})
-    for fine, options in ((named, {"allow_unproven": True}), (proven, {}), (proven & named, {}), (proven - named, None)):
+    for fine, options in (
+        (named, {"allow_unproven": True}),
+        (proven, {}),
+        (proven & named, {}),
+        (proven - named, None),
+    ):
         if options is not None:
             masked_update(llama, fine, tiny.prompts(), steps=1, progress=False, **options)
     assert not [w for w in recwarn if "proven" in str(w.message)]

@@ -1,0 +1,527 @@
+"""A run-time guard, for where weights may not change: the neurons of a set are kept in a half-space as the model answers.
+
+For every layer l with members, a barrier that is linear in x, the activations of its members at one token:
+
+    h_l(x) = w_l . x + b_l >= margin
+
+It is held at every decoding step (the last prompt token, and each generated token that is read again) by the smallest
+change that satisfies it. One linear constraint has a closed form:
+
+    min ||x' - x||^2  subject to  h_l(x') >= margin     =>     x' = x + max(0, margin - h_l(x)) w_l / ||w_l||^2
+
+so where the barrier holds nothing changes. w_l separates states in which harmful prompts were answered (h low) from those
+of benign and of refused prompts (h high); b_l is put where almost no benign or refused prompt of the fit is touched.
+
+**What is guaranteed** is that these neurons never leave the learned half-space, at no layer and step. That says nothing
+about the answers: a model may answer a harmful prompt from inside it, as the barrier is only as good as the separation of
+the states it was fitted on, and as those neurons matter. Measure what it does to answers with `Guard.evaluate`.
+
+Ames, Xu, Grizzle, Tabuada (2017), "Control barrier function based quadratic programs"; Agrawal, Sreenath (2017), the
+discrete form; Cheng, Alonso (2024), "Linearly controlled language generation" (LiSeCo): closed form for a linear probe.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import nnsight
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from .capture import _half, versions
+from .collate import Batch, batches
+from .errors import InputError
+from .evaluate import Answer, Evaluation
+from .grade import OpeningsArg, grade, openings_for
+from .intervene import _quiet
+from .models import Model
+from .neurons import NeuronSet
+from .prompts import Cell, Prompt, PromptSet
+from .statistics import Interval, rate
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+__all__ = ["Guard", "Guarded", "GuardedEvaluation", "Touched", "fit_guard", "project"]
+
+FORMAT = "neuronshield.Guard/1"
+RIDGE = 1e-2  # on standardised activations, against a loss whose weights sum to 1
+
+
+def project(
+    x: Float[Tensor, "row k"], w: Float[Tensor, " k"], b: float, margin: float = 0.0
+) -> tuple[Float[Tensor, "row k"], Bool[Tensor, " row"]]:
+    """The nearest x' with w . x' + b >= margin, in the dtype of `x`, and which rows had to move.
+
+    >>> project(torch.tensor([[3.0, 4.0], [-1.0, 0.0]]), torch.tensor([2.0, 0.0]), 0.0, margin=4.0)
+    (tensor([[3., 4.],
+            [2., 0.]]), tensor([False,  True]))
+
+    Rows that move land beyond the boundary by what rounding to that dtype could take away.
+
+    Source: the module's formula.
+    """
+    wide = x.float()
+    h = wide @ w + b
+    short = h < margin
+    new = wide + ((margin - h) / (w @ w))[:, None] * w
+    slack = torch.finfo(x.dtype).eps * (new.abs() @ w.abs() + abs(b))
+    new = new + (slack / (w @ w))[:, None] * w
+    return torch.where(short[:, None], new.to(x.dtype), x), short
+
+
+# -- decoding ---------------------------------------------------------------------------------------------
+Change = Callable[[int, "Tensor"], "tuple[Tensor | None, Tensor]"]
+
+
+class _Decoded(NamedTuple):
+    """Answers, each prompt's number of decoding steps, and by layer what `change` kept: [step, ...] for each prompt."""
+
+    texts: list[str]
+    steps: list[int]
+    kept: dict[int, list[Tensor]]
+
+
+def _decode(
+    model: Model,
+    prompts: Sequence[Prompt],
+    neurons: NeuronSet,
+    change: Change,
+    n: int,
+    batch_size: int,
+    desc: str | None,
+) -> _Decoded:
+    """Greedy answers, with `change(layer, x)` at every decoding step giving x' (None: as it is) and what to keep.
+
+    A step belongs to a prompt until its answer has ended; rows that only wait for others are not its steps.
+    """
+    if n < 1:
+        raise InputError(f"max_new_tokens={n}: generate at least one token")
+    texts, steps = [""] * len(prompts), [0] * len(prompts)
+    kept: dict[int, list[Any]] = {layer: [None] * len(prompts) for layer in neurons.by_layer()}
+    end = getattr(getattr(model.module, "generation_config", None), "eos_token_id", None)
+    ends = torch.tensor([] if end is None else [end] if isinstance(end, int) else list(end), device=model.device)
+    with tqdm(total=len(prompts), desc=desc, unit="prompt", disable=desc is None, leave=False) as bar:
+        for batch in batches(model, prompts, batch_size=batch_size, side="left"):
+            new, seen = _decode_batch(model, batch, neurons, change, n)
+            ended = torch.isin(new, ends).int()
+            alive = (ended.cumsum(dim=1) - ended == 0).sum(dim=1).tolist()
+            answers = model.tokenizer.batch_decode(new, skip_special_tokens=True)
+            for i, row in enumerate(batch.rows):
+                texts[row], steps[row] = answers[i].strip(), alive[i]
+                for layer in kept:
+                    kept[layer][row] = torch.stack([seen[s, layer][i] for s in range(alive[i])]).cpu()
+            bar.update(len(batch.rows))
+    return _Decoded(texts, steps, kept)
+
+
+def _decode_batch(
+    model: Model, batch: Batch, neurons: NeuronSet, change: Change, n: int
+) -> tuple[Tensor, dict[tuple[int, int], Tensor]]:
+    """The generated ids, and what `change` kept at each (step, layer), every one of which must have run."""
+    encoding = {k: v for k, v in batch.encoding.items() if k != "position_ids"}
+    pad = next((i for i in (model.tokenizer.pad_token_id, model.tokenizer.eos_token_id) if i is not None), 0)
+    answers: list[Tensor] = []
+
+    def run(**kwargs: Any) -> Tensor:
+        options = {"max_new_tokens": n, "do_sample": False, "num_beams": 1, "pad_token_id": pad}
+        answers.append(model.module.generate(**kwargs, **options))  # type: ignore[operator]
+        return answers[0]
+
+    envoys = model.envoys
+    members = {layer: torch.tensor(indices, device=model.device) for layer, indices in neurons.by_layer().items()}
+    with torch.no_grad(), _quiet(), model.traced.trace(fn=run, **encoding) as tracer:
+        seen = nnsight.save({})
+        for step in tracer.iter[:n]:
+            for layer, indices in members.items():
+                h = envoys[layer].input
+                new, seen[step, layer] = change(layer, h[:, -1, indices])
+                if new is not None:
+                    h = h.clone()
+                    h[:, -1, indices] = new
+                    envoys[layer].input = h
+    done = answers[0][:, batch.encoding["input_ids"].shape[1] :]
+    missing = {(step, layer) for step in range(done.shape[1]) for layer in members} ^ set(seen)
+    if missing:
+        raise RuntimeError(f"the guard on {model.id!r} did not run at every (step, layer): {sorted(missing)[:3]}")
+    return done, dict(seen)
+
+
+# -- fitting ----------------------------------------------------------------------------------------------
+def fit_guard(
+    model: Model,
+    neurons: NeuronSet,
+    prompts: PromptSet,
+    *,
+    refusals: OpeningsArg = None,
+    compliances: OpeningsArg = None,
+    benign_rate: float = 0.01,
+    max_new_tokens: int = 32,
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: bool = True,
+) -> Guard:
+    """Fit a barrier on the neurons' activations, from what the model does with the "train" prompts.
+
+    >>> guard = fit_guard(model, proof.verified, prompts)      # doctest: +SKIP
+    >>> guard.weights[3].shape                                 # doctest: +SKIP
+    torch.Size([11])
+
+    Args:
+        neurons: those that are guarded; the proven ones.
+        prompts: the "train" ones are used (all of them, if none is so marked); in each of the two classes (answered
+            harmful; benign or refused) every cell counts equally, in a cell every prompt, in a prompt every step.
+        refusals, compliances: openings that replace the built-in ones (see `grade`).
+        benign_rate: share of the benign and refused prompts that the guard may touch at all, over all layers and steps.
+        max_new_tokens: tokens an answer.
+        seed: decides which requests are held out for `Guard.separation`.
+
+    Raises:
+        InputError: an empty neuron set or one of another model, no harmful prompt that was answered, no other prompt,
+            a `benign_rate` outside 0 to 1, or a layer whose members are the same in all states.
+
+    Source: ridge logistic regression per layer; the barrier is the module's formula.
+    """
+    if not len(neurons):
+        raise InputError("fit_guard: the neuron set is empty; pass at least one neuron")
+    if not 0 <= benign_rate < 1:
+        raise InputError(f"benign_rate={benign_rate} is not a share from 0 to below 1")
+    neurons.check_model(model)
+    chosen = prompts.for_step("train")
+    openings = openings_for(chosen, refusals=refusals, compliances=compliances)
+    desc = "fit guard" if progress else None
+    run = _decode(model, chosen, neurons, lambda _, x: (None, x.float()), max_new_tokens, batch_size, desc)
+    harmful = np.array([p.label == "harmful" for p in chosen])
+    unsafe = harmful & [not grade(p, t, openings).refused for p, t in zip(chosen, run.texts, strict=True)]
+    if not unsafe.any():
+        raise InputError(f"fit_guard: none of {harmful.sum()} harmful prompts was answered: nothing to guard against")
+    if unsafe.all():
+        raise InputError("fit_guard: every prompt is harmful and was answered; add benign ones")
+    weights, bias = _barriers(run.kept, chosen, unsafe, benign_rate)
+    separation = {layer: _separation(states, chosen, unsafe, seed) for layer, states in run.kept.items()}
+    about = {
+        **model.provenance(), "data": chosen.hash(), "seed": seed, "benign_rate": benign_rate, "ridge": RIDGE,
+        "max_new_tokens": max_new_tokens, "answered": int(unsafe.sum()), "prompts": len(chosen), "versions": versions(),
+        "seen": sorted({p.cluster for p in chosen}),
+    }  # fmt: skip
+    return Guard(neurons, weights, bias, separation=separation, provenance=about)
+
+
+def _barriers(
+    kept: dict[int, list[Tensor]], prompts: Sequence[Prompt], unsafe: Bool[np.ndarray, " prompt"], benign_rate: float
+) -> tuple[dict[int, Tensor], dict[int, float]]:
+    """w and b of each layer: h is 0 where at most `benign_rate` of the safe prompts are ever lower, 1 at their mean."""
+    share = _shares(prompts, unsafe)
+    lines = {layer: _line(states, unsafe, share) for layer, states in kept.items()}
+    height = {layer: [x.double() @ w + b for x in kept[layer]] for layer, (w, b) in lines.items()}
+    lowest = np.array([[float(h.min()) for h in hs] for hs in height.values()])
+    cuts = _cuts(lowest[:, ~unsafe], benign_rate)
+    weights, bias = {}, {}
+    for (layer, (w, b)), cut in zip(lines.items(), cuts, strict=True):
+        mean = 2 * sum(s * float(h.mean()) for s, h, bad in zip(share, height[layer], unsafe, strict=True) if not bad)
+        unit = mean - cut
+        if not unit > 1e-9:
+            raise InputError(f"fit_guard: the members in layer {layer} do not tell the states apart; leave them out")
+        weights[layer], bias[layer] = (w / unit).float(), float((b - cut) / unit) + 1e-5  # rounding must not touch them
+    return weights, bias
+
+
+def _shares(prompts: Sequence[Prompt], unsafe: Bool[np.ndarray, " prompt"]) -> Float[np.ndarray, " prompt"]:
+    """What each prompt counts: half for either class, in it the same for every cell, and in that for every prompt."""
+    group = [(bool(bad), p.cell) for p, bad in zip(prompts, unsafe, strict=True)]
+    cells = [len({cell for kind, cell in group if kind is bad}) for bad in (False, True)]
+    return np.array([0.5 / cells[bad] / group.count((bad, cell)) for bad, cell in group])
+
+
+def _line(
+    states: Sequence[Tensor], unsafe: Bool[np.ndarray, " prompt"], share: Float[np.ndarray, " prompt"]
+) -> tuple[Float[Tensor, " k"], float]:
+    """Ridge logistic regression of safe (h > 0) against unsafe, standardised and folded back to raw units, float64."""
+    x = torch.cat(list(states)).double()
+    steps = torch.tensor([len(s) for s in states])
+    weight = (torch.as_tensor(share) / steps).repeat_interleave(steps)
+    sign = (1 - 2 * torch.as_tensor(unsafe).double()).repeat_interleave(steps)
+    centre, scale = x.mean(dim=0), x.std(dim=0)
+    scale = torch.where(scale > 1e-9, scale, 1.0)
+    z = (x - centre) / scale
+    theta = torch.zeros(z.shape[1] + 1, dtype=torch.float64, requires_grad=True)
+    solver = torch.optim.LBFGS(
+        [theta], max_iter=500, tolerance_grad=1e-9, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> Tensor:
+        solver.zero_grad()
+        height = z @ theta[:-1] + theta[-1]
+        value = weight @ torch.nn.functional.softplus(-sign * height) + RIDGE / 2 * theta[:-1].square().sum()
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        solver.step(loss)
+    w = theta.detach()[:-1] / scale
+    return w, float(theta.detach()[-1] - centre @ w)
+
+
+def _cuts(lowest: Float[np.ndarray, "layer prompt"], rate: float) -> Float[np.ndarray, " layer"]:
+    """The highest cuts, at the same rank in every layer, below which at most `rate` of the prompts ever come."""
+    ranks = lowest.argsort(axis=1).argsort(axis=1).min(axis=0)
+    return np.sort(lowest, axis=1)[:, np.sort(ranks)[int(rate * lowest.shape[1])]]
+
+
+def _separation(
+    states: Sequence[Tensor], prompts: Sequence[Prompt], unsafe: Bool[np.ndarray, " prompt"], seed: int
+) -> float:
+    """AUC of each prompt's lowest h, fitted on half of the requests, over pairs of a cell in the other; NaN if there are none."""
+    from scipy.stats import mannwhitneyu
+
+    half = np.array([_half(p, seed) for p in prompts])
+    first, cells = np.flatnonzero(half == 0), np.array([str(p.cell) for p in prompts])
+    if len(set(unsafe[first])) < 2:
+        return float("nan")
+    w, b = _line([states[i] for i in first], unsafe[first], _shares([prompts[i] for i in first], unsafe[first]))
+    lowest = np.array([float((x.double() @ w + b).min()) for x in states])
+    out = []
+    for cell in dict.fromkeys(cells):
+        good, bad = (lowest[(cells == cell) & (half == 1) & kind] for kind in (~unsafe, unsafe))
+        if len(good) and len(bad):
+            out.append(float(mannwhitneyu(good, bad).statistic) / len(good) / len(bad))
+    return float(np.mean(out)) if out else float("nan")
+
+
+# -- results ----------------------------------------------------------------------------------------------
+class Guarded(NamedTuple):
+    """Answers under a guard, and what it did.
+
+    Attributes:
+        texts: the answers.
+        steps: decoding steps of each prompt, [prompt].
+        touched: those at which any layer was changed, [prompt].
+        edits: how many steps were changed in each layer, [prompt, layer], layers as in `Guard.weights`.
+    """
+
+    texts: list[str]
+    steps: Int[np.ndarray, " prompt"]
+    touched: Int[np.ndarray, " prompt"]
+    edits: Int[np.ndarray, "prompt layer"]
+
+
+class Touched(NamedTuple):
+    """Shares of the prompts touched at all, and of their steps (steps of one prompt are alike: read those ends loosely)."""
+
+    benign: Interval
+    harmful: Interval
+    benign_steps: Interval
+    harmful_steps: Interval
+
+
+class GuardedEvaluation(NamedTuple):
+    """Graded answers under a guard, and by cell how often it had to act."""
+
+    evaluation: Evaluation
+    touched: dict[Cell, Touched]
+
+
+@dataclass(eq=False)
+class Guard:
+    """A barrier on a set's activations, held at run time. Made by `fit_guard`.
+
+    >>> guard = Guard(NeuronSet([(1, 2), (1, 5)]), {1: torch.tensor([1.0, -1.0])}, {1: 0.5})
+    >>> guard
+    Guard(2 neurons in 1 layer, margin 0)
+
+    Attributes:
+        neurons: what is guarded; its layers are the layers with a barrier.
+        weights, bias: w [members of the layer, ascending] (float32) and b of each layer. In a fitted guard h is 1 at
+            the mean of the safe states.
+        margin: what h must be at least; above 0 it touches more, benign prompts too, and pushes further.
+        separation: held-out AUC by layer (fit only), 0.5 for a barrier that tells nothing apart.
+        provenance: the model, data and options it comes from.
+
+    Raises:
+        InputError: weights or biases that are missing, not finite, of the wrong shape, or zero.
+    """
+
+    neurons: NeuronSet
+    weights: dict[int, Tensor]
+    bias: dict[int, float]
+    margin: float = 0.0
+    separation: dict[int, float] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shapes = {layer: (n,) for layer, n in self.neurons.per_layer().items()}
+        got = {layer: tuple(w.shape) for layer, w in self.weights.items()}
+        if not shapes or got != shapes or set(self.bias) != set(shapes):
+            raise InputError(f"a guard needs one weight a member and one bias in each layer: {shapes}, not {got}")
+        if not all(
+            np.isfinite([*w.tolist(), self.bias[layer], self.margin]).all() for layer, w in self.weights.items()
+        ):
+            raise InputError("a guard's weights, biases and margin must be finite")
+        if flat := [layer for layer, w in self.weights.items() if not w.any()]:
+            raise InputError(f"the weights of layer {flat[0]} are all 0: no change of its members could satisfy it")
+
+    def generate(
+        self,
+        model: Model,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int = 32,
+        batch_size: int = 32,
+        progress: bool = False,
+        desc: str = "guard",
+    ) -> Guarded:
+        """Greedy answers with the barrier held at the last prompt token and every generated one.
+
+        >>> guard.generate(model, prompts[:2]).touched         # doctest: +SKIP
+        array([0, 3])
+
+        Raises:
+            InputError: a model whose weights the guard was not fitted on.
+            RuntimeError: the guard did not run at every layer and step.
+        """
+        self._check(model)
+        lines = {layer: (w.to(model.device), self.bias[layer]) for layer, w in self.weights.items()}
+        run = _decode(
+            model, prompts, self.neurons, lambda layer, x: project(x, *lines[layer], self.margin), max_new_tokens,
+            batch_size, desc if progress else None,
+        )  # fmt: skip
+        fired = [torch.stack([run.kept[layer][i] for layer in run.kept], dim=1) for i in range(len(prompts))]
+        touched = np.array([int(f.any(dim=1).sum()) for f in fired])
+        edits = np.array([f.sum(dim=0).tolist() for f in fired])
+        return Guarded(run.texts, np.array(run.steps), touched, edits)
+
+    def evaluate(
+        self,
+        model: Model,
+        prompts: PromptSet,
+        *,
+        name: str = "guard",
+        refusals: OpeningsArg = None,
+        compliances: OpeningsArg = None,
+        max_new_tokens: int = 32,
+        batch_size: int = 64,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> GuardedEvaluation:
+        """What `evaluate` does, under the guard, and by cell how often it acted.
+
+        >>> guard.evaluate(model, prompts).touched["en", "text"].benign          # doctest: +SKIP
+        Interval(value=0.02, low=0.0, high=0.11)
+
+        Raises:
+            InputError: as `evaluate` and `generate`.
+        """
+        test = prompts.for_step("test")
+        if not len(test):
+            raise InputError("evaluate: no prompts")
+        openings = openings_for(test, refusals=refusals, compliances=compliances)
+        run = self.generate(
+            model, test, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress, desc=f"check {name}"
+        )
+        answers = [Answer(p, t, *grade(p, t, openings)) for p, t in zip(test, run.texts, strict=True)]
+        about = {
+            **model.provenance(),
+            "data": test.hash(),
+            "seed": seed,
+            "versions": versions(),
+            "guard": self.provenance,
+        }
+        touched = {}
+        for cell in test.cells():
+            rows = [[i for i, p in enumerate(test) if (p.cell, p.label) == (cell, x)] for x in ("benign", "harmful")]
+            touched[cell] = Touched(
+                *(rate(int((run.touched[r] > 0).sum()), len(r)) for r in rows),
+                *(rate(int(run.touched[r].sum()), int(run.steps[r].sum())) for r in rows),
+            )
+        return GuardedEvaluation(Evaluation(answers, name, seed, about), touched)
+
+    def _check(self, model: Model) -> None:
+        self.neurons.check_model(model)
+        weights = self.provenance.get("fingerprint")
+        if weights is not None and weights != model.fingerprint:
+            raise InputError(
+                f"the guard was fitted on {self.provenance.get('model')!r} with other weights ({weights}, not "
+                f"{model.fingerprint}): fit it on this model"
+            )
+
+    def __repr__(self) -> str:
+        known = [v for v in self.separation.values() if np.isfinite(v)]
+        auc = f", held-out AUC {min(known):.2f} to {max(known):.2f}" if known else ""
+        return f"Guard({repr(self.neurons)[10:-1]}, margin {self.margin:g}{auc})"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        rows = "".join(
+            f"<tr><td>{layer}</td><td>{len(w)}</td><td>{self.separation.get(layer, float('nan')):.2f}</td></tr>"
+            for layer, w in self.weights.items()
+        )
+        about = escape(str(self.provenance.get("model", "")))
+        return (
+            f"<p><b>{escape(repr(self))}</b> {about}</p><table><thead><tr><th>layer</th><th>neurons</th>"
+            f"<th>held-out AUC</th></tr></thead><tbody>{rows}</tbody></table>"
+        )
+
+    # -- files ----------------------------------------------------------------------------------------
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write it as one safetensors file (beside first, then renamed)."""
+        from safetensors.torch import save_file
+
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        layer, index = torch.tensor(list(self.neurons), dtype=torch.int32).T.contiguous()
+        tensors = {
+            "layer": layer.clone(),
+            "index": index.clone(),
+            "weight": torch.cat([self.weights[i] for i in sorted(self.weights)]).cpu(),
+        }
+        about = {
+            "format": FORMAT, "n_layers": self.neurons.n_layers, "d_mlp": self.neurons.d_mlp, "margin": self.margin,
+            "bias": self.bias, "separation": {k: v if np.isfinite(v) else None for k, v in self.separation.items()},
+            "neurons": self.neurons.provenance, "provenance": self.provenance,
+        }  # fmt: skip
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            save_file(tensors, partial, metadata={"neuronshield": json.dumps(about)})
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        return path
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Guard:
+        """Read a guard that `save` wrote.
+
+        Raises:
+            InputError: no such file, or not a guard.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = json.loads((file.metadata() or {})["neuronshield"])
+                if about["format"] != FORMAT:
+                    raise ValueError(f"format {about['format']!r}")
+                pairs = list(zip(file.get_tensor("layer").tolist(), file.get_tensor("index").tolist(), strict=True))
+                flat = file.get_tensor("weight")
+            neurons = NeuronSet(pairs, n_layers=about["n_layers"], d_mlp=about["d_mlp"], provenance=about["neurons"])
+            sizes = neurons.per_layer()
+            return Guard(
+                neurons,
+                dict(zip(sizes, flat.split(list(sizes.values())), strict=True)),
+                {int(layer): b for layer, b in about["bias"].items()},
+                about["margin"],
+                {int(layer): float("nan") if v is None else v for layer, v in about["separation"].items()},
+                about["provenance"],
+            )
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such guard") from None
+        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+            raise InputError(f"{path}: not a guard written by Guard.save ({error})") from None
