@@ -2,7 +2,7 @@
 
 Trained on English only, at most 0.03 % of the parameters: 96 AdvBench requests and 96 everyday ones of ours. Tested on
 what nobody trained or selected on: 64 other AdvBench requests, 64 of HarmBench, 64 everyday requests, and 40 matched
-pairs (ours) in English, Spanish, French, German and Portuguese. Two regimes of retention (benign prompts only, never a
+pairs (ours) in Spanish, French, German and Portuguese; answers are graded on their first ten tokens. Two regimes of retention (benign prompts only, never a
 harmful one): "english", and "multilingual" with 24 everyday requests in each of the other four languages.
 
 Each condition is written to the file as it is done, and skipped if it is there; --regime takes one of the two.
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 import neuronshield as ns
+from neuronshield import objective
 from neuronshield.contrast import Scores
 from neuronshield.controls import random_like
 from neuronshield.data import matched_pairs, retention_prompts
@@ -52,11 +53,11 @@ def prompts_of(regime: str) -> ns.PromptSet:
     }
     rows = [{**r, "split": split} for split, own in parts.items() for r in own]
     rows += [{**r, "id": f"select-{r['id']}", "split": "discover"} for r in parts["train"]]
-    out = ns.PromptSet.from_records(rows) + matched_pairs(["en", *LANGUAGES])
+    out = ns.PromptSet.from_records(rows) + matched_pairs(list(LANGUAGES))
     return out + retention_prompts(list(LANGUAGES)) if regime == "multilingual" else out
 
 
-def conditions(model: ns.Model, prompts: ns.PromptSet) -> dict[str, Callable[[], Update | None]]:
+def conditions(model: ns.Model, prompts: ns.PromptSet, regime: str) -> dict[str, Callable[[], Update | None]]:
     """What is trained, by name."""
     scores = ns.contrast(ns.capture(model, prompts, progress=False))
     chosen = next(iter(scores.top(param_fraction=BUDGET).values()))
@@ -69,15 +70,31 @@ def conditions(model: ns.Model, prompts: ns.PromptSet) -> dict[str, Callable[[],
         )  # fmt: skip
 
     out: dict[str, Callable[[], Update | None]] = {"no update": lambda: None, "chosen": masked(chosen)}
-    for i in range(5):
-        out[f"random mask {i + 1}"] = masked(random_like(chosen, model, np.random.default_rng(i)), i)
+    masks = [masked(random_like(chosen, model, np.random.default_rng(i)), i) for i in range(5)]
+    out["random mask 1"] = masks[0]
     out["random mask, any layer"] = masked(anywhere(model, len(chosen)))
-    out["next ranks"] = masked(next_ranks(scores, chosen))
     out["plain LoRA"] = lambda: plain_lora(model, budget, prompts, **common)
+    out["next ranks"] = masked(next_ranks(scores, chosen))
+    out |= {f"random mask {i + 1}": masks[i] for i in range(1, 5)}
     out["full fine-tune"] = lambda: full_update(model, prompts, **{**common, "lr": FULL_LR})
+    if regime == "multilingual":  # none of these sees what is retained
+        return out
     out["clamp, no training"] = lambda: clamp_edit(model, chosen, prompts)
     out["low-rank edit, no training"] = lambda: low_rank_edit(model, chosen, prompts)
     return out
+
+
+def remember() -> None:
+    """What the untouched model says is the same for every condition: it is generated once."""
+    said: dict[str, str] = {}
+    ask = objective.generate
+
+    def generate(model: ns.Model, prompts: Any, **options: Any) -> list[str]:
+        new = [p for p in prompts if p.id not in said]
+        said.update(zip([p.id for p in new], ask(model, new, **options) if new else [], strict=True))
+        return [said[p.id] for p in prompts]
+
+    objective.generate = generate
 
 
 def anywhere(model: ns.Model, k: int) -> ns.NeuronSet:
@@ -93,7 +110,7 @@ def next_ranks(scores: Scores, chosen: ns.NeuronSet) -> ns.NeuronSet:
 
 def measure(model: ns.Model, prompts: ns.PromptSet) -> dict[str, Any]:
     """Rates on each test set, and per language on the matched pairs; every answer's verdict is kept."""
-    result = ns.evaluate(model, prompts, max_new_tokens=16, progress=False)
+    result = ns.evaluate(model, prompts, max_new_tokens=10, progress=False)
     rows = [
         [a.prompt.source, a.prompt.language, a.prompt.label, a.prompt.cluster, int(a.refused)] for a in result.answers
     ]
@@ -106,9 +123,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("shield.json"))
     args = parser.parse_args()
     warnings.simplefilter("ignore")
+    remember()
     for regime in args.regime or ["english", "multilingual"]:
         model, prompts = ns.load("smollm2"), prompts_of(regime)
-        for name, train in conditions(model, prompts).items():
+        for name, train in conditions(model, prompts, regime).items():
             done = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
             if name in done.get(regime, {}):
                 continue

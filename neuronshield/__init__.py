@@ -8,12 +8,16 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .attack import attack, relearn
     from .attribution import attribution
     from .capture import Stats, capture, record
     from .causal import verify
     from .contrast import Scores, contrast
+    from .data import matched_pairs, retention_prompts
+    from .edits import clamp_edit, low_rank_edit
     from .errors import InputError
     from .evaluate import Evaluation, evaluate
+    from .guard import Guard, fit_guard
     from .intervene import generate
     from .intervention import Intervention
     from .models import Model, load
@@ -22,9 +26,11 @@ if TYPE_CHECKING:
     from .pipeline import run
     from .prompts import Cell, Prompt, PromptSet
     from .proof import Proof
-    from .update import Update, masked_update
+    from .update import Update, full_update, masked_update, plain_lora
 
 _HOME = {
+    "attack": "attack",
+    "relearn": "attack",
     "attribution": "attribution",
     "Stats": "capture",
     "capture": "capture",
@@ -32,10 +38,16 @@ _HOME = {
     "verify": "causal",
     "Scores": "contrast",
     "contrast": "contrast",
+    "matched_pairs": "data",
+    "retention_prompts": "data",
+    "clamp_edit": "edits",
+    "low_rank_edit": "edits",
     "InputError": "errors",
     "Evaluation": "evaluate",
     "evaluate": "evaluate",
     "Intervention": "intervention",
+    "Guard": "guard",
+    "fit_guard": "guard",
     "generate": "intervene",
     "Model": "models",
     "load": "models",
@@ -48,12 +60,15 @@ _HOME = {
     "Prompt": "prompts",
     "PromptSet": "prompts",
     "Update": "update",
+    "full_update": "update",
     "masked_update": "update",
+    "plain_lora": "update",
 }
 
 __all__ = [
     "Cell",
     "Evaluation",
+    "Guard",
     "InputError",
     "Intervention",
     "Model",
@@ -65,15 +80,24 @@ __all__ = [
     "Scores",
     "Stats",
     "Update",
+    "attack",
     "attribution",
     "capture",
+    "clamp_edit",
     "contrast",
     "evaluate",
+    "fit_guard",
+    "full_update",
     "generate",
     "load",
+    "low_rank_edit",
     "masked_update",
+    "matched_pairs",
     "overlap",
+    "plain_lora",
     "record",
+    "relearn",
+    "retention_prompts",
     "run",
     "verify",
 ]

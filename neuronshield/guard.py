@@ -46,6 +46,7 @@ from .prompts import Cell, Prompt, PromptSet
 from .statistics import Interval, rate
 
 if TYPE_CHECKING:
+    import pandas as pd
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
@@ -60,20 +61,21 @@ def project(
 ) -> tuple[Float[Tensor, "row k"], Bool[Tensor, " row"]]:
     """The nearest x' with w . x' + b >= margin, in the dtype of `x`, and which rows had to move.
 
-    >>> project(torch.tensor([[3.0, 4.0], [-1.0, 0.0]]), torch.tensor([2.0, 0.0]), 0.0, margin=4.0)
-    (tensor([[3., 4.],
-            [2., 0.]]), tensor([False,  True]))
+    >>> new, moved = project(torch.tensor([[3.0, 4.0], [-1.0, 0.0]]), torch.tensor([2.0, 0.0]), 0.0, margin=4.0)
+    >>> new.round(decimals=3).tolist(), moved.tolist()
+    ([[3.0, 4.0], [2.0, 0.0]], [False, True])
 
     Rows that move land beyond the boundary by what rounding to that dtype could take away.
 
     Source: the module's formula.
     """
-    wide = x.float()
-    h = wide @ w + b
-    short = h < margin
-    new = wide + ((margin - h) / (w @ w))[:, None] * w
-    slack = torch.finfo(x.dtype).eps * (new.abs() @ w.abs() + abs(b))
-    new = new + (slack / (w @ w))[:, None] * w
+    wide, size = x.float(), w.abs()
+    gap = margin - b - wide @ w
+    short = gap > 0
+    new = wide + (gap / (w @ w))[:, None] * w
+    kept, summed = torch.finfo(x.dtype).eps, (len(w) + 4) * torch.finfo(w.dtype).eps
+    gap = gap + kept * (new.abs() @ size) + summed * (wide.abs() @ size + abs(b) + abs(margin))
+    new = wide + (gap / (w @ w))[:, None] * w
     return torch.where(short[:, None], new.to(x.dtype), x), short
 
 
@@ -90,13 +92,7 @@ class _Decoded(NamedTuple):
 
 
 def _decode(
-    model: Model,
-    prompts: Sequence[Prompt],
-    neurons: NeuronSet,
-    change: Change,
-    n: int,
-    batch_size: int,
-    desc: str | None,
+    model: Model, prompts: Sequence[Prompt], neurons: NeuronSet, change: Change, n: int, batch_size: int, desc: str
 ) -> _Decoded:
     """Greedy answers, with `change(layer, x)` at every decoding step giving x' (None: as it is) and what to keep.
 
@@ -107,17 +103,17 @@ def _decode(
     texts, steps = [""] * len(prompts), [0] * len(prompts)
     kept: dict[int, list[Any]] = {layer: [None] * len(prompts) for layer in neurons.by_layer()}
     end = getattr(getattr(model.module, "generation_config", None), "eos_token_id", None)
-    ends = torch.tensor([] if end is None else [end] if isinstance(end, int) else list(end), device=model.device)
-    with tqdm(total=len(prompts), desc=desc, unit="prompt", disable=desc is None, leave=False) as bar:
+    ends = torch.tensor([] if end is None else [end] if isinstance(end, int) else list(end))
+    with tqdm(total=len(prompts), desc=desc, unit="prompt", disable=not desc, leave=False) as bar:
         for batch in batches(model, prompts, batch_size=batch_size, side="left"):
             new, seen = _decode_batch(model, batch, neurons, change, n)
-            ended = torch.isin(new, ends).int()
+            ended = torch.isin(new, ends.to(new)).int()
             alive = (ended.cumsum(dim=1) - ended == 0).sum(dim=1).tolist()
             answers = model.tokenizer.batch_decode(new, skip_special_tokens=True)
             for i, row in enumerate(batch.rows):
                 texts[row], steps[row] = answers[i].strip(), alive[i]
-                for layer in kept:
-                    kept[layer][row] = torch.stack([seen[s, layer][i] for s in range(alive[i])]).cpu()
+                for layer, rows in kept.items():
+                    rows[row] = torch.stack([seen[s, layer][i] for s in range(alive[i])]).cpu()
             bar.update(len(batch.rows))
     return _Decoded(texts, steps, kept)
 
@@ -179,7 +175,8 @@ def fit_guard(
         prompts: the "train" ones are used (all of them, if none is so marked); in each of the two classes (answered
             harmful; benign or refused) every cell counts equally, in a cell every prompt, in a prompt every step.
         refusals, compliances: openings that replace the built-in ones (see `grade`).
-        benign_rate: share of the benign and refused prompts that the guard may touch at all, over all layers and steps.
+        benign_rate: share of the benign and refused prompts of the fit that the guard may touch at all, over all layers
+            and steps. Prompts unlike them, as of other cells, are touched more often: `Guard.evaluate` says how often.
         max_new_tokens: tokens an answer.
         seed: decides which requests are held out for `Guard.separation`.
 
@@ -196,7 +193,7 @@ def fit_guard(
     neurons.check_model(model)
     chosen = prompts.for_step("train")
     openings = openings_for(chosen, refusals=refusals, compliances=compliances)
-    desc = "fit guard" if progress else None
+    desc = "fit guard" if progress else ""
     run = _decode(model, chosen, neurons, lambda _, x: (None, x.float()), max_new_tokens, batch_size, desc)
     harmful = np.array([p.label == "harmful" for p in chosen])
     unsafe = harmful & [not grade(p, t, openings).refused for p, t in zip(chosen, run.texts, strict=True)]
@@ -252,9 +249,8 @@ def _line(
     scale = torch.where(scale > 1e-9, scale, 1.0)
     z = (x - centre) / scale
     theta = torch.zeros(z.shape[1] + 1, dtype=torch.float64, requires_grad=True)
-    solver = torch.optim.LBFGS(
-        [theta], max_iter=500, tolerance_grad=1e-9, tolerance_change=0, line_search_fn="strong_wolfe"
-    )
+    exact: dict[str, Any] = {"max_iter": 500, "tolerance_grad": 1e-9, "tolerance_change": 0.0}
+    solver = torch.optim.LBFGS([theta], **exact, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         solver.zero_grad()
@@ -282,7 +278,7 @@ def _separation(
     from scipy.stats import mannwhitneyu
 
     half = np.array([_half(p, seed) for p in prompts])
-    first, cells = np.flatnonzero(half == 0), np.array([str(p.cell) for p in prompts])
+    first, cells = [i for i, h in enumerate(half) if h == 0], np.array([str(p.cell) for p in prompts])
     if len(set(unsafe[first])) < 2:
         return float("nan")
     w, b = _line([states[i] for i in first], unsafe[first], _shares([prompts[i] for i in first], unsafe[first]))
@@ -303,7 +299,7 @@ class Guarded(NamedTuple):
         texts: the answers.
         steps: decoding steps of each prompt, [prompt].
         touched: those at which any layer was changed, [prompt].
-        edits: how many steps were changed in each layer, [prompt, layer], layers as in `Guard.weights`.
+        edits: how many steps were changed in each layer, [prompt, layer], layers ascending.
     """
 
     texts: list[str]
@@ -360,9 +356,7 @@ class Guard:
         got = {layer: tuple(w.shape) for layer, w in self.weights.items()}
         if not shapes or got != shapes or set(self.bias) != set(shapes):
             raise InputError(f"a guard needs one weight a member and one bias in each layer: {shapes}, not {got}")
-        if not all(
-            np.isfinite([*w.tolist(), self.bias[layer], self.margin]).all() for layer, w in self.weights.items()
-        ):
+        if not np.isfinite([self.margin, *self.bias.values(), *torch.cat([*self.weights.values()]).tolist()]).all():
             raise InputError("a guard's weights, biases and margin must be finite")
         if flat := [layer for layer, w in self.weights.items() if not w.any()]:
             raise InputError(f"the weights of layer {flat[0]} are all 0: no change of its members could satisfy it")
@@ -375,7 +369,6 @@ class Guard:
         max_new_tokens: int = 32,
         batch_size: int = 32,
         progress: bool = False,
-        desc: str = "guard",
     ) -> Guarded:
         """Greedy answers with the barrier held at the last prompt token and every generated one.
 
@@ -387,12 +380,10 @@ class Guard:
             RuntimeError: the guard did not run at every layer and step.
         """
         self._check(model)
-        lines = {layer: (w.to(model.device), self.bias[layer]) for layer, w in self.weights.items()}
-        run = _decode(
-            model, prompts, self.neurons, lambda layer, x: project(x, *lines[layer], self.margin), max_new_tokens,
-            batch_size, desc if progress else None,
-        )  # fmt: skip
-        fired = [torch.stack([run.kept[layer][i] for layer in run.kept], dim=1) for i in range(len(prompts))]
+        lines = {layer: (w.to(model.device), self.bias[layer], self.margin) for layer, w in self.weights.items()}
+        hold = lambda layer, x: project(x, *lines[layer])  # noqa: E731
+        run = _decode(model, prompts, self.neurons, hold, max_new_tokens, batch_size, "guard" if progress else "")
+        fired = [torch.stack(of_layers, dim=1) for of_layers in zip(*run.kept.values(), strict=True)]
         touched = np.array([int(f.any(dim=1).sum()) for f in fired])
         edits = np.array([f.sum(dim=0).tolist() for f in fired])
         return Guarded(run.texts, np.array(run.steps), touched, edits)
@@ -422,17 +413,10 @@ class Guard:
         if not len(test):
             raise InputError("evaluate: no prompts")
         openings = openings_for(test, refusals=refusals, compliances=compliances)
-        run = self.generate(
-            model, test, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress, desc=f"check {name}"
-        )
+        run = self.generate(model, test, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress)
         answers = [Answer(p, t, *grade(p, t, openings)) for p, t in zip(test, run.texts, strict=True)]
-        about = {
-            **model.provenance(),
-            "data": test.hash(),
-            "seed": seed,
-            "versions": versions(),
-            "guard": self.provenance,
-        }
+        about = {**model.provenance(), "data": test.hash(), "seed": seed, "versions": versions()}
+        about["guard"] = {**self.provenance, "margin": self.margin}
         touched = {}
         for cell in test.cells():
             rows = [[i for i, p in enumerate(test) if (p.cell, p.label) == (cell, x)] for x in ("benign", "harmful")]
@@ -456,18 +440,18 @@ class Guard:
         auc = f", held-out AUC {min(known):.2f} to {max(known):.2f}" if known else ""
         return f"Guard({repr(self.neurons)[10:-1]}, margin {self.margin:g}{auc})"
 
+    def to_frame(self) -> pd.DataFrame:
+        """One row a layer: its members, the size of its w, its b and its held-out AUC."""
+        import pandas as pd
+
+        rows = [(i, len(w), float(w.norm()), self.bias[i], self.separation.get(i)) for i, w in self.weights.items()]
+        return pd.DataFrame(rows, columns=["layer", "neurons", "norm", "bias", "separation"])
+
     def _repr_html_(self) -> str:
         from html import escape
 
-        rows = "".join(
-            f"<tr><td>{layer}</td><td>{len(w)}</td><td>{self.separation.get(layer, float('nan')):.2f}</td></tr>"
-            for layer, w in self.weights.items()
-        )
-        about = escape(str(self.provenance.get("model", "")))
-        return (
-            f"<p><b>{escape(repr(self))}</b> {about}</p><table><thead><tr><th>layer</th><th>neurons</th>"
-            f"<th>held-out AUC</th></tr></thead><tbody>{rows}</tbody></table>"
-        )
+        about = escape(f"{self!r} {self.provenance.get('model', '')}")
+        return f"<p><b>{about}</b></p>{self.to_frame().to_html(index=False, float_format='{:.2f}'.format)}"
 
     # -- files ----------------------------------------------------------------------------------------
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -476,12 +460,8 @@ class Guard:
 
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        layer, index = torch.tensor(list(self.neurons), dtype=torch.int32).T.contiguous()
-        tensors = {
-            "layer": layer.clone(),
-            "index": index.clone(),
-            "weight": torch.cat([self.weights[i] for i in sorted(self.weights)]).cpu(),
-        }
+        layer, index = (torch.tensor(column, dtype=torch.int32) for column in zip(*self.neurons, strict=True))
+        weight = torch.cat([self.weights[i] for i in self.neurons.per_layer()]).cpu()
         about = {
             "format": FORMAT, "n_layers": self.neurons.n_layers, "d_mlp": self.neurons.d_mlp, "margin": self.margin,
             "bias": self.bias, "separation": {k: v if np.isfinite(v) else None for k, v in self.separation.items()},
@@ -489,6 +469,7 @@ class Guard:
         }  # fmt: skip
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
+            tensors = {"layer": layer, "index": index, "weight": weight}
             save_file(tensors, partial, metadata={"neuronshield": json.dumps(about)})
             partial.replace(path)
         finally:

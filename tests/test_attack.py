@@ -60,8 +60,8 @@ def test_a_benign_fine_tune_learns_benign_answers_only(llama: ns.Model):
         return total
 
     tuned = finetune(llama, prompts, steps=20, lr=1e-2)
-    assert likelihood(tuned, "benign") > likelihood(llama, "benign") + 5
-    assert likelihood(tuned, "harmful") < likelihood(llama, "harmful") + 5
+    gained = {label: likelihood(tuned, label) - likelihood(llama, label) for label in ("benign", "harmful")}
+    assert gained["benign"] > gained["harmful"] + 20
     with pytest.raises(ns.InputError, match="no benign prompt has an answer"):
         finetune(llama, prompts.where(label="harmful"))
 

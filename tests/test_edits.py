@@ -68,7 +68,7 @@ def test_the_low_rank_edit_is_ridge_regression_along_the_margin_s_gradient(famil
     strength = update.provenance["strength"]
     lengths = []
     for layer, own in SET.by_layer().items():
-        change = (update.model.down_weight(layer) - model.down_weight(layer)).double().numpy()
+        change = (update.model.down_weight(layer) - model.down_weight(layer)).detach().double().numpy()
         assert np.abs(np.delete(change, own, axis=1)).max() == 0
         inputs = x[:, layer][:, own]
         ridge = RIDGE * np.mean(np.diag(inputs.T @ np.diag(weight) @ inputs))
@@ -80,7 +80,6 @@ def test_the_low_rank_edit_is_ridge_regression_along_the_margin_s_gradient(famil
             along @ reader[None, :], change[:, own], atol=1e-6 * strength
         )  # rank one, that reader
         lengths.append(np.linalg.norm(along))
-        # v is where the margin grows fastest: the derivative along it is its length, by a finite difference
     assert max(lengths) <= strength * 1.0001
 
     def margin(m: ns.Model) -> float:
