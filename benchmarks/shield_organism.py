@@ -212,6 +212,29 @@ def attacks(model: ns.Model, prompts: ns.PromptSet, chosen: ns.NeuronSet) -> dic
     return out
 
 
+def guarded(model: ns.Model, prompts: ns.PromptSet, neurons: ns.NeuronSet) -> dict[str, Any]:
+    """A run-time guard on the proven neurons, fitted where the shield is trained; margins from weak to strong."""
+    rows = prompts.for_step("train").in_cells([*TAUGHT, *SAFE])
+    guard = ns.fit_guard(model, neurons, rows, max_new_tokens=8, progress=False, **OPENINGS)
+    unseen = [c for c in prompts.cells() if c not in (*TAUGHT, *SAFE)]
+    out = {}
+    for margin in (0.0, 1.0, 4.0):
+        result = replace(guard, margin=margin).evaluate(model, prompts, max_new_tokens=20, progress=False, **OPENINGS)
+        out[str(margin)] = {
+            g: {
+                k: list(result.evaluation.mean(k, cells)) for k in ("refusal", "over_refusal", "selectivity", "utility")
+            }
+            | {x: float(np.mean([getattr(result.touched[c], x).value for c in cells])) for x in ("benign", "harmful")}
+            for g, cells in (("fitted", TAUGHT), ("safe", SAFE), ("other", unseen))
+        }
+        print(
+            "guard",
+            margin,
+            {g: (round(v["selectivity"][0], 3), round(v["benign"], 3)) for g, v in out[str(margin)].items()},
+        )
+    return out
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--dev", action="store_true", help="compare choices on the confirm split")
@@ -228,13 +251,16 @@ def main() -> None:
     chosen = layered(scores, SAFE[0], range(6), 64)
     proof = ns.verify(model, chosen, prompts, progress=False, **OPENINGS)
     print(repr(proof), flush=True)
-    results = {
-        "n": {"chosen": len(chosen), "proven": len(proof.verified)},
-        "test": test(model, prompts, chosen, proof.verified, both - chosen),
-        "attack": attacks(model, prompts, chosen),
-        "rest": rest(model, prompts),
+    results: dict[str, Any] = {"n": {"chosen": len(chosen), "proven": len(proof.verified)}}
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "rest": lambda: rest(model, prompts),
+        "attack": lambda: attacks(model, prompts, chosen),
+        "guard": lambda: guarded(model, prompts, proof.verified),
+        "test": lambda: test(model, prompts, chosen, proof.verified, both - chosen),
     }
-    args.out.write_text(json.dumps(results), encoding="utf-8")
+    for name, part in parts.items():
+        results[name] = part()
+        args.out.write_text(json.dumps(results), encoding="utf-8")
 
 
 if __name__ == "__main__":
