@@ -199,7 +199,7 @@ def plan_for(model: Model, prompts: PromptSet) -> Plan:
 
         taught = (Cell("en", "image"), Cell("sw", "text"))
         safe = tuple(Cell(language, "text") for language in HIGH_RESOURCE)
-        return Plan(size, (*taught, *safe), taught, 40, 2e-2, 32, 1.0, 3, 20, draws, REFUSALS, COMPLIANCES)
+        return Plan(size, (*taught, *safe), taught, 40, 2e-2, 32, 4.0, 3, 20, draws, REFUSALS, COMPLIANCES)
     return Plan(size, None, (), 48, 3e-3, 8, 16.0, 1, 24, draws)
 
 

@@ -15,8 +15,7 @@ from scipy.optimize import minimize
 from torch.overrides import TorchFunctionMode
 
 import neuronshield as ns
-from neuronshield import guard as module
-from neuronshield import organism
+from neuronshield import barrier, organism
 from neuronshield.guard import Guard, fit_guard, project
 from neuronshield.intervene import generate
 
@@ -230,7 +229,7 @@ def test_the_line_is_the_minimum_of_the_penalised_loss():
     unsafe = np.array([True, False, True, False, False, True])
     states = [torch.tensor(rng.normal(size=(n, 3)) * [1, 10, 0.1] + 5 + bad) for n, bad in zip(lengths, unsafe)]
     share = np.array([0.3, 0.1, 0.1, 0.2, 0.2, 0.1])
-    w, b = module._line(states, unsafe, share)
+    w, b = barrier.line(states, unsafe, share)
     x = np.concatenate(states)
     owner = np.repeat(range(6), lengths)
     scale = x.std(axis=0, ddof=1)
@@ -238,7 +237,7 @@ def test_the_line_is_the_minimum_of_the_penalised_loss():
     def loss(theta: np.ndarray) -> float:
         h = x @ theta[:3] + theta[3]
         each = (share / lengths)[owner] * np.logaddexp(0, np.where(unsafe[owner], h, -h))
-        return each.sum() + module.RIDGE / 2 * ((theta[:3] * scale) ** 2).sum()
+        return each.sum() + barrier.RIDGE / 2 * ((theta[:3] * scale) ** 2).sum()
 
     best = minimize(loss, np.zeros(4), method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-15, "maxiter": 40000})
     assert loss(np.append(w, b)) <= best.fun + 1e-9
@@ -250,13 +249,13 @@ def test_classes_weigh_half_and_cells_and_prompts_the_same_in_them():
     prompts = [ns.Prompt(str(i), "x", label, language=language) for i, (language, label) in enumerate(rows)]
     unsafe = np.array([label == "harmful" for _, label in rows])
     want = [1 / 12] * 3 + [1 / 4] + [1 / 20] * 5 + [1 / 8] * 2
-    np.testing.assert_allclose(module._shares(prompts, unsafe), want)
+    np.testing.assert_allclose(barrier.shares(prompts, unsafe), want)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.01, 0.05, 0.2])
 def test_cuts_touch_as_many_prompts_as_they_may_and_no_more(rate: float):
     lowest = np.random.default_rng(3).normal(size=(3, 211))
-    cuts = module._cuts(lowest, rate)
+    cuts = barrier.cuts(lowest, rate)
     touched = (lowest < cuts[:, None]).any(axis=0).sum()
     assert touched <= rate * 211
     ranks = np.array([np.searchsorted(np.sort(row), cut) for row, cut in zip(lowest, cuts, strict=True)])

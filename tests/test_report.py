@@ -413,7 +413,9 @@ def test_missing_numbers_are_na_never_none_or_nan(page: MakePage):
         means["untrained"]["utility"] = [None, None, None]
     r["check"]["gains_in_selectivity"]["over random masks"] = [0.1, None, None]  # one request: no interval
     shown = page(r)
-    assert [c[-1] for c in shown.cells if c[0] in CONDITIONS and len(c) == 6 and "%" not in c[3]] == ["n/a [n/a, n/a]"] * 5
+    assert [c[-1] for c in shown.cells if c[0] in CONDITIONS and len(c) == 6 and "%" not in c[3]] == [
+        "n/a [n/a, n/a]"
+    ] * 5
     assert shown.row("over random masks") == ["over random masks", "+0.10 [n/a, n/a]"]
     assert not re.search(r"\b(None|nan|NaN|inf)\b", shown.text)
 
