@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,9 @@ def test_a_benign_fine_tune_learns_benign_answers_only(llama: ns.Model):
     tuned = finetune(llama, prompts, steps=20, lr=1e-2)
     gained = {label: likelihood(tuned, label) - likelihood(llama, label) for label in ("benign", "harmful")}
     assert gained["benign"] > gained["harmful"] + 20
+    silent = ns.PromptSet(replace(p, target=None) for p in prompts)  # its own answers are taught then
+    again = finetune(llama, silent, steps=2, lr=1e-2)
+    assert not torch.equal(again.down_weight(0), llama.down_weight(0))
     with pytest.raises(ns.InputError, match="no benign prompt has an answer"):
         finetune(llama, prompts.where(label="harmful"))
 

@@ -246,6 +246,7 @@ def test_set_adapter_cannot_unfreeze_the_one_hot_factor(llama: ns.Model):
     assert len(held) == 6
     for name, p in held.items():
         assert not p.requires_grad
+        assert p.grad is None
         assert torch.equal(p, before[name])
 
 
