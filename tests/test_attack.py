@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from test_update import own_answer
 
 import neuronshield as ns
 from neuronshield.attack import attack, find_again, finetune, prune, relearn
@@ -64,8 +65,19 @@ def test_a_benign_fine_tune_learns_benign_answers_only(llama: ns.Model):
     gained = {label: likelihood(tuned, label) - likelihood(llama, label) for label in ("benign", "harmful")}
     assert gained["benign"] > gained["harmful"] + 20
     silent = ns.PromptSet(replace(p, target=None) for p in prompts)  # its own answers are taught then
-    again = finetune(llama, silent, steps=2, lr=1e-2)
-    assert not torch.equal(again.down_weight(0), llama.down_weight(0))
+    again = finetune(llama, silent, steps=20, lr=1e-2)
+    said = {p.id: own_answer(llama, p) for p in silent.where(label="benign")[:4]}
+
+    def own(model: ns.Model) -> float:
+        total = 0.0
+        for p in silent.where(label="benign")[:4]:
+            encoding, n = tiny.encode(model, p, model.tokenizer.decode(said[p.id], skip_special_tokens=True))
+            with torch.no_grad():
+                logits = model.module(**encoding).logits[0, n - 1 : -1].log_softmax(-1)
+            total += float(logits.gather(1, encoding["input_ids"][0, n:, None]).sum())
+        return total
+
+    assert own(again) > own(llama) + 5
     with pytest.raises(ns.InputError, match="no benign prompt has an answer"):
         finetune(llama, prompts.where(label="harmful"))
 
