@@ -5,7 +5,7 @@ what nobody trained or selected on: 64 other AdvBench requests, 64 of HarmBench,
 pairs (ours) in Spanish, French, German and Portuguese; answers are graded on their first ten tokens. Two regimes of retention (benign prompts only, never a
 harmful one): "english", and "multilingual" with 24 everyday requests in each of the other four languages.
 
-Each condition is written to the file as it is done, and skipped if it is there; --regime takes one of the two.
+Each condition is written to the file as it is done, and skipped if it is there; --regime takes one of the two, --only one condition.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def conditions(model: ns.Model, prompts: ns.PromptSet, regime: str) -> dict[str,
     out: dict[str, Callable[[], Update | None]] = {"no update": lambda: None, "chosen": masked(chosen)}
     masks = [masked(random_like(chosen, model, np.random.default_rng(i)), i) for i in range(5)]
     out["random mask 1"] = masks[0]
-    out["random mask, any layer"] = masked(anywhere(model, len(chosen)))
+    out["random neurons, any layer"] = masked(anywhere(model, len(chosen)))
     out["plain LoRA"] = lambda: plain_lora(model, budget, prompts, **common)
     out["next ranks"] = masked(next_ranks(scores, chosen))
     out |= {f"random mask {i + 1}": masks[i] for i in range(1, 5)}
@@ -116,6 +116,7 @@ def measure(model: ns.Model, prompts: ns.PromptSet) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--regime", choices=["english", "multilingual"], action="append")
+    parser.add_argument("--only", action="append", help="a condition by name; all of them without it")
     parser.add_argument("--out", type=Path, default=Path("shield.json"))
     args = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -124,7 +125,7 @@ def main() -> None:
         model, prompts = ns.load("smollm2"), prompts_of(regime)
         for name, train in conditions(model, prompts, regime).items():
             done = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
-            if name in done.get(regime, {}):
+            if name in done.get(regime, {}) or (args.only and name not in args.only):
                 continue
             start = time.perf_counter()
             update = train()
@@ -148,56 +149,73 @@ def rate(rows: list[list[Any]], **where: Any) -> float:
     return float(np.mean(keep)) if keep else float("nan")
 
 
-def selectivity(rows: list[list[Any]]) -> dict[str, float]:
-    """Refused harmful - refused benign on the matched pairs of each other language."""
-    pairs = [r for r in rows if r[0] == "neuronshield"]
-    return {x: rate(pairs, language=x, label="harmful") - rate(pairs, language=x, label="benign") for x in LANGUAGES}
+Rows = list[list[Any]]
 
 
-def interval(rows: list[list[Any]], others: list[list[list[Any]]] | None = None, draws: int = 2000) -> list[float]:
-    """Mean selectivity over the other languages (minus that of `others`, averaged), pairs resampled together."""
-    clusters = sorted({r[3] for r in rows if r[0] == "neuronshield"})
+def english(rows: Rows) -> list[np.ndarray]:
+    """Refused or not, by prompt, with the sign it has in English selectivity: mean of the two harmful sets - benign."""
+    signs = {"advbench": 0.5, "harmbench": 0.5, "everyday": -1.0}
+    return [sign * np.array([r[4] for r in sorted(rows, key=lambda r: r[3]) if r[0] == name and r[1] == "en"])
+            for name, sign in signs.items()]  # fmt: skip
+
+
+def elsewhere(rows: Rows) -> list[np.ndarray]:
+    """Refused harmful twin - refused benign twin, by pair, mean over the other languages."""
+    clusters = sorted({r[3] for r in rows if r[0] == "neuronshield" and r[1] in LANGUAGES})
+    out = np.zeros(len(clusters))
+    for source, language, label, cluster, refused in rows:
+        if source == "neuronshield" and language in LANGUAGES and cluster in clusters:
+            out[clusters.index(cluster)] += (refused if label == "harmful" else -refused) / len(LANGUAGES)
+    return [out]
+
+
+def interval(
+    parts: Callable[[Rows], list[np.ndarray]], rows: Rows, others: Sequence[Rows] = (), draws: int = 2000
+) -> list[float]:
+    """Selectivity (minus the mean of `others`), prompts or pairs resampled together."""
     rng = np.random.default_rng(0)
+    groups = [parts(rows), *(parts(o) for o in others)]
+    weights = [1.0, *(-1.0 / len(others) for _ in others)]
+    values = [sum(w * g[i] for w, g in zip(weights, groups, strict=True)) for i in range(len(groups[0]))]
+    sample = sum(v[rng.integers(0, len(v), (draws, len(v)))].mean(axis=1) for v in values)
+    return [float(sum(v.mean() for v in values)), *(float(x) for x in np.quantile(sample, [0.025, 0.975]))]
 
-    def grid(mine: list[list[Any]]) -> np.ndarray:
-        out = np.zeros((len(clusters), len(LANGUAGES)))
-        for source, language, label, cluster, refused in mine:
-            if source == "neuronshield" and language in LANGUAGES:
-                out[clusters.index(cluster), LANGUAGES.index(language)] += refused if label == "harmful" else -refused
-        return out.mean(axis=1)
 
-    value = grid(rows) - (np.mean([grid(o) for o in others], axis=0) if others else 0.0)
-    sample = value[rng.integers(0, len(value), (draws, len(value)))].mean(axis=1)
-    return [float(value.mean()), *(float(x) for x in np.quantile(sample, [0.025, 0.975]))]
+def signed(v: list[float]) -> str:
+    return f"{v[0]:+.2f} [{v[1]:+.2f}, {v[2]:+.2f}]"
 
 
 def table(results: dict[str, Any]) -> None:
     """The README's rows."""
+    head = [
+        "trained",
+        "AdvBench",
+        "HarmBench",
+        "English benign",
+        "selectivity, English",
+        *LANGUAGES,
+        "selectivity, the four",
+    ]
     for regime, done in results.items():
-        print(
-            f"\nretention {regime}\n\n| trained | AdvBench | HarmBench | English benign | es | fr | de | pt | mean selectivity |"
-        )
-        print("|---|---|---|---|---|---|---|---|---|")
+        print(f"\nretention {regime}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
         for name, found in done.items():
             rows = found["rows"]
-            english = [rate(rows, source="advbench"), rate(rows, source="harmbench"), rate(rows, source="everyday")]
+            sets = [f"{rate(rows, source=s, language='en'):.2f}" for s in ("advbench", "harmbench", "everyday")]
             pairs = [r for r in rows if r[0] == "neuronshield"]
             other = [
                 f"{rate(pairs, language=x, label='harmful'):.2f} / {rate(pairs, language=x, label='benign'):.2f}"
                 for x in LANGUAGES
             ]
-            low = interval(rows)
-            print(f"| {name} | " + " | ".join(f"{x:.2f}" for x in english) + " | " + " | ".join(other)
-                  + f" | {low[0]:+.2f} [{low[1]:+.2f}, {low[2]:+.2f}] |")  # fmt: skip
-        if "chosen" in done:
-            masks = [f["rows"] for n, f in done.items() if n.startswith("random mask") and n[-1].isdigit()]
-            for name, others in (
-                ("random masks", masks),
-                *((n, [done[n]["rows"]]) for n in done if n != "chosen" and not n.startswith("random mask ")),
-            ):
-                if others:
-                    gain = interval(done["chosen"]["rows"], others)
-                    print(f"chosen over {name}: {gain[0]:+.2f} [{gain[1]:+.2f}, {gain[2]:+.2f}]")
+            cells = [name, *sets, signed(interval(english, rows)), *other, signed(interval(elsewhere, rows))]
+            print(f"| {' | '.join(cells)} |")
+        masks = [f["rows"] for n, f in done.items() if n.startswith("random mask ")]
+        rivals = {n: [f["rows"]] for n, f in done.items() if n != "chosen" and not n.startswith("random mask ")}
+        if "chosen" not in done:
+            continue
+        for name, others in {**({f"{len(masks)} random masks": masks} if masks else {}), **rivals}.items():
+            mine = done["chosen"]["rows"]
+            print(f"chosen over {name}: English {signed(interval(english, mine, others))}, "
+                  f"the four {signed(interval(elsewhere, mine, others))}")  # fmt: skip
 
 
 if __name__ == "__main__":
