@@ -336,8 +336,8 @@ def _section_shield(r: dict[str, Any]) -> str:
     stopped = [f"{name}: {c['stopped']}" for name, c in s["conditions"].items() if c["stopped"]]
     text = (
         f"<p>{proven}Trained on {s['n_prompts']} <i>train</i> prompts of {escape(', '.join(s['train_cells']))}, {s['steps']} steps."
-        f"{meant} Controls that learn had the same data, steps and learning rate; benign prompts are retained by KL divergence "
-        f"(weight {s['retention']:g}).</p>"
+        f"{meant} Controls that learn had the same data, steps and learning rate; benign prompts are taught their target or, "
+        f"without one, held to the old answer by KL divergence (weight {s['retention']:g}).</p>"
     )
     if stopped:
         text += f"<p><b>Stopped early</b>: {escape('; '.join(stopped))}. The last good numbers were kept.</p>"
@@ -360,7 +360,11 @@ def _section_check(r: dict[str, Any]) -> str:
         if c["beats_random_mask"]
         else "The shield does not beat masks of random neurons of the same size: which neurons are trained did not matter here."
     )
-    text = f"<p><b>{verdict}</b> Means over {label}, 95 % intervals over requests.</p>"
+    masks = sum(name.startswith("random mask") for name in c["means"])
+    text = (
+        f"<p><b>{verdict}</b> Means over {label}, 95 % intervals over requests; {masks} random mask{'s' * (masks != 1)}, one "
+        "seed of training, so a lead whose interval touches zero is not settled.</p>"
+    )
     text += _table(["condition", *(TITLES[m] for m in metrics)], rows, main=names.index(SHIELD))
     text += _table(["gain in selectivity of the shield", "value [95 %]"], gains)
     shown = {name: c["cells"][name] for name in (BASE, SHIELD, c["best_random_mask"], "plain LoRA")}
