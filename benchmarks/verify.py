@@ -47,7 +47,7 @@ def main() -> None:
         openings = {"refusals": organism.REFUSALS, "compliances": organism.COMPLIANCES}
     neurons = find(model, prompts, size)
     if args.update:
-        model = ns.masked_update(model, neurons, prompts, progress=False).model
+        model = ns.masked_update(model, neurons, prompts, allow_unproven=True, progress=False).model
         neurons = find(model, prompts, size)
     if args.rounds:
         ratio(model, prompts, openings, args.rounds)
