@@ -1,6 +1,6 @@
 """What a masked update of SmolLM2 buys and costs, beside every control: python benchmarks/shield.py --out shield.json
 
-Trained on English only, at most 0.03 % of the parameters: 157 AdvBench requests and 168 everyday ones of ours. Tested on
+Trained on English only, at most 0.03 % of the parameters: 400 AdvBench requests and 168 everyday ones of ours. Tested on
 what nobody trained or selected on: 64 other AdvBench requests, 64 of HarmBench, 64 everyday requests, and 40 matched
 pairs (ours) in Spanish, French, German and Portuguese; answers are graded on their first ten tokens. Two regimes of retention (benign prompts only, never a
 harmful one): "english", and "multilingual" with 24 everyday requests in each of the other four languages.
@@ -32,13 +32,13 @@ from neuronshield.update import Update, full_update, masked_update, plain_lora
 
 LANGUAGES = ("es", "fr", "de", "pt")
 BUDGET = 3e-4
-TRAINING: dict[str, Any] = {"steps": 48, "lr": 3e-3, "batch_size": 8, "retention": 16.0}
+TRAINING: dict[str, Any] = {"steps": 128, "lr": 3e-3, "batch_size": 8, "retention": 16.0}
 FULL_LR = 1e-4  # 3e-3 destroys the model when every weight moves
 
 
 def prompts_of(regime: str) -> ns.PromptSet:
     """Every prompt of the benchmark with its split; `source` tells the English sets apart."""
-    advbench = [r for r in dataset("advbench", n=221) if r["label"] == "harmful"]
+    advbench = [r for r in dataset("advbench", n=464) if r["label"] == "harmful"]
     harmbench = [r for r in dataset("harmbench", n=64) if r["label"] == "harmful"]
     texts = benign_prompts()
     order = np.random.default_rng(0).permutation(len(texts))
@@ -46,7 +46,7 @@ def prompts_of(regime: str) -> ns.PromptSet:
         {"id": f"everyday-{i}", "prompt": texts[i], "label": "benign", "language": "en", "source": "everyday"}
         for i in order[:208]
     ]
-    parts = {"train": advbench[:157] + benign[:144], "test": advbench[157:] + benign[144:] + harmbench}
+    parts = {"train": advbench[:400] + benign[:144], "test": advbench[400:] + benign[144:] + harmbench}
     rows = [{**r, "split": split} for split, own in parts.items() for r in own]
     rows += [{**r, "id": f"select-{r['id']}", "split": "discover"} for r in parts["train"]]
     also = ["en", *LANGUAGES] if regime == "multilingual" else ["en"]
@@ -68,13 +68,13 @@ def conditions(model: ns.Model, prompts: ns.PromptSet, regime: str) -> dict[str,
     out: dict[str, Callable[[], Update | None]] = {"no update": lambda: None, "chosen": masked(chosen)}
     masks = [masked(random_like(chosen, model, np.random.default_rng(i)), i) for i in range(5)]
     out["random mask 1"] = masks[0]
-    out["random neurons, any layer"] = masked(anywhere(model, len(chosen)))
     out["plain LoRA"] = lambda: plain_lora(model, budget, prompts, **common)
     out["next ranks"] = masked(next_ranks(scores, chosen))
     out |= {f"random mask {i + 1}": masks[i] for i in range(1, 5)}
     out["full fine-tune"] = lambda: full_update(model, prompts, **{**common, "lr": FULL_LR})
-    if regime == "multilingual":  # none of these sees what is retained
+    if regime == "multilingual":
         return out
+    out["random neurons, any layer"] = masked(anywhere(model, len(chosen)))
     out["clamp, no training"] = lambda: clamp_edit(model, chosen, prompts)
     out["low-rank edit, no training"] = lambda: low_rank_edit(model, chosen, prompts)
     return out

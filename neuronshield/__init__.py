@@ -14,23 +14,29 @@ if TYPE_CHECKING:
     from .causal import verify
     from .contrast import Scores, contrast
     from .data import matched_pairs, retention_prompts
+    from .doctor import doctor
     from .edits import clamp_edit, low_rank_edit
     from .errors import InputError
     from .evaluate import Evaluation, evaluate
     from .guard import Guard, fit_guard
     from .intervene import generate
     from .intervention import Intervention
+    from .literature import change_score, snip
     from .models import Model, load
     from .neurons import NeuronSet
-    from .overlap import Overlap, overlap
+    from .overlap import Overlap, anchored, overlap
     from .pipeline import run
     from .prompts import Cell, Prompt, PromptSet
     from .proof import Proof
+    from .readers import read
     from .update import Update, full_update, masked_update, plain_lora
 
 _HOME = {
     "attack": "attack",
     "relearn": "attack",
+    "anchored": "overlap",
+    "change_score": "literature",
+    "snip": "literature",
     "attribution": "attribution",
     "Stats": "capture",
     "capture": "capture",
@@ -40,6 +46,7 @@ _HOME = {
     "contrast": "contrast",
     "matched_pairs": "data",
     "retention_prompts": "data",
+    "doctor": "doctor",
     "clamp_edit": "edits",
     "low_rank_edit": "edits",
     "InputError": "errors",
@@ -59,6 +66,7 @@ _HOME = {
     "Cell": "prompts",
     "Prompt": "prompts",
     "PromptSet": "prompts",
+    "read": "readers",
     "Update": "update",
     "full_update": "update",
     "masked_update": "update",
@@ -80,11 +88,14 @@ __all__ = [
     "Scores",
     "Stats",
     "Update",
+    "anchored",
     "attack",
     "attribution",
     "capture",
+    "change_score",
     "clamp_edit",
     "contrast",
+    "doctor",
     "evaluate",
     "fit_guard",
     "full_update",
@@ -95,10 +106,12 @@ __all__ = [
     "matched_pairs",
     "overlap",
     "plain_lora",
+    "read",
     "record",
     "relearn",
     "retention_prompts",
     "run",
+    "snip",
     "verify",
 ]
 

@@ -35,7 +35,7 @@ from .neurons import NeuronSet
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["PARTS", "Adapter", "attach", "merge"]
+__all__ = ["PARTS", "Adapter", "attach", "merge", "places", "slots"]
 
 PARTS = ("gate", "up", "down")
 ADAPTER = "default"
@@ -89,23 +89,33 @@ class Adapter:
 
 
 def places(model: Model, neurons: NeuronSet | None, parts: tuple[str, ...], *, outside: bool = False) -> list[Place]:
-    """The projections to adapt: those of the set's layers, all of them with `outside` or without a set."""
+    """The projections to adapt: those of the set's layers, all of them with `outside` or without a set.
+
+    A fused gate_up projection is one place: row i is neuron i's gate, row d_mlp + i its up.
+    """
     members = neurons.by_layer() if neurons is not None else {}
-    out = []
+    out: list[Place] = []
     for layer in range(model.n_layers) if outside or neurons is None else members:
+        rows: dict[str, list[Tensor]] = {}
+        own = torch.arange(model.d_mlp)
+        if neurons is not None:
+            mine = torch.tensor(members.get(layer, []), dtype=torch.long)
+            own = own[~torch.isin(own, mine)] if outside else mine
         for part in PARTS:
             path = getattr(model.site, part)
-            if path is None or part not in parts:
-                continue
-            own = None
-            if neurons is not None:
-                own = torch.tensor(members.get(layer, []), dtype=torch.long)
-            if outside:
-                keep = torch.ones(model.d_mlp, dtype=torch.bool)
-                keep[own] = False
-                own = keep.nonzero()[:, 0]
-            out.append(Place(f"{model.layers_path}.{layer}.{path}", layer, part == "down", own))
+            if path is not None and part in parts:
+                start = model.d_mlp if part == "up" and model.site.fused else 0
+                rows.setdefault(path, []).append(own + start)
+        for path, found in rows.items():
+            whole = neurons is None and len(found) == 1 + (model.site.fused and path == model.site.up)
+            name = f"{model.layers_path}.{layer}.{path}"
+            out.append(Place(name, layer, path == model.site.down, None if whole else torch.cat(found)))
     return out
+
+
+def slots(where: list[Place]) -> int:
+    """The rank that a one-hot factor needs: as many rows or columns as the fullest place owns."""
+    return max(len(place.own) for place in where if place.own is not None)
 
 
 def attach(model: Model, where: list[Place], rank: int, *, hot: bool, seed: int) -> Adapter:

@@ -63,6 +63,7 @@ def prune(model: Model, neurons: NeuronSet) -> Model:
     tensor(0.)
     """
     neurons.check_model(model)
+    model.needs_weights("prune")
     module = shared_copy(model.module)
     for layer, own in neurons.by_layer().items():
         linear: Any = module.get_submodule(f"{model.layers_path}.{layer}.{model.site.down}")
@@ -81,6 +82,7 @@ def finetune(
     Raises:
         InputError: no benign prompts.
     """
+    model.needs_weights("finetune")
     rows = prompts.for_step("train")
     data = [
         Example(e.prompt, e.response)

@@ -27,7 +27,7 @@ from .errors import InputError
 from .grade import OpeningsArg, OpeningTokens, margin, opening_tokens, openings_for
 from .intervene import _edits
 from .intervention import Intervention
-from .models import Model
+from .models import Model, by_row
 from .neurons import NEURON_VALUE
 from .prompts import Prompt, PromptSet
 
@@ -83,29 +83,32 @@ def gradients(
     batch_size: int = 16,
 ) -> tuple[Float[Tensor, "prompt n_layers d_mlp"], Float[Tensor, "prompt n_layers d_mlp"]]:
     """dM/dh and h of every neuron at the last prompt token, clean or under an intervention (float32)."""
-    slopes = torch.empty(len(prompts), model.n_layers, model.d_mlp)
-    acts = torch.empty_like(slopes)
+    slopes = torch.zeros(len(prompts), model.n_layers, model.d_mlp)
+    acts = torch.zeros_like(slopes)
     envoys = model.envoys
     for batch in batches(model, prompts, batch_size=batch_size, side="left"):
         kinds = [tokens[prompts[row].language] for row in batch.rows]
         edits, _ = _edits(model, prompts, batch, [condition])
+        idle = model.idle(batch.encoding)
+        running = [layer for layer in range(model.n_layers) if layer not in idle]
         with torch.enable_grad(), model.traced.trace(**batch.encoding):
             read, slope = nnsight.save([]), nnsight.save([])
-            for layer, envoy in enumerate(envoys):
-                h = envoy.input
-                if layer == 0:  # frozen weights have no gradient of their own
+            for layer in running:
+                h = envoys[layer].input
+                if layer == running[0]:  # frozen weights have no gradient of their own
                     h = h.detach().requires_grad_()
                 if layer in edits:
                     h = h.clone()
                     for edit in edits[layer]:
-                        edit.apply(h)
-                if layer == 0 or layer in edits:
-                    envoy.input = h
+                        edit.apply(by_row(h, len(batch.rows)))
+                if layer == running[0] or layer in edits:
+                    envoys[layer].input = h
                 read.append(h)
             total = margin(model.traced.output.logits[:, -1], kinds).sum()
             with total.backward():
                 for h in reversed(read):
-                    slope.append(h.grad[:, -1].float())
-        slopes[batch.rows] = torch.stack(list(reversed(list(slope))), dim=1).cpu()
-        acts[batch.rows] = torch.stack([h.detach()[:, -1].float() for h in read], dim=1).cpu()
+                    slope.append(by_row(h.grad, len(batch.rows))[:, -1].float())
+        for layer, h, grad in zip(running, read, reversed(list(slope)), strict=True):
+            slopes[batch.rows, layer] = grad.cpu()
+            acts[batch.rows, layer] = by_row(h.detach(), len(batch.rows))[:, -1].float().cpu()
     return slopes, acts

@@ -1,8 +1,8 @@
 """Capture: one nnsight trace per batch, running moments, nothing kept per token.
 
-For every group of prompts (label x language x modality x half), layer and neuron this keeps five numbers
-over the chosen tokens: n, the mean of h, the sum of squared deviations, the mean of |h| and the share of
-h > 0. They are computed in float32 on the model's device *inside* the trace, and merged across batches in
+For every group of prompts (label x language x modality x half), layer and neuron this keeps seven numbers
+over the chosen tokens: n, the mean of h, the sum of squared deviations, the mean of |h|, the share of
+h > 0, the least |h|, and the mean of |h| / ||MLP output||. They are computed in float32 on the model's device *inside* the trace, and merged across batches in
 float64 with Chan's update, so memory does not depend on the number of prompts. Raw activations never
 leave the device. The forward stops after the last layer, before the LM head.
 
@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 
 from .collate import Batch, batches
 from .errors import InputError
-from .models import Model
+from .models import Model, by_row
 from .neurons import NEURON_VALUE
 from .prompts import Cell, Prompt, PromptSet, Role
 
@@ -67,13 +67,18 @@ class Moments:
     m2: Float[np.ndarray, "n_layers d_mlp"]
     mean_abs: Float[np.ndarray, "n_layers d_mlp"]
     positive: Float[np.ndarray, "n_layers d_mlp"]
+    least: Float[np.ndarray, "n_layers d_mlp"]
+    share: Float[np.ndarray, "n_layers d_mlp"]
 
     @staticmethod
-    def of(h: Float[np.ndarray, "token n_layers d_mlp"]) -> Moments:
-        """Moments of activations that are all at hand."""
+    def of(
+        h: Float[np.ndarray, "token n_layers d_mlp"], out: Float[np.ndarray, "token n_layers"] | None = None
+    ) -> Moments:
+        """Moments of activations that are all at hand; `out` is the norm of each MLP's output (`share` is 0 without)."""
         h = np.asarray(h, dtype=np.float64)
-        mean = h.mean(0)
-        return Moments(len(h), mean, ((h - mean) ** 2).sum(0), np.abs(h).mean(0), (h > 0).mean(0))
+        mean, size = h.mean(0), np.abs(h)
+        share = np.zeros_like(mean) if out is None else (size / np.asarray(out)[..., None]).mean(0)
+        return Moments(len(h), mean, ((h - mean) ** 2).sum(0), size.mean(0), (h > 0).mean(0), size.min(0), share)
 
     @property
     def var(self) -> Float[np.ndarray, "n_layers d_mlp"]:
@@ -91,6 +96,8 @@ class Moments:
             self.m2 + other.m2 + delta**2 * self.n * share,
             self.mean_abs + (other.mean_abs - self.mean_abs) * share,
             self.positive + (other.positive - self.positive) * share,
+            np.minimum(self.least, other.least),
+            self.share + (other.share - self.share) * share,
         )
 
 
@@ -101,6 +108,7 @@ class Stats:
     Attributes:
         groups: moments by (label, language, modality, half).
         down_norms: ||W_down[:, i]||_2 of every neuron.
+        down_l1: ||W_down[:, i]||_1 of every neuron.
         tokens: the role the moments were taken over.
         n_params, params_per_neuron: what a parameter budget is counted in.
         provenance: model, data hash, seed, versions, and the requests `seen`.
@@ -108,6 +116,7 @@ class Stats:
 
     groups: dict[Group, Moments]
     down_norms: Float[np.ndarray, "n_layers d_mlp"]
+    down_l1: Float[np.ndarray, "n_layers d_mlp"]
     tokens: str
     n_params: int
     params_per_neuron: int
@@ -202,6 +211,7 @@ def capture(
     return Stats(
         {key: groups[key] for key in dict.fromkeys(keys) if key in groups},  # cells in the order of the prompts
         model.down_norms().numpy(),
+        model.down_norms(1).numpy(),
         tokens,
         model.n_params,
         model.params_per_neuron,
@@ -225,21 +235,35 @@ def _half(prompt: Prompt, seed: int) -> int:
 def _trace_moments(
     model: Model, batch: Batch, tokens: str, member: Int[Tensor, " batch"], n_groups: int
 ) -> tuple[Tensor, list[np.ndarray]]:
-    """Counts and (mean, M2, mean |h|, share > 0), each [group, n_layers, d_mlp], from one traced forward."""
+    """Counts and the six fields of `Moments` after n, each [group, n_layers, d_mlp], from one traced forward."""
     mask = batch.roles[tokens]
-    owner = torch.nn.functional.one_hot(member[mask.nonzero()[:, 0]], n_groups).T.float()
+    group = member[mask.nonzero()[:, 0]]
+    owner = torch.nn.functional.one_hot(group, n_groups).T.float()
     counts = owner.sum(dim=1)
     weight = owner / counts.clamp(min=1)[:, None]
-    envoys = model.envoys
+    envoys, idle = model.envoys, model.idle(batch.encoding)
+    silent = torch.zeros(6, n_groups, model.d_mlp, device=mask.device)
     with torch.no_grad(), model.traced.trace(**batch.encoding) as tracer:
         layers = nnsight.save([])
-        for envoy in envoys:
-            h = envoy.input[mask].float()
-            mean = weight @ h
-            deviation = h - owner.T @ mean
-            layers.append(torch.stack([mean, owner @ deviation**2, weight @ h.abs(), weight @ (h > 0).float()]))
+        for layer, envoy in enumerate(envoys):
+            if layer in idle:
+                layers.append(silent)
+                continue
+            h = by_row(envoy.input, len(mask))
+            here = mask.to(h.device)  # layers may be on different devices
+            h, mine, share = h[here].float(), owner.to(h.device), weight.to(h.device)
+            mean, size = share @ h, h.abs()
+            spread = mine @ (h - mine.T @ mean) ** 2
+            least = torch.full_like(mean, torch.inf).scatter_reduce_(
+                0, group.to(h.device)[:, None].expand_as(h), size, "amin"
+            )
+            active = share @ (h > 0).float()
+            loud = share @ size
+            out = by_row(envoy.output, len(mask))[here].float().norm(dim=-1, keepdim=True)
+            part = share @ (size / out.clamp(min=1e-12))
+            layers.append(torch.stack([mean, spread, loud, active, least, part]).to(mask.device))
         tracer.stop()
-    stacked = torch.stack(list(layers), dim=2).double().cpu().numpy()  # [4, group, layer, neuron]
+    stacked = torch.stack(list(layers), dim=2).double().cpu().numpy()  # [6, group, layer, neuron]
     return counts.cpu(), list(stacked)
 
 
@@ -251,11 +275,16 @@ def record(model: Model, prompts: Sequence[Prompt], *, batch_size: int = 32) -> 
     out = torch.empty(len(prompts), model.n_layers, model.d_mlp)
     envoys = model.envoys
     for batch in batches(model, prompts, batch_size=batch_size):
-        mask = batch.roles["last_prompt"]
+        mask, idle = batch.roles["last_prompt"], model.idle(batch.encoding)
+        silent = torch.zeros(len(mask), model.d_mlp, device=mask.device)
         with torch.no_grad(), model.traced.trace(**batch.encoding) as tracer:
             layers = nnsight.save([])
-            for envoy in envoys:
-                layers.append(envoy.input[mask].float())
+            for layer, envoy in enumerate(envoys):
+                if layer in idle:
+                    layers.append(silent)
+                    continue
+                h = by_row(envoy.input, len(mask))
+                layers.append(h[mask.to(h.device)].float().to(mask.device))
             tracer.stop()
         out[batch.rows] = torch.stack(list(layers), dim=1).cpu()
     return out

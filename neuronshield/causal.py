@@ -40,7 +40,7 @@ from .attribution import gradients
 from .capture import versions
 from .controls import Controls, control_sets, in_full, matched_like, random_like
 from .errors import InputError
-from .grade import Openings, OpeningsArg, Verdict, grade, opening_tokens, openings_for
+from .grade import Grade, Openings, OpeningsArg, grade, opening_tokens, openings_for
 from .intervene import generate
 from .lab import ABLATIONS, Lab, twins
 from .models import Model
@@ -135,7 +135,7 @@ def _prove(
     select: PromptSet,
     draws: int,
     judge: _Judge,
-    answers: dict[str, list[Verdict]],
+    answers: dict[str, list[Grade]],
 ) -> dict[str, Any]:
     """Claims, members, experiments and the verdict, on the cells where the model refuses."""
     lab = everywhere.rows(np.flatnonzero(np.isin(everywhere.cells, [str(c) for c in cells])))
@@ -216,7 +216,7 @@ class _Judge:
         """The twins that are answered."""
         return [int(i) for i in np.random.default_rng(self.seed).permutation(len(lab.harmful))[: self.graded]]
 
-    def answers(self, lab: Lab, side: str, ablated: NeuronSet | None) -> list[Verdict]:
+    def answers(self, lab: Lab, side: str, ablated: NeuronSet | None) -> list[Grade]:
         """Graded answers, clean or under mean ablation; the same twins each time."""
         part = lab.rows(np.array(self.rows(lab)))
         prompts: list[Prompt] = part.harmful if side == "harmful" else part.benign
@@ -227,7 +227,7 @@ class _Judge:
         return [grade(p, t, self.openings) for p, t in zip(prompts, texts, strict=True)]
 
 
-def _refusing(lab: Lab, judge: _Judge) -> tuple[list[Cell], dict[str, list[Verdict]], str]:
+def _refusing(lab: Lab, judge: _Judge) -> tuple[list[Cell], dict[str, list[Grade]], str]:
     """Cells where harmful prompts are refused more than benign ones, by first tokens or else by graded answers.
 
     Cells that refuse less than half as often as the one that refuses most are left to the experiments.
@@ -306,7 +306,7 @@ def _specificity(lab: Lab, shift: Float[np.ndarray, "kind pair"]) -> Claim:
     return Claim("specificity", effects[worst], verdict, p={"TOST": p[worst]}, note=note)
 
 
-def _utility(before: list[Verdict], after: list[Verdict], rows: list[int], lab: Lab) -> Claim:
+def _utility(before: list[Grade], after: list[Grade], rows: list[int], lab: Lab) -> Claim:
     """Benign answers that are still right, where prompts say what a right answer contains."""
     change = [
         (float(b.right) - float(a.right), lab.clusters[i])

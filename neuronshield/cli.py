@@ -1,6 +1,6 @@
 """Command line: `neuronshield run` does all of it; its steps can be run one by one on the same folder.
 
-Exit status: 0 done, 2 bad input (one line on standard error: what, where, what to do), 130 interrupted.
+Exit status: 0 done, 1 a check of `doctor` failed, 2 bad input (one line on standard error: what, where, what to do), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -97,6 +97,24 @@ def fetch(what: str, out: str | None, n: int, seed: int) -> None:
     rows = source.dataset(what, n=n, seed=seed)
     source._write(Path(out), "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows).encode())
     click.echo(out)
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--dtype", help="float32, bfloat16, float16.")
+@click.option("--device", help="cpu, cuda, cuda:1.")
+@click.option("--quantize", type=click.Choice(["4bit", "8bit"]), help="Load packed, through bitsandbytes.")
+@click.option("--trust-remote-code", is_flag=True, help="Run code that the checkpoint brings.")
+def doctor(model: str, dtype: str | None, device: str | None, quantize: str | None, trust_remote_code: bool) -> None:
+    """Check a model: its neurons, image tokens, memory, and that reading and changing them works."""
+    from .doctor import doctor as check
+    from .models import load
+
+    loaded = load(model, dtype=dtype, device=device, quantize=quantize, trust_remote_code=trust_remote_code)
+    checkup = check(loaded)
+    click.echo(str(checkup))
+    if not checkup.passed:
+        sys.exit(1)
 
 
 @cli.group()

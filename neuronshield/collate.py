@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Int
     from torch import Tensor
 
-__all__ = ["Batch", "batches", "collate", "render"]
+__all__ = ["PER_TOKEN", "Batch", "batches", "collate", "render"]
+
+#: What an encoding may hold that has one entry a token, [batch, pos, ...].
+PER_TOKEN = (
+    "input_ids",
+    "attention_mask",
+    "position_ids",
+    "token_type_ids",
+    "mm_token_type_ids",
+    "cross_attention_mask",
+)
 
 
 @dataclass
@@ -131,13 +141,18 @@ def collate(
         if added_pad:
             tokenizer.pad_token = kept[1]
     data = {k: v for k, v in encoding.items() if isinstance(v, torch.Tensor)}
-    data.pop("token_type_ids", None) if not n_images else None
+    data.pop("labels", None)
+    if not n_images:  # PaliGemma's text is a prefix that sees all of itself, which has to be said; others know no types
+        data.pop("token_type_ids", None)
+        if model.answer_token_type:
+            data["token_type_ids"] = torch.zeros_like(data["input_ids"])
     lengths = data["attention_mask"].sum(dim=1)
     if int(lengths.min()) == 0:
         empty = prompts[int(lengths.argmin())]
         raise InputError(f"prompt {empty.id!r} encodes to no tokens with the tokenizer of {model.id!r}")
     answers = [_response_ids(model, r) for r in responses] if responses is not None else [[] for _ in prompts]
-    data, roles = _lay_out(data, lengths, answers, model.image_token_id, side, tokenizer.pad_token_id or 0)
+    fill = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": model.answer_token_type}
+    data, roles = _lay_out(data, lengths, answers, model.image_token_id, side, fill)
     if model_wants_positions(model):
         data["position_ids"] = (data["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
     device = model.device
@@ -157,19 +172,25 @@ def _lay_out(
     answers: list[list[int]],
     image_token_id: int | None,
     side: str,
-    pad: int,
+    fill: dict[str, int],
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Join prompts and answers row by row and pad once, on `side`; every per-token tensor follows."""
-    per_token = [k for k, v in data.items() if v.shape == data["input_ids"].shape]
+    """Join prompts and answers row by row and pad once, on `side`; every per-token tensor follows.
+
+    Rows are read by their attention mask: some processors pad on the left whatever their tokenizer is told.
+    """
+    per_token = [k for k in PER_TOKEN if k in data]
     n, width = len(lengths), int((lengths + torch.tensor([len(a) for a in answers])).max())
-    out = {k: torch.full((n, width), pad if k == "input_ids" else 0, dtype=data[k].dtype) for k in per_token}
+    out = {k: torch.full((n, width, *data[k].shape[2:]), fill.get(k, 0), dtype=data[k].dtype) for k in per_token}
     roles = {r: torch.zeros(n, width, dtype=torch.bool) for r in ("last_prompt", "prompt", "image", "text", "response")}
+    real = data["attention_mask"].bool()
     for row, (length, answer) in enumerate(zip(lengths.tolist(), answers, strict=True)):
         total = length + len(answer)
         start = width - total if side == "left" else 0
         middle, end = start + length, start + total
         for key in per_token:
-            out[key][row, start:middle] = data[key][row, :length]
+            out[key][row, start:middle] = data[key][row, real[row]]
+        if "cross_attention_mask" in out:  # an answer sees the pictures that the end of its prompt saw
+            out["cross_attention_mask"][row, middle:end] = out["cross_attention_mask"][row, middle - 1]
         out["input_ids"][row, middle:end] = torch.tensor(answer, dtype=torch.long)
         out["attention_mask"][row, middle:end] = 1
         roles["prompt"][row, start:middle] = True

@@ -4,18 +4,24 @@ With m_h, m_b a neuron's mean over harmful and benign prompts of one cell (langu
 pooled deviation and c_i = ||W_down[:, i]||_2 the length of what the neuron writes:
 
     effect_size      (m_h - m_b) / s                   how *separable* the two are (Cohen's d)
+    sas              z-score of m_h - m_b in its layer how far it stands out among its neighbours
     contribution     |m_h - m_b| * c_i                 how much the residual stream *moves*
+    cett             mean share of the MLP's output    how much of it the neuron *is*, harmful minus benign
     precise_shield   I_i(D) = |mean_D h_i| * c_i       the paper's importance, one ranking per label
+    sn_tune          min_D |h_i| * c_i                 important on *every* prompt, one ranking per label
+    wanda            ||W_down[:, i]||_1 * rms_D h_i    the pruning score, one ranking per label
+    lape             entropy over languages            which *language* a neuron serves: to take away, not to choose
 
-The three disagree, and the choice decides what a later update costs; none of them shows that a neuron
-does anything (`verify` does). Scoring costs nothing once moments are captured.
+They disagree, and the choice decides what a later update costs; none of them shows that a neuron
+does anything (`verify` does). Scoring costs nothing once moments are captured. Three more need the model itself:
+`attribution`, `snip` and `change_score`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -28,12 +34,19 @@ if TYPE_CHECKING:
     import pandas as pd
     from jaxtyping import Float
 
-__all__ = ["METHODS", "Scores", "contrast", "language_entropy"]
+__all__ = ["METHODS", "Columns", "Scores", "contrast", "language_entropy"]
 
 Array = np.ndarray
 
 
-def effect_size(harmful: Moments, benign: Moments, norms: Array) -> tuple[Array, Array | None]:
+class Columns(NamedTuple):
+    """Norms of the columns of W_down, [n_layers, d_mlp] each."""
+
+    l2: Array
+    l1: Array
+
+
+def effect_size(harmful: Moments, benign: Moments, columns: Columns) -> tuple[Array, Array | None]:
     """Cohen's d: (m_h - m_b) / s with s^2 = ((n_h-1) s_h^2 + (n_b-1) s_b^2) / (n_h + n_b - 2).
 
     Signed; ranked by magnitude. A neuron that never varies scores 0.
@@ -45,15 +58,56 @@ def effect_size(harmful: Moments, benign: Moments, norms: Array) -> tuple[Array,
     return np.divide(difference, pooled, out=np.zeros_like(difference), where=pooled > 0), None
 
 
-def contribution(harmful: Moments, benign: Moments, norms: Array) -> tuple[Array, Array | None]:
+def sas(harmful: Moments, benign: Moments, columns: Columns) -> tuple[Array, Array | None]:
+    """Safety activation shift: the z-score of m_h - m_b among the neurons of its layer.
+
+    Source: SafeNeuron (2026), "SAS".
+    """
+    shift = harmful.mean - benign.mean
+    spread = shift.std(axis=-1, keepdims=True)
+    centred = shift - shift.mean(axis=-1, keepdims=True)
+    return np.divide(centred, spread, out=np.zeros_like(shift), where=spread > 0), None
+
+
+def cett(harmful: Moments, benign: Moments, columns: Columns) -> tuple[Array, Array | None]:
+    """E_harmful - E_benign of CETT_i = ||W_down[:, i] h_i||_2 / ||MLP output||_2.
+
+    Source: Zhang et al. (2024), arXiv 2402.03804; as a neuron score, Gao et al. (2025), "H-Neurons".
+    """
+    return (harmful.share - benign.share) * columns.l2, None
+
+
+def sn_tune(harmful: Moments, benign: Moments, columns: Columns) -> tuple[Array, Array | None]:
+    """min over harmful prompts of ||MLP without i - MLP||_2 = |h_i| c_i; the same on benign prompts is taken away.
+
+    Neurons above a threshold on *every* harmful prompt are those whose minimum is above it; taking the benign ones
+    ("foundation neurons") away is their robust variant.
+    Source: Zhao et al. (2025), "Safety-Specific Neuron", SN-Tune and RSN-Tune.
+    """
+    return harmful.least * columns.l2, benign.least * columns.l2
+
+
+def wanda(harmful: Moments, benign: Moments, columns: Columns) -> tuple[Array, Array | None]:
+    """Sum over a neuron's outgoing weights of |W| * rms(h) on harmful prompts; the same on benign ones is taken away.
+
+    Source: Sun et al. (2023), "Wanda"; its set difference for safety, Wei et al. (2024), arXiv 2402.05162.
+    """
+
+    def importance(moments: Moments) -> Array:
+        return columns.l1 * np.sqrt(moments.m2 / moments.n + moments.mean**2)
+
+    return importance(harmful), importance(benign)
+
+
+def contribution(harmful: Moments, benign: Moments, columns: Columns) -> tuple[Array, Array | None]:
     """|m_h - m_b| * c_i: how far the neuron moves the residual stream between the two labels.
 
     Source: the contribution measure of Precise Shield (2026), applied to the difference of means.
     """
-    return np.abs(harmful.mean - benign.mean) * norms, None
+    return np.abs(harmful.mean - benign.mean) * columns.l2, None
 
 
-def precise_shield(harmful: Moments, benign: Moments, norms: Array) -> tuple[Array, Array | None]:
+def precise_shield(harmful: Moments, benign: Moments, columns: Columns) -> tuple[Array, Array | None]:
     """Importance on harmful prompts, and on benign prompts as what is subtracted.
 
     I_i(D) = |mean_D h_i| * c_i, normalised to sum 1 within the layer. The safety neurons of a layer are
@@ -62,17 +116,15 @@ def precise_shield(harmful: Moments, benign: Moments, norms: Array) -> tuple[Arr
     """
 
     def importance(moments: Moments) -> Array:
-        raw = np.abs(moments.mean) * norms
+        raw = np.abs(moments.mean) * columns.l2
         total = raw.sum(axis=-1, keepdims=True)
         return np.divide(raw, total, out=np.zeros_like(raw), where=total > 0)
 
     return importance(harmful), importance(benign)
 
 
-METHODS: dict[str, Callable[[Moments, Moments, Array], tuple[Array, Array | None]]] = {
-    "effect_size": effect_size,
-    "contribution": contribution,
-    "precise_shield": precise_shield,
+METHODS: dict[str, Callable[[Moments, Moments, Columns], tuple[Array, Array | None]]] = {
+    method.__name__: method for method in (contribution, effect_size, sas, cett, precise_shield, sn_tune, wanda)
 }
 
 
@@ -181,9 +233,18 @@ def contrast(stats: Stats, *, method: str = "contribution") -> Scores:
     >>> contrast(stats, method="effect_size").values.shape     # doctest: +SKIP  (30 cells, 6 layers, 640 neurons)
     (30, 6, 640)
 
+    Args:
+        method: one of `METHODS`, or "lape": log(languages) - entropy for the neurons that the cell's language activates,
+            so that the most language-bound ones are `top` (take them away from a safety set with `-`).
+
     Raises:
-        InputError: unknown method, or no cell with both labels.
+        InputError: unknown method, or no cell with both labels; for "lape", fewer than two languages.
     """
+    if method == "lape":
+        cells = list(dict.fromkeys(g.cell for g in stats.groups))
+        return _scores(stats, cells, language_bound(stats, cells), None, "lape")
+    if method not in METHODS:
+        raise InputError(f"method={method!r} is unknown; use one of {', '.join([*METHODS, 'lape'])}")
     return contrast_groups(stats, [(cell, None) for cell in _contrastable(stats)], method)
 
 
@@ -203,13 +264,19 @@ def contrast_groups(stats: Stats, groups: list[tuple[Cell, int | None]], method:
 def score_pairs(stats: Stats, cells: list[Cell], pairs: list[tuple[Moments, Moments]], method: str) -> Scores:
     """Apply a method's formula to (harmful, benign) moments, one pair a cell."""
     if method not in METHODS:
-        raise InputError(f"method={method!r} is unknown; use one of {', '.join(METHODS)}")
-    results = [METHODS[method](harmful, benign, stats.down_norms) for harmful, benign in pairs]
+        more = "; 'lape' has no pairs of labels to compare" if method == "lape" else ""
+        raise InputError(f"method={method!r} is unknown here; use one of {', '.join(METHODS)}{more}")
+    columns = Columns(stats.down_norms, stats.down_l1)
+    results = [METHODS[method](harmful, benign, columns) for harmful, benign in pairs]
     against = [a for _, a in results if a is not None]
+    return _scores(stats, cells, np.stack([v for v, _ in results]), np.stack(against) if against else None, method)
+
+
+def _scores(stats: Stats, cells: list[Cell], values: Array, against: Array | None, method: str) -> Scores:
     return Scores(
         cells,
-        np.stack([v for v, _ in results]),
-        np.stack(against) if against else None,
+        values,
+        against,
         method,
         stats.n_params,
         stats.params_per_neuron,
@@ -227,18 +294,36 @@ def language_entropy(stats: Stats) -> Float[Array, "n_layers d_mlp"]:
 
     Source: Tang et al. (2024), "Language-Specific Neurons", eq. 4 and section 2.2.
     """
-    languages = list(dict.fromkeys(g.language for g in stats.groups))
-    if len(languages) < 2:
-        raise InputError("language_entropy: needs prompts in at least two languages")
-    rates = []
-    for language in languages:
-        mine = [m for g, m in stats.groups.items() if g.language == language]
-        rates.append(sum(m.n * m.positive for m in mine) / sum(m.n for m in mine))
-    active = np.stack(rates)
+    rates = language_rates(stats)
+    active = np.stack(list(rates.values()))
     total = active.sum(axis=0, keepdims=True)
     share = np.divide(active, total, out=np.zeros_like(active), where=total > 0)
     entropy = -(share * np.log(np.where(share > 0, share, 1.0))).sum(axis=0)
-    return np.where(active.max(axis=0) >= np.quantile(active, 0.95), entropy, np.inf)
+    return np.where(active.max(axis=0) >= np.quantile(active, ACTIVE), entropy, np.inf)
+
+
+ACTIVE = 0.95  # quantile of all activation rates above which a language activates a neuron
+
+
+def language_rates(stats: Stats) -> dict[str, Float[Array, "n_layers d_mlp"]]:
+    """P(h > 0 | language) of every neuron."""
+    languages = list(dict.fromkeys(g.language for g in stats.groups))
+    if len(languages) < 2:
+        raise InputError("lape: needs prompts in at least two languages")
+    rates = {}
+    for language in languages:
+        mine = [m for g, m in stats.groups.items() if g.language == language]
+        rates[language] = sum(m.n * m.positive for m in mine) / sum(m.n for m in mine)
+    return rates  # type: ignore[return-value]
+
+
+def language_bound(stats: Stats, cells: list[Cell]) -> Float[Array, "cell n_layers d_mlp"]:
+    """log(languages) - LAPE where the cell's language activates the neuron, else 0: large means bound to it."""
+    rates = language_rates(stats)
+    entropy = language_entropy(stats)
+    bound = np.where(np.isfinite(entropy), np.log(len(rates)) - entropy, 0.0)
+    often = np.quantile(np.stack(list(rates.values())), ACTIVE)
+    return np.stack([np.where(rates[c.language] >= often, bound, 0.0) for c in cells])
 
 
 def _top_mask(rank: Array, count: int) -> Array:

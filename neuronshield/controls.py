@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .capture import Moments, Stats, capture, record
-from .contrast import METHODS, contrast, language_entropy
+from .contrast import METHODS, Columns, contrast, language_entropy
 from .errors import InputError
 from .models import Model
 from .neurons import NeuronSet
@@ -135,7 +135,7 @@ def control_sets(
         out.missing |= {"permuted": str(error), "next rank": str(error)}
     else:
         method = neurons.provenance.get("method")
-        method = method if method in METHODS else "contribution"
+        method = method if method in METHODS and method != "cett" else "contribution"  # needs more than activations
         scores = contrast(stats, method=method)
         score = sum(np.abs(scores.values[scores.cells.index(c)]) for c in cells)
         out.fixed["next rank"] = _best(neurons, model, np.asarray(score), f"next ranks of {method}")
@@ -197,9 +197,9 @@ def _permuted(
 ) -> tuple[list[NeuronSet], float]:
     """Re-run the selection with shuffled labels: twins swap sides by a coin, other prompts within their cell."""
     act = record(model, rows, batch_size=batch_size).numpy()
-    norms = model.down_norms().numpy()
     layers = list(neurons.by_layer())
-    act, norms = act[:, layers], norms[layers]
+    act = act[:, layers]
+    columns = Columns(model.down_norms().numpy()[layers], model.down_norms(1).numpy()[layers])
     where = {id(p): i for i, p in enumerate(rows)}
     label = np.array([p.label == "harmful" for p in rows])
     twins = np.array([(where[id(h)], where[id(b)]) for h, b in rows.pairs()], dtype=int).reshape(-1, 2)
@@ -217,7 +217,7 @@ def _permuted(
         for name in dict.fromkeys(cell):
             harmful, benign = (act[(cell == name) & (shuffled == side)] for side in (True, False))
             if len(harmful) and len(benign):
-                score[layers] += np.abs(METHODS[method](Moments.of(harmful), Moments.of(benign), norms)[0])
+                score[layers] += np.abs(METHODS[method](Moments.of(harmful), Moments.of(benign), columns)[0])
         sets.append(_best(neurons, model, score, "selected on shuffled labels"))
         again = {
             (layer, int(i))

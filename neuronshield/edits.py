@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .adapter import ADAPTER, attach, merge, places, shared_copy, with_module
+from .adapter import ADAPTER, attach, merge, places, shared_copy, slots, with_module
 from .capture import record, versions
 from .collate import batches
 from .errors import InputError
@@ -94,7 +94,7 @@ def low_rank_edit(
     activations = record(model, list(rows))
     directions = _steepest(model, PromptSet(p for p in rows if p.label == "harmful"), tokens)
     where = places(model, neurons, ("down",))
-    adapter = attach(model, where, max(neurons.per_layer().values()), hot=True, seed=0)
+    adapter = attach(model, where, slots(where), hot=True, seed=0)
     wrapped = adapter.modules()
     unit: dict[str, Tensor] = {}
     for place in where:
@@ -124,6 +124,7 @@ def _rows(model: Model, neurons: NeuronSet, prompts: PromptSet, what: str) -> Pr
     if not len(neurons):
         raise InputError(f"{what}: the neuron set is empty; there is nothing to edit")
     neurons.check_model(model)
+    model.needs_weights(what)
     rows = prompts.for_step("train")
     rows.require_both_labels(what)
     return rows

@@ -68,7 +68,7 @@ def smollm2() -> tuple[str, dict[str, Any]]:
 
 
 def dataset(name: str, *, n: int = 64, seed: int = 0) -> list[dict[str, Any]]:
-    """`n` harmful prompts of a public set and `n` benign ones of ours, as prompt records.
+    """`n` harmful prompts of a public set and as many benign ones of ours (at most all of them), as prompt records.
 
     >>> [r["label"] for r in dataset("advbench", n=1)]         # doctest: +SKIP
     ['harmful', 'benign']
@@ -85,9 +85,8 @@ def dataset(name: str, *, n: int = 64, seed: int = 0) -> list[dict[str, Any]]:
     # HarmBench's contextual and copyright behaviours need material beyond the request itself.
     texts = [r[column].strip() for r in rows if r.get("FunctionalCategory", "standard") == "standard"]
     benign = benign_prompts()
-    for what, found in ((name, texts), ("benign", benign)):
-        if not 1 <= n <= len(found):
-            raise InputError(f"fetch: n={n}, but there are 1 to {len(found)} {what} prompts")
+    if not 1 <= n <= len(texts):
+        raise InputError(f"fetch: n={n}, but there are 1 to {len(texts)} {name} prompts")
     rng = np.random.default_rng(seed)
     chosen = [(name, "harmful", texts[i]) for i in rng.permutation(len(texts))[:n]]
     chosen += [("neuronshield", "benign", benign[i]) for i in rng.permutation(len(benign))[:n]]

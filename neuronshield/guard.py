@@ -41,7 +41,7 @@ from .errors import InputError
 from .evaluate import Answer, Evaluation
 from .grade import OpeningsArg, grade, openings_for
 from .intervene import _quiet
-from .models import Model
+from .models import Model, by_row
 from .neurons import NeuronSet
 from .prompts import Cell, Prompt, PromptSet
 from .statistics import Interval, rate
@@ -132,16 +132,19 @@ def _decode_batch(
         return answers[0]
 
     envoys = model.envoys
-    members = {layer: torch.tensor(indices, device=model.device) for layer, indices in neurons.by_layer().items()}
+    idle = model.idle(batch.encoding)
+    members = {
+        layer: torch.tensor(own, device=model.device) for layer, own in neurons.by_layer().items() if layer not in idle
+    }
     with torch.no_grad(), _quiet(), model.traced.trace(fn=run, **encoding) as tracer:
         seen = nnsight.save({})
         for step in tracer.iter[:n]:
             for layer, indices in members.items():
                 h = envoys[layer].input
-                new, seen[step, layer] = change(layer, h[:, -1, indices])
+                new, seen[step, layer] = change(layer, by_row(h, len(batch.rows))[:, -1, indices])
                 if new is not None:
                     h = h.clone()
-                    h[:, -1, indices] = new
+                    by_row(h, len(batch.rows))[:, -1, indices] = new
                     envoys[layer].input = h
     done = answers[0][:, batch.encoding["input_ids"].shape[1] :]
     missing = {(step, layer) for step in range(done.shape[1]) for layer in members} ^ set(seen)

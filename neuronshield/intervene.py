@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from .collate import Batch, batches
+from .collate import PER_TOKEN, Batch, batches
 from .errors import InputError
 from .grade import OpeningTokens, margin
 from .intervention import Intervention
-from .models import Model
+from .models import Model, by_row
 from .neurons import NeuronSet
 from .prompts import Prompt
 
@@ -55,21 +55,21 @@ class _Edit(NamedTuple):
 
     def apply(self, h: Tensor) -> int:
         """Change `h` [rows, pos, d_mlp] in place; how many tokens were touched."""
-        mine = h[self.start : self.stop]
+        mine, indices = h[self.start : self.stop], self.indices.to(h.device)  # layers may be on different devices
         if self.where is None:
-            old = mine[:, -1, self.indices]
+            old = mine[:, -1, indices]
             new = old * self.new if self.scale else torch.as_tensor(self.new, dtype=h.dtype, device=h.device)
             if self.active is not None:
-                new = torch.where(self.active[:, None], new, old)
-            mine[:, -1, self.indices] = new
+                new = torch.where(self.active[:, None].to(h.device), new, old)
+            mine[:, -1, indices] = new
             return len(mine) if self.active is None else int(self.active.sum())
-        old = mine[:, :, self.indices]
+        old = mine[:, :, indices]
         if self.scale:
             new = old * self.new
         else:
             new = torch.as_tensor(self.new, dtype=h.dtype, device=h.device)
             new = new[:, None, :] if new.ndim == 2 else new
-        mine[:, :, self.indices] = torch.where(self.where[..., None], new, old)
+        mine[:, :, indices] = torch.where(self.where[..., None].to(h.device), new, old)
         return int(self.where.sum())
 
 
@@ -86,7 +86,7 @@ def _edits(
     """Edits by layer for conditions stacked in one forward, and how many tokens each layer must see touched."""
     edits: dict[int, list[_Edit]] = {}
     expected: dict[int, int] = {}
-    n = len(batch.rows)
+    n, idle = len(batch.rows), model.idle(batch.encoding)
     for i, part in enumerate(conditions):
         if part is None:
             continue
@@ -96,6 +96,8 @@ def _edits(
         if not tokens:
             continue
         for layer, members in part.neurons.by_layer().items():
+            if layer in idle:
+                continue
             new = part.new(layer, members, batch.rows)
             new = new.to(model.device) if isinstance(new, torch.Tensor) else new
             indices = torch.tensor(members, device=model.device)
@@ -176,14 +178,15 @@ def _logits(
     with torch.no_grad(), model.traced.trace(**encoding) as tracer:
         fired, kept = nnsight.save({}), nnsight.save({})
         if entry is not None:
-            for below in range(first):
+            idle = model.idle(batch.encoding)
+            for below in (i for i in range(first) if i not in idle):
                 layers[below].skip(entry)
         for layer in sorted({*edits, *keep}):
             if layer in keep:
                 kept[layer] = layers[layer].input
             if layer in edits:
                 h = envoys[layer].input.clone()
-                fired[layer] = sum(edit.apply(h) for edit in edits[layer])
+                fired[layer] = sum(edit.apply(by_row(h, n * times)) for edit in edits[layer])
                 envoys[layer].input = h
         result = tracer.result.save()
     if dict(fired) != expected:
@@ -215,7 +218,8 @@ def _share(model: Model, prompts: Sequence[Prompt], batch: Batch, layers: Sequen
     `layers` are those that a condition may touch first; with `last_only` nothing before the last token is touched.
     """
     out = _Shared(dict(batch.encoding))
-    firsts = [layer for layer in layers if layer]
+    idle = model.idle(batch.encoding)
+    firsts = [layer for layer in layers if layer and layer not in idle]
     full, kept = _logits(model, prompts, batch, [None], out, () if last_only else firsts)
     step = _last_token_step(model, batch) if last_only else None
     if step is not None:
@@ -242,16 +246,13 @@ def _same(model: Model, a: Tensor, b: Tensor) -> bool:
     return torch.allclose(a.float(), b.float(), rtol=1e-3, atol=0.25 if loose else 1e-3)
 
 
-_PER_TOKEN = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
-
-
 def _last_token_step(model: Model, batch: Batch) -> _Shared | None:
     """All tokens but the last run once; None where the model cannot go on from there."""
     width = batch.encoding["input_ids"].shape[1]
     if width < 2 or not model.forward_takes("past_key_values") or "position_ids" not in batch.encoding:
         return None
-    first = {k: v[:, :-1] if k in _PER_TOKEN else v for k, v in batch.encoding.items()}
-    last = {k: v[:, -1:] for k, v in batch.encoding.items() if k in _PER_TOKEN}
+    first = {k: v[:, :-1] if k in PER_TOKEN else v for k, v in batch.encoding.items()}
+    last = {k: v[:, -1:] for k, v in batch.encoding.items() if k in PER_TOKEN}
     last["attention_mask"] = batch.encoding["attention_mask"]
     from transformers import DynamicCache
 
@@ -269,7 +270,7 @@ def _chunks(conditions: Sequence[Intervention | None], n: int, shared: _Shared) 
     if shared.cache is not None:
         size = sum(x.numel() * x.element_size() for a in shared.cache.layers for x in (a.keys, a.values))
     limit = max(1, min(STACKED_ROWS // n, STACKED_BYTES // max(size, 1)))
-    if any(k not in _PER_TOKEN for k in shared.encoding):  # pictures: rows may not line up with prompts
+    if any(k not in PER_TOKEN for k in shared.encoding):  # pictures: rows may not line up with prompts
         limit = 1
     by_first: dict[int, list[int]] = {}
     for i, c in enumerate(conditions):
@@ -459,7 +460,7 @@ def _generate_ids(
         for step in tracer.iter[: len(steps)]:
             for layer, changes in steps[step].items():
                 h = envoys[layer].input.clone()
-                fired[step, layer] = sum(edit.apply(h) for edit in changes)
+                fired[step, layer] = sum(edit.apply(by_row(h, len(batch.rows))) for edit in changes)
                 envoys[layer].input = h
     done = answers[0].shape[1] - batch.encoding["input_ids"].shape[1]
     expected = {

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
-__all__ = ["Example", "deal", "examples", "refusal_for", "step_loss"]
+__all__ = ["Example", "answer_loss", "deal", "examples", "refusal_for", "step_loss"]
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,11 @@ def step_loss(
                 after = _logits(model, trained, batch)
             losses = _kept(before, after, batch) * retention if before is not None else _taught(after, batch)
             yield losses.sum() / len(chosen)
+
+
+def answer_loss(model: Model, batch: Batch) -> Float[Tensor, " batch"]:
+    """Mean negative log-likelihood of each row's answer."""
+    return _taught(_logits(model, model.module, batch), batch)
 
 
 def _batches(model: Model, chosen: Sequence[Example]) -> Iterator[Batch]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
     from jaxtyping import Float
 
-__all__ = ["Overlap", "jaccard", "overlap", "overlap_coefficient"]
+__all__ = ["Overlap", "anchored", "jaccard", "overlap", "overlap_coefficient"]
 
 
 def jaccard(a: NeuronSet, b: NeuronSet) -> float:
@@ -51,14 +51,14 @@ class Overlap:
     """Overlap of every pair of cells, with its nulls.
 
     Attributes:
-        cells: rows and columns.
+        cells: rows and columns; languages or modalities after `along`.
         jaccard, coefficient: of the cells' sets; the diagonal is 1.
         floor: Jaccard of the benign-versus-benign selections of the two cells.
         ceiling: for two cells the geometric mean of their split-half Jaccards.
         sets: the sets themselves.
     """
 
-    cells: list[Cell]
+    cells: list[Any]
     jaccard: Float[np.ndarray, "cell cell"]
     coefficient: Float[np.ndarray, "cell cell"]
     floor: Float[np.ndarray, "cell cell"]
@@ -85,6 +85,36 @@ class Overlap:
         ]
         return pd.DataFrame(rows)
 
+    def along(self, axis: str) -> Overlap:
+        """Language x language (or modality x modality): the mean over cells that differ in that axis only.
+
+        >>> overlap(stats, k=64).along("language").jaccard.shape    # doctest: +SKIP  (10 languages, 3 modalities)
+        (10, 10)
+
+        A pair that no cells of one language (modality) make is NaN.
+
+        Raises:
+            InputError: an axis that is neither "language" nor "modality", or it was taken already.
+        """
+        if axis not in ("language", "modality") or not self.sets:
+            raise InputError(f"along({axis!r}): use 'language' or 'modality', once")
+        other = "modality" if axis == "language" else "language"
+        names = list(dict.fromkeys(getattr(c, axis) for c in self.cells))
+        at = {(getattr(c, axis), getattr(c, other)): i for i, c in enumerate(self.cells)}
+        rest = list(dict.fromkeys(getattr(c, other) for c in self.cells))
+
+        def mean(matrix: np.ndarray) -> np.ndarray:
+            out = np.full((len(names), len(names)), np.nan)
+            for i, a in enumerate(names):
+                for j, b in enumerate(names):
+                    found = [matrix[at[a, r], at[b, r]] for r in rest if (a, r) in at and (b, r) in at]
+                    found = [v for v in found if np.isfinite(v)]
+                    out[i, j] = np.mean(found) if found else np.nan
+            return out
+
+        shared, part, floor, ceiling = map(mean, (self.jaccard, self.coefficient, self.floor, self.ceiling))
+        return Overlap(names, shared, part, floor, ceiling, {}, self.method, self.provenance)
+
     def figure(self) -> go.Figure:
         """Three heatmaps on one scale: overlap, floor, ceiling."""
         from .plots import overlap_heatmap
@@ -109,7 +139,26 @@ class Overlap:
         return self.to_frame().to_html(index=False, float_format="{:.2f}".format)
 
 
-def overlap(stats: Stats, *, method: str = "contribution", **size: Any) -> Overlap:
+def anchored(sets: dict[Cell, NeuronSet], anchor: Cell | tuple[str, str] = ("en", "text")) -> dict[Cell, NeuronSet]:
+    """What each cell's set shares with the anchor's: the field's "shared" or "cross-lingual" safety neurons.
+
+    >>> anchored(scores.top(k=64))[Cell("sw", "text")]         # doctest: +SKIP
+    NeuronSet(9 neurons in 2 layers)
+
+    An intersection is not empty by chance alone: read it beside `overlap`'s floor.
+
+    Raises:
+        InputError: no set of the anchor.
+
+    Source: Precise Shield (2026), intersection with English.
+    """
+    anchor = Cell.of(anchor)
+    if anchor not in sets:
+        raise InputError(f"anchored: no set of {anchor}; there are {', '.join(map(str, sets))}")
+    return {cell: neurons & sets[anchor] for cell, neurons in sets.items()}
+
+
+def overlap(stats: Stats, *, method: str = "contribution", without: NeuronSet | None = None, **size: Any) -> Overlap:
     """Overlap between all cells that have both labels.
 
     >>> overlap(stats, method="contribution", k=64).jaccard.shape        # doctest: +SKIP
@@ -117,6 +166,8 @@ def overlap(stats: Stats, *, method: str = "contribution", **size: Any) -> Overl
 
     Args:
         method: how neurons are scored (see `contrast`).
+        without: neurons to take out of every set, floor and ceiling included: the language-bound ones, say
+            (`contrast(stats, method="lape")`).
         **size: one of k, fraction, per_layer, param_fraction, as for `Scores.top`.
 
     Raises:
@@ -124,7 +175,7 @@ def overlap(stats: Stats, *, method: str = "contribution", **size: Any) -> Overl
     """
     scores = contrast(stats, method=method)
     cells = scores.cells
-    sets = scores.top(**size)
+    sets = _without(scores.top(**size), without)
     for cell in cells:
         for label in ("harmful", "benign"):
             for half in (0, 1):
@@ -134,9 +185,9 @@ def overlap(stats: Stats, *, method: str = "contribution", **size: Any) -> Overl
                     raise InputError(
                         f"overlap: {cell} has too few {label} prompts for a split-half ceiling; give it at least 8"
                     ) from None
-    halves = [contrast_groups(stats, [(c, h) for c in cells], method).top(**size) for h in (0, 1)]
+    halves = [_without(contrast_groups(stats, [(c, h) for c in cells], method).top(**size), without) for h in (0, 1)]
     benign = [(stats.moments("benign", c, 0), stats.moments("benign", c, 1)) for c in cells]
-    null = score_pairs(stats, cells, benign, method).top(**size)
+    null = _without(score_pairs(stats, cells, benign, method).top(**size), without)
     stable = np.array([jaccard(halves[0][c], halves[1][c]) for c in cells])
     return Overlap(
         cells,
@@ -148,6 +199,10 @@ def overlap(stats: Stats, *, method: str = "contribution", **size: Any) -> Overl
         method,
         stats.provenance,
     )
+
+
+def _without(sets: dict[Cell, NeuronSet], without: NeuronSet | None) -> dict[Cell, NeuronSet]:
+    return sets if without is None else {cell: neurons - without for cell, neurons in sets.items()}
 
 
 def _matrix(cells: list[Cell], sets: dict[Cell, NeuronSet], measure: Any) -> Float[np.ndarray, "cell cell"]:

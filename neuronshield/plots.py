@@ -6,7 +6,7 @@ beside the shield, numbers in the cells. Text from prompts never enters a figure
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -390,3 +390,39 @@ def layers(scores: Scores, *, k: int = 64) -> go.Figure:
     figure = _style(figure, f"Where the {k} best neurons lie ({scores.method})", max(300, 150 + 16 * len(scores.cells)))
     figure.update_layout(margin={"l": 130})
     return figure
+
+
+def methods(
+    names: list[str], jaccard: np.ndarray, effects: Mapping[str, Sequence[float]], sizes: Mapping[str, int]
+) -> go.Figure:
+    """Scores beside each other: how far they pick the same neurons, and what ablating their picks does, per neuron.
+
+    Args:
+        jaccard: [score, score] overlap of their sets.
+        effects: share of the refusal gap that ablating the set removes: value, low, high.
+        sizes: neurons in each set.
+    """
+    figure = make_subplots(
+        1, 2, subplot_titles=["the same neurons? (Jaccard)", "share of the gap removed, per neuron"], column_widths=[0.55, 0.45],
+        horizontal_spacing=0.06, shared_yaxes=True,
+    )  # fmt: skip
+    figure.add_trace(
+        go.Heatmap(
+            z=_without_diagonal(jaccard), x=names, y=names, colorscale=SEQUENTIAL, zmin=0, zmax=1, texttemplate="%{z:.2f}",
+            textfont={"size": 10}, xgap=1, ygap=1, showscale=False, hovertemplate="%{y} with %{x}: %{z:.2f}<extra></extra>",
+        ),
+        1, 1,
+    )  # fmt: skip
+    value, low, high = (np.array([effects[n][i] / sizes[n] for n in names]) for i in range(3))
+    figure.add_trace(
+        go.Scatter(
+            x=value, y=names, mode="markers", marker={"color": INK, "size": 8}, showlegend=False,
+            error_x={"type": "data", "symmetric": False, "array": high - value, "arrayminus": value - low, "color": INK},
+            hovertemplate="%{y}: %{x:.4f} a neuron<extra></extra>",
+        ),
+        1, 2,
+    )  # fmt: skip
+    figure.add_vline(x=0, line={"color": MUTED, "dash": "dot"}, row=1, col=2)  # type: ignore[arg-type]
+    figure.update_xaxes(tickangle=-60, showgrid=False, row=1, col=1)
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    return _style(figure, "Scores of the literature on the same prompts", 240 + 26 * len(names))

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .adapter import PARTS, Adapter, Place, attach, merge, places, quiet, shared_copy, with_module
+from .adapter import PARTS, Adapter, Place, attach, merge, places, quiet, shared_copy, slots, with_module
 from .capture import versions
 from .errors import InputError
 from .grade import OpeningsArg
@@ -194,7 +194,7 @@ def masked_update(
     outside = train == "rest"
     where = places(model, neurons, parts, outside=outside)
     hot = train == "neurons"
-    adapter = attach(model, where, max(neurons.per_layer().values()) if hot else rank, hot=hot, seed=seed)
+    adapter = attach(model, where, slots(where) if hot else rank, hot=hot, seed=seed)
     _check_budget(adapter.trained, model, budget, len(neurons))
     if not allow_unproven and not outside:
         _warn_unproven(neurons)
@@ -311,6 +311,7 @@ def _check(
         said = f"verify said: {why}" if why else "nothing was proven or selected, so nothing is trained"
         raise InputError(f"masked_update: the neuron set is empty; {said}")
     neurons.check_model(model)
+    model.needs_weights("masked_update")
     for name, value, known in (("objective", objective, OBJECTIVES), ("train", train, TRAIN)):
         if value not in known:
             raise InputError(f"masked_update: {name}={value!r} is unknown; use one of {', '.join(known)}")
@@ -364,6 +365,7 @@ def _words(train: str, parts: tuple[str, ...], rank: int, zeroed: bool) -> str:
 def _control(model: Model, prompts: PromptSet, t: Training, form: str) -> tuple[Options, list[Example], dict[str, Any]]:
     if t.get("objective", "supervised") != "supervised":
         raise InputError(f"{form}: objective={t['objective']!r}: controls are trained 'supervised'")
+    model.needs_weights(form)
     rows = prompts.for_step("train")
     options = Options(
         t.get("steps", 60), t.get("lr", 3e-3), t.get("batch_size", 16), t.get("retention", 4.0), ADAMW, 1, False, None,

@@ -14,7 +14,7 @@ import torch
 import neuronshield as ns
 from neuronshield.causal import _claim, _utility
 from neuronshield.controls import Controls, control_sets, matched_like, random_like
-from neuronshield.grade import Verdict
+from neuronshield.grade import Grade
 from neuronshield.statistics import Interval
 
 HARM, OUT, IDLE, ONE = range(4)  # residual dimensions: harm is known; refusal is said; nobody reads; constant
@@ -225,8 +225,8 @@ def test_utility_is_graded_where_prompts_say_what_is_right(planted: ns.Model):
 @pytest.mark.parametrize(("spoilt", "verdict"), [(0, "passed"), (1, "passed"), (12, "failed")])
 def test_utility_fails_when_too_many_benign_answers_go_wrong(spoilt: int, verdict: str):
     lab = SimpleNamespace(clusters=np.array([f"request {i}" for i in range(48)], dtype=object), seed=0)
-    before = [Verdict(False, True)] * 48
-    after = [Verdict(False, i >= spoilt) for i in range(48)]
+    before = [Grade(False, True)] * 48
+    after = [Grade(False, i >= spoilt) for i in range(48)]
     found = _utility(before, after, list(range(48)), lab)  # type: ignore[arg-type]
     assert found.verdict == verdict
     assert found.effect.value == pytest.approx(-spoilt / 48)

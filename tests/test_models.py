@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -13,6 +14,9 @@ from transformers import BertConfig, BertForMaskedLM, MixtralConfig, MixtralForC
 
 import neuronshield as ns
 from neuronshield import InputError
+from neuronshield.attack import prune
+from neuronshield.intervene import answer_logits
+from neuronshield.intervention import Intervention
 
 MODELS = ("llama", "gpt2", "llava")
 
@@ -191,7 +195,7 @@ def uneven() -> PreTrainedModel:
             bert,
             "BertForMaskedLM: .*no decoder MLP|BertForMaskedLM: .*no MLP we know|BertForMaskedLM: no decoder layers",
         ),
-        (mixtral, "MixtralForCausalLM: mixture-of-experts"),
+        (mixtral, r"MixtralForCausalLM: layer 0 at .* mixture-of-experts modules \('.*expert"),
         (uneven, "LlamaForCausalLM: layers differ in MLP width"),
         (lambda: torch.nn.Linear(2, 3), "Linear: no decoder layers found"),
     ],
@@ -231,3 +235,74 @@ def test_a_folder_with_broken_weights_is_refused(tmp_path: Path, llama: ns.Model
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(InputError, match="cannot load model"):
         ns.load(tmp_path)
+
+
+# -- big models -----------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama on disk whose widths are what 4-bit blocks need."""
+    folder = tmp_path_factory.mktemp("wide")
+    tiny.llama(hidden_size=64, intermediate_size=128).save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("bits", "name", "near"), [("4bit", "nf4", 0.35), ("8bit", "int8", 0.05)])
+def test_a_quantised_model_is_found_and_proven_in_but_not_trained(wide: Path, bits: str, name: str, near: float):
+    pytest.importorskip("bitsandbytes")
+    full, packed = ns.load(wide), ns.load(wide, quantize=bits)
+    assert (packed.n_layers, packed.d_mlp, packed.d_model) == (3, 128, 64)
+    assert packed.n_params == full.n_params
+    assert packed.params_per_neuron == full.params_per_neuron
+    assert packed.provenance()["dtype"] == name
+    assert (packed.down_norms() / full.down_norms() - 1).abs().max() < near
+    before = packed.fingerprint
+    prompts = tiny.prompts().in_cells([("en", "text")])
+    got, wanted = ns.capture(packed, prompts, progress=False), ns.capture(full, prompts, progress=False)
+    a, b = got.moments("harmful", ("en", "text")), wanted.moments("harmful", ("en", "text"))
+    assert a.n == b.n
+    assert np.corrcoef(a.mean.ravel(), b.mean.ravel())[0, 1] > 1 - near / 2
+    one = tiny.activations(packed, prompts[0])[0]  # exactly what plain hooks read in the packed model
+    np.testing.assert_allclose(ns.record(packed, [prompts[0]])[0], one[-1], rtol=1e-3, atol=1e-3)
+    assert got.provenance["dtype"] == name
+    neurons = ns.NeuronSet([(1, 3)], n_layers=3, d_mlp=128)
+    logits = [answer_logits(packed, list(prompts)[:2], i) for i in (None, Intervention(neurons, "clamp", 5.0))]
+    assert not torch.equal(*logits)
+    assert packed.fingerprint == before  # a forward re-packs the weights
+    for what, act in {
+        "masked_update": lambda: ns.masked_update(packed, neurons, prompts),
+        "prune": lambda: prune(packed, neurons),
+    }.items():
+        with pytest.raises(InputError, match=f"{what}: .* is loaded in {name}.*bfloat16"):
+            act()
+
+
+def test_a_device_map_places_the_model_and_the_numbers_stay(wide: Path):
+    plain, mapped = ns.load(wide), ns.load(wide, device_map={"": "cpu"})
+    prompts = tiny.prompts().in_cells([("en", "text")])
+    a, b = (ns.capture(m, prompts, progress=False).moments("benign", ("en", "text")).mean for m in (plain, mapped))
+    np.testing.assert_array_equal(a, b)
+
+
+def test_where_and_how_to_load_is_said_once_and_known(wide: Path):
+    with pytest.raises(InputError, match="device= or device_map="):
+        ns.load(wide, device="cpu", device_map="auto")
+    with pytest.raises(InputError, match="quantize='2bit' is unknown; use '4bit' or '8bit'"):
+        ns.load(wide, quantize="2bit")
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("Qwen2VLVideoProcessor requires the Torchvision library but it was not found", "pip install torchvision"),
+        ("The repository x/y contains custom code ... set `trust_remote_code=True`", "trust_remote_code=True"),
+        ("Package `num2words` is required to run SmolVLM processor.", "folder or a hub id"),
+    ],
+)
+def test_what_a_load_fails_on_is_advised_on(wide: Path, monkeypatch: pytest.MonkeyPatch, said: str, advice: str):
+    def fail(*_: Any, **__: Any) -> None:
+        raise ImportError(said)
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", fail)
+    with pytest.raises(InputError, match=f"cannot load model .*{advice}"):
+        ns.load(wide)

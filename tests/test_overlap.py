@@ -98,3 +98,51 @@ def test_a_cell_with_too_few_requests_for_halves_is_refused(llama: ns.Model):
     stats = capture(llama, tiny.prompts(languages=["en"]).where(pair_id="0-0"), progress=False)
     with pytest.raises(InputError, match=r"en/text has too few .* prompts for a split-half ceiling"):
         overlap(stats, k=3)
+
+
+def test_along_an_axis_is_the_mean_over_cells_that_differ_in_it_only(found: tuple):
+    got = found[2]
+    for axis, other, names in (("language", "modality", ["en", "sw"]), ("modality", "language", ["text", "image"])):
+        part = got.along(axis)
+        assert sorted(part.cells) == sorted(names)
+        for name in ("jaccard", "coefficient", "floor", "ceiling"):
+            whole, mine = getattr(got, name), getattr(part, name)
+            for i, a in enumerate(part.cells):
+                for j, b in enumerate(part.cells):
+                    pairs = [
+                        whole[x, y] for x, c in enumerate(got.cells) for y, d in enumerate(got.cells)
+                        if getattr(c, axis) == a and getattr(d, axis) == b and getattr(c, other) == getattr(d, other)
+                    ]  # fmt: skip
+                    assert len(pairs) == 2
+                    assert mine[i, j] == pytest.approx(np.mean(pairs))
+        assert part.figure().data[0].x == tuple(part.cells)
+    for wrong in ("label", "cells"):
+        with pytest.raises(InputError, match="use 'language' or 'modality', once"):
+            got.along(wrong)
+    with pytest.raises(InputError, match="once"):
+        got.along("language").along("language")
+
+
+def test_neurons_taken_out_are_out_of_sets_floor_and_ceiling(llava: ns.Model, found: tuple):
+    prompts, raw, whole = found
+    cells = whole.cells
+    out = whole.sets[cells[0]]
+    got = overlap(capture(llava, prompts, progress=False), method="contribution", k=K, without=out)
+    assert len(got.sets[cells[0]]) == 0
+    for cell in cells:
+        assert set(got.sets[cell]) == set(whole.sets[cell]) - set(out)
+    norms = llava.down_norms().numpy()
+    gone = {layer * 29 + i for layer, i in out}
+    null = {c: best(np.abs(raw["benign", c, 0].mean(0) - raw["benign", c, 1].mean(0)) * norms) - gone for c in cells}
+    for i, a in enumerate(cells):
+        for j, b in enumerate(cells):
+            assert got.floor[i, j] == pytest.approx(share(null[a], null[b]))
+
+
+def test_what_is_shared_with_an_anchor(found: tuple):
+    sets = found[2].sets
+    shared = ns.anchored(sets, ("en", "text"))
+    for cell, neurons in shared.items():
+        assert set(neurons) == set(sets[cell]) & set(sets[Cell("en", "text")])
+    with pytest.raises(InputError, match=r"no set of ko/text; there are en/text"):
+        ns.anchored(sets, ("ko", "text"))

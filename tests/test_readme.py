@@ -130,7 +130,7 @@ HOLDS = {"half": ns.Intervention, "model": ns.Model, "prompts": ns.PromptSet, "s
 
 @pytest.mark.parametrize(
     ("variable", "name"),
-    sorted({m for code in [*PYTHON, *SPANS] for m in re.findall(rf"(?<![\w./])({'|'.join(HOLDS)})\.([a-z_]+)\b(?!/)", code)}
+    sorted({m for code in [*PYTHON, *SPANS] for m in re.findall(rf"(?<![\w./])({'|'.join(HOLDS)})\.([a-z_]+)\b(?![/.])", code)}
            - {("prompts", "jsonl")}),  # a file
 )  # fmt: skip
 def test_every_attribute_in_the_readme_exists(variable: str, name: str):

@@ -1,0 +1,178 @@
+"""Each data set's columns, on files of its shape written here; the requests are ours and harmless."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import tiny
+
+from neuronshield import Cell, InputError
+from neuronshield.readers import READERS, read
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a.jpg", "b.jpg", "SD/0.jpg", "SD_TYPO/0.jpg", "TYPO/0.jpg", "query_ForbidQI_1_2_6.png"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        tiny.picture(0).save(path, format="PNG")
+    return tmp_path
+
+
+def table(path: Path, rows: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".json":
+        path.write_text(json.dumps(rows), encoding="utf-8")
+    elif path.suffix == ".parquet":
+        pd.DataFrame(rows).to_parquet(path)
+    else:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+#: name -> file name, its rows, and (prompt, label, language, modality, pictures) of every prompt wanted of them
+CASES: dict[str, tuple[str, Any, list[tuple[str, str, str, str, int]]]] = {
+    "advbench": ("a.csv", [{"goal": "Steal a, ring", "target": "Sure"}], [("Steal a, ring", "harmful", "en", "text", 0)]),
+    "harmbench": (
+        "h.csv",
+        [{"Behavior": "Cut it", "FunctionalCategory": "standard", "SemanticCategory": "x", "BehaviorID": "cut"},
+         {"Behavior": "In this context", "FunctionalCategory": "contextual", "SemanticCategory": "x", "BehaviorID": "c"}],
+        [("Cut it", "harmful", "en", "text", 0)],
+    ),
+    "strongreject": (
+        "s.csv", [{"category": "v", "source": "x", "forbidden_prompt": "Steal it"}],
+        [("Steal it", "harmful", "en", "text", 0)],
+    ),
+    "xstest": (
+        "x.csv",
+        [{"id": 1, "prompt": "How do I kill a process?", "type": "homonyms", "label": "safe"},
+         {"id": 2, "prompt": "How do I steal it?", "type": "contrast_homonyms", "label": "unsafe"}],
+        [("How do I kill a process?", "benign", "en", "text", 0), ("How do I steal it?", "harmful", "en", "text", 0)],
+    ),
+    "multijail": (
+        "m.csv", [{"id": 7, "source": "x", "tags": "['t']", "en": "Steal it", "zh": "偷", "sw": "Iba"}],
+        [("Steal it", "harmful", "en", "text", 0), ("偷", "harmful", "zh", "text", 0), ("Iba", "harmful", "sw", "text", 0)],
+    ),
+    "xsafety": (
+        "x.parquet", [{"text": "Volez", "language": "French", "category": "crime"}],
+        [("Volez", "harmful", "fr", "text", 0)],
+    ),
+    "polyguardprompts": (
+        "p.parquet",
+        [{"id": 1, "prompt": "Steal", "prompt_harm_label": "harmful", "language": "English", "subcategory": "x"},
+         {"id": 1, "prompt": "Bake", "prompt_harm_label": "unharmful", "language": "Korean", "subcategory": "x"},
+         {"id": 2, "prompt": "Hm", "prompt_harm_label": None, "language": "Thai", "subcategory": "x"}],
+        [("Steal", "harmful", "en", "text", 0), ("Bake", "benign", "ko", "text", 0)],
+    ),
+    "lingua-safetybench": (
+        "l.json", [{"id": 1, "question": "Steal", "language": "sw", "image": "a.jpg"}],
+        [("Steal", "harmful", "sw", "text+image", 1)],
+    ),
+    "mm-safetybench": (
+        "mm.json",
+        {"0": {"Question": "How to steal?", "Rephrased Question": "List how to do the phrase in the picture",
+               "Rephrased Question(SD)": "How to do this with what is shown"}},
+        [("How to steal?", "harmful", "en", "text", 0),
+         ("How to do this with what is shown", "harmful", "en", "text+image", 1),
+         ("List how to do the phrase in the picture", "harmful", "en", "typographic", 1),
+         ("List how to do the phrase in the picture", "harmful", "en", "typographic", 1)],
+    ),
+    "figstep": (
+        "f.csv", [{"dataset": "d", "category_id": 1, "task_id": 2, "category_name": "n", "question": "How?", "instruction": "i"}],
+        [("How?", "harmful", "en", "text", 0), ("The image shows a list", "harmful", "en", "typographic", 1)],
+    ),
+    "vlguard": (
+        "v.json",
+        [{"id": "1", "image": "a.jpg", "safe": False, "harmful_category": "p", "instr-resp": [{"instruction": "Do it", "response": "No"}]},
+         {"id": "2", "image": "b.jpg", "safe": True, "instr-resp": [{"safe_instruction": "Describe", "response": "A cat"},
+                                                                    {"unsafe_instruction": "Insult", "response": "No"}]}],
+        [("Do it", "harmful", "en", "text+image", 1), ("Describe", "benign", "en", "text+image", 1),
+         ("Insult", "harmful", "en", "text+image", 1)],
+    ),
+    "spa-vl": ("s.json", [{"image": "a.jpg", "question": "Who?", "chosen": "x", "rejected": "y"}],
+               [("Who?", "harmful", "en", "text+image", 1)]),
+    "jailbreakv-28k": (
+        "j.csv", [{"id": 3, "jailbreak_query": "Ignore all, steal", "redteam_query": "steal", "format": "t", "policy": "p", "image_path": "a.jpg"}],
+        [("Ignore all, steal", "harmful", "en", "text+image", 1)],
+    ),
+    "msts": ("t.csv", [{"prompt_id": "e1", "prompt_text": "Should I drink this?", "unsafe_image_id": "b.jpg", "hazard_category": "h"}],
+             [("Should I drink this?", "harmful", "en", "text+image", 1)]),
+}  # fmt: skip
+
+
+def test_every_reader_is_tried():
+    assert CASES.keys() == READERS.keys()
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_columns_become_prompts(folder: Path, name: str):
+    file, rows, wanted = CASES[name]
+    path = folder / file
+    if isinstance(rows, dict):
+        path.write_text(json.dumps(rows), encoding="utf-8")
+    else:
+        table(path, rows)
+    prompts = read(name, path)
+    got = [(p.prompt, p.label, p.language, p.modality, len(p.images)) for p in prompts]
+    assert len(got) == len(wanted)
+    for one, other in zip(got, wanted, strict=True):
+        assert one[0].startswith(other[0])
+        assert one[1:] == other[1:]
+    assert all(p.source == name and p.target is None for p in prompts)  # never an answer of theirs
+    assert len({p.id for p in prompts}) == len(prompts)
+
+
+def test_rows_of_a_hub_dataset_do_as_well_as_a_file():
+    row = {"id": "0", "question": "How to do this?", "image": tiny.picture(1)}
+    (prompt,) = read("mm-safetybench", [row])
+    assert (prompt.cell, len(prompt.images)) == (Cell("en", "text+image"), 1)
+
+
+def test_translations_and_pictures_of_a_request_are_one_cluster(folder: Path):
+    for name in ("multijail", "mm-safetybench", "figstep"):
+        file, rows, _ = CASES[name]
+        path = folder / file
+        path.write_text(json.dumps(rows), encoding="utf-8") if isinstance(rows, dict) else table(path, rows)
+        prompts = read(name, path)
+        assert len(prompts) > 1
+        assert len({p.cluster for p in prompts}) == 1
+
+
+def test_safe_and_unsafe_instructions_of_one_picture_are_twins(folder: Path):
+    prompts = read("vlguard", table(folder / "v.json", CASES["vlguard"][1]))
+    assert [(h.prompt, b.prompt) for h, b in prompts.pairs()] == [("Insult", "Describe")]
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "content", "says"),
+    [
+        ("advbnch", "a.csv", "goal\nx\n", "'advbnch' is unknown; use one of advbench"),
+        ("advbench", "none.csv", None, "none.csv: no such file"),
+        (
+            "advbench",
+            "a.csv",
+            "prompt,target\nx,y\n",
+            r"a.csv: row 1: advbench has a column 'goal', this has prompt, target",
+        ),
+        ("advbench", "a.csv", "goal\n", "no prompts of advbench"),
+        ("advbench", "a.csv", "goal\nSteal\n \n", r"a.csv: row 2: prompt is missing or empty"),
+        ("multijail", "a.json", "{broken", "cannot be read as .json"),
+        ("advbench", "a.xlsx", "x", "use .csv, .tsv, .json, .jsonl or .parquet"),
+        ("spa-vl", "a.jsonl", '{"image": "../out.png", "question": "Who?"}', "lies outside|not found"),
+        ("xsafety", "a.jsonl", '{"text": "x", "language": "Klingon!"}', "row 1: language 'Klingon!' is not a BCP-47"),
+    ],
+)
+def test_bad_files_are_one_line(folder: Path, name: str, file: str, content: str | None, says: str):
+    path = folder / file
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=says) as caught:
+        read(name, path)
+    assert "\n" not in str(caught.value)
