@@ -20,6 +20,7 @@ Two other forms confine an ordinary LoRA of rank r, dW = B A, by holding rows of
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -124,7 +125,8 @@ def attach(model: Model, where: list[Place], rank: int, *, hot: bool, seed: int)
     >>> attach(model, places(model, neurons, PARTS), 3, hot=True, seed=0).trained     # doctest: +SKIP
     4320
     """
-    from peft import LoraConfig, get_peft_model
+    with quiet():
+        from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
     config = LoraConfig(
@@ -225,7 +227,13 @@ def shared_copy(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' complaint about a name that PEFT still uses."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
-        yield
+    """Without transformers' complaint about a name that PEFT still uses, and bitsandbytes' about a kernel for CPUs."""
+    packed = logging.getLogger("bitsandbytes")
+    level = packed.level
+    packed.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+            yield
+    finally:
+        packed.setLevel(level)

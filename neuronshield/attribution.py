@@ -91,7 +91,7 @@ def gradients(
         edits, _ = _edits(model, prompts, batch, [condition])
         idle = model.idle(batch.encoding)
         running = [layer for layer in range(model.n_layers) if layer not in idle]
-        with torch.enable_grad(), model.traced.trace(**batch.encoding):
+        with torch.enable_grad(), model.frozen(), model.traced.trace(**batch.encoding):
             read, slope = nnsight.save([]), nnsight.save([])
             for layer in running:
                 h = envoys[layer].input

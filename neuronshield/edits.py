@@ -143,7 +143,7 @@ def _steepest(model: Model, prompts: PromptSet, tokens: dict[str, OpeningTokens]
     """Gradient of the mean refusal margin in each layer's MLP output at the last token, all layers to norm 1 together."""
     nudge = torch.zeros(model.n_layers, model.d_model, dtype=torch.float32, device=model.device, requires_grad=True)
     for batch in batches(model, list(prompts), batch_size=32, side="left"):
-        with _nudged(model, nudge), torch.enable_grad():
+        with _nudged(model, nudge), model.frozen(), torch.enable_grad():
             logits = model.module(**batch.encoding).logits[:, -1]
             margin(logits, [tokens[prompts[row].language] for row in batch.rows]).sum().backward()
     assert nudge.grad is not None

@@ -20,6 +20,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -211,6 +212,18 @@ class Model:
                 return torch.stack(norms)
             self._norms[order] = torch.stack(norms)
         return self._norms[order]
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """No weight asks for a gradient inside, so that a backward pass leaves nothing on the model."""
+        asking = [p for p in self.module.parameters() if p.requires_grad]
+        try:
+            for p in asking:
+                p.requires_grad_(False)
+            yield
+        finally:
+            for p in asking:
+                p.requires_grad_(True)
 
     def provenance(self) -> dict[str, Any]:
         """What an artefact says about the model it came from."""

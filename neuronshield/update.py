@@ -280,7 +280,8 @@ def load_adapter(model: Model, path: str | os.PathLike[str]) -> Model:
     Raises:
         InputError: no adapter there, or one that does not fit the model.
     """
-    from peft import PeftModel
+    with quiet():
+        from peft import PeftModel
 
     path = Path(path)
     if not (path / "adapter_config.json").is_file():
