@@ -32,7 +32,7 @@ from neuronshield.update import Update, full_update, masked_update, plain_lora
 
 LANGUAGES = ("es", "fr", "de", "pt")
 BUDGET = 3e-4
-TRAINING: dict[str, Any] = {"steps": 128, "lr": 3e-3, "batch_size": 8, "retention": 16.0}
+TRAINING: dict[str, Any] = {"steps": 256, "lr": 3e-3, "batch_size": 8, "retention": 4.0}
 FULL_LR = 1e-4  # 3e-3 destroys the model when every weight moves
 
 

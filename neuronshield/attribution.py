@@ -85,13 +85,13 @@ def gradients(
     """dM/dh and h of every neuron at the last prompt token, clean or under an intervention (float32)."""
     slopes = torch.zeros(len(prompts), model.n_layers, model.d_mlp)
     acts = torch.zeros_like(slopes)
-    envoys = model.envoys
+    envoys, traced = model.envoys, model.traced
     for batch in batches(model, prompts, batch_size=batch_size, side="left"):
         kinds = [tokens[prompts[row].language] for row in batch.rows]
         edits, _ = _edits(model, prompts, batch, [condition])
-        idle = model.idle(batch.encoding)
+        n, idle = len(batch.rows), model.idle(batch.encoding)
         running = [layer for layer in range(model.n_layers) if layer not in idle]
-        with torch.enable_grad(), model.frozen(), model.traced.trace(**batch.encoding):
+        with torch.enable_grad(), model.frozen(), traced.trace(**batch.encoding, **model.there):
             read, slope = nnsight.save([]), nnsight.save([])
             for layer in running:
                 h = envoys[layer].input
@@ -100,14 +100,14 @@ def gradients(
                 if layer in edits:
                     h = h.clone()
                     for edit in edits[layer]:
-                        edit.apply(by_row(h, len(batch.rows)))
+                        edit.apply(by_row(h, n))
                 if layer == running[0] or layer in edits:
                     envoys[layer].input = h
                 read.append(h)
-            total = margin(model.traced.output.logits[:, -1], kinds).sum()
+            total = margin(traced.output.logits[:, -1], kinds).sum()
             with total.backward():
                 for h in reversed(read):
-                    slope.append(by_row(h.grad, len(batch.rows))[:, -1].float())
+                    slope.append(by_row(h.grad, n)[:, -1].float())
         for layer, h, grad in zip(running, read, reversed(list(slope)), strict=True):
             slopes[batch.rows, layer] = grad.cpu()
             acts[batch.rows, layer] = by_row(h.detach(), len(batch.rows))[:, -1].float().cpu()

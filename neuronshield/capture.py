@@ -243,7 +243,7 @@ def _trace_moments(
     weight = owner / counts.clamp(min=1)[:, None]
     envoys, idle = model.envoys, model.idle(batch.encoding)
     silent = torch.zeros(6, n_groups, model.d_mlp, device=mask.device)
-    with torch.no_grad(), model.traced.trace(**batch.encoding) as tracer:
+    with torch.no_grad(), model.traced.trace(**batch.encoding, **model.there) as tracer:
         layers = nnsight.save([])
         for layer, envoy in enumerate(envoys):
             if layer in idle:
@@ -261,7 +261,7 @@ def _trace_moments(
             loud = share @ size
             out = by_row(envoy.output, len(mask))[here].float().norm(dim=-1, keepdim=True)
             part = share @ (size / out.clamp(min=1e-12))
-            layers.append(torch.stack([mean, spread, loud, active, least, part]).to(mask.device))
+            layers.append(torch.stack([mean, spread, loud, active, least, part]).detach().to(mask.device))
         tracer.stop()
     stacked = torch.stack(list(layers), dim=2).double().cpu().numpy()  # [6, group, layer, neuron]
     return counts.cpu(), list(stacked)
@@ -277,14 +277,14 @@ def record(model: Model, prompts: Sequence[Prompt], *, batch_size: int = 32) -> 
     for batch in batches(model, prompts, batch_size=batch_size):
         mask, idle = batch.roles["last_prompt"], model.idle(batch.encoding)
         silent = torch.zeros(len(mask), model.d_mlp, device=mask.device)
-        with torch.no_grad(), model.traced.trace(**batch.encoding) as tracer:
+        with torch.no_grad(), model.traced.trace(**batch.encoding, **model.there) as tracer:
             layers = nnsight.save([])
             for layer, envoy in enumerate(envoys):
                 if layer in idle:
                     layers.append(silent)
                     continue
                 h = by_row(envoy.input, len(mask))
-                layers.append(h[mask.to(h.device)].float().to(mask.device))
+                layers.append(h[mask.to(h.device)].detach().float().to(mask.device))
             tracer.stop()
         out[batch.rows] = torch.stack(list(layers), dim=1).cpu()
     return out

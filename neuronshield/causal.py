@@ -101,6 +101,7 @@ def verify(
         raise InputError("verify: the neuron set is empty; select neurons first (scores.top)")
     if draws < 1:
         raise InputError(f"verify: draws={draws}; at least 1 control draw is needed")
+    model.needs_here("verify")
     neurons.check_model(model)
     confirm = prompts.for_step("confirm")
     _refuse_seen(neurons, confirm)

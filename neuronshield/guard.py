@@ -193,6 +193,7 @@ def fit_guard(
         raise InputError("fit_guard: the neuron set is empty; pass at least one neuron")
     if not 0 <= benign_rate < 1:
         raise InputError(f"benign_rate={benign_rate} is not a share from 0 to below 1")
+    model.needs_here("fit_guard")
     neurons.check_model(model)
     chosen = prompts.for_step("train")
     openings = openings_for(chosen, refusals=refusals, compliances=compliances)

@@ -175,12 +175,12 @@ def _logits(
     if shared.cache is not None:
         encoding["past_key_values"] = _fresh(shared.cache, times, first if entry is not None else 0)
     layers, envoys = model.layer_envoys, model.envoys
-    with torch.no_grad(), model.traced.trace(**encoding) as tracer:
+    idle = model.idle(batch.encoding)
+    skipped = [i for i in range(first) if i not in idle] if entry is not None else []
+    with torch.no_grad(), model.traced.trace(**encoding, **model.there) as tracer:
         fired, kept = nnsight.save({}), nnsight.save({})
-        if entry is not None:
-            idle = model.idle(batch.encoding)
-            for below in (i for i in range(first) if i not in idle):
-                layers[below].skip(entry)
+        for below in skipped:
+            layers[below].skip(entry)
         for layer in sorted({*edits, *keep}):
             if layer in keep:
                 kept[layer] = layers[layer].input
@@ -191,7 +191,7 @@ def _logits(
         result = tracer.result.save()
     if dict(fired) != expected:
         raise RuntimeError(f"an intervention on {model.id!r} fired {dict(fired)} times by layer, not {expected}")
-    return result.logits[:, -1].unflatten(0, (times, n)), dict(kept)
+    return result.logits[:, -1].detach().unflatten(0, (times, n)), dict(kept)
 
 
 def _stack(value: Any, times: int, n: int) -> Any:
@@ -249,7 +249,7 @@ def _same(model: Model, a: Tensor, b: Tensor) -> bool:
 def _last_token_step(model: Model, batch: Batch) -> _Shared | None:
     """All tokens but the last run once; None where the model cannot go on from there."""
     width = batch.encoding["input_ids"].shape[1]
-    if width < 2 or not model.forward_takes("past_key_values") or "position_ids" not in batch.encoding:
+    if width < 2 or model.remote or not model.forward_takes("past_key_values") or "position_ids" not in batch.encoding:
         return None
     first = {k: v[:, :-1] if k in PER_TOKEN else v for k, v in batch.encoding.items()}
     last = {k: v[:, -1:] for k, v in batch.encoding.items() if k in PER_TOKEN}
@@ -423,6 +423,7 @@ def generate(
     Raises:
         InputError: an intervention that does not fit the model or the prompts, or that could not fire.
     """
+    model.needs_here("generate")
     _check_all(model, prompts, [intervention], generated=max_new_tokens)
     out = [""] * len(prompts)
     with tqdm(total=len(prompts), desc=desc, unit="prompt", disable=not progress, leave=False) as bar:

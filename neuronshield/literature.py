@@ -196,7 +196,7 @@ def _read(model: Model, batch: Batch, where: Tensor) -> Iterator[Float[Tensor, "
     """Every layer's neurons at the chosen tokens, float32."""
     idle = model.idle(batch.encoding)
     n = int(where.sum())
-    with torch.no_grad(), model.traced.trace(**batch.encoding) as tracer:
+    with torch.no_grad(), model.traced.trace(**batch.encoding, **model.there) as tracer:
         kept = nnsight.save([])
         for layer, envoy in enumerate(model.envoys):
             if layer in idle:

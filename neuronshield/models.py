@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+    from .remote import Facts
+
 __all__ = ["SITES", "Model", "Site", "load"]
 
 logger = logging.getLogger("neuronshield")
@@ -77,6 +79,8 @@ class Model:
         id, revision: what was asked for, recorded in every artefact.
         layers_path: where the decoder layers are, e.g. "model.language_model.layers".
         n_layers, d_mlp, d_model: layers, neurons a layer, width of the residual stream.
+        traced: nnsight's wrapper; every trace of it is given `**there`.
+        remote: where traces run, as in `load`.
     """
 
     module: nn.Module
@@ -89,11 +93,13 @@ class Model:
     d_mlp: int
     d_model: int
     info: dict[str, Any] = field(default_factory=dict)
+    traced: Any = None
+    remote: bool | str = False
 
     def __post_init__(self) -> None:
         from nnsight import NNsight
 
-        self.traced = NNsight(self.module)
+        self.traced = self.traced if self.traced is not None else NNsight(self.module)
         envoy: Any = self.traced
         for part in self.layers_path.split("."):
             envoy = getattr(envoy, part)
@@ -104,6 +110,12 @@ class Model:
         if self.quantized is not None:  # unpacked once, before a forward re-packs them for its device
             self.down_norms(1), self.down_norms(2)
             self._print = self.fingerprint
+        self._facts: Facts | None = None
+        if self.remote:
+            from .remote import facts
+
+            self._facts = facts(self)
+            self._norms = self._facts.norms
 
     # -- what it is -----------------------------------------------------------------------------------
     @property
@@ -138,7 +150,15 @@ class Model:
         return [] if "pixel_values" in encoding else [i for i in range(self.n_layers) if i in crossed]
 
     @property
+    def there(self) -> dict[str, Any]:
+        """Options of a trace: where it runs."""
+        return {"remote": self.remote} if self.remote else {}
+
+    @property
     def device(self) -> torch.device:
+        """Where inputs go."""
+        if self.remote:
+            return torch.device("cpu")
         return self.module.get_input_embeddings().weight.device  # type: ignore[operator,union-attr,return-value]
 
     @property
@@ -153,12 +173,32 @@ class Model:
         packed = {"Linear4bit": "nf4", "Linear8bitLt": "int8"}
         return packed.get(type(self.linear(0, self.site.down)).__name__)
 
+    @property
+    def dtype(self) -> str:
+        """Of the weights: a torch dtype's name, "nf4" or "int8"."""
+        if self._facts is not None:
+            return self._facts.dtype
+        return self.quantized or str(next(self.module.parameters()).dtype).removeprefix("torch.")
+
+    def needs_here(self, what: str) -> None:
+        """Raise if traces run elsewhere.
+
+        Raises:
+            InputError: they do.
+        """
+        if self.remote:
+            raise InputError(
+                f"{what}: {self.id!r} is loaded with remote={self.remote!r}, where only one forward can be asked for "
+                "(capture, attribution, logits under an intervention); load it here"
+            )
+
     def needs_weights(self, what: str) -> None:
-        """Raise if the weights are packed.
+        """Raise if the weights are packed or elsewhere.
 
         Raises:
             InputError: they are.
         """
+        self.needs_here(what)
         if self.quantized is not None:
             raise InputError(
                 f"{what}: {self.id!r} is loaded in {self.quantized}, whose weights cannot be changed one by one; load it in bfloat16"
@@ -181,8 +221,8 @@ class Model:
             return self._print
         digest = hashlib.sha256(f"{self.n_layers},{self.d_mlp},{self.d_model},{self.n_params}".encode())
         for layer in range(self.n_layers):
-            weight = self.down_weight(layer)
-            digest.update(weight[: min(4, len(weight))].detach().float().cpu().numpy().tobytes())
+            sample = self.down_weight(layer)[:4] if self._facts is None else self._facts.samples[layer]
+            digest.update(sample.detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def forward_takes(self, name: str) -> bool:
@@ -231,7 +271,7 @@ class Model:
             "model": self.id,
             "revision": self.revision,
             "fingerprint": self.fingerprint,
-            "dtype": self.quantized or str(next(self.module.parameters()).dtype).removeprefix("torch."),
+            "dtype": self.dtype,
             **self.info,
         }
 
@@ -254,6 +294,7 @@ def load(
     adapter: str | os.PathLike[str] | None = None,
     layers: str | None = None,
     site: Site | tuple[str, str, str | None] | None = None,
+    remote: bool | str = False,
     trust_remote_code: bool = False,
 ) -> Model:
     """Load a model and find its MLP neurons.
@@ -275,14 +316,23 @@ def load(
         adapter: a folder that `Update.save` wrote: the shielded model, ready to be found and proven in again.
         layers: for a family we do not know: address of its decoder layers, e.g. "model.layers".
         site: and of the MLP in each: (down, up, gate), gate None if there is none, e.g. ("ffn.w2", "ffn.w3", "ffn.w1").
+        remote: True: a hub id's weights stay on NDIF and traces run there; "local": they run here, sent the same way, as a
+            trial (see `neuronshield.remote`).
         trust_remote_code: run code that the checkpoint brings. Off unless you turn it on.
 
     Raises:
         InputError: unknown id, no processor, no decoder layers with an MLP we know, mixture-of-experts layers, or an
             adapter that does not fit.
     """
+    if remote not in (False, True, "local"):
+        raise InputError(f"load: remote={remote!r} is unknown; use True (NDIF) or 'local'")
     if adapter is not None:
         from .update import load_adapter
+
+        if remote:
+            raise InputError(
+                "load: an adapter is merged into weights that are here; give adapter= or remote=, not both"
+            )
 
         base = load(
             model, processor=processor, revision=revision, dtype=dtype, device=device, device_map=device_map,
@@ -292,9 +342,53 @@ def load(
     if isinstance(model, nn.Module):
         if processor is None:
             raise InputError("load(module): pass processor= (a processor, or a tokenizer for a text model)")
+        if remote is True:
+            raise InputError("load(module, remote=True): a module that is here is not on NDIF; give its hub id")
         name = getattr(model.config, "_name_or_path", "") if hasattr(model, "config") else ""
-        return _address(model.eval(), processor, name or type(model).__name__, revision, layers, site)
+        return _address(model.eval(), processor, name or type(model).__name__, revision, layers, site, remote=remote)
     name = os.fspath(model)
+    if remote is True:
+        return _elsewhere(name, processor, revision, layers, site, trust_remote_code)
+    module, loaded = pretrained(
+        name, revision=revision, dtype=dtype, device=device, device_map=device_map, quantize=quantize,
+        trust_remote_code=trust_remote_code,
+    )  # fmt: skip
+    return _address(module, processor or loaded, name, revision, layers, site, remote=remote)
+
+
+def _elsewhere(
+    name: str, processor: Any, revision: str | None, layers: str | None, site: Any, trust_remote_code: bool
+) -> Model:
+    """A hub id's model without its weights, to be traced on NDIF."""
+    from .remote import wrap
+
+    if name in ("organism", "smollm2") or Path(name).exists():
+        raise InputError(f"load({name!r}, remote=True): give a hub id that NDIF serves, or remote='local'")
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if revision is not None:
+        options["revision"] = revision
+    with _loading(name):
+        multimodal = _multimodal(name, options)
+        processor = processor or _processor(name, options, multimodal)
+        traced = wrap(name, processor, multimodal=multimodal, **options)
+    return _address(traced._module, processor, name, revision, layers, site, remote=True, traced=traced)
+
+
+def pretrained(
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    quantize: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[nn.Module, Any]:
+    """The torch module of that name, in eval mode and in its place, and its processor; arguments as in `load`.
+
+    Raises:
+        InputError: it cannot be loaded.
+    """
     if device is not None and device_map is not None:
         raise InputError("load: give device= or device_map=, not both")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -324,9 +418,9 @@ def load(
         kwargs |= extra
     else:
         source = name
-    module, loaded = _from_pretrained(source, name, kwargs)
+    module, processor = _from_pretrained(source, name, kwargs)
     module = module if placed else module.to(device)  # type: ignore[arg-type]
-    return _address(module.eval(), processor or loaded, name, revision, layers, site)
+    return module.eval(), processor
 
 
 def _quantization(bits: str) -> Any:
@@ -344,29 +438,42 @@ def _quantization(bits: str) -> Any:
 
 def _from_pretrained(source: str, name: str, kwargs: dict[str, Any]) -> tuple[nn.Module, Any]:
     """Weights and processor from a folder or the hub, image-text models as such."""
-    from safetensors import SafetensorError
-    from transformers import (
-        AutoConfig,
-        AutoModelForCausalLM,
-        AutoModelForImageTextToText,
-        AutoProcessor,
-        AutoTokenizer,
-    )
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     if Path(source).exists() and not Path(source).is_dir():
         raise InputError(f"{name}: is a file; pass the folder of a model, a hub id, 'organism' or 'smollm2'")
     plain = {k: v for k, v in kwargs.items() if k not in ("dtype", "device_map", "quantization_config")}
-    try:
-        config = AutoConfig.from_pretrained(source, **plain)
-        multimodal = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    with _loading(name):
+        multimodal = _multimodal(source, plain)
         factory = AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
-        module = factory.from_pretrained(source, **kwargs)
-        processor = (AutoProcessor if multimodal else AutoTokenizer).from_pretrained(source, **plain)
+        return factory.from_pretrained(source, **kwargs), _processor(source, plain, multimodal)
+
+
+def _multimodal(source: str, options: dict[str, Any]) -> bool:
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    return type(AutoConfig.from_pretrained(source, **options)) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+
+def _processor(source: str, options: dict[str, Any], multimodal: bool) -> Any:
+    from transformers import AutoProcessor, AutoTokenizer
+
+    return (AutoProcessor if multimodal else AutoTokenizer).from_pretrained(source, **options)
+
+
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
+    """What a hub, a folder or transformers has to say, in one line."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
     except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
+        if isinstance(error, InputError):
+            raise
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"cannot load model {name!r}: {reason} ({_advice(str(error))})") from error
-    return module, processor
 
 
 def _advice(reason: str) -> str:
@@ -389,6 +496,8 @@ def _address(
     revision: str | None,
     layers_path: str | None = None,
     site: Site | tuple[str, str, str | None] | None = None,
+    remote: bool | str = False,
+    traced: Any = None,
 ) -> Model:
     """Find the decoder layers and the MLP in them; check the shapes at the door."""
     family = type(module).__name__
@@ -425,7 +534,13 @@ def _address(
         raise InputError(
             f"{family}: {chosen.up!r} has {rows} rows for {d_mlp} columns of {chosen.down!r}; not supported"
         )
-    return Model(module, processor, name, revision, path, chosen, len(layers), d_mlp, d_model)
+    if remote and traced is None:
+        from .remote import wrap
+
+        traced = wrap(module, processor, multimodal=getattr(processor, "image_processor", None) is not None)
+    return Model(
+        module, processor, name, revision, path, chosen, len(layers), d_mlp, d_model, traced=traced, remote=remote
+    )
 
 
 EXPERTS = re.compile(r"(^|[._])(experts?|moe|router)([._]|$)")
