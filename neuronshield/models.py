@@ -107,10 +107,10 @@ class Model:
         self.envoys = [_walk(layer, self.site.down) for layer in self.layer_envoys]
         self._norms: dict[int, Tensor] = {}
         self._print: str | None = None
+        self._facts: Facts | None = None
         if self.quantized is not None:  # unpacked once, before a forward re-packs them for its device
             self.down_norms(1), self.down_norms(2)
             self._print = self.fingerprint
-        self._facts: Facts | None = None
         if self.remote:
             from .remote import facts
 

@@ -79,3 +79,12 @@ def test_frozen_weights_are_no_hindrance():
     module.requires_grad_(False)
     frozen, _ = gradients(model, prompts, TOKENS)
     torch.testing.assert_close(free, frozen)
+
+
+def test_a_backward_pass_leaves_nothing_on_the_model():
+    model = ns.load(tiny.llama(), processor=tiny.tokenizer())
+    model.module.lm_head.weight.requires_grad_(False)
+    asked = [p.requires_grad for p in model.module.parameters()]
+    ns.attribution(model, tiny.prompts(), **ASK)
+    assert [p.requires_grad for p in model.module.parameters()] == asked
+    assert all(p.grad is None for p in model.module.parameters())

@@ -119,3 +119,9 @@ def test_what_cannot_be_edited_is_said(llama: ns.Model, edit: object):
         edit(llama, SET, tiny.prompts().where(label="harmful"))
     with pytest.raises(ns.InputError, match="does not exist"):
         edit(llama, ns.NeuronSet([(3, 0)]), tiny.prompts())
+
+
+def test_a_closed_form_leaves_no_gradients_behind():
+    model = ns.load(tiny.llama(), processor=tiny.tokenizer())
+    low_rank_edit(model, SET, tiny.prompts(), refusals=["sorry"], compliances=["sure"])
+    assert all(p.grad is None and p.requires_grad for p in model.module.parameters())
