@@ -8,14 +8,14 @@ issue report should hold.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from .adapter import PARTS, places, slots
-from .capture import record, versions
+from .capture import Moments, record, versions
 from .collate import collate, render
 from .intervene import answer_logits, generate
 from .intervention import Intervention
@@ -111,7 +111,8 @@ def _versions() -> str:
 def _about(model: Model) -> str:
     about = model.provenance()
     kind = type(model.module).__name__
-    return f"{kind} {model.id!r}, {model.n_params / 1e6:.1f} M parameters, {about['dtype']} on {model.device}"
+    size = f"{model.n_params / 1e6:.1f} M" if model.n_params >= 1e5 else f"{model.n_params}"
+    return f"{kind} {model.id!r}, {size} parameters, {about['dtype']} on {model.device}"
 
 
 def _backbone(model: Model) -> str:
@@ -141,7 +142,7 @@ def _budget(model: Model) -> str:
 
 def _memory(model: Model) -> str:
     n = model.n_layers * model.d_mlp
-    cell = 4 * n * 5 * 8  # two labels, two halves; five float64 moments
+    cell = 4 * n * (len(fields(Moments)) - 1) * 8  # two labels, two halves; float64 moments and a count
     k = max(_count(model), 1)
     spread = NeuronSet(
         ((i % model.n_layers, i // model.n_layers) for i in range(k)), n_layers=model.n_layers, d_mlp=model.d_mlp

@@ -2,6 +2,9 @@
 
 Every language backbone has 3 layers of 29 neurons on 20 dimensions where the family lets one choose; pictures are 12 x 12
 pixels, and `image_tokens` is the number of image tokens a picture takes, counted by hand from the family's own rule.
+
+    python tests/families.py                    prints the README's table
+    python tests/families.py "Gemma 3" FOLDER   writes one of them, to load or to examine
 """
 
 from __future__ import annotations
@@ -726,4 +729,10 @@ if __name__ == "__main__":
 
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    print(table())
+    if len(sys.argv) == 1:
+        print(table())
+    else:
+        family, folder = sys.argv[1:]
+        model = next(f for f in FAMILIES if f.name == family).load()
+        model.module.save_pretrained(folder)
+        model.processor.save_pretrained(folder)
