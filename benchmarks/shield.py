@@ -6,6 +6,7 @@ pairs (ours) in Spanish, French, German and Portuguese; answers are graded on th
 harmful one): "english", and "multilingual" with 24 everyday requests in each of the other four languages.
 
 Each condition is written to the file as it is done, and skipped if it is there; --regime takes one of the two, --only one condition.
+--dev measures the chosen neurons under each of SETTINGS on prompts that are in no table: 56 AdvBench, 64 HarmBench, 13 everyday.
 """
 
 from __future__ import annotations
@@ -32,33 +33,45 @@ from neuronshield.update import Update, full_update, masked_update, plain_lora
 
 LANGUAGES = ("es", "fr", "de", "pt")
 BUDGET = 3e-4
-TRAINING: dict[str, Any] = {"steps": 256, "lr": 3e-3, "batch_size": 8, "retention": 4.0}
+TRAINING: dict[str, Any] = {"lr": 3e-3, "batch_size": 8, "progress": False}
+SETTINGS = ((128, 16.0), (128, 4.0), (256, 4.0))  # steps, retention
 FULL_LR = 1e-4  # 3e-3 destroys the model when every weight moves
 
 
-def prompts_of(regime: str) -> ns.PromptSet:
+def prompts_of(regime: str, *, dev: bool = False) -> ns.PromptSet:
     """Every prompt of the benchmark with its split; `source` tells the English sets apart."""
-    advbench = [r for r in dataset("advbench", n=464) if r["label"] == "harmful"]
-    harmbench = [r for r in dataset("harmbench", n=64) if r["label"] == "harmful"]
+    advbench = [r for r in dataset("advbench", n=520) if r["label"] == "harmful"]
+    harmbench = [r for r in dataset("harmbench", n=128) if r["label"] == "harmful"]
     texts = benign_prompts()
     order = np.random.default_rng(0).permutation(len(texts))
     benign = [
         {"id": f"everyday-{i}", "prompt": texts[i], "label": "benign", "language": "en", "source": "everyday"}
-        for i in order[:208]
+        for i in order
     ]
-    parts = {"train": advbench[:400] + benign[:144], "test": advbench[400:] + benign[144:] + harmbench}
+    test = (
+        advbench[464:] + benign[208:] + harmbench[64:] if dev else advbench[400:464] + benign[144:208] + harmbench[:64]
+    )
+    parts = {"train": advbench[:400] + benign[:144], "test": test}
     rows = [{**r, "split": split} for split, own in parts.items() for r in own]
     rows += [{**r, "id": f"select-{r['id']}", "split": "discover"} for r in parts["train"]]
     also = ["en", *LANGUAGES] if regime == "multilingual" else ["en"]
-    return ns.PromptSet.from_records(rows) + matched_pairs(list(LANGUAGES)) + retention_prompts(also)
+    pairs = [] if dev else [matched_pairs(list(LANGUAGES))]
+    return sum([*pairs, retention_prompts(also)], ns.PromptSet.from_records(rows))
 
 
-def conditions(model: ns.Model, prompts: ns.PromptSet, regime: str) -> dict[str, Callable[[], Update | None]]:
-    """What is trained, by name."""
+def choose(model: ns.Model, prompts: ns.PromptSet) -> tuple[Scores, ns.NeuronSet]:
+    """The neurons of largest contribution that the budget buys."""
     scores = ns.contrast(ns.capture(model, prompts, progress=False))
-    chosen = next(iter(scores.top(param_fraction=BUDGET).values()))
+    return scores, next(iter(scores.top(param_fraction=BUDGET).values()))
+
+
+def conditions(
+    model: ns.Model, prompts: ns.PromptSet, regime: str, steps: int, retention: float
+) -> dict[str, Callable[[], Update | None]]:
+    """What is trained, by name."""
+    scores, chosen = choose(model, prompts)
     budget = len(chosen) * model.params_per_neuron
-    common: dict[str, Any] = {**TRAINING, "progress": False}
+    common: dict[str, Any] = {**TRAINING, "steps": steps, "retention": retention}
 
     def masked(neurons: ns.NeuronSet, seed: int = 0) -> Callable[[], Update]:
         return lambda: masked_update(
@@ -113,17 +126,37 @@ def measure(model: ns.Model, prompts: ns.PromptSet) -> dict[str, Any]:
     return {"rows": rows}
 
 
+def develop() -> None:
+    """What steps and retention buy the chosen neurons, on prompts of no table."""
+    model, prompts = ns.load("smollm2"), prompts_of("english", dev=True)
+    _, chosen = choose(model, prompts)
+    print("| steps | retention | AdvBench | HarmBench | English benign |\n|---|---|---|---|---|")
+    for steps, retention in SETTINGS:
+        update = masked_update(
+            model, chosen, prompts, budget=BUDGET, allow_unproven=True, **TRAINING, steps=steps, retention=retention
+        )
+        rows = measure(update.model, prompts)["rows"]
+        rates = [f"{rate(rows, source=s, language='en'):.2f}" for s in ("advbench", "harmbench", "everyday")]
+        print(f"| {steps} | {retention:.0f} | {' | '.join(rates)} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--regime", choices=["english", "multilingual"], action="append")
     parser.add_argument("--only", action="append", help="a condition by name; all of them without it")
+    parser.add_argument("--steps", type=int, default=256)
+    parser.add_argument("--retention", type=float, default=4.0)
+    parser.add_argument("--dev", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("shield.json"))
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     remember()
+    if args.dev:
+        develop()
+        return
     for regime in args.regime or ["english", "multilingual"]:
         model, prompts = ns.load("smollm2"), prompts_of(regime)
-        for name, train in conditions(model, prompts, regime).items():
+        for name, train in conditions(model, prompts, regime, args.steps, args.retention).items():
             done = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
             if name in done.get(regime, {}) or (args.only and name not in args.only):
                 continue
