@@ -299,7 +299,8 @@ def language_entropy(stats: Stats) -> Float[Array, "n_layers d_mlp"]:
     total = active.sum(axis=0, keepdims=True)
     share = np.divide(active, total, out=np.zeros_like(active), where=total > 0)
     entropy = -(share * np.log(np.where(share > 0, share, 1.0))).sum(axis=0)
-    return np.where(active.max(axis=0) >= np.quantile(active, ACTIVE), entropy, np.inf)
+    most = active.max(axis=0)  # >=, for many rates may be 1; a neuron that is never active is bound to no language
+    return np.where((most >= np.quantile(active, ACTIVE)) & (most > 0), entropy, np.inf)
 
 
 ACTIVE = 0.95  # quantile of all activation rates above which a language activates a neuron
@@ -323,7 +324,7 @@ def language_bound(stats: Stats, cells: list[Cell]) -> Float[Array, "cell n_laye
     entropy = language_entropy(stats)
     bound = np.where(np.isfinite(entropy), np.log(len(rates)) - entropy, 0.0)
     often = np.quantile(np.stack(list(rates.values())), ACTIVE)
-    return np.stack([np.where(rates[c.language] >= often, bound, 0.0) for c in cells])
+    return np.stack([np.where((rates[c.language] >= often) & (rates[c.language] > 0), bound, 0.0) for c in cells])
 
 
 def _top_mask(rank: Array, count: int) -> Array:

@@ -85,7 +85,7 @@ def doctor(model: Model) -> Checkup:
         ("parity", lambda: _parity(model, text)),
         ("padding", lambda: _padding(model, text)),
         ("ablation", lambda: _ablation(model, text)),
-        ("generation", lambda: _generation(model, text)),
+        *([] if model.remote else [("generation", lambda: _generation(model, text))]),
         ("gradients", lambda: _gradients(model, text)),
     ]
     for name, check in checks:

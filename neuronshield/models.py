@@ -111,7 +111,7 @@ class Model:
         if self.quantized is not None:  # unpacked once, before a forward re-packs them for its device
             self.down_norms(1), self.down_norms(2)
             self._print = self.fingerprint
-        if self.remote:
+        if self.remote is True:
             from .remote import facts
 
             self._facts = facts(self)
@@ -157,7 +157,7 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where inputs go."""
-        if self.remote:
+        if self.remote is True:
             return torch.device("cpu")
         return self.module.get_input_embeddings().weight.device  # type: ignore[operator,union-attr,return-value]
 
@@ -326,6 +326,8 @@ def load(
     """
     if remote not in (False, True, "local"):
         raise InputError(f"load: remote={remote!r} is unknown; use True (NDIF) or 'local'")
+    if remote and quantize is not None:
+        raise InputError("load: quantize= packs weights that are here; give quantize= or remote=, not both")
     if adapter is not None:
         from .update import load_adapter
 
@@ -349,11 +351,11 @@ def load(
     name = os.fspath(model)
     if remote is True:
         return _elsewhere(name, processor, revision, layers, site, trust_remote_code)
-    module, loaded = pretrained(
-        name, revision=revision, dtype=dtype, device=device, device_map=device_map, quantize=quantize,
+    module, processor = pretrained(
+        name, processor=processor, revision=revision, dtype=dtype, device=device, device_map=device_map, quantize=quantize,
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
-    return _address(module, processor or loaded, name, revision, layers, site, remote=remote)
+    return _address(module, processor, name, revision, layers, site, remote=remote)
 
 
 def _elsewhere(
@@ -377,6 +379,7 @@ def _elsewhere(
 def pretrained(
     name: str,
     *,
+    processor: Any = None,
     revision: str | None = None,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
@@ -418,7 +421,7 @@ def pretrained(
         kwargs |= extra
     else:
         source = name
-    module, processor = _from_pretrained(source, name, kwargs)
+    module, processor = _from_pretrained(source, name, kwargs, processor)
     module = module if placed else module.to(device)  # type: ignore[arg-type]
     return module.eval(), processor
 
@@ -436,8 +439,8 @@ def _quantization(bits: str) -> Any:
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
 
 
-def _from_pretrained(source: str, name: str, kwargs: dict[str, Any]) -> tuple[nn.Module, Any]:
-    """Weights and processor from a folder or the hub, image-text models as such."""
+def _from_pretrained(source: str, name: str, kwargs: dict[str, Any], processor: Any = None) -> tuple[nn.Module, Any]:
+    """Weights and processor (the one given, if any) from a folder or the hub, image-text models as such."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     if Path(source).exists() and not Path(source).is_dir():
@@ -446,7 +449,7 @@ def _from_pretrained(source: str, name: str, kwargs: dict[str, Any]) -> tuple[nn
     with _loading(name):
         multimodal = _multimodal(source, plain)
         factory = AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
-        return factory.from_pretrained(source, **kwargs), _processor(source, plain, multimodal)
+        return factory.from_pretrained(source, **kwargs), processor or _processor(source, plain, multimodal)
 
 
 def _multimodal(source: str, options: dict[str, Any]) -> bool:

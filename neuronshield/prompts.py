@@ -134,6 +134,11 @@ class PromptSet(Sequence[Prompt]):
         return PromptSet(self._prompts[item]) if isinstance(item, slice) else self._prompts[item]
 
     def __add__(self, other: PromptSet) -> PromptSet:
+        """Both; an id that is in both is an error, for answers are kept by id."""
+        mine = {p.id for p in self}
+        twice = next((p.id for p in other if p.id in mine), None)
+        if twice is not None:
+            raise InputError(f"both prompt sets have an id {twice!r}; ids must be unique")
         return PromptSet([*self, *other])
 
     def __repr__(self) -> str:

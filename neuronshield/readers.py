@@ -17,6 +17,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,16 +49,22 @@ class Reader:
 
 
 def read(
-    name: str, source: str | os.PathLike[str] | Iterable[Row], *, folder: str | os.PathLike[str] | None = None
+    name: str,
+    source: str | os.PathLike[str] | Iterable[Row],
+    *,
+    folder: str | os.PathLike[str] | None = None,
+    add: Mapping[str, Any] | None = None,
 ) -> PromptSet:
     """A public data set as a `PromptSet`.
 
-    >>> read("mm-safetybench", "processed_questions/01-Illegal_Activitiy.json", folder="imgs")  # doctest: +SKIP
+    >>> read("mm-safetybench", "processed_questions/01-Illegal_Activitiy.json", folder="imgs/01-Illegal_Activitiy")  # doctest: +SKIP
+    >>> read("msts", rows, add={"language": "de"})  # the hub keeps the language in the name of a split    doctest: +SKIP
 
     Args:
         name: one of `READERS`.
         source: its CSV, TSV, JSON, JSONL or Parquet file, or rows (a Hugging Face dataset is an iterable of rows).
         folder: where picture paths lead to; the file's own folder if not given.
+        add: columns that are the same in every row, where the data set keeps them in names of files or splits.
 
     Raises:
         InputError: unknown name, a file that cannot be read, a missing column (with the line), or a bad picture.
@@ -65,22 +72,28 @@ def read(
     if name not in READERS:
         raise InputError(f"data set {name!r} is unknown; use one of {', '.join(READERS)}")
     reader = READERS[name]
+    rows: Iterator[Row]
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
-        rows, where = _rows(path), str(path)
+        rows, where = ({"file": path.stem, **row} for row in _rows(path)), str(path)
         folder = Path(folder) if folder is not None else path.parent
     else:
         rows, where = iter(source), name
     records: list[tuple[str, Any]] = []
     for number, row in enumerate(rows):
+        row = {**row, **(add or {})}
         for need in reader.needs:
             options = (need,) if isinstance(need, str) else need
             if not any(option in row for option in options):
                 raise InputError(
-                    f"{where}: row {number + 1}: {name} has a column {' or '.join(options)!r}, this has {', '.join(map(str, row))}"
+                    f"{where}: row {number + 1}: {name} has a column {' or '.join(options)!r}, this has {', '.join(k for k in map(str, row) if k != 'file')}; add={{...}} gives every row a column"
                 )
-        for record in reader.records(row, number):
-            records.append((f"{where}: row {number + 1}", {**record, "source": name}))
+        try:
+            made = list(reader.records(row, number))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            said = str(error) if isinstance(error, InputError) else f"not a row of {name} ({error!r})"
+            raise InputError(f"{where}: row {number + 1}: {said}") from error
+        records += [(f"{where}: row {number + 1}", {**record, "source": name}) for record in made]
     if not records:
         raise InputError(f"{where}: no prompts of {name} in it")
     return PromptSet._build(records, Path(folder) if folder is not None else None)
@@ -94,9 +107,9 @@ def _rows(path: Path) -> Iterator[Row]:
             with path.open(encoding="utf-8-sig", newline="") as file:
                 yield from csv.DictReader(file, delimiter="\t" if kind == ".tsv" else ",")
         elif kind == ".parquet":
-            import pandas as pd
+            import pyarrow.parquet
 
-            yield from pd.read_parquet(path).to_dict("records")  # type: ignore[misc]
+            yield from pyarrow.parquet.read_table(path).to_pylist()
         elif kind == ".jsonl":
             with path.open(encoding="utf-8") as file:
                 yield from (json.loads(line) for line in file if line.strip())
@@ -166,8 +179,10 @@ def _multijail(row: Row, i: int) -> Iterator[dict[str, Any]]:
 
 
 def _xsafety(row: Row, i: int) -> Iterator[dict[str, Any]]:
-    yield {"id": f"xsafety-{row['language']}-{row.get('category') or ''}-{i}", "prompt": row.get("prompt") or row["text"],
-           "label": "harmful", "language": _language(row["language"]), "category": row.get("category")}  # fmt: skip
+    """The line of a request is the same in every language's file."""
+    request, language = f"xsafety-{row['category']}-{row['id']}", _language(row["language"])
+    yield {"id": f"{request}-{language}", "prompt": row.get("prompt") or row["text"], "label": "harmful", "pair_id": request,
+           "language": language, "category": row["category"]}  # fmt: skip
 
 
 def _polyguard(row: Row, i: int) -> Iterator[dict[str, Any]]:
@@ -175,25 +190,27 @@ def _polyguard(row: Row, i: int) -> Iterator[dict[str, Any]]:
         str(row["prompt_harm_label"])
     )
     if label is not None:  # some rows have no agreed label
-        yield {"id": f"polyguard-{row.get('id', i)}-{i}", "prompt": row["prompt"], "label": label,
+        yield {"id": f"polyguard-{row['id']}-{i}", "prompt": row["prompt"], "label": label, "pair_id": f"polyguard-{row['id']}",
                "language": _language(row["language"]), "category": row.get("subcategory")}  # fmt: skip
 
 
 def _mm_safetybench(row: Row, i: int) -> Iterator[dict[str, Any]]:
     """The request in words; about its picture (SD, with the phrase below, or the phrase alone); one cluster each."""
-    key = row.get("key", row.get("id", i))
-    base = {"label": "harmful", "pair_id": f"mm-safetybench-{row.get('category', '')}-{key}"}
-    if "image" in row:  # the hub's layout: one picture a row, the split says which
-        if row["image"] is not None:
-            yield {**base, "id": f"mm-safetybench-{key}-{i}", "prompt": row["question"], "images": [row["image"]],
-                   "modality": "text+image"}  # fmt: skip
+    key, category = row.get("key", row.get("id", i)), row.get("category") or row["file"]
+    request = f"mm-safetybench-{category}-{key}"
+    base = {"label": "harmful", "pair_id": request, "category": category}
+    if "question" in row:  # the hub's layout: at most one picture a row; its split, "SD", "TYPO", ..., is `kind`
+        kind, picture = row.get("kind"), row.get("image")
+        modality = "text" if picture is None else "typographic" if kind in ("TYPO", "SD_TYPO") else "text+image"
+        yield {**base, "id": f"{request}-{kind or modality}", "prompt": row["question"], "modality": modality,
+               "images": [] if picture is None else [picture]}  # fmt: skip
         return
-    yield {**base, "id": f"mm-safetybench-{key}-text", "prompt": row["Question"]}
+    yield {**base, "id": f"{request}-text", "prompt": row["Question"]}
     for kind, column, modality in (("SD", "Rephrased Question(SD)", "text+image"), ("SD_TYPO", "Rephrased Question", "typographic"),
                                    ("TYPO", "Rephrased Question", "typographic")):  # fmt: skip
         if row.get(column):
-            yield {**base, "id": f"mm-safetybench-{key}-{kind}", "prompt": row[column], "images": [f"{kind}/{key}.jpg"],
-                   "modality": modality, "category": kind}  # fmt: skip
+            yield {**base, "id": f"{request}-{kind}", "prompt": row[column], "images": [f"{kind}/{key}.jpg"],
+                   "modality": modality}  # fmt: skip
 
 
 FIGSTEP = (
@@ -228,8 +245,9 @@ def _vlguard(row: Row, i: int) -> Iterator[dict[str, Any]]:
 
 
 def _spa_vl(row: Row, i: int) -> Iterator[dict[str, Any]]:
+    """Its questions about harm; what its test split "help" holds is benign, and not read here."""
     yield {"id": f"spa-vl-{i}", "prompt": row["question"], "label": "harmful", "images": [row["image"]],
-           "modality": "text+image", "category": row.get("class") or row.get("category")}  # fmt: skip
+           "modality": "text+image", "category": row.get("class1") or row.get("class")}  # fmt: skip
 
 
 def _jailbreakv(row: Row, i: int) -> Iterator[dict[str, Any]]:
@@ -240,30 +258,40 @@ def _jailbreakv(row: Row, i: int) -> Iterator[dict[str, Any]]:
 
 def _msts(row: Row, i: int) -> Iterator[dict[str, Any]]:
     """Harmful only with its picture: the text alone is harmless."""
-    yield {"id": f"msts-{row.get('prompt_id', i)}", "prompt": row["prompt_text"], "label": "harmful", "modality": "text+image",
-           "images": [row.get("image") or row["unsafe_image_id"]], "category": row.get("hazard_category"),
-           "language": _language(row.get("language") or "en")}  # fmt: skip
+    request, language = f"msts-{row['case_id']}-{row.get('prompt_type') or ''}", _language(row["language"])
+    picture = row.get("unsafe_image") or f"{row['unsafe_image_id']}.jpg"
+    yield {"id": f"{request}-{language}", "prompt": row["prompt_text"], "label": "harmful", "modality": "text+image",
+           "images": [picture], "category": row.get("hazard_category"), "language": language, "pair_id": request}  # fmt: skip
 
 
 def _lingua(row: Row, i: int) -> Iterator[dict[str, Any]]:
-    out = {"id": f"lingua-safetybench-{row.get('id', i)}", "prompt": row.get("prompt") or row["question"], "label": "harmful",
-           "language": _language(row["language"]), "category": row.get("category")}  # fmt: skip
-    if row.get("image") is not None:
-        out |= {"images": [row["image"]], "modality": "text+image"}
+    """The rows of a file are the same requests in every language's."""
+    language = _language(row["language"])
+    request = f"lingua-safetybench-{row.get('category') or ''}-{row.get('id', i)}"
+    out = {"id": f"{request}-{language}", "prompt": row.get("prompt") or row["question"], "label": "harmful",
+           "language": language, "category": row.get("category"), "pair_id": request}  # fmt: skip
+    picture = row.get("image") if row.get("image") is not None else row.get("image_path")
+    if picture is not None:
+        out |= {"images": [picture], "modality": "text+image"}
     yield out
 
 
 _NAMES = {
-    "arabic": "ar", "bengali": "bn", "chinese": "zh", "czech": "cs", "dutch": "nl", "english": "en", "french": "fr",
+    "arabic": "ar", "bengali": "bn", "chinese": "zh", "czech": "cs", "dutch": "nl", "english": "en", "farsi": "fa", "finnish": "fi", "french": "fr",
     "german": "de", "hindi": "hi", "indonesian": "id", "italian": "it", "japanese": "ja", "javanese": "jv", "korean": "ko",
-    "polish": "pl", "portuguese": "pt", "russian": "ru", "spanish": "es", "swahili": "sw", "swedish": "sv", "thai": "th",
+    "norwegian": "no", "persian": "fa", "polish": "pl", "portuguese": "pt", "russian": "ru", "spanish": "es", "swahili": "sw", "swedish": "sv", "thai": "th",
     "turkish": "tr", "vietnamese": "vi",
 }  # fmt: skip
 
 
 def _language(said: Any) -> str:
-    """A BCP-47 tag from a tag or an English name; the rest is left for `PromptSet` to refuse."""
-    return _NAMES.get(str(said).strip().lower(), str(said).strip())
+    """A BCP-47 tag from a tag or an English name."""
+    text = str(said).strip()
+    if text.lower() in _NAMES:
+        return _NAMES[text.lower()]
+    if said is None or not re.fullmatch(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*", text):
+        raise InputError(f"language {said!r} is not a BCP-47 tag, nor the name of a language we know")
+    return text
 
 
 READERS: dict[str, Reader] = {
@@ -272,16 +300,18 @@ READERS: dict[str, Reader] = {
     "strongreject": Reader(("forbidden_prompt",), _strongreject, "github.com/alexandrasouly/strongreject", "MIT"),
     "xstest": Reader(("prompt", "type"), _xstest, "github.com/paul-rottger/xstest", "CC-BY-4.0"),
     "multijail": Reader(("en",), _multijail, "huggingface.co/datasets/DAMO-NLP-SG/MultiJail", "MIT"),
-    "xsafety": Reader((("prompt", "text"), "language"), _xsafety, "github.com/Jarviswang94/Multilingual_safety_benchmark",
-                      "Apache-2.0; its files are one a language and category: add those two columns"),
-    "polyguardprompts": Reader(("prompt", "prompt_harm_label", "language"), _polyguard,
+    "xsafety": Reader((("prompt", "text"), "language", "category", "id"), _xsafety, "github.com/Jarviswang94/Multilingual_safety_benchmark",
+                      "Apache-2.0; its files are one a language and category, without a head: name the column, "
+                      "add those two, and the line as id"),
+    "polyguardprompts": Reader(("id", "prompt", "prompt_harm_label", "language"), _polyguard,
                                "huggingface.co/datasets/ToxicityPrompts/PolyGuardPrompts", "CC-BY-4.0"),
-    "lingua-safetybench": Reader((("prompt", "question"), "language"), _lingua, "Lingua-SafetyBench's authors", "see its page"),
-    "mm-safetybench": Reader((("Question", "question"),), _mm_safetybench, "github.com/isXinLiu/MM-SafetyBench", "CC-BY-NC-4.0"),
+    "lingua-safetybench": Reader((("prompt", "question"), "language"), _lingua, "github.com/zsxr15/Lingua-SafetyBench", "on request"),
+    "mm-safetybench": Reader((("Question", "question"), ("category", "file")), _mm_safetybench, "github.com/isXinLiu/MM-SafetyBench", "CC-BY-NC-4.0"),
     "figstep": Reader(("category_id", "task_id", "question"), _figstep, "github.com/ThuCCSLab/FigStep", "MIT"),
     "vlguard": Reader(("image", "instr-resp"), _vlguard, "huggingface.co/datasets/ys-zong/VLGuard", "MIT, gated"),
     "spa-vl": Reader(("image", "question"), _spa_vl, "huggingface.co/datasets/sqrti/SPA-VL", "CC-BY-4.0"),
     "jailbreakv-28k": Reader(("jailbreak_query", "redteam_query", "image_path"), _jailbreakv,
                              "huggingface.co/datasets/JailbreakV-28K/JailBreakV-28k", "MIT, gated"),
-    "msts": Reader(("prompt_text", ("image", "unsafe_image_id")), _msts, "huggingface.co/datasets/felfri/MSTS", "CC-BY-4.0"),
+    "msts": Reader(("case_id", "prompt_text", "language", ("unsafe_image", "unsafe_image_id")), _msts, "huggingface.co/datasets/felfri/MSTS",
+                   "CC-BY-4.0, gated"),
 }  # fmt: skip

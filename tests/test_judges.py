@@ -56,12 +56,11 @@ def test_what_a_judge_says_is_read_and_nothing_else_is_guessed(name: str, said: 
 def test_prompt_and_answer_stand_where_the_format_has_them_and_cannot_name_each_other(name: str):
     text = JUDGES[name].ask(None, "ask {response} {x}", "say {prompt} \\1")
     assert text.count("ask {response} {x}") == text.count("say {prompt} \\1") == 1
-    order = text.index("ask {response}") < text.index("say {prompt}")
-    assert order is (name == "wildguard")
+    assert text.index("ask {response}") < text.index("say {prompt}")
     assert "{prompt}\n" not in text.replace("say {prompt} \\1", "")
     assert text.startswith("<s>")  # so none is added
     head = {"wildguard": "Human user:\nask {response} {x}\n\nAI assistant:\nsay {prompt} \\1\n\n---\n\nAnswers: [/INST]\n<|assistant|>\n",
-            "harmbench": "[START GENERATION]\nsay {prompt} \\1\n[END GENERATION]"}[name]  # fmt: skip
+            "harmbench": "Behavior:\nask {response} {x}\n\nGeneration:\nsay {prompt} \\1\n\n---\nRules:\n- Instances of"}[name]  # fmt: skip
     assert head in text
 
 

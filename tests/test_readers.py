@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import tiny
 
-from neuronshield import Cell, InputError
+from neuronshield import InputError
 from neuronshield.readers import READERS, read
 
 
@@ -61,19 +61,19 @@ CASES: dict[str, tuple[str, Any, list[tuple[str, str, str, str, int]]]] = {
         [("Steal it", "harmful", "en", "text", 0), ("偷", "harmful", "zh", "text", 0), ("Iba", "harmful", "sw", "text", 0)],
     ),
     "xsafety": (
-        "x.parquet", [{"text": "Volez", "language": "French", "category": "crime"}],
+        "x.parquet", [{"text": "Volez", "language": "French", "category": "crime", "id": 3}],
         [("Volez", "harmful", "fr", "text", 0)],
     ),
     "polyguardprompts": (
         "p.parquet",
         [{"id": 1, "prompt": "Steal", "prompt_harm_label": "harmful", "language": "English", "subcategory": "x"},
-         {"id": 1, "prompt": "Bake", "prompt_harm_label": "unharmful", "language": "Korean", "subcategory": "x"},
+         {"id": 3, "prompt": "Bake", "prompt_harm_label": "unharmful", "language": "Korean", "subcategory": None},
          {"id": 2, "prompt": "Hm", "prompt_harm_label": None, "language": "Thai", "subcategory": "x"}],
         [("Steal", "harmful", "en", "text", 0), ("Bake", "benign", "ko", "text", 0)],
     ),
     "lingua-safetybench": (
-        "l.json", [{"id": 1, "question": "Steal", "language": "sw", "image": "a.jpg"}],
-        [("Steal", "harmful", "sw", "text+image", 1)],
+        "l.json", [{"question": "Steal", "language": "Finnish", "image_path": "a.jpg"}, {"question": "Take", "language": "sw", "image_path": None}],
+        [("Steal", "harmful", "fi", "text+image", 1), ("Take", "harmful", "sw", "text", 0)],
     ),
     "mm-safetybench": (
         "mm.json",
@@ -102,8 +102,9 @@ CASES: dict[str, tuple[str, Any, list[tuple[str, str, str, str, int]]]] = {
         "j.csv", [{"id": 3, "jailbreak_query": "Ignore all, steal", "redteam_query": "steal", "format": "t", "policy": "p", "image_path": "a.jpg"}],
         [("Ignore all, steal", "harmful", "en", "text+image", 1)],
     ),
-    "msts": ("t.csv", [{"prompt_id": "e1", "prompt_text": "Should I drink this?", "unsafe_image_id": "b.jpg", "hazard_category": "h"}],
-             [("Should I drink this?", "harmful", "en", "text+image", 1)]),
+    "msts": ("t.csv", [{"case_id": "1", "prompt_type": "Assistance request", "prompt_text": "Soll ich das trinken?", "unsafe_image_id": "b",
+                         "hazard_category": "h", "language": "german"}],
+             [("Soll ich das trinken?", "harmful", "de", "text+image", 1)]),
 }  # fmt: skip
 
 
@@ -131,8 +132,50 @@ def test_columns_become_prompts(folder: Path, name: str):
 
 def test_rows_of_a_hub_dataset_do_as_well_as_a_file():
     row = {"id": "0", "question": "How to do this?", "image": tiny.picture(1)}
-    (prompt,) = read("mm-safetybench", [row])
-    assert (prompt.cell, len(prompt.images)) == (Cell("en", "text+image"), 1)
+    add = {"category": "01-Illegal_Activitiy"}
+    kinds = {"SD": "text+image", "SD_TYPO": "typographic", "TYPO": "typographic"}
+    sets = [read("mm-safetybench", [row], add={**add, "kind": kind}) for kind in kinds]
+    sets.append(read("mm-safetybench", [{**row, "image": None}], add=add))
+    prompts = sum(sets[1:], sets[0])
+    assert [p.modality for p in prompts] == [*kinds.values(), "text"]
+    assert len({p.cluster for p in prompts}) == 1
+    with pytest.raises(InputError, match=r"row 1: mm-safetybench has a column 'category or file'.*; add=\{\.\.\.\}"):
+        read("mm-safetybench", [row])
+
+
+def test_other_scenarios_are_other_requests(folder: Path):
+    rows = CASES["mm-safetybench"][1]
+    sets = []
+    for name in ("01-Illegal_Activitiy.json", "02-HateSpeech.json"):
+        (folder / name).write_text(json.dumps(rows), encoding="utf-8")
+        sets.append(read("mm-safetybench", folder / name))
+    assert {p.cluster for p in sets[0]}.isdisjoint({p.cluster for p in sets[1]})
+    assert len(sets[0] + sets[1]) == 8
+    with pytest.raises(InputError, match="both prompt sets have an id 'mm-safetybench-01-Illegal_Activitiy-0-text'"):
+        sets[0] + sets[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("polyguardprompts", {"id": 7, "prompt": "x", "prompt_harm_label": "harmful"}),
+        ("xsafety", {"id": 7, "text": "x", "category": "crime"}),
+        ("lingua-safetybench", {"id": 7, "question": "x"}),
+        ("msts", {"case_id": 7, "prompt_text": "x", "unsafe_image": b""}),
+    ],
+)
+def test_a_request_in_two_languages_is_one_cluster(name: str, row: dict[str, Any]):
+    if "unsafe_image" in row:
+        row["unsafe_image"] = tiny.picture(1)
+    prompts = read(name, [{**row, "language": x} for x in ("German", "French")])
+    assert [p.language for p in prompts] == ["de", "fr"]
+    assert len({p.cluster for p in prompts}) == 1
+
+
+def test_what_is_missing_from_a_parquet_row_is_missing(folder: Path):
+    rows = [{"id": 1, "en": "Steal", "zh": None, "tags": None}, {"id": 2, "en": "Take", "zh": "偷", "tags": "t"}]
+    prompts = read("multijail", table(folder / "m.parquet", rows))
+    assert [(p.language, p.prompt) for p in prompts] == [("en", "Steal"), ("en", "Take"), ("zh", "偷")]
 
 
 def test_translations_and_pictures_of_a_request_are_one_cluster(folder: Path):
@@ -166,7 +209,19 @@ def test_safe_and_unsafe_instructions_of_one_picture_are_twins(folder: Path):
         ("multijail", "a.json", "{broken", "cannot be read as .json"),
         ("advbench", "a.xlsx", "x", "use .csv, .tsv, .json, .jsonl or .parquet"),
         ("spa-vl", "a.jsonl", '{"image": "../out.png", "question": "Who?"}', "lies outside|not found"),
-        ("xsafety", "a.jsonl", '{"text": "x", "language": "Klingon!"}', "row 1: language 'Klingon!' is not a BCP-47"),
+        (
+            "xsafety",
+            "a.jsonl",
+            '{"text": "x", "language": "Klingon", "category": "c", "id": 1}',
+            "row 1: language 'Klingon' is not a",
+        ),
+        ("vlguard", "a.jsonl", '{"image": "a.jpg", "instr-resp": null}', "row 1: not a row of vlguard"),
+        (
+            "msts",
+            "a.jsonl",
+            '{"case_id": 1, "prompt_text": "x", "unsafe_image_id": "a"}',
+            "'language'.*; add=.* gives every row",
+        ),
     ],
 )
 def test_bad_files_are_one_line(folder: Path, name: str, file: str, content: str | None, says: str):
