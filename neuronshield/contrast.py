@@ -19,6 +19,7 @@ does anything (`verify` does). Scoring costs nothing once moments are captured. 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,6 +34,8 @@ from .prompts import Cell
 if TYPE_CHECKING:
     import pandas as pd
     from jaxtyping import Float
+
+logger = logging.getLogger("neuronshield")
 
 __all__ = ["METHODS", "Columns", "Scores", "contrast", "language_entropy"]
 
@@ -166,6 +169,8 @@ class Scores:
             per_layer: neurons from each layer (for `precise_shield`, before the subtraction).
             param_fraction: share of the model's parameters that the neurons own (3e-4 in the paper).
 
+        A score of zero is no reason to choose a neuron: where too few have one, the set is smaller, and a warning says so.
+
         Raises:
             InputError: none or several sizes given, or one that buys no neuron or more than there are.
         """
@@ -180,6 +185,9 @@ class Scores:
             rank = np.abs(self.values[i])
             against = None if self.against is None else np.abs(self.against[i])
             chosen = _per_layer(rank, against, count) if name == "per_layer" else _overall(rank, against, count)
+            if name != "per_layer" and chosen.sum() < count:
+                logger.warning("top(%s=%s): %s has %d neurons to give, not %d: the other scores are zero or taken away",
+                               name, value, cell, chosen.sum(), count)  # fmt: skip
             out[cell] = NeuronSet(
                 zip(*np.nonzero(chosen), strict=True),
                 n_layers=rank.shape[0],
@@ -195,6 +203,8 @@ class Scores:
 
     def _count(self, name: str, value: float) -> int:
         n_layers, d_mlp = self.values.shape[1:]
+        if not np.isfinite(value):
+            raise InputError(f"top({name}={value}): give a number")
         limit = d_mlp if name == "per_layer" else n_layers * d_mlp
         if name == "fraction":
             count = int(value * n_layers * d_mlp + 1e-9)
@@ -328,10 +338,10 @@ def language_bound(stats: Stats, cells: list[Cell]) -> Float[Array, "cell n_laye
 
 
 def _top_mask(rank: Array, count: int) -> Array:
-    """Mask of the `count` largest entries; ties go to the lower address, so runs repeat."""
+    """Mask of the `count` largest entries above zero; ties go to the lower address, so runs repeat."""
     mask = np.zeros(rank.size, dtype=bool)
     mask[np.argsort(-rank, axis=None, kind="stable")[:count]] = True
-    return mask.reshape(rank.shape)
+    return mask.reshape(rank.shape) & (rank > 0)
 
 
 def _per_layer(rank: Array, against: Array | None, count: int) -> Array:

@@ -144,7 +144,7 @@ def test_precise_shield_is_normalised_within_the_layer(stats: Stats):
 # -- top ------------------------------------------------------------------------------------------------
 def best(values: np.ndarray, k: int) -> set[tuple[int, int]]:
     flat = sorted(((abs(values[a, i]), -a, -i) for a in range(L) for i in range(D)), reverse=True)[:k]
-    return {(-a, -i) for _, a, i in flat}
+    return {(-a, -i) for value, a, i in flat if value > 0}  # one neuron never varies
 
 
 @pytest.mark.parametrize("method", ["effect_size", "contribution"])
@@ -263,3 +263,32 @@ def test_an_unknown_method_and_a_lone_label_are_refused(stats: Stats):
     )
     with pytest.raises(InputError, match="needs both"):
         contrast(alone)
+
+
+def sparse(rates: dict[str, list[float]]) -> Stats:
+    """Moments of one layer whose neurons are active that often, by language, the same for both labels."""
+    zeros = np.zeros((1, len(next(iter(rates.values())))))
+    groups = {
+        Group(label, language, "text", half): Moments(
+            4, zeros, zeros, zeros, np.array([rate], dtype=np.float64), zeros, zeros
+        )
+        for language, rate in rates.items() for label in ("harmful", "benign") for half in (0, 1)
+    }  # fmt: skip
+    return Stats(groups, zeros + 1, zeros + 1, "last_prompt", 1000, 10)
+
+
+def test_a_neuron_that_is_never_active_is_bound_to_no_language():
+    """Entropy of nothing is zero, which would be the most bound of all."""
+    stats = sparse({"en": [0.5, *[0.0] * 39], "sw": [0.0, 0.5, *[0.0] * 38]})
+    scores = contrast(stats, method="lape")
+    assert {cell.language: list(s) for cell, s in scores.top(k=1).items()} == {"en": [(0, 0)], "sw": [(0, 1)]}
+    assert np.count_nonzero(scores.values) == 2
+
+
+def test_a_score_of_zero_chooses_no_neuron(caplog: pytest.LogCaptureFixture):
+    scores = contrast(sparse({"en": [0.5, *[0.0] * 39], "sw": [0.0, 0.5, *[0.0] * 38]}), method="lape")
+    with caplog.at_level("WARNING", logger="neuronshield"):
+        assert [len(s) for s in scores.top(k=5).values()] == [1, 1]
+    assert "en/text has 1 neurons to give, not 5" in caplog.text
+    with pytest.raises(InputError, match="give a number"):
+        scores.top(param_fraction=float("nan"))
