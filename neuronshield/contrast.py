@@ -169,7 +169,7 @@ class Scores:
             per_layer: neurons from each layer (for `precise_shield`, before the subtraction).
             param_fraction: share of the model's parameters that the neurons own (3e-4 in the paper).
 
-        A score of zero is no reason to choose a neuron: where too few have one, the set is smaller, and a warning says so.
+        Where too few neurons have a score above zero, or a set difference leaves too few, a warning says so.
 
         Raises:
             InputError: none or several sizes given, or one that buys no neuron or more than there are.
@@ -186,8 +186,10 @@ class Scores:
             against = None if self.against is None else np.abs(self.against[i])
             chosen = _per_layer(rank, against, count) if name == "per_layer" else _overall(rank, against, count)
             if name != "per_layer" and chosen.sum() < count:
-                logger.warning("top(%s=%s): %s has %d neurons to give, not %d: the other scores are zero or taken away",
-                               name, value, cell, chosen.sum(), count)  # fmt: skip
+                logger.warning("top(%s=%s): %s has only %d neurons to give", name, value, cell, chosen.sum())
+            if nothing := int((chosen & (rank == 0)).sum()):
+                logger.warning("top(%s=%s): %s: %d of %d chosen neurons have a score of zero, and are there by address",
+                               name, value, cell, nothing, chosen.sum())  # fmt: skip
             out[cell] = NeuronSet(
                 zip(*np.nonzero(chosen), strict=True),
                 n_layers=rank.shape[0],
@@ -338,10 +340,10 @@ def language_bound(stats: Stats, cells: list[Cell]) -> Float[Array, "cell n_laye
 
 
 def _top_mask(rank: Array, count: int) -> Array:
-    """Mask of the `count` largest entries above zero; ties go to the lower address, so runs repeat."""
+    """Mask of the `count` largest entries; ties go to the lower address, so runs repeat."""
     mask = np.zeros(rank.size, dtype=bool)
     mask[np.argsort(-rank, axis=None, kind="stable")[:count]] = True
-    return mask.reshape(rank.shape) & (rank > 0)
+    return mask.reshape(rank.shape)
 
 
 def _per_layer(rank: Array, against: Array | None, count: int) -> Array:

@@ -144,7 +144,7 @@ def test_precise_shield_is_normalised_within_the_layer(stats: Stats):
 # -- top ------------------------------------------------------------------------------------------------
 def best(values: np.ndarray, k: int) -> set[tuple[int, int]]:
     flat = sorted(((abs(values[a, i]), -a, -i) for a in range(L) for i in range(D)), reverse=True)[:k]
-    return {(-a, -i) for value, a, i in flat if value > 0}  # one neuron never varies
+    return {(-a, -i) for _, a, i in flat}
 
 
 @pytest.mark.parametrize("method", ["effect_size", "contribution"])
@@ -285,10 +285,10 @@ def test_a_neuron_that_is_never_active_is_bound_to_no_language():
     assert np.count_nonzero(scores.values) == 2
 
 
-def test_a_score_of_zero_chooses_no_neuron(caplog: pytest.LogCaptureFixture):
+def test_neurons_chosen_for_a_score_of_zero_are_counted_aloud(caplog: pytest.LogCaptureFixture):
     scores = contrast(sparse({"en": [0.5, *[0.0] * 39], "sw": [0.0, 0.5, *[0.0] * 38]}), method="lape")
     with caplog.at_level("WARNING", logger="neuronshield"):
-        assert [len(s) for s in scores.top(k=5).values()] == [1, 1]
-    assert "en/text has 1 neurons to give, not 5" in caplog.text
+        assert [len(s) for s in scores.top(k=5).values()] == [5, 5]
+    assert "en/text: 4 of 5 chosen neurons have a score of zero" in caplog.text
     with pytest.raises(InputError, match="give a number"):
         scores.top(param_fraction=float("nan"))
