@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .models import Model
+from .models import Model, is_conv1d
 from .neurons import NeuronSet
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def attach(model: Model, where: list[Place], rank: int, *, hot: bool, seed: int)
         target_modules=[place.name for place in where],
         lora_dropout=0.0,
         bias="none",
-        fan_in_fan_out=type(model.linear(0, model.site.down)).__name__ == "Conv1D",
+        fan_in_fan_out=is_conv1d(model.linear(0, model.site.down)),
     )
     with quiet():
         peft_model = get_peft_model(shared_copy(model.module), config)  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ from .controls import random_like
 from .errors import InputError
 from .evaluate import Evaluation, evaluate
 from .grade import OpeningsArg
-from .models import Model
+from .models import Model, is_conv1d
 from .neurons import NeuronSet
 from .objective import Example, examples
 from .prompts import PromptSet
@@ -68,7 +68,7 @@ def prune(model: Model, neurons: NeuronSet) -> Model:
     for layer, own in neurons.by_layer().items():
         linear: Any = module.get_submodule(f"{model.layers_path}.{layer}.{model.site.down}")
         weight = linear.weight.detach().clone()
-        (weight.T if type(linear).__name__ == "Conv1D" else weight)[:, own] = 0.0
+        (weight.T if is_conv1d(linear) else weight)[:, own] = 0.0
         linear.weight = nn.Parameter(weight, requires_grad=False)
     return with_module(model, module)
 

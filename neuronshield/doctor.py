@@ -19,7 +19,7 @@ from .capture import Moments, record, versions
 from .collate import collate, render
 from .intervene import answer_logits, generate
 from .intervention import Intervention
-from .models import Model
+from .models import Model, out_in
 from .neurons import NeuronSet
 from .prompts import Prompt, PromptSet
 
@@ -109,10 +109,9 @@ def _versions() -> str:
 
 
 def _about(model: Model) -> str:
-    about = model.provenance()
     kind = type(model.module).__name__
     size = f"{model.n_params / 1e6:.1f} M" if model.n_params >= 1e5 else f"{model.n_params}"
-    return f"{kind} {model.id!r}, {size} parameters, {about['dtype']} on {model.device}"
+    return f"{kind} {model.id!r}, {size} parameters, {model.dtype} on {model.device}"
 
 
 def _backbone(model: Model) -> str:
@@ -149,21 +148,13 @@ def _memory(model: Model) -> str:
     )
     where = places(model, spread, PARTS)
     rank = slots(where)
-    wide = sum(sum(_shape(model, p.name)) for p in where)
+    wide = sum(sum(out_in(model.module.get_submodule(p.name))) for p in where)
     mine = 4 * rank * wide + 3 * 4 * k * model.params_per_neuron  # both factors; gradient and two Adam moments of one
     whole = 4 * 4 * n * model.params_per_neuron
     return (
         f"capture keeps {_mb(cell)} a cell; training {k} neurons adds {_mb(mine)} of factors and optimiser, "
         f"gradient masks over all MLPs would add {_mb(whole)}"
     )
-
-
-def _shape(model: Model, name: str) -> tuple[int, int]:
-    linear: Any = model.module.get_submodule(name)
-    if hasattr(linear, "in_features"):
-        return linear.out_features, linear.in_features
-    rows, columns = linear.weight.shape
-    return int(rows), int(columns)
 
 
 def _mb(n: int) -> str:
@@ -308,7 +299,7 @@ def _off(a: Tensor, b: Tensor) -> float:
 
 
 def _within(model: Model, off: float, what: str) -> str:
-    dtype = model.provenance()["dtype"]
+    dtype = model.dtype
     limit = {"float64": 1e-5, "float32": 1e-4}.get(dtype, 5e-2)
     text = f"{what}: off by at most {off:.1e} of the largest value (limit {limit:.0e} in {dtype})"
     if not off <= limit:

@@ -29,7 +29,7 @@ from .collate import batches
 from .errors import InputError
 from .grade import OpeningsArg, OpeningTokens, margin, opening_tokens, openings_for
 from .intervene import margins
-from .models import Model
+from .models import Model, is_conv1d
 from .neurons import NeuronSet
 from .prompts import PromptSet
 from .update import Update
@@ -60,7 +60,7 @@ def clamp_edit(model: Model, neurons: NeuronSet, prompts: PromptSet) -> Update:
     for layer, own in neurons.by_layer().items():
         linear: Any = module.get_submodule(f"{model.layers_path}.{layer}.{model.site.down}")
         weight = linear.weight.detach().clone()
-        columns = weight.T if type(linear).__name__ == "Conv1D" else weight
+        columns = weight.T if is_conv1d(linear) else weight
         shift = columns[:, own] @ activations[layer, own].to(columns)
         columns[:, own] = 0.0
         bias = torch.zeros_like(shift) if linear.bias is None else linear.bias.detach().clone()

@@ -23,7 +23,7 @@ from .contrast import Scores
 from .errors import InputError
 from .grade import OpeningsArg
 from .intervene import generate
-from .models import Model, by_row
+from .models import Model, by_row, is_conv1d
 from .neurons import NEURON_VALUE
 from .objective import answer_loss, examples
 from .prompts import Prompt, PromptSet
@@ -119,7 +119,7 @@ def _sensitivity(
         slopes = torch.autograd.grad(answer_loss(model, batch).sum(), flat, allow_unused=True)
     slope = dict(zip(map(id, flat), slopes, strict=True))
     out = np.zeros((model.n_layers, model.d_mlp))
-    turned = type(model.linear(0, model.site.down)).__name__ == "Conv1D"
+    turned = is_conv1d(model.linear(0, model.site.down))
     for layer, ws in enumerate(weights):
         for w, part in ws:
             grad = slope[id(w)]
@@ -154,7 +154,7 @@ def change_score(
 
     Source: Chen et al. (2024), "Finding Safety Neurons in Large Language Models", eq. 3 (generation-time contrast).
     """
-    mine, theirs = model.provenance()["dtype"], other.provenance()["dtype"]
+    mine, theirs = model.dtype, other.dtype
     if mine != theirs:
         raise InputError(f"change_score: models in {mine} and {theirs}; load both in one dtype")
     shapes = [(m.n_layers, m.d_mlp, m.d_model) for m in (model, other)]

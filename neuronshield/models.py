@@ -242,7 +242,7 @@ class Model:
 
             return dequantize_bnb_weight(linear.weight, getattr(linear, "state", None))  # type: ignore[no-any-return]
         weight: Tensor = linear.weight
-        return weight.T if _is_conv1d(linear) else weight
+        return weight.T if is_conv1d(linear) else weight
 
     def down_norms(self, order: int = 2) -> Float[Tensor, "n_layers d_mlp"]:
         """c_i = ||W_down[:, i]|| of every neuron, of order 2 or 1, float64."""
@@ -528,11 +528,11 @@ def _address(
             f"{family}: layer {missing[0]} has no {chosen.down!r} though layer 0 has ({_leaves(layers[missing[0]])}); "
             "layers of different kinds are not supported"
         )
-    widths = {_shape(layer.get_submodule(chosen.down)) for layer in layers}
+    widths = {out_in(layer.get_submodule(chosen.down)) for layer in layers}
     if len(widths) != 1:
         raise InputError(f"{family}: layers differ in MLP width {sorted(widths)}; not supported")
     d_model, d_mlp = widths.pop()
-    rows = _shape(layers[0].get_submodule(chosen.up))[0]
+    rows = out_in(layers[0].get_submodule(chosen.up))[0]
     if rows != d_mlp * (1 + chosen.fused):
         raise InputError(
             f"{family}: {chosen.up!r} has {rows} rows for {d_mlp} columns of {chosen.down!r}; not supported"
@@ -606,13 +606,13 @@ def by_row(h: Tensor, rows: int) -> Float[Tensor, "batch pos d_mlp"]:
     return h if h.ndim == 3 else h.unflatten(0, (rows, -1))
 
 
-def _is_conv1d(linear: nn.Module) -> bool:
+def is_conv1d(linear: nn.Module) -> bool:
     return type(linear).__name__ == "Conv1D"
 
 
-def _shape(linear: nn.Module) -> tuple[int, int]:
-    """(d_model, d_mlp) of a down-projection."""
+def out_in(linear: nn.Module) -> tuple[int, int]:
+    """Outputs and inputs of a projection: (d_model, d_mlp) of a down-projection."""
     if hasattr(linear, "in_features"):  # the weight itself may be packed
         return linear.out_features, linear.in_features  # type: ignore[return-value]
     rows, columns = linear.weight.shape  # type: ignore[union-attr,misc]
-    return (columns, rows) if _is_conv1d(linear) else (rows, columns)
+    return (columns, rows) if is_conv1d(linear) else (rows, columns)

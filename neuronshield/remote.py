@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from .errors import InputError
+from .models import is_conv1d
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -51,7 +52,7 @@ def facts(model: Model) -> Facts:
         InputError: nobody there answers for this model.
     """
     envoys = model.envoys
-    turned = type(model.linear(0, model.site.down)).__name__ == "Conv1D"
+    turned = is_conv1d(model.linear(0, model.site.down))
     try:
         with torch.no_grad(), model.traced.trace(input_ids=torch.ones(1, 1, dtype=torch.long), **model.there) as tracer:
             ones, twos, samples = nnsight.save([]), nnsight.save([]), nnsight.save([])
