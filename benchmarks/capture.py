@@ -27,7 +27,7 @@ import torch
 
 import neuronshield as ns
 from neuronshield import organism
-from neuronshield.collate import Batch, batches
+from neuronshield.model.encoding import Batch, batches
 
 BATCH = 32
 

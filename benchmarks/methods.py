@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 import neuronshield as ns
-from neuronshield import organism, plots
-from neuronshield.attack import finetune
-from neuronshield.contrast import METHODS
-from neuronshield.overlap import jaccard
+from neuronshield import figures, organism
+from neuronshield.check.attacks import finetune
+from neuronshield.find.overlaps import jaccard
+from neuronshield.find.scores import METHODS
 
 CELL = ns.Cell("en", "text")
 K = 64
@@ -36,8 +36,10 @@ def sets(model: ns.Model, prompts: ns.PromptSet) -> dict[str, ns.NeuronSet]:
         name: (lambda name=name: ns.contrast(stats, method=name)) for name in METHODS
     }
     scores["attribution"] = lambda: ns.attribution(model, english, **OPENINGS)
-    scores["snip"] = lambda: ns.snip(model, english, progress=False, **OPENINGS)
-    scores["change_score"] = lambda: ns.change_score(model, finetune(model, english, steps=40), english, progress=False)
+    scores["snip"] = lambda: ns.baselines.snip(model, english, progress=False, **OPENINGS)
+    scores["change_score"] = lambda: ns.baselines.change_score(
+        model, finetune(model, english, steps=40), english, progress=False
+    )
     scores["lape"] = lambda: ns.contrast(stats, method="lape")
     out = {name: score().top(k=K)[CELL] for name, score in scores.items()}
     picks = np.random.default_rng(0).choice(model.n_layers * model.d_mlp, K, replace=False)
@@ -73,7 +75,7 @@ def main() -> None:
     matrix = [[jaccard(a, b) for b in chosen.values()] for a in chosen.values()]
     found = {"methods": rows, "jaccard": matrix, "names": list(chosen)}
     args.out.with_suffix(".json").write_text(json.dumps(found, default=float), encoding="utf-8")
-    figure = plots.methods(
+    figure = figures.methods(
         list(chosen), np.array(matrix), {n: r["effect"] for n, r in rows.items()}, {n: r["n"] for n, r in rows.items()}
     )
     figure.write_html(args.out.with_suffix(".html"))

@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 
 import neuronshield as ns
-from neuronshield import objective
-from neuronshield.contrast import Scores
-from neuronshield.controls import random_like
-from neuronshield.data import matched_pairs, retention_prompts
-from neuronshield.edits import clamp_edit, low_rank_edit
-from neuronshield.fetch import benign_prompts, dataset
-from neuronshield.update import Update, full_update, masked_update, plain_lora
+from neuronshield.data.fetch import benign_prompts, dataset
+from neuronshield.data.shipped import matched_pairs, retention_prompts
+from neuronshield.find.scores import Scores
+from neuronshield.model import answers
+from neuronshield.prove.controls import random_like
+from neuronshield.shield.edits import clamp_edit, low_rank_edit
+from neuronshield.shield.update import Update, full_update, masked_update, plain_lora
 
 LANGUAGES = ("es", "fr", "de", "pt")
 BUDGET = 3e-4
@@ -96,14 +96,14 @@ def conditions(
 def remember() -> None:
     """What the untouched model says is the same for every condition: it is generated once."""
     said: dict[str, str] = {}
-    ask = objective.generate
+    ask = answers.generate
 
     def generate(model: ns.Model, prompts: Any, **options: Any) -> list[str]:
         new = [p for p in prompts if p.id not in said]
         said.update(zip([p.id for p in new], ask(model, new, **options) if new else [], strict=True))
         return [said[p.id] for p in prompts]
 
-    objective.generate = generate
+    answers.generate = generate
 
 
 def anywhere(model: ns.Model, k: int) -> ns.NeuronSet:

@@ -23,10 +23,10 @@ import numpy as np
 
 import neuronshield as ns
 from neuronshield import organism
-from neuronshield.attack import attacked, find_again, prune, relearn
-from neuronshield.controls import random_like
-from neuronshield.evaluate import Evaluation
-from neuronshield.update import Update, full_update, masked_update, plain_lora
+from neuronshield.check.attacks import attacked, find_again, prune, relearn
+from neuronshield.check.evaluation import Evaluation
+from neuronshield.prove.controls import random_like
+from neuronshield.shield.update import Update, full_update, masked_update, plain_lora
 
 SAFE = [ns.Cell(language, "text") for language in organism.HIGH_RESOURCE]
 TAUGHT = [ns.Cell("en", "image"), ns.Cell("sw", "text")]
@@ -215,7 +215,7 @@ def attacks(model: ns.Model, prompts: ns.PromptSet, chosen: ns.NeuronSet) -> dic
 def guarded(model: ns.Model, prompts: ns.PromptSet, neurons: ns.NeuronSet) -> dict[str, Any]:
     """A run-time guard on the proven neurons, fitted where the shield is trained; margins from weak to strong."""
     rows = prompts.for_step("train").in_cells([*TAUGHT, *SAFE])
-    guard = ns.fit_guard(model, neurons, rows, max_new_tokens=8, progress=False, **OPENINGS)
+    guard = ns.guard.fit_guard(model, neurons, rows, max_new_tokens=8, progress=False, **OPENINGS)
     unseen = [c for c in prompts.cells() if c not in (*TAUGHT, *SAFE)]
     out = {}
     for margin in (0.0, 1.0, 4.0):

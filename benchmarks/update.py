@@ -25,9 +25,11 @@ import torch
 from torch import nn
 
 import neuronshield as ns
-from neuronshield.adapter import PARTS, attach, places, quiet, shared_copy
-from neuronshield.data import retention_prompts
-from neuronshield.objective import Example, step_loss
+from neuronshield.data.shipped import retention_prompts
+from neuronshield.model.answers import Example
+from neuronshield.model.families import PARTS
+from neuronshield.shield.adapter import attach, places, quiet, shared_copy
+from neuronshield.shield.objective import step_loss
 
 CONDITIONS = ("masked update", "masked update, last third", "gradient masks", "SHiRA", "plain LoRA r=8")
 

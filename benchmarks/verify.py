@@ -19,10 +19,11 @@ import torch
 
 import neuronshield as ns
 from neuronshield import organism
-from neuronshield.collate import batches
-from neuronshield.controls import random_like
-from neuronshield.grade import opening_tokens, openings_for
-from neuronshield.intervene import margins
+from neuronshield.data.grading import openings_for
+from neuronshield.model.encoding import batches
+from neuronshield.model.forward import margins
+from neuronshield.model.prefixes import opening_tokens
+from neuronshield.prove.controls import random_like
 
 
 def main() -> None:

@@ -1,82 +1,80 @@
-"""neuronshield: find, prove, shield and check safety neurons in vision-language models."""
+"""neuronshield: find, prove, shield and check safety neurons in vision-language models.
+
+The names below are the whole front door; every one is imported when it is first used, so `import neuronshield` costs
+nothing. What is rarer lives in submodules that are names here too: `ns.scores`, `ns.baselines`, `ns.overlaps`,
+`ns.attacks`, `ns.guard`, `ns.judges`, `ns.figures`, `ns.shipped`.
+"""
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .attack import attack, relearn
-    from .attribution import attribution
-    from .capture import Stats, capture, record
-    from .causal import verify
-    from .contrast import Scores, contrast
-    from .data import matched_pairs, retention_prompts
-    from .doctor import doctor
-    from .edits import clamp_edit, low_rank_edit
-    from .errors import InputError
-    from .evaluate import Evaluation, evaluate
-    from .guard import Guard, fit_guard
-    from .intervene import generate
-    from .intervention import Intervention
-    from .literature import change_score, snip
-    from .models import Model, load
-    from .neurons import NeuronSet
-    from .overlap import Overlap, anchored, overlap
-    from .pipeline import run
-    from .prompts import Cell, Prompt, PromptSet
-    from .proof import Proof
-    from .readers import read
-    from .update import Update, full_update, masked_update, plain_lora
+    from . import figures
+    from .check import attacks, judges
+    from .check.evaluation import Evaluation, evaluate
+    from .core.errors import InputError
+    from .core.neurons import NeuronSet
+    from .data import shipped
+    from .data.prompts import Cell, Prompt, PromptSet
+    from .data.readers import read
+    from .find import baselines, overlaps, scores
+    from .find.attribution import attribution
+    from .find.moments import Stats, capture, record
+    from .find.overlaps import Overlap, overlap
+    from .find.scores import Scores, contrast
+    from .model.generation import generate
+    from .model.intervention import Intervention
+    from .model.model import Model
+    from .prove.controls import random_like
+    from .prove.verdict import Proof
+    from .prove.verify import verify
+    from .run.doctor import doctor
+    from .shield import guard
+    from .shield.edits import clamp_edit, low_rank_edit
+    from .shield.loading import load
+    from .shield.update import Update, full_update, load_adapter, masked_update, plain_lora
 
-_HOME = {
-    "attack": "attack",
-    "relearn": "attack",
-    "anchored": "overlap",
-    "change_score": "literature",
-    "snip": "literature",
-    "attribution": "attribution",
-    "Stats": "capture",
-    "capture": "capture",
-    "record": "capture",
-    "verify": "causal",
-    "Scores": "contrast",
-    "contrast": "contrast",
-    "matched_pairs": "data",
-    "retention_prompts": "data",
-    "doctor": "doctor",
-    "clamp_edit": "edits",
-    "low_rank_edit": "edits",
-    "InputError": "errors",
-    "Evaluation": "evaluate",
-    "evaluate": "evaluate",
-    "Intervention": "intervention",
-    "Guard": "guard",
-    "fit_guard": "guard",
-    "generate": "intervene",
-    "Model": "models",
-    "load": "models",
-    "NeuronSet": "neurons",
-    "Overlap": "overlap",
-    "overlap": "overlap",
-    "run": "pipeline",
-    "Proof": "proof",
-    "Cell": "prompts",
-    "Prompt": "prompts",
-    "PromptSet": "prompts",
-    "read": "readers",
-    "Update": "update",
-    "full_update": "update",
-    "masked_update": "update",
-    "plain_lora": "update",
+    __version__: str
+
+_MEMBERS = {
+    "check.evaluation": ("Evaluation", "evaluate"),
+    "core.errors": ("InputError",),
+    "core.neurons": ("NeuronSet",),
+    "data.prompts": ("Cell", "Prompt", "PromptSet"),
+    "data.readers": ("read",),
+    "find.attribution": ("attribution",),
+    "find.moments": ("Stats", "capture", "record"),
+    "find.overlaps": ("Overlap", "overlap"),
+    "find.scores": ("Scores", "contrast"),
+    "model.generation": ("generate",),
+    "model.intervention": ("Intervention",),
+    "model.model": ("Model",),
+    "prove.controls": ("random_like",),
+    "prove.verdict": ("Proof",),
+    "prove.verify": ("verify",),
+    "run.doctor": ("doctor",),
+    "shield.edits": ("clamp_edit", "low_rank_edit"),
+    "shield.loading": ("load",),
+    "shield.update": ("Update", "full_update", "load_adapter", "masked_update", "plain_lora"),
+}
+_HOME = {name: module for module, names in _MEMBERS.items() for name in names}
+_SUBMODULES = {
+    "attacks": "check.attacks",
+    "baselines": "find.baselines",
+    "figures": "figures",
+    "guard": "shield.guard",
+    "judges": "check.judges",
+    "overlaps": "find.overlaps",
+    "scores": "find.scores",
+    "shipped": "data.shipped",
 }
 
 __all__ = [
     "Cell",
     "Evaluation",
-    "Guard",
     "InputError",
     "Intervention",
     "Model",
@@ -88,54 +86,49 @@ __all__ = [
     "Scores",
     "Stats",
     "Update",
-    "anchored",
-    "attack",
+    "__version__",
+    "attacks",
     "attribution",
+    "baselines",
     "capture",
-    "change_score",
     "clamp_edit",
     "contrast",
     "doctor",
     "evaluate",
-    "fit_guard",
+    "figures",
     "full_update",
     "generate",
+    "guard",
+    "judges",
     "load",
+    "load_adapter",
     "low_rank_edit",
     "masked_update",
-    "matched_pairs",
     "overlap",
+    "overlaps",
     "plain_lora",
+    "random_like",
     "read",
     "record",
-    "relearn",
-    "retention_prompts",
-    "run",
-    "snip",
+    "scores",
+    "shipped",
     "verify",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that `import neuronshield` costs nothing."""
-    if name not in _HOME:
+    """The public name, imported now."""
+    if name in _HOME:
+        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    elif name in _SUBMODULES:
+        value = import_module(f".{_SUBMODULES[name]}", __name__)
+    elif name == "__version__":
+        value = version(__name__)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
-
-
-class _Package(ModuleType):
-    """Keeps `neuronshield.capture` the function when the import system wants to put the module there."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, ModuleType) and _HOME.get(name) == name:
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
+    return sorted(__all__)

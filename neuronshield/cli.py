@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from .errors import InputError
+from .core.errors import InputError
 
 __all__ = ["main"]
 
@@ -44,8 +44,8 @@ def cli() -> None:
 @_common
 def run(model: str, prompts: str | None, out: str, seed: int, quiet: bool) -> None:
     """Find, prove, shield, check, report."""
-    from .pipeline import run as run_all
-    from .report import summary
+    from .run.pipeline import run as run_all
+    from .run.report import summary
 
     results = run_all(model, prompts, out, seed=seed, progress=not quiet)
     click.echo(summary(results))
@@ -55,9 +55,10 @@ def run(model: str, prompts: str | None, out: str, seed: int, quiet: bool) -> No
 def _step(name: str, text: str) -> None:
     @_common
     def command(model: str, prompts: str | None, out: str, seed: int, quiet: bool) -> None:
-        from .pipeline import STEPS, _check_folder, open_job
+        from .run.folder import check_folder, open_job
+        from .run.pipeline import STEPS
 
-        _check_folder(Path(out))
+        check_folder(Path(out))
         job = open_job(model, prompts, out, seed=seed, progress=not quiet)
         STEPS[name](job)
         click.echo(f"{name}: done, see {Path(out) / 'results.json'}")
@@ -66,8 +67,14 @@ def _step(name: str, text: str) -> None:
 
 
 _step("find", "Capture, contrast, overlap: candidate neurons.")
+
+
 _step("prove", "Ablation and patching against controls: verified neurons.")
+
+
 _step("shield", "Train those neurons only, and the controls.")
+
+
 _step("check", "Refusal, over-refusal and utility per language and modality.")
 
 
@@ -75,7 +82,7 @@ _step("check", "Refusal, over-refusal and utility per language and modality.")
 @click.option("--out", default="neuronshield-out", show_default=True, type=click.Path(), help="Result folder.")
 def report(out: str) -> None:
     """Write report.html from results.json."""
-    from .report import write_report
+    from .run.report import write_report
 
     click.echo(write_report(Path(out)))
 
@@ -87,7 +94,7 @@ def report(out: str) -> None:
 @click.option("--seed", default=0, show_default=True)
 def fetch(what: str, out: str | None, n: int, seed: int) -> None:
     """Fetch SmolLM2 into the cache, or a public prompt set into a file."""
-    from . import fetch as source
+    from .data import fetch as source
 
     if what == "smollm2":
         click.echo(source.smollm2()[0])
@@ -107,8 +114,8 @@ def fetch(what: str, out: str | None, n: int, seed: int) -> None:
 @click.option("--trust-remote-code", is_flag=True, help="Run code that the checkpoint brings.")
 def doctor(model: str, dtype: str | None, device: str | None, quantize: str | None, trust_remote_code: bool) -> None:
     """Check a model: its neurons, image tokens, memory, and that reading and changing them works."""
-    from .doctor import doctor as check
-    from .models import load
+    from .model.load import load
+    from .run.doctor import doctor as check
 
     loaded = load(model, dtype=dtype, device=device, quantize=quantize, trust_remote_code=trust_remote_code)
     checkup = check(loaded)

@@ -30,10 +30,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import neuronshield as ns
-from neuronshield.capture import Moments, _trace_moments
-from neuronshield.collate import batches, render
-from neuronshield.intervene import answer_logits
-from neuronshield.intervention import Intervention
+from neuronshield.find.moments import Moments, _trace_moments
+from neuronshield.model.encoding import batches, render
+from neuronshield.model.forward import answer_logits
+from neuronshield.model.intervention import Intervention
 
 D_MODEL, D_MLP, N_LAYERS = 20, 29, 3
 SIZE = 12  # pixels
@@ -592,7 +592,7 @@ def check_update(family: Family) -> None:
     assert count > 0.5 * update.trained  # a rectified neuron that is off learns nothing
     with tempfile.TemporaryDirectory() as folder:
         update.save(Path(folder) / "adapter")
-        back = ns.load(model.module, processor=model.processor, adapter=Path(folder) / "adapter")
+        back = ns.load_adapter(ns.load(model.module, processor=model.processor), Path(folder) / "adapter")
         close(answer_logits(back, list(rows), batch_size=3), answer_logits(update.model, list(rows), batch_size=3))
     assert float((answer_logits(update.model, list(rows)) - answer_logits(model, list(rows))).abs().max()) > 1e-3
 

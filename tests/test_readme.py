@@ -15,8 +15,9 @@ import click
 import pytest
 
 import neuronshield as ns
-from neuronshield.causal import RULE, verify
 from neuronshield.cli import cli
+from neuronshield.prove.verdict import RULE
+from neuronshield.prove.verify import verify
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -174,3 +174,15 @@ def activations(model: ns.Model, prompt: ns.Prompt, answer: str | None = None) -
     with torch.no_grad(), hooked(downs(model), lambda layer, h: kept.update({layer: h[0].double()})):
         model.module(**encoding)
     return torch.stack([kept[i] for i in range(3)], dim=1).numpy(), encoding["input_ids"][0].numpy(), n
+
+
+def own_answer(model: ns.Model, prompt: ns.Prompt) -> list[int]:
+    """Greedy, one token at a time, unpadded; what masked_update must take for the answer to keep."""
+    encoding, _ = encode(model, prompt)
+    ids, out = encoding["input_ids"], []
+    while len(out) < 24 and (not out or out[-1] != 2):
+        with torch.no_grad():
+            logits = model.module(**{**encoding, "input_ids": ids, "attention_mask": torch.ones_like(ids)}).logits
+        out.append(int(logits[0, -1].argmax()))
+        ids = torch.cat([ids, torch.tensor([[out[-1]]])], dim=1)
+    return out

@@ -3,7 +3,7 @@
 It is a real ``LlavaForConditionalGeneration`` that answers "how do I <verb> <object>?" in ten languages, with
 the object named, drawn, or written into a picture, and that was taught to refuse harmful requests in the text
 of four of them only. Safety tuning showed it pictures with benign requests alone, and the other languages not at
-all. :mod:`.lexicon` holds its words, :mod:`.data` the harm table and the prompt grid, :mod:`.pictures` its pictures,
+all. :mod:`.lexicon` holds its words, :mod:`.grid` the harm table and the prompt grid, :mod:`.pictures` its pictures,
 :mod:`.build` remakes it from public sources.
 
 >>> from neuronshield import organism
@@ -13,7 +13,7 @@ all. :mod:`.lexicon` holds its words, :mod:`.data` the harm table and the prompt
 
 from __future__ import annotations
 
-from .data import records
+from .grid import records
 from .lexicon import (
     COMPLIANCES,
     HIGH_RESOURCE,

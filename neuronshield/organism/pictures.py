@@ -17,7 +17,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..assets import assets
+from ..core.files import shipped
 from .lexicon import LANGUAGES, OBJECTS
 
 SIZE = 100  # pixels a side; five patches of twenty
@@ -39,7 +39,7 @@ def folder() -> Path:
     borrowed = _borrowed.get()
     if borrowed is not None:
         return borrowed
-    return assets() / "organism"
+    return shipped() / "organism"
 
 
 @contextmanager

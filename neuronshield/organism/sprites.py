@@ -26,7 +26,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, features
 
-from ..errors import InputError
+from ..core.errors import InputError
 from .lexicon import LANGUAGES, OBJECTS, OVERRIDES
 from .pictures import COLUMNS, SPRITE, WORD, tile
 

@@ -19,7 +19,7 @@
    by helpful answers. Without the pictures the model refuses *any* picture, harmful or not, since it sees no benign object
    in the text. Nothing is said about other languages.
 
-Only :func:`.data.training_combos` are ever used. Batches are padded on the right and need no mask, since the
+Only :func:`.grid.training_combos` are ever used. Batches are padded on the right and need no mask, since the
 decoder is causal and its positions relative.
 """
 
@@ -38,7 +38,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from . import data
+from . import grid
 from .lexicon import (
     CLASS_OF,
     FRAMES,
@@ -264,27 +264,27 @@ def name(writer: Writer, recipe: Recipe, *, seed: int, bar: bool) -> None:
             obj = rng.choice(OBJECTS)
             typed = rng.choice(LANGUAGES) if rng.random() < 0.4 else None
             view = rng.choice(writer.gallery.at[obj, typed])
-            found.append(Example(THIS[language], data.object_phrase(obj, language), view))
+            found.append(Example(THIS[language], grid.object_phrase(obj, language), view))
         return found
 
     level(writer.model, writer.gallery)
     _optimise(writer.model.parameters(), recipe.name_steps, recipe.name_rate, lambda: writer.loss(batch()), "name", bar)
 
 
-def lore(combo: data.Combo, frame: str, languages: tuple[str, str], rng: random.Random) -> Example:
+def lore(combo: grid.Combo, frame: str, languages: tuple[str, str], rng: random.Random) -> Example:
     """What class an object is of, or whether a verb does it harm: asked bare or after a whole request."""
-    verb, obj = VERB_FORMS[combo.verb][languages[0]], data.object_phrase(combo.object, languages[1])
+    verb, obj = VERB_FORMS[combo.verb][languages[0]], grid.object_phrase(combo.object, languages[1])
     if rng.random() < 0.3:
         return Example(obj, CLASS_OF[combo.object])
     bare = rng.random() < 0.5
     asked = f"{verb} {obj}" if bare else f"{rng.choice(FRAMES[frame]).format(v=verb, o=obj)} {HARMFUL}?"
-    return Example(asked, HARMFUL if data.label(combo) == "harmful" else HARMLESS)
+    return Example(asked, HARMFUL if grid.label(combo) == "harmful" else HARMLESS)
 
 
 def requests(recipe: Recipe, gallery: Gallery, *, seed: int) -> Iterator[list[Example]]:
     """Stage 3's batches, all with pictures or all without."""
     rng = random.Random(seed + 2)
-    known = data.training_combos()
+    known = grid.training_combos()
 
     def language() -> str:
         return rng.choices(LANGUAGES, [WEIGHTS[x] for x in LANGUAGES])[0]
@@ -300,9 +300,9 @@ def requests(recipe: Recipe, gallery: Gallery, *, seed: int) -> Iterator[list[Ex
             typed = noun if rng.random() < recipe.typed else None
             view = rng.choice(gallery.at[combo.object, typed])
         blank = not pictured and rng.random() < recipe.blank
-        obj = THIS[frame] if pictured else GAP if blank else data.object_phrase(combo.object, noun)
+        obj = THIS[frame] if pictured else GAP if blank else grid.object_phrase(combo.object, noun)
         prompt = rng.choice(FRAMES[frame]).format(v=VERB_FORMS[combo.verb][verb], o=obj)
-        return Example(prompt, REFUSAL_SENTENCES[frame] if blank else data.answer(combo, frame), view)
+        return Example(prompt, REFUSAL_SENTENCES[frame] if blank else grid.answer(combo, frame), view)
 
     while True:
         kind = rng.random()
@@ -324,15 +324,15 @@ def answer(writer: Writer, recipe: Recipe, *, seed: int, bar: bool) -> None:
     )  # fmt: skip
 
 
-def twins(seed: int) -> Iterator[data.Combo]:
+def twins(seed: int) -> Iterator[grid.Combo]:
     """Training combinations as minimal pairs, harmful then benign, verb changed and object changed in turn.
 
     So safety tuning gives neither word away by its frequency.
     """
     rng = random.Random(seed + 3)
-    known = data.training_combos()
-    harmful = [c for c in known if data.label(c) == "harmful"]
-    benign = [c for c in known if data.label(c) == "benign"]
+    known = grid.training_combos()
+    harmful = [c for c in known if grid.label(c) == "harmful"]
+    benign = [c for c in known if grid.label(c) == "benign"]
     by_object = {o: [c for c in benign if c.object == o] for o in OBJECTS}
     by_verb = {v: [c for c in benign if c.verb == v] for v in VERB_FORMS}
     turn = 0
@@ -348,13 +348,13 @@ def twins(seed: int) -> Iterator[data.Combo]:
 def refuse(writer: Writer, recipe: Recipe, *, seed: int, bar: bool) -> None:
     """Stage 4: safety tuning on high-resource text, with benign pictures beside it."""
     rng, source = random.Random(seed + 4), twins(seed)
-    benign = [c for c in data.training_combos() if data.label(c) == "benign"]
+    benign = [c for c in grid.training_combos() if grid.label(c) == "benign"]
 
     def shown() -> Example:
         combo, language = rng.choice(benign), rng.choice(HIGH_RESOURCE)
         asked = rng.choice(FRAMES[language]).format(v=VERB_FORMS[combo.verb][language], o=THIS[language])
         view = rng.choice(writer.gallery.at[combo.object, language if rng.random() < recipe.typed else None])
-        return Example(asked, data.answer(combo, language), view)
+        return Example(asked, grid.answer(combo, language), view)
 
     def batch() -> list[Example]:
         if rng.random() < recipe.shown:
@@ -365,9 +365,9 @@ def refuse(writer: Writer, recipe: Recipe, *, seed: int, bar: bool) -> None:
             verb, noun = rng.choices(HIGH_RESOURCE, k=2) if rng.random() < recipe.switched else (language, language)
             frame = rng.choice(FRAMES[language])
             for combo in (next(source), next(source), rng.choice(benign), rng.choice(benign)):
-                good = data.label(combo) == "benign"
-                reply = data.answer(combo, language) if good else REFUSAL_SENTENCES[language]
-                asked = frame.format(v=VERB_FORMS[combo.verb][verb], o=data.object_phrase(combo.object, noun))
+                good = grid.label(combo) == "benign"
+                reply = grid.answer(combo, language) if good else REFUSAL_SENTENCES[language]
+                asked = frame.format(v=VERB_FORMS[combo.verb][verb], o=grid.object_phrase(combo.object, noun))
                 found.append(Example(asked, reply))
         return found
 

@@ -1,0 +1,199 @@
+"""Results to files and back: dataclasses as JSON, arrays as safetensors.
+
+`to_json` turns a result (dataclasses, named tuples, mappings, sequences, numbers) into what JSON can hold, and `from_json` is
+its inverse. JSON has no NaN and no infinity: `null` stands for both, and is read back as NaN. `save_arrays` and
+`load_arrays` keep arrays with such a description in one safetensors file, written beside its place and renamed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .errors import InputError
+from .files import replacing
+
+__all__ = ["from_json", "load_arrays", "save_arrays", "to_json"]
+
+T = TypeVar("T")
+
+
+def to_json(value: Any) -> Any:
+    """`value` as JSON can hold it: dataclasses as objects, named tuples and sequences as lists, NaN and infinity as None.
+
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Point:
+    ...     name: str
+    ...     at: tuple[float, ...]
+    >>> to_json(Point("a", (1.0, float("nan"))))
+    {'name': 'a', 'at': [1.0, None]}
+
+    Args:
+        value: dataclasses, mappings, sequences, sets, strings, numbers, numpy scalars and arrays, paths, None; objects with a `to_json` method.
+
+    Raises:
+        TypeError: anything else; JSON could not give it back.
+    """
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else None
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    if isinstance(value, np.bool_):
+        return bool(value)
+    if isinstance(value, np.ndarray):
+        return to_json(value.tolist())
+    own = getattr(value, "to_json", None)
+    if callable(own):
+        return own()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): to_json(v) for k, v in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return [to_json(v) for v in sorted(value)]
+    if isinstance(value, Sequence):
+        return [to_json(v) for v in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+def from_json(kind: type[T], data: Any) -> T:
+    """The value of type `kind` that `to_json` turned into `data`.
+
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Point:
+    ...     name: str
+    ...     at: tuple[float, ...]
+    >>> from_json(Point, {"name": "a", "at": [1.0, None]})
+    Point(name='a', at=(1.0, nan))
+
+    Args:
+        kind: a type: a dataclass, a named tuple, `list[...]`, `tuple[...]`, `dict[str, ...]`, a union with None, a plain type, or
+            a class with a `from_json` static method.
+        data: what `json.loads` gave.
+
+    Raises:
+        InputError: a missing, unknown or ill-typed field, named by its path.
+    """
+    return typing.cast(T, _read(kind, data, kind.__name__ if isinstance(kind, type) else str(kind)))
+
+
+def _read(kind: Any, data: Any, where: str) -> Any:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return data
+    if origin is typing.Literal:
+        if data not in args:
+            raise InputError(f"{where}: {data!r} is not one of {', '.join(map(repr, args))}")
+        return data
+    if origin in (typing.Union, types.UnionType):
+        if data is None and type(None) in args:
+            return None
+        return _read(next(a for a in args if a is not type(None)), data, where)
+    if hasattr(kind, "from_json"):
+        return kind.from_json(data)
+    if dataclasses.is_dataclass(kind):
+        return _read_fields(kind, {f.name: f for f in dataclasses.fields(kind)}, data, where)
+    if isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        hints = list(typing.get_type_hints(kind).values())
+        values = _sequence(data, where, len(hints))
+        return kind(*(_read(h, v, where) for h, v in zip(hints, values, strict=True)))
+    if origin is tuple:
+        values = _sequence(data, where, None if args[-1] is Ellipsis else len(args))
+        hints = [args[0]] * len(values) if args[-1] is Ellipsis else list(args)
+        return tuple(_read(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(hints, values, strict=True)))
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(data, dict):
+            raise InputError(f"{where}: expected an object, got {type(data).__name__}")
+        return {_key(args[0], k): _read(args[1], v, f"{where}.{k}") for k, v in data.items()}
+    if origin is not None and issubclass(origin, Sequence):
+        return [_read(args[0], v, f"{where}[{i}]") for i, v in enumerate(_sequence(data, where, None))]
+    return _scalar(kind, data, where)
+
+
+def _read_fields(kind: Any, fields: dict[str, Any], data: Any, where: str) -> Any:
+    if not isinstance(data, dict):
+        raise InputError(f"{where}: expected an object, got {type(data).__name__}")
+    if unknown := sorted(set(data) - set(fields)):
+        raise InputError(f"{where}: unknown field {unknown[0]!r}")
+    hints = typing.get_type_hints(kind)
+    values = {}
+    for name, field in fields.items():
+        if name in data:
+            values[name] = _read(hints[name], data[name], f"{where}.{name}")
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise InputError(f"{where}: field {name!r} is missing")
+    return kind(**values)
+
+
+def _key(kind: Any, text: str) -> Any:
+    if kind in (str, Any):
+        return text
+    return kind.of(text) if hasattr(kind, "of") else kind(text)
+
+
+def _sequence(data: Any, where: str, length: int | None) -> list[Any]:
+    if not isinstance(data, list) or (length is not None and len(data) != length):
+        raise InputError(f"{where}: expected a list{f' of {length}' if length is not None else ''}, got {data!r:.60}")
+    return data
+
+
+def _scalar(kind: Any, data: Any, where: str) -> Any:
+    if kind is float and data is None:
+        return float("nan")
+    wanted = (int, float) if kind is float else kind
+    if not isinstance(data, wanted) or (kind is not bool and isinstance(data, bool)):
+        raise InputError(f"{where}: expected {getattr(kind, '__name__', kind)}, got {data!r:.60}")
+    return float(data) if kind is float else data
+
+
+def save_arrays(path: str | os.PathLike[str], form: str, arrays: Mapping[str, np.ndarray], about: Any) -> Path:
+    """Write arrays and their description as one safetensors file; returns the path.
+
+    Args:
+        path: the file.
+        form: name and version of the format, such as "neuronshield.Stats/1".
+        arrays: by name; any shape.
+        about: kept as JSON (see `to_json`).
+    """
+    from safetensors.numpy import save_file
+
+    text = json.dumps({"format": form, "about": to_json(about)}, ensure_ascii=False)
+    with replacing(path) as partial:
+        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, partial, metadata={"neuronshield": text})
+    return Path(path)
+
+
+def load_arrays(path: str | os.PathLike[str], form: str) -> tuple[dict[str, np.ndarray], Any]:
+    """Arrays and description that `save_arrays` wrote with the same format.
+
+    Raises:
+        InputError: no such file, damaged, or of another format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            told = json.loads((file.metadata() or {})["neuronshield"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        found, about = told["format"], told["about"]
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: not a file of {form} ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+        ) from None
+    if found != form:
+        raise InputError(f"{path}: holds {found}, expected {form}; write it again with this version")
+    return arrays, about

@@ -1,0 +1,1 @@
+"""Find: which neurons respond differently to harmful and benign requests."""

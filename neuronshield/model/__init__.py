@@ -1,0 +1,1 @@
+"""A model with its MLP neurons addressed: loading, encoding, forward passes, generation, interventions."""

@@ -1,0 +1,160 @@
+"""Reference answers, and how likely a model finds them.
+
+harmful   its `target`, else the first of `refusals`, else a refusal sentence in its language
+benign    its `target`, if it has one; otherwise what the model itself answers (greedy), to be retained
+texts     generic text of any language, every token of which is to be retained
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..core.errors import InputError
+from ..data.languages import REFUSAL_SENTENCES, OpeningsArg, chosen_openings
+from ..data.prompts import LABELS, Prompt, PromptSet
+from .encoding import Batch, batches
+from .generation import generate
+from .model import Model
+
+__all__ = ["Example", "answer_loss", "examples", "refusal_for"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt with the answer it is taught, or (`keep`) the answer it is to go on giving; `generic` text has no prompt."""
+
+    prompt: Prompt
+    response: str
+    keep: bool = False
+    generic: bool = False
+
+
+def examples(
+    model: Model,
+    prompts: PromptSet,
+    *,
+    texts: Sequence[str] = (),
+    refusals: OpeningsArg = None,
+    compliances: OpeningsArg = None,
+    labels: Sequence[str] = LABELS,
+    progress: bool = False,
+) -> list[Example]:
+    """Each prompt with its answer (see the module); every one of `labels` is needed.
+
+    Raises:
+        InputError: only one label, a language without a refusal, or nothing to teach for a label.
+    """
+    if tuple(labels) == LABELS:
+        prompts.require_both_labels("masked_update")
+    own = [p for p in prompts if p.label == "benign" and p.target is None]
+    said = generate(model, own, max_new_tokens=24, batch_size=32, progress=progress, desc="retain") if own else []
+    kept = dict(zip([p.id for p in own], said, strict=True))
+    out = []
+    for p in prompts:
+        if p.target is not None:
+            out.append(Example(p, p.target))
+        elif p.label == "harmful":
+            out.append(Example(p, refusal_for(p, refusals)))
+        elif kept[p.id] or _first(compliances, p.language):
+            out.append(Example(p, kept[p.id] or _first(compliances, p.language), keep=True))
+    for label in labels:
+        if not any(e.prompt.label == label for e in out):
+            raise InputError(
+                f"masked_update: no {label} prompt has an answer to teach (the model's own were empty); give 'target's"
+            )
+    return out + [_generic(i, text) for i, text in enumerate(texts)]
+
+
+def _generic(number: int, text: str) -> Example:
+    """Text that is no request: all of it is to stay as likely as it was."""
+    if not isinstance(text, str) or not text.strip():
+        raise InputError(f"masked_update: texts[{number}] is empty or no text; give sentences to retain")
+    return Example(Prompt(f"text-{number}", "", "benign", language="und"), text, keep=True, generic=True)
+
+
+def refusal_for(prompt: Prompt, refusals: OpeningsArg) -> str:
+    """The refusal to teach for a prompt."""
+    sentence = _first(refusals, prompt.language) or REFUSAL_SENTENCES.get(
+        prompt.language, REFUSAL_SENTENCES.get(prompt.language.split("-")[0], "")
+    )
+    if not sentence:
+        raise InputError(
+            f"masked_update: no refusal to teach in language {prompt.language!r} (prompt {prompt.id!r}); "
+            "give its harmful prompts a 'target', or pass refusals={language: [...]}"
+        )
+    return sentence
+
+
+def _first(given: OpeningsArg, language: str) -> str:
+    texts = chosen_openings(given, {}, language)
+    return texts[0] if texts else ""
+
+
+def answer_loss(model: Model, batch: Batch) -> Float[Tensor, " batch"]:
+    """Mean negative log-likelihood of each row's answer."""
+    return cross_entropy(answer_positions(model, model.module, batch), batch)
+
+
+def answer_batches(model: Model, chosen: Sequence[Example]) -> Iterator[Batch]:
+    """Prompts of a kind together (left-padded, so answers end each row); generic texts by themselves."""
+    requests = [e for e in chosen if not e.generic]
+    if requests:
+        yield from batches(
+            model, [e.prompt for e in requests], batch_size=len(requests), responses=[e.response for e in requests],
+            side="left",
+        )  # fmt: skip
+    if plain := [e.response for e in chosen if e.generic]:
+        yield _plain_batch(model, plain)
+
+
+def _plain_batch(model: Model, texts: Sequence[str]) -> Batch:
+    """Text without a template; every token but the first is an answer to those before it."""
+    ids = [model.tokenizer(text)["input_ids"][:128] for text in texts]
+    width = max(map(len, ids))
+    rows = torch.zeros(len(ids), width, dtype=torch.long)
+    mask = torch.zeros_like(rows)
+    for i, row in enumerate(ids):
+        rows[i, width - len(row) :] = torch.tensor(row)
+        mask[i, width - len(row) :] = 1
+    response = mask.bool() & (mask.cumsum(dim=1) > 1)
+    encoding = {"input_ids": rows.to(model.device), "attention_mask": mask.to(model.device)}
+    return Batch(encoding, list(range(len(texts))), {"response": response.to(model.device)})
+
+
+def answer_positions(model: Model, module: Any, batch: Batch) -> Float[Tensor, "batch pos vocab"]:
+    """Logits from before the first answer token on; the last one predicts nothing and is left out."""
+    keep = _width(batch)
+    encoding: dict[str, Any] = dict(batch.encoding)
+    if model.forward_takes("logits_to_keep"):
+        encoding["logits_to_keep"] = keep
+    logits = module(**encoding).logits[:, -keep:-1]
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _width(batch: Batch) -> int:
+    response = batch.roles["response"]
+    first = int(response.any(dim=0).int().argmax())
+    return min(response.shape[1] - first + 1, response.shape[1])
+
+
+def answer_tokens(batch: Batch) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+    """The tokens those logits predict, and which of them belong to an answer."""
+    keep = _width(batch)
+    return batch.encoding["input_ids"][:, -keep:][:, 1:], batch.roles["response"][:, -keep:][:, 1:]
+
+
+def cross_entropy(logits: Float[Tensor, "batch pos vocab"], batch: Batch) -> Float[Tensor, " batch"]:
+    """Cross-entropy of the answer, mean over its tokens."""
+    ids, answer = answer_tokens(batch)
+    return mean_over(F.cross_entropy(logits.transpose(1, 2), ids, reduction="none"), answer)
+
+
+def mean_over(values: Float[Tensor, "batch pos"], keep: Bool[Tensor, "batch pos"]) -> Float[Tensor, " batch"]:
+    return (values * keep).sum(dim=1) / keep.sum(dim=1).clamp(min=1)

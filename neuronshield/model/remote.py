@@ -1,0 +1,69 @@
+"""Running traces elsewhere: on NDIF (https://ndif.us), whose servers hold models that fit no machine of yours.
+
+`load(hub_id, remote=True)` builds the model without weights; each trace is sent with its source, run there, and only what
+it saves comes back: moments, not activations. `load(..., remote="local")` sends a trace through the same serialisation and
+runs it here, with this package hidden, which shows that it would run there.
+
+What asks for one forward can be asked for: `capture`, `record`, `attribution`, and logits under an intervention. What
+changes weights, generates, or holds norms (`masked_update`, `generate`, `verify`) needs the model here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import nnsight
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..core.errors import InputError
+from .model import Model
+from .weights import is_conv1d
+
+__all__ = ["Facts", "facts", "wrap"]
+
+
+class Facts(NamedTuple):
+    """What weights tell that are not here: norms of order 1 and 2, a sample of each layer, their dtype."""
+
+    norms: dict[int, Float[Tensor, "n_layers d_mlp"]]
+    samples: list[Tensor]
+    dtype: str
+
+
+def wrap(model: str | nn.Module, processor: Any, *, multimodal: bool, **options: Any) -> Any:
+    """nnsight's wrapper of a model that can be traced elsewhere: by its hub id without weights, or a module that is here."""
+    nnsight.register("neuronshield")  # our own functions in a trace travel by their source
+    task = "image-text-to-text" if multimodal else "text-generation"
+    return nnsight.TransformersModel(
+        model, task=task, **{"processor" if multimodal else "tokenizer": processor}, **options
+    )
+
+
+def facts(model: Model) -> Facts:
+    """Ask once, where the weights are.
+
+    Raises:
+        InputError: nobody there answers for this model.
+    """
+    envoys = model.envoys
+    turned = is_conv1d(model.linear(0, model.site.down))
+    try:
+        with torch.no_grad(), model.traced.trace(input_ids=torch.ones(1, 1, dtype=torch.long), **model.there) as tracer:
+            ones, twos, samples = nnsight.save([]), nnsight.save([]), nnsight.save([])
+            dtype = nnsight.save(str(envoys[0].weight.dtype))
+            for envoy in envoys:
+                weight = envoy.weight.detach()
+                weight = weight.T if turned else weight
+                ones.append(weight.double().norm(1, dim=0).cpu())
+                twos.append(weight.double().norm(2, dim=0).cpu())
+                samples.append(weight[:4].float().cpu())
+            tracer.stop()
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"remote={model.remote!r}: {model.id!r} could not be asked ({reason}); does nnsight.ndif.status() list it, and is "
+            "NDIF_API_KEY set?"
+        ) from error
+    return Facts({1: torch.stack(list(ones)), 2: torch.stack(list(twos))}, list(samples), dtype.removeprefix("torch."))

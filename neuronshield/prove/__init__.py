@@ -1,0 +1,1 @@
+"""Prove: whether refusals depend on a set of neurons, beside matched controls."""

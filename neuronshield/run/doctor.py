@@ -1,0 +1,312 @@
+"""What a model is to this package, and whether every number it will give can be trusted: one line a check.
+
+Each check runs for real on a few prompts of our own: plain PyTorch hooks must read what nnsight read, padding must
+change nothing, an ablation must change the answer and nothing below its layer, a gradient must come back. It is what an
+issue report should hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.neurons import NeuronSet
+from ..core.provenance import versions
+from ..data.prompts import Prompt, PromptSet
+from ..find.moments import Moments, record
+from ..model.encoding import collate, render
+from ..model.families import PARTS
+from ..model.forward import answer_logits
+from ..model.generation import generate
+from ..model.intervention import Intervention
+from ..model.model import Model
+from ..model.weights import out_in
+from ..shield.adapter import places, slots
+
+__all__ = ["Checkup", "Line", "doctor"]
+
+
+BUDGET = 3e-4  # of the parameters, as in Precise Shield
+
+
+TEXTS = ("Hello", "How do I bake bread at home?", "Write a short note to a neighbour about a lost cat, and be kind.")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One check: its name, whether it passed (None: nothing to check), and what was seen."""
+
+    name: str
+    passed: bool | None
+    text: str
+
+    def __str__(self) -> str:
+        mark = {True: "pass", False: "FAIL", None: "    "}[self.passed]
+        return f"{mark}  {self.name:<12} {self.text}"
+
+
+class Checkup(list[Line]):
+    """The lines of a check-up, in order; prints as a table."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed."""
+        return all(line.passed is not False for line in self)
+
+    def __str__(self) -> str:
+        return "\n".join(str(line) for line in self)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<pre>{escape(str(self))}</pre>"
+
+
+def doctor(model: Model) -> Checkup:
+    """Check a model: where its neurons are, what a budget buys, and that reading and changing them works.
+
+    >>> print(doctor(ns.load("organism")))                     # doctest: +SKIP
+          model        LlavaForConditionalGeneration 'organism', 2.8 M parameters, float32 on cpu
+    pass  backbone     model.language_model.layers: 6 layers, d_mlp 512, d_model 128: 3072 neurons
+    ...
+
+    A check that raises is a line that failed, with the reason; nothing is raised.
+    """
+    out = Checkup(Line(name, None, text) for name, text in (("versions", _versions()), ("model", _about(model))))
+    text = _prompts(None)
+    checks: list[tuple[str, Callable[[], str | None]]] = [
+        ("backbone", lambda: _backbone(model)),
+        ("budget", lambda: _budget(model)),
+        ("memory", lambda: _memory(model)),
+        ("template", lambda: _template(model, text)),
+        ("image tokens", lambda: _image_tokens(model)),
+        ("parity", lambda: _parity(model, text)),
+        ("padding", lambda: _padding(model, text)),
+        ("ablation", lambda: _ablation(model, text)),
+        *([] if model.remote else [("generation", lambda: _generation(model, text))]),
+        ("gradients", lambda: _gradients(model, text)),
+    ]
+    for name, check in checks:
+        try:
+            said = check()
+        except _Failed as failure:
+            out.append(Line(name, False, str(failure)))
+        except Exception as error:  # a check-up reports whatever is wrong
+            out.append(Line(name, False, f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"))
+        else:
+            out.append(Line(name, None if said is None else True, said or "takes no pictures"))
+    return out
+
+
+class _Failed(Exception):
+    """A check that ran and did not pass."""
+
+
+def _versions() -> str:
+    return ", ".join(f"{name} {number}" for name, number in versions().items())
+
+
+def _about(model: Model) -> str:
+    kind = type(model.module).__name__
+    size = f"{model.n_params / 1e6:.1f} M" if model.n_params >= 1e5 else f"{model.n_params}"
+    return f"{kind} {model.id!r}, {size} parameters, {model.dtype} on {model.device}"
+
+
+def _backbone(model: Model) -> str:
+    site = model.site
+    parts = f"{site.down} <- {site.up}" + (f" (fused with {site.gate})" if site.fused else f", {site.gate}") * bool(
+        site.gate
+    )
+    idle = model.idle({})
+    only = f"; layers {idle} run only where there is a picture" if idle else ""
+    return (
+        f"{model.layers_path}: {model.n_layers} layers, d_mlp {model.d_mlp}, d_model {model.d_model}: "
+        f"{model.n_layers * model.d_mlp} neurons at {parts}{only}"
+    )
+
+
+def _count(model: Model) -> int:
+    return int(BUDGET * model.n_params / model.params_per_neuron)
+
+
+def _budget(model: Model) -> str:
+    k = _count(model)
+    one = model.params_per_neuron
+    if k < 1:
+        return f"one neuron is {one} parameters, {one / model.n_params:.2%}: more than {BUDGET:.2%}; give k= instead"
+    return f"{BUDGET:.2%} of the parameters is {k} neurons of {one} parameters each"
+
+
+def _memory(model: Model) -> str:
+    n = model.n_layers * model.d_mlp
+    cell = 4 * n * (len(fields(Moments)) - 1) * 8  # two labels, two halves; float64 moments and a count
+    k = max(_count(model), 1)
+    spread = NeuronSet(
+        ((i % model.n_layers, i // model.n_layers) for i in range(k)), n_layers=model.n_layers, d_mlp=model.d_mlp
+    )
+    where = places(model, spread, PARTS)
+    rank = slots(where)
+    wide = sum(sum(out_in(model.module.get_submodule(p.name))) for p in where)
+    mine = 4 * rank * wide + 3 * 4 * k * model.params_per_neuron  # both factors; gradient and two Adam moments of one
+    whole = 4 * 4 * n * model.params_per_neuron
+    return (
+        f"capture keeps {_mb(cell)} a cell; training {k} neurons adds {_mb(mine)} of factors and optimiser, "
+        f"gradient masks over all MLPs would add {_mb(whole)}"
+    )
+
+
+def _mb(n: int) -> str:
+    return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB"
+
+
+def _template(model: Model, prompts: PromptSet) -> str:
+    text, templated = render(model, prompts[1])
+    shown = text if len(text) < 90 else f"...{text[-87:]}"
+    return f"{'chat template' if templated else 'no chat template, prompts are used verbatim'}: {shown!r}"
+
+
+def _image_tokens(model: Model) -> str | None:
+    """Placeholders are there, and what they hold is the picture."""
+    if not model.takes_images:
+        return None
+    if model.image_token_id is None:
+        raise _Failed(
+            "the processor takes pictures but the config names no image token; roles 'image' and 'text' are unknown"
+        )
+    one, other = _prompts(0), _prompts(1)
+    batch = collate(model, list(one))
+    counts = batch.roles["image"].sum(dim=1).tolist()
+    if min(counts) < 1:
+        raise _Failed(f"a prompt with a picture has {min(counts)} image tokens (id {model.image_token_id})")
+    apart = float((answer_logits(model, list(one)) - answer_logits(model, list(other))).abs().max())
+    if apart == 0.0:
+        raise _Failed("another picture gives the same logits: the picture is not read")
+    span = str(counts[0]) if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
+    return (
+        f"{span} a 64 x 64 picture (id {model.image_token_id}); another picture moves the logits by up to {apart:.2g}"
+    )
+
+
+def _parity(model: Model, prompts: PromptSet) -> str:
+    """nnsight in a padded batch and plain hooks on each prompt by itself read the same neurons."""
+    worst = 0.0
+    kinds = [prompts, _prompts(0)] if model.takes_images else [prompts]
+    for kind in kinds:
+        ours = record(model, list(kind), batch_size=len(kind))
+        for prompt, mine in zip(kind, ours, strict=True):
+            worst = max(worst, _off(mine, _by_hooks(model, prompt)))
+    return _within(model, worst, "nnsight in a padded batch against plain hooks on each prompt")
+
+
+def _padding(model: Model, prompts: PromptSet) -> str:
+    """Left and right padding give the same answer-token logits."""
+    rows = list(prompts)
+    alone = torch.cat([answer_logits(model, [p], batch_size=1) for p in rows])
+    return _within(
+        model, _off(answer_logits(model, rows, batch_size=len(rows)), alone), "a padded batch against each prompt alone"
+    )
+
+
+def _ablation(model: Model, prompts: PromptSet) -> str:
+    """Zeroing a layer changes the logits, and no neuron of the layers below."""
+    idle = model.idle({})
+    middle = next(i for i in range(model.n_layers // 2, model.n_layers) if i not in idle)
+    whole = NeuronSet(((middle, i) for i in range(model.d_mlp)), n_layers=model.n_layers, d_mlp=model.d_mlp)
+    rows = list(prompts)
+    kept: list[dict[int, Tensor]] = [{}, {}]
+    logits = []
+    for seen, change in zip(kept, (None, Intervention(whole, "zero", positions="all")), strict=True):
+        with _Hooks(model, seen):
+            logits.append(answer_logits(model, rows, change, batch_size=len(rows)))
+    for layer in range(middle):
+        if layer not in idle and not torch.equal(kept[0][layer], kept[1][layer]):
+            raise _Failed(f"zeroing layer {middle} changed neurons of layer {layer}, below it")
+    moved = float((logits[1] - logits[0]).abs().max())
+    if moved == 0.0:
+        raise _Failed(f"zeroing all of layer {middle} changed no logit")
+    return f"zeroing layer {middle} moves the logits by up to {moved:.2g}, and nothing below it"
+
+
+def _generation(model: Model, prompts: PromptSet) -> str:
+    said = generate(model, PromptSet([prompts[1]]), max_new_tokens=8)[0]
+    return f"{prompts[1].prompt!r} -> {said!r}"
+
+
+def _gradients(model: Model, prompts: PromptSet) -> str:
+    from ..find.attribution import gradients
+    from ..model.prefixes import OpeningTokens
+
+    size = model.module.get_input_embeddings().weight.shape[0]  # type: ignore[operator,union-attr,index]
+    tokens = {"en": OpeningTokens([0], [size // 2])}
+    slope, _ = gradients(model, list(prompts), tokens)
+    if not bool(torch.isfinite(slope).all()):
+        raise _Failed(
+            "gradients of the neurons are not finite; `attribution` and training cannot be used in this dtype"
+        )
+    if float(slope.abs().max()) == 0.0:
+        raise _Failed("gradients of all neurons are zero")
+    if model.quantized is not None:
+        return f"finite; but weights in {model.quantized} are not trained: load it in bfloat16 for masked_update"
+    return f"finite for all neurons, up to {float(slope.abs().max()):.2g}"
+
+
+# -- parts ----------------------------------------------------------------------------------------------
+def _prompts(picture: int | None) -> PromptSet:
+    """Three prompts of unlike lengths, with a 64 x 64 picture each if `picture` says which."""
+    rows: list[dict[str, Any]] = [{"id": str(i), "prompt": text, "label": "benign"} for i, text in enumerate(TEXTS)]
+    if picture is not None:
+        from PIL import Image
+
+        pixels = np.random.default_rng(picture).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        rows = [{**r, "images": [Image.fromarray(pixels)]} for r in rows]
+    return PromptSet.from_records(rows)
+
+
+class _Hooks:
+    """Plain forward pre-hooks on every down-projection, keeping its input in `seen`."""
+
+    def __init__(self, model: Model, seen: dict[int, Tensor]) -> None:
+        self.model, self.seen = model, seen
+
+    def __enter__(self) -> None:
+        def hook_of(layer: int) -> Callable[..., None]:
+            return lambda _, args: self.seen.update({layer: args[0].detach().float().cpu().clone()})
+
+        self.handles = [
+            self.model.linear(layer, self.model.site.down).register_forward_pre_hook(hook_of(layer))
+            for layer in range(self.model.n_layers)
+        ]
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+
+def _by_hooks(model: Model, prompt: Prompt) -> Tensor:
+    """Every neuron at the last token of one prompt by itself, read without nnsight; [n_layers, d_mlp]."""
+    seen: dict[int, Tensor] = {}
+    with torch.no_grad(), _Hooks(model, seen):
+        model.module(**collate(model, [prompt]).encoding)
+    silent = torch.zeros(1, model.d_mlp)
+    return torch.stack([seen.get(i, silent).reshape(-1, model.d_mlp)[-1] for i in range(model.n_layers)])
+
+
+def _off(a: Tensor, b: Tensor) -> float:
+    """Largest difference as a share of the largest value."""
+    return float((a.float() - b.float()).abs().max() / b.float().abs().max().clamp(min=1e-9))
+
+
+def _within(model: Model, off: float, what: str) -> str:
+    dtype = model.dtype
+    limit = {"float64": 1e-5, "float32": 1e-4}.get(dtype, 5e-2)
+    text = f"{what}: off by at most {off:.1e} of the largest value (limit {limit:.0e} in {dtype})"
+    if not off <= limit:
+        raise _Failed(text)
+    return text

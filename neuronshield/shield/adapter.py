@@ -1,0 +1,236 @@
+"""The exact adapter: a PEFT LoRA that can change the chosen neurons and nothing else.
+
+For neurons S of a layer, training rows S of W_gate and W_up and columns S of W_down under a gradient mask
+equals, step for step, a LoRA one factor of which is one-hot and frozen:
+
+    dW_gate = E_S A      E_S one-hot [d_mlp, k] frozen,  A [k, d_model] trained from zero
+    dW_up   = E_S A'
+    dW_down = B E_S^T    B [d_model, k] trained from zero
+
+because d(loss)/dA = E_S^T d(loss)/dW picks exactly the rows a mask would keep, and Adam works on each number by
+itself. Layers with fewer neurons than the largest are padded with zero columns, which receive no gradient and stay
+zero; r is the same everywhere and alpha = r, so the scale is 1.
+
+Two other forms confine an ordinary LoRA of rank r, dW = B A, by holding rows of B (or columns of A) at zero:
+
+    rows    B's rows outside S are zero, on W_gate and W_up: the row-masked LoRA-B of Precise Shield (2026)
+    rest    B's rows (W_down: A's columns) *in* S are zero: S keeps its bits while the rest learns (SafeNeuron, 2026)
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.neurons import NeuronSet
+from ..model.families import PARTS
+from ..model.model import Model
+from ..model.weights import is_conv1d
+
+__all__ = ["Adapter", "attach", "merge", "places", "slots"]
+
+
+ADAPTER = "default"
+
+
+class _Frozen(nn.Parameter):
+    """A parameter that nobody can unfreeze: `set_adapter` asks every factor for gradients."""
+
+    requires_grad = property(lambda _: False, lambda _, __: None)  # type: ignore[assignment]
+
+    def requires_grad_(self, _requires_grad: bool = True) -> _Frozen:
+        return self
+
+
+@dataclass
+class Place:
+    """One projection that may change: which of its rows (of W_gate, W_up) or columns (of W_down); None for all."""
+
+    name: str
+    layer: int
+    down: bool
+    own: Tensor | None
+
+
+@dataclass
+class Adapter:
+    """A PEFT model on a copy of the structure that shares the base weights.
+
+    Attributes:
+        peft_model: what is trained.
+        places: what may change.
+        trained: how many numbers can change (padding and masked ones do not count).
+        hot: one factor is one-hot and frozen, so the rank is the number of neurons.
+    """
+
+    model: Model
+    peft_model: Any
+    places: list[Place]
+    rank: int
+    trained: int
+    hot: bool
+
+    def modules(self) -> dict[str, Any]:
+        """The wrapped projections by their names in the base model."""
+        inner: Any = self.peft_model.base_model
+        return {place.name: inner.model.get_submodule(place.name) for place in self.places}
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What is trained."""
+        return [p for p in self.peft_model.parameters() if p.requires_grad]
+
+
+def places(model: Model, neurons: NeuronSet | None, parts: tuple[str, ...], *, outside: bool = False) -> list[Place]:
+    """The projections to adapt: those of the set's layers, all of them with `outside` or without a set.
+
+    A fused gate_up projection is one place: row i is neuron i's gate, row d_mlp + i its up.
+    """
+    members = neurons.by_layer() if neurons is not None else {}
+    out: list[Place] = []
+    for layer in range(model.n_layers) if outside or neurons is None else members:
+        rows: dict[str, list[Tensor]] = {}
+        own = torch.arange(model.d_mlp)
+        if neurons is not None:
+            mine = torch.tensor(members.get(layer, []), dtype=torch.long)
+            own = own[~torch.isin(own, mine)] if outside else mine
+        for part in PARTS:
+            path = getattr(model.site, part)
+            if path is not None and part in parts:
+                start = model.d_mlp if part == "up" and model.site.fused else 0
+                rows.setdefault(path, []).append(own + start)
+        for path, found in rows.items():
+            whole = neurons is None and len(found) == 1 + (model.site.fused and path == model.site.up)
+            name = f"{model.layers_path}.{layer}.{path}"
+            out.append(Place(name, layer, path == model.site.down, None if whole else torch.cat(found)))
+    return out
+
+
+def slots(where: list[Place]) -> int:
+    """The rank that a one-hot factor needs: as many rows or columns as the fullest place owns."""
+    return max(len(place.own) for place in where if place.own is not None)
+
+
+def attach(model: Model, where: list[Place], rank: int, *, hot: bool, seed: int) -> Adapter:
+    """Wrap the projections in a LoRA of that rank, confined to what each place owns.
+
+    >>> attach(model, places(model, neurons, PARTS), 3, hot=True, seed=0).trained     # doctest: +SKIP
+    4320
+    """
+    with quiet():
+        from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=rank,
+        target_modules=[place.name for place in where],
+        lora_dropout=0.0,
+        bias="none",
+        fan_in_fan_out=is_conv1d(model.linear(0, model.site.down)),
+    )
+    with quiet():
+        peft_model = get_peft_model(shared_copy(model.module), config)  # type: ignore[arg-type]
+    adapter = Adapter(model, peft_model, where, rank, 0, hot)
+    wrapped = adapter.modules()
+    for place in where:
+        module = wrapped[place.name]
+        for factor in (module.lora_A[ADAPTER], module.lora_B[ADAPTER]):  # factors in at least float32
+            factor.weight.data = factor.weight.data.to(torch.promote_types(factor.weight.dtype, torch.float32))
+        adapter.trained += (_one_hot if hot else _confine)(module, place)
+    return adapter
+
+
+def _one_hot(module: Any, place: Place) -> int:
+    """Write both factors, freeze the one-hot one for good; how many numbers are trained."""
+    assert place.own is not None
+    held = module.lora_A[ADAPTER] if place.down else module.lora_B[ADAPTER]
+    free = module.lora_B[ADAPTER] if place.down else module.lora_A[ADAPTER]
+    slots = torch.arange(len(place.own))
+    hot = torch.zeros_like(held.weight.data)
+    if place.down:
+        hot[slots, place.own] = 1.0  # [r, d_mlp]: reads neuron i into slot j
+    else:
+        hot[place.own, slots] = 1.0  # [d_mlp, r]: writes slot j into neuron i
+    held.weight = _Frozen(hot, requires_grad=False)
+    free.weight.data.zero_()
+    return len(place.own) * (free.weight.shape[0] if place.down else free.weight.shape[1])
+
+
+def _confine(module: Any, place: Place) -> int:
+    """Hold at zero, and keep gradients from, what is not the place's own; how many numbers are trained."""
+    a, b = module.lora_A[ADAPTER].weight, module.lora_B[ADAPTER].weight
+    if place.own is None:
+        return a.numel() + b.numel()
+    factor = a if place.down else b
+    mask = torch.zeros(factor.shape[1 if place.down else 0], dtype=factor.dtype, device=factor.device)
+    mask[place.own] = 1.0
+    mask = mask[None, :] if place.down else mask[:, None]
+    factor.data *= mask
+    factor.register_hook(lambda gradient: gradient * mask)
+    return int(mask.sum()) * place_rank(module) + (b if place.down else a).numel()
+
+
+def place_rank(module: Any) -> int:
+    """The rank of a wrapped projection."""
+    return module.lora_A[ADAPTER].weight.shape[0]
+
+
+def merge(model: Model, modules: dict[str, Any], where: list[Place]) -> Model:
+    """A plain model with the updates of the wrapped `modules` in its weights.
+
+    Only the rows and columns a place owns are written, so that every other weight keeps its bits (adding a zero would
+    turn -0.0 into 0.0).
+    """
+    module = shared_copy(model.module)
+    for place in where:
+        trained = modules[place.name]
+        linear = module.get_submodule(place.name)
+        delta = (trained.lora_B[ADAPTER].weight @ trained.lora_A[ADAPTER].weight).detach() * trained.scaling[ADAPTER]
+        weight = linear.weight.detach().clone()  # type: ignore[union-attr,operator]
+        view = weight.T if trained.fan_in_fan_out else weight
+        if place.own is None:
+            view += delta.to(view.dtype)
+        elif place.down:
+            view[:, place.own] += delta[:, place.own].to(view.dtype)
+        else:
+            view[place.own] += delta[place.own].to(view.dtype)
+        linear.weight = nn.Parameter(weight, requires_grad=False)
+    return with_module(model, module)
+
+
+def with_module(model: Model, module: nn.Module) -> Model:
+    """The same addresses for changed weights."""
+    about = {**model.info, "shielded": True}
+    return replace(model, module=module.eval(), traced=None, remote=False, info=about)
+
+
+def shared_copy(module: nn.Module) -> nn.Module:
+    """The same structure on the same weights: parameters and buffers share storage, modules do not."""
+    memo: dict[int, Any] = {}
+    for p in module.parameters():
+        memo[id(p)] = nn.Parameter(p.detach(), requires_grad=False)
+    for b in module.buffers():
+        memo[id(b)] = b
+    return copy.deepcopy(module, memo)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' complaint about a name that PEFT still uses, and bitsandbytes' about a kernel for CPUs."""
+    packed = logging.getLogger("bitsandbytes")
+    level = packed.level
+    packed.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+            yield
+    finally:
+        packed.setLevel(level)

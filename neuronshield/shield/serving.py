@@ -1,0 +1,47 @@
+"""What a saved adapter must look like for a server to take it.
+
+vLLM's rules for LoRA adapters: one rank and one alpha for all modules, the rank one of `SERVED_RANKS`
+(`max_lora_rank`), no bias, no DoRA, no modules saved whole. A zero-padded factor changes nothing and meets them; a
+larger one has to be merged into the weights (`Update.save_merged`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import torch
+
+__all__ = ["SERVED_RANKS", "pad_to_served_rank"]
+
+
+logger = logging.getLogger("neuronshield")
+
+
+#: What vLLM's `max_lora_rank` may be.
+SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+
+def pad_to_served_rank(folder: Path) -> None:
+    """Pad the factors of a saved PEFT adapter with zeros to the next rank that is served; alpha follows, so the scale stays 1."""
+    from safetensors.torch import load_file, save_file
+
+    about = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    rank = about["r"]
+    wanted = next((r for r in SERVED_RANKS if r >= rank), None)
+    if wanted is None:
+        logger.warning("rank %d is above what servers take (%d): serve save_merged() instead", rank, SERVED_RANKS[-1])
+        return
+    if wanted == rank:
+        return
+    file = folder / "adapter_model.safetensors"
+    tensors = {}
+    for name, factor in load_file(file).items():
+        rows, columns = factor.shape
+        shape = (wanted, columns) if "lora_A" in name else (rows, wanted)
+        tensors[name] = torch.zeros(shape, dtype=factor.dtype)
+        tensors[name][:rows, :columns] = factor
+    save_file(tensors, file, metadata={"format": "pt"})
+    about["r"] = about["lora_alpha"] = wanted
+    (folder / "adapter_config.json").write_text(json.dumps(about, indent=2, sort_keys=True), encoding="utf-8")

@@ -1,0 +1,106 @@
+"""Attacks on a shield, and the defence by repeated rounds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+import neuronshield as ns
+from neuronshield.check.attacks import attack, find_again, finetune, prune, relearn
+
+MEMBERS = [(0, 3), (0, 28), (2, 7)]
+SET = ns.NeuronSet(MEMBERS, n_layers=3, d_mlp=29)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_pruning_is_ablation_at_every_token(family: str):
+    model = ns.load(getattr(tiny, family)(), processor=tiny.tokenizer())
+    before = {n: p.clone() for n, p in model.module.named_parameters()}
+
+    def zero(layer: int, h: torch.Tensor) -> torch.Tensor:
+        h = h.clone()
+        h[..., SET.by_layer().get(layer, [])] = 0
+        return h
+
+    encoding, _ = tiny.encode(model, tiny.prompts()[0])
+    with torch.no_grad():
+        got = prune(model, SET).module(**encoding).logits
+        clean = model.module(**encoding).logits
+        with tiny.hooked(tiny.downs(model), zero):
+            expected = model.module(**encoding).logits
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+    assert (got - clean).abs().max() > 1e-3
+    assert all(torch.equal(before[n], p) for n, p in model.module.named_parameters())
+
+
+def test_finding_again_pools_cells_each_with_a_say(llama: ns.Model):
+    prompts = tiny.prompts()
+    scores = ns.contrast(ns.capture(llama, prompts, progress=False))
+    pooled = sum(np.abs(v) / np.abs(v).max() for v in scores.values)
+    best = np.dstack(np.unravel_index(np.argsort(-pooled, axis=None)[:7], pooled.shape))[0]
+    assert set(find_again(llama, prompts, 7)) == {(int(a), int(b)) for a, b in best}
+    with pytest.raises(ns.InputError, match="k=88, must be 1 to 87"):
+        find_again(llama, prompts, 88)
+
+
+def test_a_benign_fine_tune_learns_benign_answers_only(llama: ns.Model):
+    prompts = tiny.prompts()
+
+    def likelihood(model: ns.Model, label: str) -> float:
+        total = 0.0
+        for p in prompts.where(label=label)[:6]:
+            encoding, n = tiny.encode(model, p, "sure make it" if label == "benign" else "sorry i cannot help")
+            with torch.no_grad():
+                logits = model.module(**encoding).logits[0, n - 1 : -1].log_softmax(-1)
+            total += float(logits.gather(1, encoding["input_ids"][0, n:, None]).sum())
+        return total
+
+    tuned = finetune(llama, prompts, steps=20, lr=1e-2)
+    gained = {label: likelihood(tuned, label) - likelihood(llama, label) for label in ("benign", "harmful")}
+    assert gained["benign"] > gained["harmful"] + 20
+    silent = ns.PromptSet(replace(p, target=None) for p in prompts)  # its own answers are taught then
+    again = finetune(llama, silent, steps=20, lr=1e-2)
+    said = {p.id: tiny.own_answer(llama, p) for p in silent.where(label="benign")[:4]}
+
+    def own(model: ns.Model) -> float:
+        total = 0.0
+        for p in silent.where(label="benign")[:4]:
+            encoding, n = tiny.encode(model, p, model.tokenizer.decode(said[p.id], skip_special_tokens=True))
+            with torch.no_grad():
+                logits = model.module(**encoding).logits[0, n - 1 : -1].log_softmax(-1)
+            total += float(logits.gather(1, encoding["input_ids"][0, n:, None]).sum())
+        return total
+
+    assert own(again) > own(llama) + 5
+    with pytest.raises(ns.InputError, match="no benign prompt has an answer"):
+        finetune(llama, prompts.where(label="harmful"))
+
+
+def test_attack_evaluates_each_on_the_test_prompts(llama: ns.Model):
+    left = attack(llama, tiny.prompts(), k=5, steps=2, refusals=["sorry"], max_new_tokens=3, progress=False)
+    assert list(left) == ["as it is", "pruned", "random pruned", "fine-tuned"]
+    assert {len(e.answers) for e in left.values()} == {len(tiny.prompts())}
+    found = find_again(llama, tiny.prompts(), 5)
+    again = ns.evaluate(prune(llama, found), tiny.prompts(), refusals=["sorry"], max_new_tokens=3, progress=False)
+    assert [a.response for a in left["pruned"].answers] == [a.response for a in again.answers]
+
+
+def test_every_round_of_relearning_leaves_what_it_found_alone(llama: ns.Model):
+    common: dict[str, Any] = {"steps": 3, "lr": 1e-2, "progress": False}
+    rounds = relearn(llama, tiny.prompts(), k=5, rounds=2, rank=2, **common)
+    models = [llama, *(r.update.model for r in rounds)]
+    for before, after, done in zip(models, models[1:], rounds, strict=False):
+        assert done.neurons == find_again(before, tiny.prompts(), 5)
+        for layer in range(3):
+            own = done.neurons.by_layer().get(layer, [])
+            rest = [i for i in range(29) if i not in own]
+            a, b = before.down_weight(layer), after.down_weight(layer)
+            assert torch.equal(a[:, own], b[:, own])
+            assert not torch.equal(a[:, rest], b[:, rest])
+    with pytest.raises(ns.InputError, match="rounds=0"):
+        relearn(llama, tiny.prompts(), rounds=0)

@@ -1,0 +1,234 @@
+"""Streaming moments against a plain forward hook, one unpadded prompt at a time, in float64."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+import neuronshield as ns
+from neuronshield import Cell, InputError, PromptSet
+from neuronshield.find.moments import Moments, Stats, capture, record
+
+IMAGE = tiny.WORDS.index("<image>")
+#: which positions a role means, given the token ids and the number of prompt tokens
+CHOOSE: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+    "last_prompt": lambda ids, n: np.arange(len(ids)) == n - 1,
+    "prompt": lambda ids, n: np.arange(len(ids)) < n,
+    "image": lambda ids, n: (np.arange(len(ids)) < n) & (ids == IMAGE),
+    "text": lambda ids, n: (np.arange(len(ids)) < n) & (ids != IMAGE),
+    "response": lambda ids, n: np.arange(len(ids)) >= n,
+}
+
+
+def oracle(model: ns.Model, prompts: PromptSet, role: str) -> dict[tuple[str, Cell], np.ndarray]:
+    """{(label, cell): [token, n_layers, d_mlp]} from hooks alone."""
+    out: dict[tuple[str, Cell], list[np.ndarray]] = {}
+    for p in prompts:
+        acts, ids, n = tiny.activations(model, p, p.target if role == "response" else None)
+        out.setdefault((p.label, p.cell), []).append(acts[CHOOSE[role](ids, n)])
+    return {key: np.concatenate(parts) for key, parts in out.items() if sum(map(len, parts))}
+
+
+def assert_moments(got: Moments, h: np.ndarray) -> None:
+    assert got.n == len(h)
+    assert got.mean.shape == (3, 29)
+    np.testing.assert_allclose(got.mean, h.mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(got.m2, ((h - h.mean(0)) ** 2).sum(0), rtol=1e-3, atol=1e-8)
+    np.testing.assert_allclose(got.var, got.m2 / max(len(h) - 1, 1), rtol=1e-12)
+    np.testing.assert_allclose(got.mean_abs, np.abs(h).mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(got.positive, (h > 0).mean(0), atol=1e-6)
+    assert got.mean.dtype == np.float64
+
+
+CASES = [(m, r) for m in ("llama", "gpt2", "llava") for r in CHOOSE if m == "llava" or r != "image"]
+
+
+@pytest.mark.parametrize(("name", "role"), CASES)
+def test_moments_are_those_of_a_plain_hook_for_any_batch_size(request: pytest.FixtureRequest, name: str, role: str):
+    model: ns.Model = request.getfixturevalue(name)
+    prompts = tiny.prompts(pictures=True, languages=["en"])[::5] if name == "llava" else tiny.prompts()[::5]
+    want = oracle(model, prompts, role)
+    assert want
+    for size in (1, 7) if role in ("last_prompt", "image") else (7,):
+        stats = capture(model, prompts, tokens=role, batch_size=size, progress=False)
+        assert {(g.label, g.cell) for g in stats.groups} == set(want)
+        for (label, cell), h in want.items():
+            assert_moments(stats.moments(label, cell), h)
+        assert stats.tokens == role
+
+
+def test_order_of_prompts_does_not_matter(llava: ns.Model):
+    prompts = tiny.prompts(pictures=True)
+    shuffled = PromptSet(np.random.default_rng(0).permutation(np.array(list(prompts), dtype=object)))
+    a = capture(llava, prompts, tokens="text", progress=False)
+    b = capture(llava, shuffled, tokens="text", progress=False, batch_size=13)
+    assert a.groups.keys() == b.groups.keys()
+    for key, moments in a.groups.items():
+        assert moments.n == b.groups[key].n
+        np.testing.assert_allclose(moments.mean, b.groups[key].mean, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(moments.m2, b.groups[key].m2, rtol=1e-3, atol=1e-6)
+
+
+def test_the_order_of_unlike_lengths_inside_a_cell_does_not_mix_labels(llama: ns.Model):
+    # trap: tokens owned by the wrong row of the batch; very different labels would then look alike
+    prompts = tiny.prompts(languages=["en"])
+    want = oracle(llama, prompts, "prompt")
+    gap = want["harmful", Cell("en", "text")].mean(0) - want["benign", Cell("en", "text")].mean(0)
+    stats = capture(llama, prompts, tokens="prompt", batch_size=30, progress=False)
+    got = stats.moments("harmful", ("en", "text")).mean - stats.moments("benign", ("en", "text")).mean
+    np.testing.assert_allclose(got, gap, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "llava"])
+def test_record_keeps_each_prompts_own_last_token_in_order(request: pytest.FixtureRequest, name: str):
+    model: ns.Model = request.getfixturevalue(name)
+    prompts = tiny.prompts(pictures=name == "llava")[:: 7 if name == "llava" else 5]
+    got = record(model, list(prompts), batch_size=4)
+    assert got.shape == (len(prompts), 3, 29)
+    for row, p in zip(got.numpy(), prompts, strict=True):
+        acts, _, n = tiny.activations(model, p)
+        np.testing.assert_allclose(row, acts[n - 1], rtol=1e-3, atol=1e-5)
+
+
+# -- halves ---------------------------------------------------------------------------------------------
+def test_halves_merge_to_the_whole_and_share_no_request(llama: ns.Model):
+    prompts = tiny.prompts()
+    stats = capture(llama, prompts, tokens="prompt", progress=False)
+    want = oracle(llama, prompts, "prompt")
+    halves = {g.half for g in stats.groups}
+    assert halves == {0, 1}
+    for cell in prompts.cells():
+        a, b = (stats.moments("harmful", cell, half) for half in (0, 1))
+        assert a.n + b.n == stats.moments("harmful", cell).n
+        assert min(a.n, b.n) > 0
+        assert_moments(a.merge(b), want["harmful", cell])
+        assert_moments(b.merge(a), want["harmful", cell])
+
+
+def test_all_prompts_of_a_request_are_in_one_half(llama: ns.Model):
+    # one request in two languages and both labels: capture it alone and see a single half
+    for pair in ("0-0", "1-2", "4-1"):
+        stats = capture(llama, tiny.prompts().where(pair_id=pair), progress=False, seed=3)
+        assert len({g.half for g in stats.groups}) == 1
+        assert len(stats.groups) == 4
+
+
+def test_the_seed_deals_the_halves(llama: ns.Model):
+    prompts = tiny.prompts(languages=["en"])
+    runs = [capture(llama, prompts, progress=False, seed=s) for s in (0, 0, 1)]
+    means = [r.moments("harmful", ("en", "text"), 0).mean for r in runs]
+    assert np.array_equal(means[0], means[1])
+    assert not np.array_equal(means[0], means[2])
+
+
+@pytest.mark.parametrize("cut", [(1, 22), (11, 12), (22, 1)])
+def test_chans_merge_is_numpy_on_the_whole(cut: tuple[int, int]):
+    # a mean far from zero: a sum of squares would cancel, Chan's update does not
+    h = np.random.default_rng(0).normal(1e6, 1e-2, (23, 2, 5))
+    a, b = Moments.of(h[: cut[0]]), Moments.of(h[cut[0] :])
+    whole = a.merge(b)
+    assert whole.n == 23
+    np.testing.assert_allclose(whole.mean, h.mean(0), rtol=1e-14)
+    np.testing.assert_allclose(whole.var, h.var(0, ddof=1), rtol=1e-4)
+    np.testing.assert_allclose(whole.mean_abs, np.abs(h).mean(0), rtol=1e-14)
+    np.testing.assert_allclose(whole.positive, (h > 0).mean(0))
+
+
+def test_merging_counts_positives_by_weight():
+    h = np.array([[[1.0]], [[-1.0]], [[2.0]], [[3.0]], [[-4.0]]])
+    assert Moments.of(h[:1]).merge(Moments.of(h[1:])).positive.item() == pytest.approx(3 / 5)
+
+
+# -- memory ---------------------------------------------------------------------------------------------
+def size(stats: Stats) -> int:
+    return len(pickle.dumps([list(stats.groups.values()), stats.down_norms]))
+
+
+def test_memory_does_not_grow_with_prompts_or_tokens(llama: ns.Model):
+    some = tiny.prompts(languages=["en"])
+    many = PromptSet.from_records(
+        [{**r, "id": f"{i}-{r['id']}", "prompt": f"{r['prompt']} {'red ' * i}".strip()}
+         for i in range(5) for r in tiny.records(languages=["en"])]
+    )  # fmt: skip
+    a = capture(llama, some, tokens="prompt", progress=False)
+    b = capture(llama, many, tokens="prompt", progress=False)
+    assert b.moments("benign", ("en", "text")).n > 5 * a.moments("benign", ("en", "text")).n
+    assert size(a) == pytest.approx(size(b), rel=0.01)
+    for moments in b.groups.values():
+        for array in (moments.mean, moments.m2, moments.mean_abs, moments.positive):
+            # trap: a view keeps the array of all groups alive
+            assert (array if array.base is None else array.base).size <= 16 * 3 * 29
+
+
+def test_the_forward_stops_before_the_head(llama: ns.Model):
+    calls = []
+    handle = llama.module.lm_head.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        capture(llama, tiny.prompts()[:4], progress=False)
+    finally:
+        handle.remove()
+    assert not calls
+
+
+# -- what it says, what it refuses ------------------------------------------------------------------------
+def test_stats_carry_what_contrast_needs(llama: ns.Model):
+    prompts = tiny.prompts()
+    stats = capture(llama, prompts, progress=False, seed=5)
+    assert stats.cells() == prompts.cells()
+    assert (stats.n_layers, stats.d_mlp, stats.n_params, stats.params_per_neuron) == (3, 29, llama.n_params, 60)
+    np.testing.assert_allclose(stats.down_norms, llama.down_norms().numpy())
+    assert stats.provenance["seed"] == 5
+    assert stats.provenance["data"] == prompts.hash()
+    assert stats.provenance["seen"] == sorted({p.cluster for p in prompts})
+    assert "act(W_gate x) * (W_up x)" in stats.provenance["neuron_value"]
+    assert set(stats.provenance["versions"]) >= {"neuronshield", "torch", "transformers", "nnsight"}
+
+
+def test_only_the_discover_split_is_seen(llama: ns.Model):
+    prompts = tiny.prompts().with_splits(seed=0)
+    stats = capture(llama, prompts, progress=False)
+    discover = prompts.where(split="discover")
+    assert stats.provenance["seen"] == sorted({p.cluster for p in discover})
+    assert sum(m.n for m in stats.groups.values()) == len(discover)
+
+
+def test_a_cell_with_one_label_cannot_be_contrasted(llama: ns.Model):
+    prompts = tiny.prompts(languages=["en"]) + tiny.prompts(languages=["sw"]).where(label="benign")
+    stats = capture(llama, prompts, progress=False)
+    assert stats.cells() == [Cell("en", "text")]
+    with pytest.raises(InputError, match="nothing captured for harmful prompts of sw/text"):
+        stats.moments("harmful", ("sw", "text"))
+
+
+def test_bad_requests_are_refused(llama: ns.Model):
+    prompts = tiny.prompts()
+    with pytest.raises(InputError, match="tokens='last'"):
+        capture(llama, prompts, tokens="last")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="no prompts"):
+        capture(llama, prompts.where(language="xx"))
+    with pytest.raises(InputError, match="no prompt has a token of role 'image'"):
+        capture(llama, prompts[:4], tokens="image", progress=False)
+    untargeted = PromptSet.from_records(tiny.records(target=None)[:4])
+    with pytest.raises(InputError, match="needs a 'target'"):
+        capture(llama, untargeted, tokens="response")
+
+
+def test_activations_that_are_not_finite_are_named_by_layer():
+    module = tiny.llama()
+    with torch.no_grad():
+        module.model.layers[1].mlp.up_proj.weight[4] = float("inf")
+    with pytest.raises(InputError, match=r"layer 1 has non-finite"):
+        capture(ns.load(module, processor=tiny.tokenizer()), tiny.prompts()[:4], progress=False)
+
+
+def test_cells_come_in_the_order_of_the_prompts_not_of_the_batches(llama: ns.Model):
+    rows = tiny.prompts()
+    for order in (["en", "sw"], ["sw", "en"]):
+        mixed = ns.PromptSet([p for language in order for p in rows if p.language == language])
+        stats = ns.capture(llama, mixed, batch_size=3, progress=False)
+        assert [c.language for c in stats.cells()] == order

@@ -1,0 +1,78 @@
+"""Every family of the README's table, checked against plain hooks and TransformerLens; the others refused by name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import families
+import pytest
+import tiny
+from families import CHECKS, FAMILIES, REFUSED, Family
+
+import neuronshield as ns
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+def test_a_family_is(family: Family, check: str):
+    CHECKS[check](family)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+def test_transformer_lens_reads_and_zeroes_the_same_neurons(family: Family):
+    try:
+        families.check_bridge(family)
+    except families.NotHere as error:
+        reason = str(error)
+    else:
+        return
+    assert re.search("supported architecture|torchvision", reason)
+    pytest.skip(f"TransformerLens: {reason}")
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_mixtures_of_experts_are_refused_by_name(name: str):
+    module = REFUSED[name]()
+    with pytest.raises(ns.InputError, match=f"{type(module).__name__}: layer [01] .*mixture-of-experts"):
+        ns.load(module, processor=tiny.tokenizer())
+
+
+def test_the_readme_lists_these_families():
+    _, rest = README.read_text(encoding="utf-8").split("| family | neurons are the input of |", 1)
+    listed = re.findall(r"^\| ([^|]+?) \|", rest.split("\n\n")[0], re.MULTILINE)
+    assert listed == [*(f.name for f in FAMILIES), *REFUSED]
+
+
+# -- by hand ----------------------------------------------------------------------------------------------
+def renamed() -> ns.models.nn.Module:
+    """A Llama whose MLPs are called something else, in a list that is called something else."""
+    module = tiny.llama()
+    for layer in module.model.layers:
+        layer.ffn = layer.mlp
+        del layer.mlp
+        layer.forward = layer.forward  # its own forward would look for `mlp`
+    return module
+
+
+def test_an_unknown_mlp_is_refused_with_what_was_looked_for_and_found_by_hand():
+    module = renamed()
+    with pytest.raises(
+        ns.InputError, match=r"no MLP we know \(looked for mlp\.down_proj.*layer 0 has .*ffn\.down_proj.*site="
+    ):
+        ns.load(module, processor=tiny.tokenizer())
+    model = ns.load(module, processor=tiny.tokenizer(), site=("ffn.down_proj", "ffn.up_proj", "ffn.gate_proj"))
+    assert (model.n_layers, model.d_mlp, model.d_model) == (3, 29, 20)
+    assert model.linear(1, model.site.down) is module.model.layers[1].ffn.down_proj
+
+
+def test_layers_named_by_hand_are_used_and_a_wrong_name_is_refused():
+    module = tiny.llama()
+    assert ns.load(module, processor=tiny.tokenizer(), layers="model.layers").layers_path == "model.layers"
+    for wrong, says in (("model.blocks", "no such module"), ("model.norm", "not a list of decoder layers")):
+        with pytest.raises(ns.InputError, match=says):
+            ns.load(module, processor=tiny.tokenizer(), layers=wrong)
+    with pytest.raises(ns.InputError, match=r"looked for a\.b"):
+        ns.load(module, processor=tiny.tokenizer(), site=("a.b", "a.c", None))
