@@ -1,4 +1,4 @@
-"""What tests and doctests share: shape checks in every call, and the names that examples in docstrings use."""
+"""What tests and doctests share: shape checks in every call, and models built once a session and changed by no test."""
 
 from __future__ import annotations
 
@@ -21,6 +21,29 @@ import tiny
 import torch
 
 import neuronshield as ns
+
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(scope="session")
+def llama() -> ns.Model:
+    return ns.load(tiny.llama(), processor=tiny.tokenizer())
+
+
+@pytest.fixture(scope="session")
+def gpt2() -> ns.Model:
+    return ns.load(tiny.gpt2(), processor=tiny.tokenizer())
+
+
+@pytest.fixture(scope="session")
+def llava() -> ns.Model:
+    module, processor = tiny.llava()
+    return ns.load(module, processor=processor)
+
+
+@pytest.fixture(scope="session")
+def organism_model() -> ns.Model:
+    return ns.load("organism")
 
 
 @pytest.fixture(scope="session")
