@@ -1,0 +1,157 @@
+"""Writes the measured numbers into README.md and docs/ from benchmarks/results/*.json.
+
+    python docs/render.py              rewrites the marked parts of README.md and docs/**/*.md
+    python docs/render.py --check      changes nothing; exit status 1 if a marked part differs from its result file
+    python docs/render.py --families   measures families.json again (tests/families.py), then rewrites
+
+Three kinds of part are marked:
+
+    <!-- table: NAME; columns: a | b; rows: x | y -->    a table of NAME.json, and where it was measured
+    <!-- /table -->
+    <!-- n: NAME.key -->0.05<!-- /n -->                  one of the "numbers" of NAME.json
+    <!-- n: NAME[row].column -->0.05<!-- /n -->          one cell of its table; [row] is the first column's value
+    <!-- output: NAME -->                                code and what it printed, from NAME.json
+    <!-- /output -->
+
+A result file holds "title", "source" (commit, command, machine), and "numbers" or "columns" and "rows", or "code" and "output". A value
+is a number, a list of numbers or a text; "format" is a Python format string over it. A missing value is shown as n/a.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+TABLE = re.compile(r"<!-- table: ([^\n]*?) -->\n.*?<!-- /table -->", re.S)
+NUMBER = re.compile(r"<!-- n: ([\w-]+)(?:\[([^\]\n]+)\])?\.(\w+) -->[^<]*<!-- /n -->")
+OUTPUT = re.compile(r"<!-- output: ([\w-]+) -->\n.*?<!-- /output -->", re.S)
+
+
+def pages() -> list[Path]:
+    """Every file that holds rendered parts."""
+    return [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@cache
+def result(name: str) -> dict[str, Any]:
+    """A result file, read."""
+    path = RESULTS / f"{name}.json"
+    if not path.is_file():
+        raise SystemExit(f"{path.relative_to(ROOT)}: no such result; see {RESULTS.relative_to(ROOT)}")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def shown(value: Any, form: str = "{}") -> str:
+    """A value as text."""
+    if value is None:
+        return "n/a"
+    if isinstance(value, str):
+        return value
+    return form.format(*value) if isinstance(value, list) else form.format(value)
+
+
+def split(text: str) -> list[str]:
+    return [part.strip() for part in text.split("|")]
+
+
+def table(spec: str) -> str:
+    """The Markdown table of a marker, and a line on where it was measured."""
+    name, *options = (part.strip() for part in spec.split(";"))
+    choice = {key.strip(): split(value) for key, value in (option.split(":", 1) for option in options)}
+    data = result(name)
+    columns = {c: data["columns"][c] for c in choice.get("columns", data["columns"])}
+    first = next(iter(data["columns"]))
+    rows = data["rows"]
+    if "rows" in choice:
+        by_name = {row[first]: row for row in rows}
+        rows = [by_name[wanted] for wanted in choice["rows"]]
+    lines = [[c["title"] for c in columns.values()], ["---"] * len(columns)]
+    for row in rows:
+        cells = ["" if row[c] is None else shown(row[c], about.get("format", "{}")) for c, about in columns.items()]
+        if row.get("emphasis"):
+            cells[0] = f"**{cells[0]}**"
+        lines.append(cells)
+    body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{body}\n\n{origin(data)}"
+
+
+def origin(data: dict[str, Any]) -> str:
+    """Where a result was measured, as a line of small print."""
+    source = data["source"]
+    settings = f" {source['settings'][:1].upper()}{source['settings'][1:]}." if "settings" in source else ""
+    return f"*{data['title']}.{settings} Commit {source['commit']}, `{source['command']}`, {source['machine']}.*"
+
+
+def number(name: str, row: str | None, key: str) -> str:
+    """One number of a result file."""
+    data = result(name)
+    if row is None:
+        found = data["numbers"][key]
+        return shown(found["value"], found.get("format", "{}"))
+    first = next(iter(data["columns"]))
+    match = next(r for r in data["rows"] if r[first] == row)
+    return shown(match[key], data["columns"][key].get("format", "{}"))
+
+
+def output(name: str) -> str:
+    """Code and what it printed."""
+    data = result(name)
+    return f"```python\n{data['code']}\n```\n\n```text\n{data['output']}\n```"
+
+
+def rendered(text: str) -> str:
+    """A page with every marked part written again."""
+    text = TABLE.sub(lambda m: f"<!-- table: {m[1]} -->\n\n{table(m[1])}\n\n<!-- /table -->", text)
+    text = OUTPUT.sub(lambda m: f"<!-- output: {m[1]} -->\n\n{output(m[1])}\n\n<!-- /output -->", text)
+    return NUMBER.sub(
+        lambda m: f"{m[0][: m[0].index('-->') + 3]}{number(m[1], m[2], m[3])}<!-- /n -->",
+        text,
+    )
+
+
+def measure_families() -> None:
+    """Remake families.json from tests/families.py."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    import families
+
+    path = RESULTS / "families.json"
+    data = result("families")
+    lines = [[c.strip() for c in line[1:-1].split("|")] for line in families.table().splitlines()[2:]]
+    data["rows"] = [dict(zip(data["columns"], line)) for line in lines]
+    head = json.dumps({k: v for k, v in data.items() if k != "rows"}, ensure_ascii=False, indent=1)[:-2]
+    rows = ",\n".join("  " + json.dumps(row, ensure_ascii=False) for row in data["rows"])
+    path.write_text(f'{head},\n "rows": [\n{rows}\n ]\n}}\n', encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--families", action="store_true")
+    args = parser.parse_args()
+    if args.families:
+        measure_families()
+        result.cache_clear()
+    stale = []
+    for path in pages():
+        if not path.is_file():
+            continue
+        before = path.read_text(encoding="utf-8")
+        after = rendered(before)
+        if after != before:
+            stale.append(str(path.relative_to(ROOT)))
+            if not args.check:
+                path.write_text(after, encoding="utf-8")
+    if stale:
+        print(f"{'differs from benchmarks/results' if args.check else 'written'}: {', '.join(stale)}")
+    sys.exit(1 if args.check and stale else 0)
+
+
+if __name__ == "__main__":
+    main()
