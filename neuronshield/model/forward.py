@@ -12,7 +12,7 @@ effect.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -32,13 +32,39 @@ from .intervention import Intervention
 from .model import Model, by_row
 from .prefixes import OpeningTokens, margin
 
-__all__ = ["answer_logits", "margins", "prepare"]
+__all__ = ["answer_logits", "margins", "prepare", "read_layers"]
 
 
 STACKED_ROWS = 256  # rows of one forward when conditions share it
 
 
 STACKED_BYTES = 2**26  # and the most their copies of the cache may take: beyond, copying costs more than it saves
+
+
+def read_layers(model: Model, batch: Batch, fn: Callable[[int, Tensor, Any], Tensor]) -> list[Tensor | None]:
+    """What `fn` gives for every layer in one traced forward that stops after the last layer; None for idle layers.
+
+    >>> from neuronshield.model.encoding import collate
+    >>> batch = collate(model, prompts[:2])
+    >>> [h.shape for h in read_layers(model, batch, lambda layer, h, envoy: h[:, -1])]
+    [torch.Size([2, 29]), torch.Size([2, 29]), torch.Size([2, 29])]
+
+    Args:
+        model: the model.
+        batch: what it reads.
+        fn: called inside the trace as `fn(layer, h, envoy)` for each layer that runs, in order: h is the layer's neurons
+            [batch, pos, d_mlp] on that layer's device, `envoy` nnsight's name of its down-projection (`envoy.output`).
+    """
+    envoys, idle, rows = model.envoys, model.idle(batch.encoding), len(batch.rows)
+    with torch.no_grad(), model.traced.trace(**batch.encoding, **model.there) as tracer:
+        kept = nnsight.save([])
+        for layer, envoy in enumerate(envoys):
+            if layer in idle:
+                kept.append(None)
+            else:
+                kept.append(fn(layer, by_row(envoy.input, rows), envoy))
+        tracer.stop()
+    return list(kept)
 
 
 # -- one batch --------------------------------------------------------------------------------------------

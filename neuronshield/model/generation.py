@@ -6,11 +6,12 @@ Every firing is counted: an intervention that did not fire at every layer, step 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import nnsight
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -20,7 +21,9 @@ from .forward import Edit, check_conditions, edits_for
 from .intervention import Intervention
 from .model import Model, by_row
 
-__all__ = ["generate"]
+__all__ = ["decode", "generate"]
+
+Change = Callable[[int, int, Tensor], Any]
 
 
 def generate(
@@ -46,50 +49,92 @@ def generate(
     out = [""] * len(prompts)
     with tqdm(total=len(prompts), desc=desc, unit="prompt", disable=not progress, leave=False) as bar:
         for batch in batches(model, prompts, batch_size=batch_size, side="left"):
-            ids = _generate_ids(model, prompts, batch, intervention, max_new_tokens)
-            new = ids[:, batch.encoding["input_ids"].shape[1] :]
+            new = _generate_ids(model, prompts, batch, intervention, max_new_tokens)
             for row, text in zip(batch.rows, model.tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
                 out[row] = text.strip()
             bar.update(len(batch.rows))
     return out
 
 
-def _generate_ids(
-    model: Model, prompts: Sequence[Prompt], batch: Batch, intervention: Intervention | None, n: int
-) -> Tensor:
+def decode(
+    model: Model,
+    batch: Batch,
+    *,
+    max_new_tokens: int,
+    layers: Sequence[Collection[int]] = (),
+    change: Change | None = None,
+) -> tuple[Int[Tensor, "batch new"], dict[tuple[int, int], Any]]:
+    """Greedy token ids of a left-padded batch, and what `change` returned at every (step, layer).
+
+    >>> from neuronshield.model.encoding import collate
+    >>> batch = collate(model, prompts[:2], side="left")
+    >>> ids, kept = decode(model, batch, max_new_tokens=3, layers=[[0, 2]], change=lambda step, layer, h: h[:, -1].norm(dim=-1))
+    >>> ids.shape, list(kept)
+    (torch.Size([2, 3]), [(0, 0), (0, 2)])
+
+    Args:
+        model: the model.
+        batch: prompts, padded on the left.
+        max_new_tokens: tokens to generate at most; a batch ends when all its rows have ended.
+        layers: the layers at which `change` is called, for each decoding step from the first; step 0 reads the prompt, step
+            s the s-th generated token. Steps after the end of the list run untouched, idle layers are left out.
+        change: called inside the trace as `change(step, layer, h)`, with h [batch, pos, d_mlp] a copy of the layer's
+            neurons that it may write to (pos is the prompt's length at step 0, then 1) and that takes their place. What it
+            returns is kept.
+
+    Raises:
+        RuntimeError: `change` was not called at a (step, layer) that it should have been called at.
+    """
     encoding = {k: v for k, v in batch.encoding.items() if k != "position_ids"}
-    tokenizer = model.tokenizer
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    options = {"max_new_tokens": n, "do_sample": False, "num_beams": 1, "pad_token_id": pad if pad is not None else 0}
+    pad = next((i for i in (model.tokenizer.pad_token_id, model.tokenizer.eos_token_id) if i is not None), 0)
+    options = {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": 1, "pad_token_id": pad}
+    width, rows, idle = batch.encoding["input_ids"].shape[1], len(batch.rows), model.idle(batch.encoding)
+    steps = [sorted(set(at) - set(idle)) for at in layers[:max_new_tokens]]
     answers: list[Tensor] = []
 
     def run(**kwargs: Any) -> Tensor:
         answers.append(model.module.generate(**kwargs))  # type: ignore[operator]
         return answers[0]
 
-    edits = {} if intervention is None else edits_for(model, prompts, batch, [intervention])[0]
-    later = _later(model, prompts, batch, intervention)
-    if not edits and not later:
+    if change is None or not any(steps):
         with torch.no_grad(), quiet_generation():
-            return run(**encoding, **options)
-    steps = [edits, *[later] * (n - 1)] if later else [edits]
+            return run(**encoding, **options)[:, width:], {}
     envoys = model.envoys
     with torch.no_grad(), quiet_generation(), model.traced.trace(fn=run, **encoding, **options) as tracer:
-        fired = nnsight.save({})
+        seen = nnsight.save({})
         for step in tracer.iter[: len(steps)]:
-            for layer, changes in steps[step].items():
+            for layer in steps[step]:
                 h = envoys[layer].input.clone()
-                fired[step, layer] = sum(edit.apply(by_row(h, len(batch.rows))) for edit in changes)
+                seen[step, layer] = change(step, layer, by_row(h, rows))
                 envoys[layer].input = h
-    done = answers[0].shape[1] - batch.encoding["input_ids"].shape[1]
+    new = answers[0][:, width:]
+    missing = {(step, layer) for step, at in enumerate(steps[: new.shape[1]]) for layer in at} ^ set(seen)
+    if missing:
+        raise RuntimeError(f"{model.id!r} did not run at every (step, layer) of a generation: {sorted(missing)[:3]}")
+    return new, dict(seen)
+
+
+def _generate_ids(
+    model: Model, prompts: Sequence[Prompt], batch: Batch, intervention: Intervention | None, n: int
+) -> Int[Tensor, "batch new"]:
+    """New token ids of a batch under an intervention, every firing of which is counted."""
+    edits = {} if intervention is None else edits_for(model, prompts, batch, [intervention])[0]
+    later = _later(model, prompts, batch, intervention)
+    steps = [edits, *[later] * (n - 1)] if later else [edits]
+
+    def change(step: int, layer: int, h: Tensor) -> int:
+        return sum(edit.apply(h) for edit in steps[step][layer])
+
+    ids, fired = decode(model, batch, max_new_tokens=n, layers=[list(at) for at in steps], change=change)
     expected = {
-        (s, layer): sum(_tokens(e) for e in changes)
-        for s, at in enumerate(steps[:done]) for layer, changes in at.items()
-    }  # fmt: skip
-    if dict(fired) != expected:
-        missing = sorted(set(expected.items()) ^ set(dict(fired).items()))[:3]
-        raise RuntimeError(f"an intervention on {model.id!r} did not fire as named; (step, layer), tokens: {missing}")
-    return answers[0]
+        (step, layer): sum(_tokens(edit) for edit in changes)
+        for step, at in enumerate(steps[: ids.shape[1]])
+        for layer, changes in at.items()
+    }
+    if fired != expected:
+        wrong = sorted(set(expected.items()) ^ set(fired.items()))[:3]
+        raise RuntimeError(f"an intervention on {model.id!r} did not fire as named; (step, layer), tokens: {wrong}")
+    return ids
 
 
 def _later(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..core.errors import InputError
 from ..data.languages import Prefixes
+from . import remote
 from .families import Site
 from .weights import is_conv1d
 
@@ -70,9 +71,7 @@ class Model:
             self.down_norms(1), self.down_norms(2)
             self._print = self.fingerprint
         if self.remote is True:
-            from .remote import facts
-
-            self._facts = facts(self)
+            self._facts = remote.facts(self)
             self._norms = self._facts.norms
 
     # -- what it is -----------------------------------------------------------------------------------

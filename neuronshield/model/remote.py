@@ -10,7 +10,7 @@ changes weights, generates, or holds norms (`masked_update`, `generate`, `verify
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import nnsight
 import torch
@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core.errors import InputError
-from .model import Model
+from .families import Site
 from .weights import is_conv1d
 
 __all__ = ["Facts", "facts", "wrap"]
@@ -41,7 +41,25 @@ def wrap(model: str | nn.Module, processor: Any, *, multimodal: bool, **options:
     )
 
 
-def facts(model: Model) -> Facts:
+class Traced(Protocol):
+    """What is asked of a model here (`Model` is one)."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def remote(self) -> bool | str: ...
+    @property
+    def site(self) -> Site: ...
+    @property
+    def traced(self) -> Any: ...
+    @property
+    def envoys(self) -> list[Any]: ...
+    @property
+    def there(self) -> dict[str, Any]: ...
+    def linear(self, layer: int, name: str) -> nn.Module: ...
+
+
+def facts(model: Traced) -> Facts:
     """Ask once, where the weights are.
 
     Raises:
