@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ from .errors import InputError
 __all__ = ["at_least", "one_of", "require", "unknown_keywords"]
 
 T = TypeVar("T")
+_KINDS: dict[type, str] = {os.PathLike: "a path"}
 
 
 def require(value: Any, kind: type[T] | tuple[type, ...], call: str, name: str, *, hint: str = "") -> T:
@@ -34,10 +36,9 @@ def require(value: Any, kind: type[T] | tuple[type, ...], call: str, name: str, 
     if isinstance(value, kind) and not (isinstance(value, bool) and kind is int):
         return value  # type: ignore[return-value]
     kinds = kind if isinstance(kind, tuple) else (kind,)
-    wanted = " or ".join(dict.fromkeys(k.__name__ for k in kinds))
-    shown = repr(value) if isinstance(value, (str, int, float, bool, type(None))) else ""
-    got = f"{type(value).__name__}{f' {shown[:60]}' if shown and value is not None else ''}"
-    raise InputError(f"{call}: {name} must be {wanted}, got {got}{f'; {hint}' if hint else ''}")
+    wanted = " or ".join(dict.fromkeys(_KINDS.get(k, k.__name__) for k in kinds))
+    shown = f" {value!r:.60}" if isinstance(value, (str, int, float)) else ""
+    raise InputError(f"{call}: {name} must be {wanted}, got {type(value).__name__}{shown}{f'; {hint}' if hint else ''}")
 
 
 def at_least(least: int, call: str, **values: Any) -> None:

@@ -57,14 +57,30 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
-    """Write UTF-8 text to `path` (beside first, then renamed); returns the path."""
+    """Path of the file that the text was written to, as UTF-8.
+
+    >>> write_text("a.txt", "done").read_text()
+    'done'
+
+    Args:
+        path: the file to write; its folder is made if it is missing.
+        text: its new content.
+    """
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
     return Path(path)
 
 
 def replacing_folder(path: str | os.PathLike[str], write: Callable[[Path], None]) -> Path:
-    """Let `write` fill a folder beside `path`, then rename it to `path`; an error leaves what was there before.
+    """Path of the folder that `write` filled; an error leaves what was there before.
+
+    `write` fills a folder beside `path`, which is then renamed to `path`.
+
+    >>> def fill(folder: Path) -> None:
+    ...     folder.mkdir()
+    ...     _ = (folder / "a.txt").write_text("done")
+    >>> [p.name for p in replacing_folder("out", fill).iterdir()]
+    ['a.txt']
 
     Args:
         path: the folder to write.

@@ -1,32 +1,35 @@
 """Sets of neurons: what every step passes to the next.
 
 A **neuron** (layer l, index i) is coordinate i of the input of layer l's MLP down-projection:
-`act(W_gate x) * (W_up x)` in a gated MLP, `act(W_up x)` in a plain one. TransformerLens calls the same
-number `blocks.{l}.mlp.hook_post`. Papers differ silently (some rank the gate's sign, some rows of
-weights), so a set carries, beside its members, where it came from: model, revision, data hash, method,
-the neuron value, seed and versions.
+`act(W_gate x) * (W_up x)` in a gated MLP, `act(W_up x)` in a plain one. TransformerLens calls the same number
+`blocks.{l}.mlp.hook_post`. Papers differ in what they call a neuron (some rank the sign of the gate, some rows of weights).
+A set therefore carries its provenance beside its members: model, revision, data hash, method, neuron value, seed, versions.
 
-A set is immutable; `|`, `&`, `-` and `^` work as on Python sets and record both parents.
+A set is immutable. `|`, `&`, `-` and `^` work as on Python sets and record both parents.
 """
 
 from __future__ import annotations
 
-import json
+import operator
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
+from .arguments import require
+from .display import short_table
 from .errors import InputError
-from .files import replacing
+from .results import from_json, load_arrays, save_arrays
 
 __all__ = ["NEURON_VALUE", "NeuronSet"]
 
 
+FORMAT = "neuronshield.NeuronSet/2"
 NEURON_VALUE = "input of the MLP down-projection, act(W_gate x) * (W_up x) (TransformerLens hook_post)"
 
 
@@ -47,6 +50,15 @@ class NeuronSpace(Protocol):
     def fingerprint(self) -> str: ...
 
 
+@dataclass(frozen=True)
+class _Header:
+    """What a file of neurons says beside its members."""
+
+    n_layers: int | None
+    d_mlp: int | None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
 class NeuronSet:
     """An immutable set of (layer, index) pairs with its provenance.
 
@@ -56,13 +68,14 @@ class NeuronSet:
     ([(1, 5)], 3, True)
 
     Args:
-        pairs: (layer, index) pairs; layers count from 0, duplicates collapse.
-        n_layers, d_mlp: shape of the model the neurons belong to. When given, members are checked
-            against it, and so are the two sides of `|`, `&`, `-`, `^`.
+        pairs: (layer, index) pairs of whole numbers; both count from 0, duplicates collapse.
+        n_layers: layers of the model the neurons belong to; None if it is not known.
+        d_mlp: neurons a layer of that model. When the shape is given, members are checked against it, and so are the two
+            sides of `|`, `&`, `-`, `^`.
         provenance: anything JSON can hold about where the set came from.
 
     Raises:
-        InputError: a pair outside the shape, or two sets of different shapes combined.
+        InputError: something that is not pairs, a pair outside the shape, or two sets of different shapes combined.
     """
 
     __slots__ = ("_members", "d_mlp", "n_layers", "provenance")
@@ -75,7 +88,7 @@ class NeuronSet:
         d_mlp: int | None = None,
         provenance: dict[str, Any] | None = None,
     ) -> None:
-        members = frozenset((int(layer), int(index)) for layer, index in pairs)
+        members = frozenset(_pairs(pairs))
         for layer, index in members:
             if layer < 0 or index < 0 or layer >= (n_layers or layer + 1) or index >= (d_mlp or index + 1):
                 raise InputError(
@@ -117,7 +130,9 @@ class NeuronSet:
 
     def _combine(self, other: NeuronSet, operator: Callable[..., frozenset[tuple[int, int]]], op: str) -> NeuronSet:
         if not isinstance(other, NeuronSet):
-            raise TypeError(f"cannot combine a NeuronSet with {type(other).__name__}")
+            raise TypeError(
+                f"neurons {op} ...: cannot combine a NeuronSet with {type(other).__name__}; wrap its pairs in NeuronSet(...)"
+            )
         shapes = {(s.n_layers, s.d_mlp) for s in (self, other) if s.d_mlp is not None}
         if len(shapes) > 1:
             raise InputError(f"cannot combine neuron sets of models with different shapes: {sorted(shapes)}")
@@ -130,28 +145,40 @@ class NeuronSet:
         return NeuronSet(operator(self._members, other._members), n_layers=n_layers, d_mlp=d_mlp, provenance=about)
 
     @staticmethod
-    def intersection(*sets: NeuronSet) -> NeuronSet:
+    def intersection(*sets: NeuronSet | Mapping[Any, NeuronSet]) -> NeuronSet:
         """Neurons that are in every one of `sets`.
 
         >>> NeuronSet.intersection(NeuronSet([(0, 1), (0, 2)]), NeuronSet([(0, 2)]))
         NeuronSet(1 neuron in 1 layer)
+
+        Args:
+            *sets: neuron sets, or one mapping of them, such as what `Scores.top` returns.
+
+        Raises:
+            InputError: no set, or something that is not a NeuronSet.
         """
-        if not sets:
-            raise InputError("intersection of no sets: pass at least one NeuronSet")
-        out = sets[0]
-        for other in sets[1:]:
-            out = out & other
-        return out
+        first, *rest = _sets(sets, "intersection")
+        for other in rest:
+            first = first & other
+        return first
 
     @staticmethod
-    def union(*sets: NeuronSet) -> NeuronSet:
-        """Neurons that are in at least one of `sets`."""
-        if not sets:
-            raise InputError("union of no sets: pass at least one NeuronSet")
-        out = sets[0]
-        for other in sets[1:]:
-            out = out | other
-        return out
+    def union(*sets: NeuronSet | Mapping[Any, NeuronSet]) -> NeuronSet:
+        """Neurons that are in at least one of `sets`.
+
+        >>> NeuronSet.union({"a": NeuronSet([(0, 1), (0, 2)]), "b": NeuronSet([(0, 2)])})
+        NeuronSet(2 neurons in 1 layer)
+
+        Args:
+            *sets: neuron sets, or one mapping of them.
+
+        Raises:
+            InputError: no set, or something that is not a NeuronSet.
+        """
+        first, *rest = _sets(sets, "union")
+        for other in rest:
+            first = first | other
+        return first
 
     # -- views ----------------------------------------------------------------------------------------
     def by_layer(self) -> dict[int, list[int]]:
@@ -166,18 +193,33 @@ class NeuronSet:
         return dict(out)
 
     def per_layer(self) -> dict[int, int]:
-        """How many members each layer has: what a fair random control must copy."""
+        """Members in each layer as {layer: count}; a random control copies these counts.
+
+        >>> NeuronSet([(1, 5), (0, 3), (1, 2)]).per_layer()
+        {0: 1, 1: 2}
+        """
         return {layer: len(indices) for layer, indices in self.by_layer().items()}
 
     def param_fraction(self, model: NeuronSpace) -> float:
-        """Weights owned by these neurons (their gate row, up row, down column) / all parameters.
+        """Weights owned by these neurons (gate row, up row, down column) over all parameters of the model, 0 to 1.
 
-        This is what `masked_update` trains: for a gated MLP without biases 3 * d_model a neuron.
+        `masked_update` trains these weights: 3 * d_model a neuron in a gated MLP without biases.
+
+        >>> round(neurons.param_fraction(model), 4)
+        0.0154
+
+        Args:
+            model: the model the neurons belong to.
         """
         return len(self) * model.params_per_neuron / model.n_params
 
     def check_model(self, model: NeuronSpace) -> None:
-        """Raise unless the set can be of this model.
+        """Raise unless the set can belong to this model.
+
+        >>> neurons.check_model(model)
+
+        Args:
+            model: the model whose shape and weights are compared.
 
         Raises:
             InputError: another shape, a neuron the model has not, or provenance of other weights.
@@ -202,11 +244,13 @@ class NeuronSet:
             )
 
     def to_transformer_lens(self, *, value: float = 0.0) -> list[tuple[str, Callable[..., Any]]]:
-        """Hooks that set these neurons to `value` at every position, as TransformerLens takes them.
+        """Hooks that set these neurons to `value` at every position, for TransformerLens' `run_with_hooks(fwd_hooks=...)`.
 
-        >>> bridge.run_with_hooks(ids, fwd_hooks=neurons.to_transformer_lens())        # doctest: +SKIP
         >>> [name for name, _ in NeuronSet([(0, 3), (4, 1)]).to_transformer_lens()]
         ['blocks.0.mlp.hook_post', 'blocks.4.mlp.hook_post']
+
+        Args:
+            value: the activation to set, in the units of the model's activations.
         """
 
         def hook_of(members: list[int]) -> Callable[..., Any]:
@@ -220,7 +264,11 @@ class NeuronSet:
         return [(f"blocks.{layer}.mlp.hook_post", hook_of(members)) for layer, members in self.by_layer().items()]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a neuron, columns `layer` and `index`."""
+        """One row a neuron, columns `layer` and `index`.
+
+        >>> neurons.to_frame().shape
+        (3, 2)
+        """
         import pandas as pd
 
         return pd.DataFrame(list(self), columns=["layer", "index"])
@@ -230,59 +278,73 @@ class NeuronSet:
         return f"NeuronSet({n} neuron{'' if n == 1 else 's'} in {layers} layer{'' if layers == 1 else 's'})"
 
     def _repr_html_(self) -> str:
-        from html import escape
-
-        rows = "".join(
-            f"<tr><td>{layer}</td><td>{len(indices)}</td><td>{', '.join(map(str, indices[:24]))}"
-            f"{' …' if len(indices) > 24 else ''}</td></tr>"
+        shown = {
+            layer: ", ".join(map(str, indices[:16])) + (" ..." if len(indices) > 16 else "")
             for layer, indices in self.by_layer().items()
-        )
-        about = escape(str(self.provenance.get("method", "")))
-        return (
-            f"<p><b>{escape(repr(self))}</b> {about}</p><table><thead><tr><th>layer</th><th>neurons</th>"
-            f"<th>index</th></tr></thead><tbody>{rows}</tbody></table>"
-        )
+        }
+        counts = self.per_layer()
+        table = pd.DataFrame({"layer": list(counts), "neurons": list(counts.values()), "index": list(shown.values())})
+        method = str(self.provenance.get("method", ""))
+        return short_table(table, title=f"{self!r} {method}".strip())
 
     # -- files ----------------------------------------------------------------------------------------
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the set and its provenance as one safetensors file (beside first, then renamed)."""
-        from safetensors.numpy import save_file
+        """Path of the safetensors file that the set and its provenance were written to.
 
+        >>> NeuronSet.load(neurons.save("neurons.safetensors")) == neurons
+        True
+
+        Args:
+            path: the file; its folder is made if it is missing. The file is written beside `path` and renamed.
+
+        Raises:
+            InputError: `path` is not a path.
+            TypeError: provenance that JSON cannot hold.
+            OSError: the file cannot be written; what was there before stays.
+        """
         pairs = np.array(list(self), dtype=np.int32).reshape(-1, 2)
-        tensors = {"layer": np.ascontiguousarray(pairs[:, 0]), "index": np.ascontiguousarray(pairs[:, 1])}
-        about = {
-            "format": "neuronshield.NeuronSet/1",
-            "n_layers": self.n_layers,
-            "d_mlp": self.d_mlp,
-            "provenance": self.provenance,
-        }
-        with replacing(path) as partial:
-            save_file(tensors, partial, metadata={"neuronshield": json.dumps(about)})
-        return Path(path)
+        header = _Header(self.n_layers, self.d_mlp, self.provenance)
+        return save_arrays(path, FORMAT, {"layer": pairs[:, 0], "index": pairs[:, 1]}, header)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> NeuronSet:
-        """Read a set that `save` wrote.
+        """The set that `save` wrote.
+
+        Args:
+            path: the file.
 
         Raises:
             InputError: no such file, or not a neuron set.
         """
-        from safetensors import SafetensorError, safe_open
-
+        arrays, about = load_arrays(path, FORMAT)
         try:
-            with safe_open(path, framework="numpy") as file:
-                about = json.loads((file.metadata() or {})["neuronshield"])
-                pairs = zip(file.get_tensor("layer"), file.get_tensor("index"), strict=True)
-                return NeuronSet(
-                    pairs,
-                    n_layers=about["n_layers"],
-                    d_mlp=about["d_mlp"],
-                    provenance=about["provenance"],
-                )
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such neuron set") from None
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
-            raise InputError(f"{path}: not a neuron set written by NeuronSet.save ({error})") from None
+            header = from_json(_Header, about)
+            pairs = zip(arrays["layer"].tolist(), arrays["index"].tolist(), strict=True)
+            return NeuronSet(pairs, n_layers=header.n_layers, d_mlp=header.d_mlp, provenance=header.provenance)
+        except (KeyError, ValueError) as error:
+            raise InputError(f"{path}: not a file of {FORMAT} ({error})") from None
+
+
+def _pairs(pairs: Any) -> Iterator[tuple[int, int]]:
+    """(layer, index) as Python ints, each checked."""
+    wanted = "NeuronSet(pairs): give (layer, index) pairs, as in NeuronSet([(0, 3), (1, 5)])"
+    if isinstance(pairs, (str, bytes, Mapping)) or not isinstance(pairs, Iterable):
+        raise InputError(f"{wanted}; got {type(pairs).__name__}")
+    for pair in pairs:
+        try:
+            layer, index = pair
+            yield operator.index(layer), operator.index(index)
+        except (TypeError, ValueError):
+            raise InputError(f"{wanted}; got {pair!r:.60}") from None
+
+
+def _sets(given: tuple[Any, ...], name: str) -> list[NeuronSet]:
+    """The sets of a call of `intersection` or `union`; one mapping stands for its values."""
+    found = list(given[0].values()) if len(given) == 1 and isinstance(given[0], Mapping) else list(given)
+    if not found:
+        raise InputError(f"{name} of no sets: pass at least one NeuronSet")
+    hint = "unpack a list with *, and a mapping with *sets.values()"
+    return [require(one, NeuronSet, f"NeuronSet.{name}(*sets)", "every set", hint=hint) for one in found]
 
 
 def _merge_provenance(parents: list[dict[str, Any]], op: str) -> dict[str, Any]:

@@ -36,6 +36,10 @@ def provenance(
 ) -> dict[str, Any]:
     """Model, data hash, versions and further facts, as JSON can hold them: the one form every artefact uses.
 
+    >>> facts = provenance(model, prompts, seen=prompts, seed=0)
+    >>> list(facts)[:4], facts["seed"], len(facts["seen"])
+    (['model', 'revision', 'fingerprint', 'dtype'], 0, 15)
+
     Args:
         model: its own `provenance()` comes first.
         data: the prompts that were used; only their hash is kept.

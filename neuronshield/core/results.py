@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from .arguments import require
 from .errors import InputError
 from .files import replacing
 
@@ -159,14 +160,24 @@ def _scalar(kind: Any, data: Any, where: str) -> Any:
 
 
 def save_arrays(path: str | os.PathLike[str], form: str, arrays: Mapping[str, np.ndarray], about: Any) -> Path:
-    """Write arrays and their description as one safetensors file; returns the path.
+    """Path of the safetensors file that arrays and their description were written to.
+
+    >>> path = save_arrays("a.safetensors", "example/1", {"x": np.arange(3)}, {"unit": "token"})
+    >>> arrays, about = load_arrays(path, "example/1")
+    >>> arrays["x"].tolist(), about
+    ([0, 1, 2], {'unit': 'token'})
 
     Args:
         path: the file.
         form: name and version of the format, such as "neuronshield.Stats/1".
         arrays: by name; any shape.
         about: kept as JSON (see `to_json`).
+
+    Raises:
+        InputError: `path` is not a path.
+        OSError: the file cannot be written; what was there before stays.
     """
+    require(path, (str, os.PathLike), "save(path)", "path")
     from safetensors.numpy import save_file
 
     text = json.dumps({"format": form, "about": to_json(about)}, ensure_ascii=False)
@@ -176,24 +187,28 @@ def save_arrays(path: str | os.PathLike[str], form: str, arrays: Mapping[str, np
 
 
 def load_arrays(path: str | os.PathLike[str], form: str) -> tuple[dict[str, np.ndarray], Any]:
-    """Arrays and description that `save_arrays` wrote with the same format.
+    """Arrays by name, and the description, that `save_arrays` wrote with the same format.
+
+    Args:
+        path: the file.
+        form: the format it must have.
 
     Raises:
         InputError: no such file, damaged, or of another format.
     """
+    require(path, (str, os.PathLike), "load(path)", "path")
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
             told = json.loads((file.metadata() or {})["neuronshield"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        found, about = told["format"], told["about"]
+        found, about = told["format"], told.get("about")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: not a file of {form} ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
-        ) from None
+    except (SafetensorError, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: not a file of {form} ({why})") from None
     if found != form:
         raise InputError(f"{path}: holds {found}, expected {form}; write it again with this version")
     return arrays, about

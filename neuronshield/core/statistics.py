@@ -1,4 +1,4 @@
-"""The few statistics the steps share; tests, corrections and Wilson's interval are scipy's and statsmodels'."""
+"""Statistics that several steps share; tests, corrections and Wilson's interval are those of scipy and statsmodels."""
 
 from __future__ import annotations
 
@@ -43,15 +43,28 @@ NAN = Interval(float("nan"), float("nan"), float("nan"))
 
 
 def finite(interval: Interval) -> list[float | None]:
-    """An interval for JSON, which has no NaN or infinity: null stands for both."""
+    """Value, low and high as JSON can hold them: None where one is NaN or infinite.
+
+    >>> finite(Interval(0.5, float("-inf"), 1.0))
+    [0.5, None, 1.0]
+
+    Args:
+        interval: the interval.
+    """
     return [float(v) if np.isfinite(v) else None for v in interval]
 
 
 def rate(successes: int, n: int) -> Interval:
-    """A proportion with Wilson's interval (Wilson 1927); all NaN if n is 0.
+    """A proportion with Wilson's interval; all NaN if n is 0.
 
     >>> str(rate(9, 10))
     '0.90 [0.60, 0.98]'
+
+    Args:
+        successes: trials that succeeded.
+        n: trials.
+
+    Source: Wilson (1927), "Probable inference, the law of succession, and statistical inference".
     """
     from scipy.stats import binomtest
 
@@ -62,7 +75,17 @@ def rate(successes: int, n: int) -> Interval:
 
 
 def difference(a: Interval, b: Interval) -> Interval:
-    """a - b of two proportions with Newcombe's hybrid score interval (Newcombe 1998, method 10)."""
+    """a - b of two independent proportions, with Newcombe's hybrid score interval.
+
+    >>> str(difference(rate(9, 10), rate(3, 10)))
+    '0.60 [0.18, 0.80]'
+
+    Args:
+        a: a proportion with Wilson's interval, as `rate` returns it.
+        b: another one.
+
+    Source: Newcombe (1998), "Interval estimation for the difference between independent proportions", method 10.
+    """
     d = a.value - b.value
     return Interval(
         d,
@@ -78,13 +101,20 @@ def bootstrap(
     draws: int = 2000,
     seed: int = 0,
 ) -> tuple[Interval, list[str]]:
-    """Percentile interval of a statistic under resampling of whole clusters.
+    """Percentile interval of a statistic under resampling of whole clusters, and the distinct clusters.
 
-    `statistic` receives one row of cluster weights a draw (how often each distinct cluster was drawn, the
-    first row being all ones: the estimate itself), so weighted sums replace copying data.
+    The clusters that are returned are in the order of the columns of the weights.
 
-    Returns:
-        The interval, and the distinct clusters in the order of the weights' columns.
+    >>> interval, names = bootstrap(lambda weights: weights @ np.array([2.0, 3.0]), ["a", "b", "a"], draws=100)
+    >>> interval.value, names
+    (5.0, ['a', 'b'])
+
+    Args:
+        statistic: takes weights [draw, cluster], how often each distinct cluster was drawn, and returns one value a draw.
+            The first draw is all ones: the estimate itself.
+        clusters: the cluster of each row.
+        draws: resamplings.
+        seed: of the resampling.
     """
     distinct = list(dict.fromkeys(clusters))
     n = len(distinct)
@@ -107,7 +137,17 @@ def ratio_of_means(
     *,
     seed: int = 0,
 ) -> Interval:
-    """mean(numerator) / mean(denominator), both over the same rows, clusters resampled together."""
+    """mean(numerator) / mean(denominator) with a percentile interval; clusters are resampled together.
+
+    >>> ratio_of_means(np.array([1.0, 3.0]), np.array([2.0, 2.0]), ["a", "b"]).value
+    1.0
+
+    Args:
+        numerator: one value a row.
+        denominator: one value for each of the same rows.
+        clusters: the cluster of each row.
+        seed: of the resampling.
+    """
     index = {c: i for i, c in enumerate(dict.fromkeys(clusters))}
     where = np.array([index[c] for c in clusters])
     top = np.bincount(where, numerator, len(index))
@@ -117,6 +157,13 @@ def ratio_of_means(
 
 def p_value(observed: float, controls: Float[np.ndarray, " draw"]) -> float:
     """(1 + #{control >= observed}) / (1 + controls): never 0, valid for any number of draws.
+
+    >>> p_value(5.0, np.array([1.0, 2.0, 6.0]))
+    0.5
+
+    Args:
+        observed: the value under test.
+        controls: one value a control draw.
 
     Source: Phipson and Smyth (2010), "Permutation p-values should never be zero".
     """
@@ -129,6 +176,10 @@ def cluster_means(values: Float[np.ndarray, " row"], clusters: Sequence[str]) ->
 
     >>> cluster_means(np.array([1.0, 3.0, 5.0]), ["a", "a", "b"]).tolist()
     [2.0, 5.0]
+
+    Args:
+        values: one value a row.
+        clusters: the cluster of each row.
     """
     index = {c: i for i, c in enumerate(dict.fromkeys(clusters))}
     where = np.array([index[c] for c in clusters])
@@ -136,7 +187,15 @@ def cluster_means(values: Float[np.ndarray, " row"], clusters: Sequence[str]) ->
 
 
 def positive(values: Float[np.ndarray, " row"], clusters: Sequence[str]) -> float:
-    """p of "the mean is above 0": a one-sided t-test over clusters (1 where nothing varies and nothing is there)."""
+    """p of "the mean is above 0": a one-sided t-test over clusters (1 where every value is 0).
+
+    >>> round(positive(np.array([1.0, 2.0, 3.0]), ["a", "b", "c"]), 3)
+    0.037
+
+    Args:
+        values: one value a row.
+        clusters: the cluster of each row.
+    """
     from scipy.stats import ttest_1samp
 
     means = cluster_means(values, clusters)
@@ -146,7 +205,15 @@ def positive(values: Float[np.ndarray, " row"], clusters: Sequence[str]) -> floa
 
 
 def equivalent(values: Float[np.ndarray, " row"], clusters: Sequence[str], limit: float) -> float:
-    """p of "the mean lies outside +-limit": small means equivalent to 0 within the limit.
+    """p of "the mean lies outside +-limit": a small p means equivalent to 0 within the limit.
+
+    >>> equivalent(np.array([0.1, -0.1, 0.05]), ["a", "b", "c"], limit=1.0) < 0.01
+    True
+
+    Args:
+        values: one value a row.
+        clusters: the cluster of each row.
+        limit: largest mean that counts as none, in the units of the values.
 
     Source: Schuirmann (1987), two one-sided tests (TOST); statsmodels' implementation, over clusters.
     """
@@ -161,10 +228,15 @@ def equivalent(values: Float[np.ndarray, " row"], clusters: Sequence[str], limit
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p adjusted for being several claims (Holm 1979): the chance of even one false claim stays below alpha.
+    """p adjusted for testing several claims: controls the chance of one or more false claims.
 
     >>> holm([0.01, 0.04])
     [0.02, 0.04]
+
+    Args:
+        p: one p-value a claim.
+
+    Source: Holm (1979), "A simple sequentially rejective multiple test procedure".
     """
     from statsmodels.stats.multitest import multipletests
 
@@ -172,7 +244,16 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def discoveries(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
-    """q: p adjusted for the share of false discoveries (Benjamini and Hochberg 1995)."""
+    """q-values: p adjusted to control the false discovery rate.
+
+    >>> discoveries(np.array([0.01, 0.04])).tolist()
+    [0.02, 0.04]
+
+    Args:
+        p: one p-value a test.
+
+    Source: Benjamini and Hochberg (1995), "Controlling the false discovery rate".
+    """
     from scipy.stats import false_discovery_control
 
     return np.asarray(false_discovery_control(p)) if len(p) else np.asarray(p)

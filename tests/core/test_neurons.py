@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from neuronshield import InputError, Model, NeuronSet
+from neuronshield.core.neurons import FORMAT
 
 L, D = 3, 29
 
@@ -48,6 +49,10 @@ def test_intersection_and_union_take_any_number_of_sets():
     for function in (NeuronSet.intersection, NeuronSet.union):
         with pytest.raises(InputError, match="at least one"):
             function()
+        named = {str(i): NeuronSet(s) for i, s in enumerate(sets)}
+        assert function(named) == function(*named.values())
+        with pytest.raises(InputError, match="at least one"):
+            function({})
 
 
 def test_iterates_as_sorted_pairs_of_python_ints():
@@ -102,6 +107,21 @@ def test_param_fraction_counts_rows_and_column_over_all_parameters(llama: Model)
     assert s.param_fraction(llama) == pytest.approx(3 * 3 * 20 / total, rel=1e-12)
 
 
+def test_html_of_a_large_set_fits_a_screen():
+    html = NeuronSet([(layer, i) for layer in range(40) for i in range(100)])._repr_html_()
+    assert html.count("<tr>") == 12
+    assert "28 more rows" in html
+    assert "13, 14, 15 ..." in html
+    assert "<script>" not in NeuronSet([(0, 1)], provenance={"method": "<script>"})._repr_html_()
+
+
+def test_members_are_whole_numbers():
+    # trap: int() would cut 1.5 to 1 and choose another neuron
+    for wrong in ([(0, 1.5)], [(0, "1")], [(0, 1, 2)], np.zeros((2, 2))):
+        with pytest.raises(InputError, match=r"give \(layer, index\) pairs"):
+            NeuronSet(wrong)
+
+
 # -- files ----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("n", [0, 1, 40])
 def test_a_saved_set_comes_back_with_everything(tmp_path: Path, n: int):
@@ -136,7 +156,7 @@ def test_nothing_is_left_behind_when_the_rename_fails(tmp_path: Path):
 
 
 def test_a_missing_file_is_said_to_be_missing(tmp_path: Path):
-    with pytest.raises(InputError, match=r"none\.safetensors: no such neuron set"):
+    with pytest.raises(InputError, match=r"none\.safetensors: no such file"):
         NeuronSet.load(tmp_path / "none.safetensors")
 
 
@@ -148,7 +168,7 @@ def corrupt_files() -> dict[str, bytes]:
 def test_a_corrupt_file_is_named(tmp_path: Path, name: str):
     path = tmp_path / name
     one = np.array([1], dtype=np.int32)
-    about = {"n_layers": L, "d_mlp": D, "provenance": {}}
+    about = {"format": FORMAT, "about": {"n_layers": L, "d_mlp": D, "provenance": {}}}
     if name == "folder":
         path.mkdir()
     elif name == "foreign":  # real safetensors, but not ours
@@ -164,5 +184,5 @@ def test_a_corrupt_file_is_named(tmp_path: Path, name: str):
         path.write_bytes(path.read_bytes()[:-3])
     else:
         path.write_bytes(corrupt_files()[name])
-    with pytest.raises(InputError, match=f"{name}: not a neuron set"):
+    with pytest.raises(InputError, match=f"{name}: not a file of neuronshield.NeuronSet"):
         NeuronSet.load(path)
