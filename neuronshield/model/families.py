@@ -1,27 +1,35 @@
-"""Where each family of models keeps its MLP neurons.
+"""How families of models differ: where each keeps its MLP neurons, and what else it does in its own way.
 
-A family is a row of addresses inside a decoder layer (`SITES`), found through transformers' `get_decoder()`. Adding a
-family is adding a row; a model that is not in the table takes its addresses by hand: `load(..., layers=, site=)`.
+`SITES` has the addresses of the MLP inside a decoder layer; the layers are found through transformers' `get_decoder()`.
+Adding a family is adding a row; a model that is in no row takes its addresses by hand: `load(..., layers=, site=)`.
+`TRAITS` has a row for each family that departs from the others in what its forward pass reads or runs.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from ..core.errors import InputError
 
-__all__ = ["PARTS", "SITES", "Site"]
+__all__ = ["PARTS", "SITES", "TRAITS", "Site", "Traits", "by_row", "idle_layers", "image_token_id", "traits"]
 
 
 class Site(NamedTuple):
     """Where one family keeps its MLP, relative to a decoder layer.
 
-    `gate` is None if the MLP is not gated. Where gate and up are one projection (fused), both name it: its first d_mlp
-    rows are the gates, the next d_mlp the ups.
+    >>> Site("mlp.down_proj", "mlp.gate_up_proj", "mlp.gate_up_proj").fused
+    True
+
+    Attributes:
+        down: the down-projection, whose input is the neurons.
+        up: the up-projection.
+        gate: the gate projection; None if the MLP is not gated. Where gate and up are one projection (fused), both name it:
+            its first d_mlp rows are the gates, the next d_mlp the ups.
     """
 
     down: str
@@ -30,6 +38,7 @@ class Site(NamedTuple):
 
     @property
     def fused(self) -> bool:
+        """Whether gate and up are one projection."""
         return self.gate == self.up
 
 
@@ -45,18 +54,117 @@ SITES = (
 )
 
 
+PARTS = ("gate", "up", "down")
+
+
+class Traits(NamedTuple):
+    """What a family does in its own way; the defaults are what the others do.
+
+    Attributes:
+        answer_token_type: `token_type_ids` of an answer's tokens, and of a prompt without pictures.
+        picture_layers: attribute of the text config that lists the decoder layers which run only where there is a picture.
+        image_token: attributes of the config that may hold the id of the image placeholder token, in this order.
+    """
+
+    answer_token_type: int = 0
+    picture_layers: str | None = None
+    image_token: tuple[str, ...] = ("image_token_id", "image_token_index")
+
+
+#: Families that depart from the defaults, by the `model_type` of their config.
+TRAITS = {
+    "paligemma": Traits(answer_token_type=1),  # 0 is its prefix, all of which sees all of itself
+    "mllama": Traits(picture_layers="cross_attention_layers"),  # Llama 3.2 Vision
+    "mllama_text_model": Traits(picture_layers="cross_attention_layers"),
+}
+
+
+def traits(config: Any) -> Traits:
+    """What the family of a config does in its own way.
+
+    >>> traits(model.module.config)
+    Traits(answer_token_type=0, picture_layers=None, image_token=('image_token_id', 'image_token_index'))
+
+    Args:
+        config: a transformers config.
+    """
+    return TRAITS.get(getattr(config, "model_type", ""), Traits())
+
+
+def image_token_id(config: Any) -> int | None:
+    """Id of the placeholder token that stands for image features; None if there is none.
+
+    >>> image_token_id(vlm.module.config), image_token_id(model.module.config)
+    (4, None)
+
+    Args:
+        config: a transformers config.
+    """
+    found = (getattr(config, name, None) for name in traits(config).image_token)
+    return next((value for value in found if isinstance(value, int)), None)
+
+
+def idle_layers(config: Any, n_layers: int, encoding: Mapping[str, Any]) -> list[int]:
+    """Decoder layers that do not run for a batch.
+
+    >>> idle_layers(model.module.config, 3, {"input_ids": torch.ones(1, 4)})
+    []
+
+    Args:
+        config: a transformers config.
+        n_layers: number of decoder layers.
+        encoding: what the forward is given; with "pixel_values" every layer runs.
+    """
+    attribute = traits(config).picture_layers
+    if attribute is None or "pixel_values" in encoding:
+        return []
+    listed = getattr(config.get_text_config(), attribute, None) or []
+    return [layer for layer in range(n_layers) if layer in listed]
+
+
+def by_row(h: Tensor, rows: int) -> Float[Tensor, "batch pos d_mlp"]:
+    """MLP activations with their batch axis, also where a family flattens batch and position before its MLP (OPT); a view.
+
+    >>> by_row(torch.zeros(6, 29), 2).shape
+    torch.Size([2, 3, 29])
+
+    Args:
+        h: activations [batch, pos, d_mlp], or [batch * pos, d_mlp].
+        rows: rows of the batch.
+    """
+    return h if h.ndim == 3 else h.unflatten(0, (rows, -1))
+
+
+# -- finding the layers -----------------------------------------------------------------------------------
 EXPERTS = re.compile(r"(^|[._])(experts?|moe|router)([._]|$)")
 
 
 def projections(layer: nn.Module) -> str:
-    """The projections of a layer, for an error message."""
+    """Names of the projections of a layer, for an error message.
+
+    Args:
+        layer: a decoder layer.
+    """
     return ", ".join(
         n for n, m in layer.named_modules() if getattr(m, "weight", None) is not None and m.weight.ndim == 2
     )
 
 
 def find_decoder_layers(module: nn.Module, family: str, by_hand: str | None) -> tuple[str, nn.ModuleList]:
-    """The language backbone's list of layers, and its address in `module`."""
+    """Address in `module` of the language backbone's list of layers, and the list.
+
+    >>> path, layers = find_decoder_layers(model.module, "Llama", None)
+    >>> path, len(layers)
+    ('model.layers', 3)
+
+    Args:
+        module: a transformers model.
+        family: its name, for messages.
+        by_hand: the address, if the caller named it.
+
+    Raises:
+        InputError: there is none, or the named one is no list of layers.
+    """
     if by_hand is not None:
         try:
             named = module.get_submodule(by_hand)
@@ -90,8 +198,14 @@ def _candidates(decoder: nn.Module) -> Iterator[nn.Module]:
 
 
 def has_site(layer: nn.Module, site: Site) -> bool:
+    """Whether a layer has modules at all of a site's addresses.
+
+    >>> has_site(model.module.model.layers[0], SITES[0])
+    True
+
+    Args:
+        layer: a decoder layer.
+        site: the addresses.
+    """
     names = {name for name, _ in layer.named_modules()}
     return all(part in names for part in site if part is not None)
-
-
-PARTS = ("gate", "up", "down")

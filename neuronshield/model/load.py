@@ -1,7 +1,8 @@
 """Loading a model: the embedded organism, SmolLM2, a folder, a hub id, or a module that is already built.
 
-Mixture-of-experts layers are refused by name: their experts are stacked tensors without a projection of their own, so their
-neurons cannot be read or adapted one by one.
+Loading has two steps. `pretrained` gets a torch module and its processor; `addressed` finds the MLP neurons of its language
+backbone and checks every shape. Mixture-of-experts layers are refused by name: their experts are stacked tensors without a
+projection of their own, so their neurons cannot be read or adapted one by one.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..core.arguments import require
 from ..core.errors import InputError
-from ..data.languages import Prefixes
+from ..data.languages import OpeningsArg, Prefixes
+from .bridge import is_bridge, unwrapped
 from .families import EXPERTS, SITES, Site, find_decoder_layers, has_site, projections
 from .model import Model
 from .weights import out_in
 
-__all__ = ["load"]
+__all__ = ["addressed", "load", "pretrained"]
 
 
 logger = logging.getLogger("neuronshield")
@@ -42,17 +45,21 @@ def load(
     layers: str | None = None,
     site: Site | tuple[str, str, str | None] | None = None,
     remote: bool | str = False,
+    refusals: OpeningsArg = None,
+    compliances: OpeningsArg = None,
     trust_remote_code: bool = False,
 ) -> Model:
-    """Load a model and find its MLP neurons.
+    """A model with its MLP neurons addressed.
 
-    >>> model = load("organism")
-    >>> model.n_layers, model.d_mlp            # doctest: +SKIP
+    >>> organism = load("organism")
+    >>> organism.n_layers, organism.d_mlp
     (6, 512)
+    >>> load(model.module, processor=model.tokenizer, refusals=["sorry"]).prefixes.refusals
+    ['sorry']
 
     Args:
-        model: "organism" (the embedded VLLM), "smollm2" (SmolLM2-135M-Instruct), a folder, a hub id,
-            or a transformers model that is already built.
+        model: "organism" (the embedded VLLM), "smollm2" (SmolLM2-135M-Instruct), a folder, a hub id, a transformers model
+            that is already built, or a TransformerLens `TransformerBridge` (its transformers model is used).
         processor: for a built model: its processor, or a bare tokenizer for a text model.
         revision: commit, tag or branch on the hub.
         dtype: torch dtype or its name; default float32 on a CPU, the checkpoint's own on a GPU.
@@ -60,45 +67,90 @@ def load(
         device_map: instead of `device`: "auto" or a map, to spread a model over GPUs (accelerate's).
         quantize: "4bit" (NF4) or "8bit", through bitsandbytes: to find and prove in, not to train. Statistics stay
             float32, and artefacts record it as their dtype.
-        layers: for a family we do not know: address of its decoder layers, e.g. "model.layers".
+        layers: for a family that is not known: address of its decoder layers, e.g. "model.layers".
         site: and of the MLP in each: (down, up, gate), gate None if there is none, e.g. ("ffn.w2", "ffn.w3", "ffn.w1").
         remote: True: a hub id's weights stay on NDIF and traces run there; "local": they run here, sent the same way, as a
-            trial (see `neuronshield.remote`).
-        trust_remote_code: run code that the checkpoint brings. Off unless you turn it on.
+            trial (see `neuronshield.model.remote`).
+        refusals: how this model starts its refusals: a list for every language, or {language: list}. They become
+            `model.prefixes`, which hold wherever none are given; default the built-in prefixes of each language.
+        compliances: how it starts answers that comply, the same way.
+        trust_remote_code: run code that the checkpoint brings. Off unless turned on.
 
     Raises:
-        InputError: unknown id, no processor, no decoder layers with an MLP we know, or mixture-of-experts layers.
+        InputError: something that is no model, an unknown id, no processor, no decoder layers with an MLP that is known, or
+            mixture-of-experts layers.
     """
-    if remote not in (False, True, "local"):
-        raise InputError(f"load: remote={remote!r} is unknown; use True (NDIF) or 'local'")
-    if remote and quantize is not None:
-        raise InputError("load: quantize= packs weights that are here; give quantize= or remote=, not both")
+    _check_call(model, processor, remote, quantize)
+    if is_bridge(model):
+        processor = processor or getattr(model, "processor", None) or model.tokenizer  # type: ignore[union-attr]
+        model = unwrapped(model)
     if isinstance(model, nn.Module):
         if processor is None:
             raise InputError("load(module): pass processor= (a processor, or a tokenizer for a text model)")
         if remote is True:
             raise InputError("load(module, remote=True): a module that is here is not on NDIF; give its hub id")
         name = getattr(model.config, "_name_or_path", "") if hasattr(model, "config") else ""
-        return _address(model.eval(), processor, name or type(model).__name__, revision, layers, site, remote=remote)
+        out = addressed(
+            model.eval(), processor, id=name or type(model).__name__, revision=revision, layers=layers, site=site,
+            remote=remote,
+        )  # fmt: skip
+        return _with_prefixes(out, refusals, compliances)
     name = os.fspath(model)
+    traced = None
     if remote is True:
-        return _elsewhere(name, processor, revision, layers, site, trust_remote_code)
-    module, processor = pretrained(
-        name, processor=processor, revision=revision, dtype=dtype, device=device, device_map=device_map, quantize=quantize,
-        trust_remote_code=trust_remote_code,
+        module, processor, traced = _elsewhere(
+            name, processor=processor, revision=revision, trust_remote_code=trust_remote_code
+        )
+    else:
+        module, processor = pretrained(
+            name, processor=processor, revision=revision, dtype=dtype, device=device, device_map=device_map,
+            quantize=quantize, trust_remote_code=trust_remote_code,
+        )  # fmt: skip
+    out = addressed(
+        module, processor, id=name, revision=revision, layers=layers, site=site, remote=remote, traced=traced
+    )
+    return _with_prefixes(out, refusals, compliances)
+
+
+def _check_call(model: Any, processor: Any, remote: Any, quantize: str | None) -> None:
+    """Raise on a call that cannot be meant."""
+    if hasattr(model, "apply_chat_template") or hasattr(model, "image_processor"):
+        raise InputError(
+            f"load(model): got a {type(model).__name__}, which is a processor; pass the model first: "
+            "load(model, processor=...)"
+        )
+    if isinstance(model, Model):
+        raise InputError("load(model): this model is loaded already; use it as it is")
+    require(
+        model, (str, os.PathLike, nn.Module), "load(model)", "model",
+        hint="use 'organism', 'smollm2', a folder, a hub id or a built transformers model",
     )  # fmt: skip
-    out = _address(module, processor, name, revision, layers, site, remote=remote)
-    if name == "organism":
+    if isinstance(processor, (str, os.PathLike)):
+        raise InputError(f"load: processor={processor!r}: pass the processor object, not its name")
+    if remote not in (False, True, "local"):
+        raise InputError(f"load: remote={remote!r} is unknown; use True (NDIF) or 'local'")
+    if remote and quantize is not None:
+        raise InputError("load: quantize= packs weights that are here; give quantize= or remote=, not both")
+
+
+def _with_prefixes(model: Model, refusals: OpeningsArg, compliances: OpeningsArg) -> Model:
+    """The model with the prefixes that were given; the organism, whose languages are made up, has its own."""
+    own = Prefixes()
+    if model.id == "organism":
         from ..organism import COMPLIANCES, REFUSALS
 
-        out.prefixes = Prefixes(REFUSALS, COMPLIANCES)
-    return out
+        own = Prefixes(REFUSALS, COMPLIANCES)
+    return model.replace(
+        prefixes=Prefixes(
+            own.refusals if refusals is None else refusals, own.compliances if compliances is None else compliances
+        )
+    )
 
 
 def _elsewhere(
-    name: str, processor: Any, revision: str | None, layers: str | None, site: Any, trust_remote_code: bool
-) -> Model:
-    """A hub id's model without its weights, to be traced on NDIF."""
+    name: str, *, processor: Any, revision: str | None, trust_remote_code: bool
+) -> tuple[nn.Module, Any, Any]:
+    """A hub id's module without its weights, its processor, and nnsight's wrapper that is traced on NDIF."""
     from .remote import wrap
 
     if name in ("organism", "smollm2") or Path(name).exists():
@@ -110,7 +162,7 @@ def _elsewhere(
         multimodal = _multimodal(name, options)
         processor = processor or _processor(name, options, multimodal)
         traced = wrap(name, processor, multimodal=multimodal, **options)
-    return _address(traced._module, processor, name, revision, layers, site, remote=True, traced=traced)
+    return traced._module, processor, traced
 
 
 def pretrained(
@@ -124,7 +176,21 @@ def pretrained(
     quantize: str | None = None,
     trust_remote_code: bool = False,
 ) -> tuple[nn.Module, Any]:
-    """The torch module of that name, in eval mode and in its place, and its processor; arguments as in `load`.
+    """The torch module of that name, in eval mode and in its place, and its processor.
+
+    >>> module, processor = pretrained("organism")
+    >>> type(module).__name__
+    'LlavaForConditionalGeneration'
+
+    Args:
+        name: "organism", "smollm2", a folder or a hub id.
+        processor: used instead of the checkpoint's own.
+        revision: as in `load`.
+        dtype: as in `load`.
+        device: as in `load`.
+        device_map: as in `load`.
+        quantize: as in `load`.
+        trust_remote_code: as in `load`.
 
     Raises:
         InputError: it cannot be loaded.
@@ -138,29 +204,36 @@ def pretrained(
         kwargs["device_map"] = device_map if device_map is not None else {"": device}
     if quantize is not None:
         kwargs["quantization_config"] = _quantization(quantize)
-    if dtype is not None:
-        named = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-        if not isinstance(named, torch.dtype):
-            raise InputError(f"load: dtype={dtype!r} is unknown; use 'float32', 'bfloat16' or 'float16'")
-        kwargs["dtype"] = named
-    else:
-        kwargs["dtype"] = torch.float32 if device.type == "cpu" else "auto"
+    kwargs["dtype"] = _dtype(dtype, device)
     if revision is not None:
         kwargs["revision"] = revision
+    source, extra = _source(name)
+    module, processor = _from_pretrained(source, name, {**kwargs, **extra}, processor=processor)
+    module = module if placed else module.to(device)  # type: ignore[arg-type]
+    return module.eval(), processor
+
+
+def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype | str:
+    """What transformers is told."""
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else "auto"
+    named = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(named, torch.dtype):
+        raise InputError(f"load: dtype={dtype!r} is unknown; use 'float32', 'bfloat16' or 'float16'")
+    return named
+
+
+def _source(name: str) -> tuple[str, dict[str, Any]]:
+    """The folder or hub id that a name stands for, and further options of its loading."""
     if name == "organism":
         from ..organism import folder
 
-        source: str = str(folder())
-    elif name == "smollm2":
+        return str(folder()), {}
+    if name == "smollm2":
         from ..data.fetch import smollm2
 
-        source, extra = smollm2()
-        kwargs |= extra
-    else:
-        source = name
-    module, processor = _from_pretrained(source, name, kwargs, processor)
-    module = module if placed else module.to(device)  # type: ignore[arg-type]
-    return module.eval(), processor
+        return smollm2()
+    return name, {}
 
 
 def _quantization(bits: str) -> Any:
@@ -176,7 +249,7 @@ def _quantization(bits: str) -> Any:
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
 
 
-def _from_pretrained(source: str, name: str, kwargs: dict[str, Any], processor: Any = None) -> tuple[nn.Module, Any]:
+def _from_pretrained(source: str, name: str, kwargs: dict[str, Any], *, processor: Any) -> tuple[nn.Module, Any]:
     """Weights and processor (the one given, if any) from a folder or the hub, image-text models as such."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
@@ -229,29 +302,68 @@ def _advice(reason: str) -> str:
     return "use 'organism', 'smollm2', a folder or a hub id"
 
 
-def _address(
+# -- addressing -------------------------------------------------------------------------------------------
+def addressed(
     module: nn.Module,
     processor: Any,
-    name: str,
-    revision: str | None,
-    layers_path: str | None = None,
+    *,
+    id: str,
+    revision: str | None = None,
+    layers: str | None = None,
     site: Site | tuple[str, str, str | None] | None = None,
     remote: bool | str = False,
     traced: Any = None,
 ) -> Model:
-    """Find the decoder layers and the MLP in them; check the shapes at the door."""
+    """A built module as a `Model`: its decoder layers and the MLP in them are found, and every shape is checked.
+
+    >>> addressed(model.module, model.tokenizer, id="mine")
+    Model('mine', LlamaForCausalLM, n_layers=3, d_mlp=29, d_model=20, ...)
+
+    Args:
+        module: a transformers model.
+        processor: its processor, or a bare tokenizer.
+        id: the name it goes by in artefacts.
+        revision: as in `load`.
+        layers: as in `load`.
+        site: as in `load`.
+        remote: as in `load`.
+        traced: nnsight's wrapper, where it was made already.
+
+    Raises:
+        InputError: no decoder layers with an MLP that is known, layers that differ, or mixture-of-experts layers.
+    """
     family = type(module).__name__
-    if isinstance(processor, (str, os.PathLike)):
-        raise InputError(f"processor={processor!r}: pass the processor object, not its name")
-    path, layers = find_decoder_layers(module, family, layers_path)
+    path, found = find_decoder_layers(module, family, layers)
+    chosen = _site(family, path, found, site)
+    widths = {out_in(layer.get_submodule(chosen.down)) for layer in found}
+    if len(widths) != 1:
+        raise InputError(f"{family}: layers differ in MLP width {sorted(widths)}; not supported")
+    d_model, d_mlp = widths.pop()
+    rows = out_in(found[0].get_submodule(chosen.up))[0]
+    if rows != d_mlp * (1 + chosen.fused):
+        raise InputError(
+            f"{family}: {chosen.up!r} has {rows} rows for {d_mlp} columns of {chosen.down!r}; not supported"
+        )
+    if remote and traced is None:
+        from .remote import wrap
+
+        traced = wrap(module, processor, multimodal=getattr(processor, "image_processor", None) is not None)
+    return Model(
+        module=module, processor=processor, id=id, revision=revision, layers_path=path, site=chosen,
+        n_layers=len(found), d_mlp=d_mlp, d_model=d_model, traced=traced, remote=remote,
+    )  # fmt: skip
+
+
+def _site(family: str, path: str, layers: nn.ModuleList, by_hand: Any) -> Site:
+    """Where the MLP of each of these layers is."""
     for i, layer in enumerate(layers):
-        found = next((n for n, _ in layer.named_modules() if EXPERTS.search(n)), None)
-        if found is not None:
+        expert = next((n for n, _ in layer.named_modules() if EXPERTS.search(n)), None)
+        if expert is not None:
             raise InputError(
-                f"{family}: layer {i} at {path!r} has mixture-of-experts modules ({found!r}), which are not supported: "
+                f"{family}: layer {i} at {path!r} has mixture-of-experts modules ({expert!r}), which are not supported: "
                 "experts are stacked tensors, so their neurons cannot be read or adapted one by one"
             )
-    known = SITES if site is None else (Site(*site),)
+    known = SITES if by_hand is None else (Site(*by_hand),)
     chosen = next((s for s in known if has_site(layers[0], s)), None)
     if chosen is None:
         looked = ", ".join(f"{s.down} + {s.up}" for s in known)
@@ -265,19 +377,4 @@ def _address(
             f"{family}: layer {missing[0]} has no {chosen.down!r} though layer 0 has ({projections(layers[missing[0]])}); "
             "layers of different kinds are not supported"
         )
-    widths = {out_in(layer.get_submodule(chosen.down)) for layer in layers}
-    if len(widths) != 1:
-        raise InputError(f"{family}: layers differ in MLP width {sorted(widths)}; not supported")
-    d_model, d_mlp = widths.pop()
-    rows = out_in(layers[0].get_submodule(chosen.up))[0]
-    if rows != d_mlp * (1 + chosen.fused):
-        raise InputError(
-            f"{family}: {chosen.up!r} has {rows} rows for {d_mlp} columns of {chosen.down!r}; not supported"
-        )
-    if remote and traced is None:
-        from .remote import wrap
-
-        traced = wrap(module, processor, multimodal=getattr(processor, "image_processor", None) is not None)
-    return Model(
-        module, processor, name, revision, path, chosen, len(layers), d_mlp, d_model, traced=traced, remote=remote
-    )
+    return chosen

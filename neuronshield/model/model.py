@@ -1,16 +1,18 @@
-"""A model with its MLP neurons addressed: the one object every other part asks.
+"""A model with its MLP neurons addressed: the one object that every other part asks.
 
-A `Model` holds the torch module, its processor, nnsight's wrapper, and the address of the MLP down-projection of every layer
-of its **language backbone** (a vision tower's MLPs are never touched).
+A `Model` holds the torch module, its processor, nnsight's wrapper of the module, and the address of the MLP of every layer of
+its **language backbone** (a vision tower's MLPs are never touched). How families differ is in `families`, how weights are
+read in `weights`, what is asked of a model that runs elsewhere in `remote`.
 """
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,32 +21,44 @@ from torch import Tensor, nn
 
 from ..core.errors import InputError
 from ..data.languages import Prefixes
-from . import remote
-from .families import Site
-from .weights import is_conv1d
+from . import families, weights
+from . import remote as elsewhere
+from .families import Site, by_row
 
-__all__ = ["Model"]
+__all__ = ["Model", "by_row"]
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Model:
     """A language or vision-language model with its MLP neurons addressed. Made by `load`.
 
-    Attributes:
-        module: the underlying torch model; change it and every later step sees the change.
+    >>> model
+    Model('LlamaForCausalLM', LlamaForCausalLM, n_layers=3, d_mlp=29, d_model=20, ...)
+    >>> model.down_norms().shape
+    torch.Size([3, 29])
+
+    It is immutable, but its module is the one that was given: change the module's weights, and every later step sees it.
+
+    Args:
+        module: the torch model.
         processor: a transformers processor, or a bare tokenizer for a text model.
-        id, revision: what was asked for, recorded in every artefact.
+        id: what was asked for; recorded in every artefact.
+        revision: commit, tag or branch on the hub; recorded too.
         layers_path: where the decoder layers are, e.g. "model.language_model.layers".
-        n_layers, d_mlp, d_model: layers, neurons a layer, width of the residual stream.
-        traced: nnsight's wrapper; every trace of it is given `**there`.
+        site: where the MLP is in each of them.
+        n_layers: number of decoder layers.
+        d_mlp: neurons a layer.
+        d_model: width of the residual stream.
+        info: further facts for the provenance of artefacts.
+        traced: nnsight's wrapper; every trace of it is given `**there`. Made here by default.
         remote: where traces run, as in `load`.
-        prefixes: how it starts refusals and answers; the built-in prefixes of each language unless set.
+        prefixes: how it starts refusals and answers; the built-in prefixes of each language by default.
     """
 
     module: nn.Module
     processor: Any
     id: str
-    revision: str | None
+    revision: str | None = None
     layers_path: str
     site: Site
     n_layers: int
@@ -56,56 +70,86 @@ class Model:
     prefixes: Prefixes = field(default_factory=Prefixes)
 
     def __post_init__(self) -> None:
-        from nnsight import NNsight
+        if self.traced is None:
+            from nnsight import NNsight
 
-        self.traced = self.traced if self.traced is not None else NNsight(self.module)
-        envoy: Any = self.traced
-        for part in self.layers_path.split("."):
-            envoy = getattr(envoy, part)
-        self.layer_envoys = [envoy[i] for i in range(self.n_layers)]
-        self.envoys = [_walk(layer, self.site.down) for layer in self.layer_envoys]
-        self._norms: dict[int, Tensor] = {}
-        self._print: str | None = None
-        self._facts: Any = None
-        if self.quantized is not None:  # unpacked once, before a forward re-packs them for its device
-            self.down_norms(1), self.down_norms(2)
-            self._print = self.fingerprint
-        if self.remote is True:
-            self._facts = remote.facts(self)
-            self._norms = self._facts.norms
+            object.__setattr__(self, "traced", NNsight(self.module))
+        _ = self._unpacked
+
+    def replace(self, **changes: Any) -> Model:
+        """The same model with some attributes changed.
+
+        >>> model.replace(id="mine").id
+        'mine'
+
+        Args:
+            **changes: attributes by name. A new `module` of the same structure is traced here, unless `traced` is given.
+        """
+        if "module" in changes:
+            changes = {"traced": None, "remote": False, **changes}
+        return dataclasses.replace(self, **changes)
 
     # -- what it is -----------------------------------------------------------------------------------
     @property
     def tokenizer(self) -> Any:
+        """The processor's tokenizer, or the processor itself where it is one."""
         return getattr(self.processor, "tokenizer", self.processor)
 
     @property
     def takes_images(self) -> bool:
+        """Whether its processor takes pictures."""
         return getattr(self.processor, "image_processor", None) is not None
 
     @property
     def image_token_id(self) -> int | None:
         """Id of the placeholder token that stands for image features, if the model has one."""
-        config = self.module.config
-        for name in ("image_token_id", "image_token_index"):
-            if isinstance(getattr(config, name, None), int):
-                return getattr(config, name)
-        return None
+        return families.image_token_id(self.module.config)
 
     @property
     def answer_token_type(self) -> int:
-        """`token_type_ids` of an answer: PaliGemma reads 0 as its prefix, which sees all of itself; Gemma 3 as text."""
-        return int(self.module.config.model_type == "paligemma")  # type: ignore[union-attr]
+        """`token_type_ids` of an answer's tokens (see `families.Traits`)."""
+        return families.traits(self.module.config).answer_token_type
 
     def idle(self, encoding: Mapping[str, Any]) -> list[int]:
-        """Layers that do not run for this batch: Llama 3.2 Vision's cross-attention layers, where there is no picture.
+        """Layers that do not run for this batch; their neurons count as silent (0), and no intervention touches them.
 
-        Their neurons count as silent there (0), and an intervention on them touches nothing.
+        >>> model.idle({"input_ids": torch.ones(1, 3)})
+        []
+
+        Args:
+            encoding: what the forward is given.
         """
-        config: Any = self.module.config
-        crossed = getattr(config.get_text_config(), "cross_attention_layers", None) or []
-        return [] if "pixel_values" in encoding else [i for i in range(self.n_layers) if i in crossed]
+        return families.idle_layers(self.module.config, self.n_layers, encoding)
 
+    def forward_takes(self, name: str) -> bool:
+        """Whether the module's forward has an argument of that name.
+
+        >>> model.forward_takes("logits_to_keep")
+        True
+
+        Args:
+            name: the argument.
+        """
+        return name in inspect.signature(self.module.forward).parameters
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """A context in which no weight asks for a gradient, so that a backward pass leaves nothing on the model.
+
+        >>> with model.frozen():
+        ...     any(p.requires_grad for p in model.module.parameters())
+        False
+        """
+        asking = [p for p in self.module.parameters() if p.requires_grad]
+        try:
+            for p in asking:
+                p.requires_grad_(False)
+            yield
+        finally:
+            for p in asking:
+                p.requires_grad_(True)
+
+    # -- where it is ----------------------------------------------------------------------------------
     @property
     def there(self) -> dict[str, Any]:
         """Options of a trace: where it runs."""
@@ -118,27 +162,13 @@ class Model:
             return torch.device("cpu")
         return self.module.get_input_embeddings().weight.device  # type: ignore[operator,union-attr,return-value]
 
-    @property
-    def n_params(self) -> int:
-        """All parameters, tied ones once, packed ones by what they unpack to."""
-        count = getattr(self.module, "num_parameters", None) if self.quantized else None
-        return int(count()) if count is not None else sum(p.numel() for p in self.module.parameters())
-
-    @property
-    def quantized(self) -> str | None:
-        """ "nf4" or "int8" if the weights are packed, which cannot be changed one by one; None if not."""
-        packed = {"Linear4bit": "nf4", "Linear8bitLt": "int8"}
-        return packed.get(type(self.linear(0, self.site.down)).__name__)
-
-    @property
-    def dtype(self) -> str:
-        """Of the weights: a torch dtype's name, "nf4" or "int8"."""
-        if self._facts is not None:
-            return self._facts.dtype
-        return self.quantized or str(next(self.module.parameters()).dtype).removeprefix("torch.")
-
     def needs_here(self, what: str) -> None:
         """Raise if traces run elsewhere.
+
+        >>> model.needs_here("generate")
+
+        Args:
+            what: the function that asks, for the message.
 
         Raises:
             InputError: they do.
@@ -152,6 +182,11 @@ class Model:
     def needs_weights(self, what: str) -> None:
         """Raise if the weights are packed or elsewhere.
 
+        >>> model.needs_weights("masked_update")
+
+        Args:
+            what: the function that asks, for the message.
+
         Raises:
             InputError: they are.
         """
@@ -161,69 +196,101 @@ class Model:
                 f"{what}: {self.id!r} is loaded in {self.quantized}, whose weights cannot be changed one by one; load it in bfloat16"
             )
 
+    # -- where its neurons are ------------------------------------------------------------------------
+    @cached_property
+    def layer_envoys(self) -> list[Any]:
+        """nnsight's names of the decoder layers."""
+        layers: Any = _walk(self.traced, self.layers_path)
+        return [layers[i] for i in range(self.n_layers)]
+
+    @cached_property
+    def envoys(self) -> list[Any]:
+        """nnsight's names of the down-projections, whose inputs are the neurons."""
+        return [_walk(layer, self.site.down) for layer in self.layer_envoys]
+
+    def linear(self, layer: int, name: str) -> nn.Module:
+        """The module at an address inside a decoder layer.
+
+        >>> model.linear(1, "mlp.up_proj")
+        Linear(in_features=20, out_features=29, bias=False)
+
+        Args:
+            layer: the layer, from 0.
+            name: the address, e.g. "mlp.up_proj" or `model.site.down`.
+        """
+        return self.module.get_submodule(f"{self.layers_path}.{layer}.{name}")
+
+    # -- its weights ----------------------------------------------------------------------------------
+    @cached_property
+    def _elsewhere(self) -> elsewhere.Facts | None:
+        """What the weights tell where they are, asked once and on first use; None if they are here."""
+        return elsewhere.facts(self) if self.remote is True else None
+
+    @cached_property
+    def _unpacked(self) -> tuple[dict[int, Tensor], str] | None:
+        """Norms by order, and fingerprint, of packed weights: read once, before a forward re-packs them for its device."""
+        if self.quantized is None:
+            return None
+        return {order: weights.down_norms(self, order) for order in (1, 2)}, weights.fingerprint(self)
+
+    @property
+    def quantized(self) -> str | None:
+        """ "nf4" or "int8" if the weights are packed, which cannot be changed one by one; None if not."""
+        return weights.packing(self)
+
+    @property
+    def dtype(self) -> str:
+        """Of the weights: a torch dtype's name, "nf4" or "int8"."""
+        return self._elsewhere.dtype if self._elsewhere is not None else weights.dtype_name(self)
+
+    @property
+    def n_params(self) -> int:
+        """All parameters (see `weights.count_params`)."""
+        return weights.count_params(self)
+
     @property
     def params_per_neuron(self) -> int:
-        """Weights a neuron owns: its gate and up rows (and their biases) and its down column."""
-        total = self.d_model
-        for name in (self.site.up, self.site.gate):
-            if name is not None:
-                linear = self.linear(0, name)
-                total += self.d_model + (getattr(linear, "bias", None) is not None)
-        return total
+        """Weights a neuron owns (see `weights.params_per_neuron`)."""
+        return weights.params_per_neuron(self)
 
     @property
     def fingerprint(self) -> str:
         """Short hash of the shape and of a sample of the MLP weights: tells two checkpoints apart."""
-        if self._print is not None:
-            return self._print
-        digest = hashlib.sha256(f"{self.n_layers},{self.d_mlp},{self.d_model},{self.n_params}".encode())
-        for layer in range(self.n_layers):
-            sample = self.down_weight(layer)[:4] if self._facts is None else self._facts.samples[layer]
-            digest.update(sample.detach().float().cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
-
-    def forward_takes(self, name: str) -> bool:
-        """Whether the module's forward has an argument of that name."""
-        return name in inspect.signature(self.module.forward).parameters
-
-    # -- where its neurons are ------------------------------------------------------------------------
-    def linear(self, layer: int, name: str) -> nn.Module:
-        """The module at `name` (e.g. "mlp.up_proj") of decoder layer `layer`."""
-        return self.module.get_submodule(f"{self.layers_path}.{layer}.{name}")
+        if self._unpacked is not None:
+            return self._unpacked[1]
+        return weights.fingerprint(self, self._elsewhere.samples if self._elsewhere is not None else None)
 
     def down_weight(self, layer: int) -> Float[Tensor, "d_model d_mlp"]:
-        """W_down of a layer, one column a neuron (Conv1D's transposed storage is undone)."""
-        linear: Any = self.linear(layer, self.site.down)
-        if self.quantized is not None:
-            from transformers.integrations.bitsandbytes import dequantize_bnb_weight
+        """W_down of a layer, one column a neuron (see `weights.down_weight`).
 
-            return dequantize_bnb_weight(linear.weight, getattr(linear, "state", None))  # type: ignore[no-any-return]
-        weight: Tensor = linear.weight
-        return weight.T if is_conv1d(linear) else weight
+        >>> model.down_weight(1).shape
+        torch.Size([20, 29])
+
+        Args:
+            layer: the layer, from 0.
+        """
+        return weights.down_weight(self, layer)
 
     def down_norms(self, order: int = 2) -> Float[Tensor, "n_layers d_mlp"]:
-        """c_i = ||W_down[:, i]|| of every neuron, of order 2 or 1, float64."""
-        if order not in self._norms:
-            norms = [self.down_weight(i).detach().double().norm(order, dim=0).cpu() for i in range(self.n_layers)]
-            if self.quantized is None:  # weights may change in place
-                return torch.stack(norms)
-            self._norms[order] = torch.stack(norms)
-        return self._norms[order]
+        """c_i = ||W_down[:, i]|| of every neuron, float64.
 
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """No weight asks for a gradient inside, so that a backward pass leaves nothing on the model."""
-        asking = [p for p in self.module.parameters() if p.requires_grad]
-        try:
-            for p in asking:
-                p.requires_grad_(False)
-            yield
-        finally:
-            for p in asking:
-                p.requires_grad_(True)
+        >>> model.down_norms(1).shape
+        torch.Size([3, 29])
 
+        Args:
+            order: 2 or 1, the order of the norm.
+        """
+        if self._unpacked is not None:
+            return self._unpacked[0][order]
+        return self._elsewhere.norms[order] if self._elsewhere is not None else weights.down_norms(self, order)
+
+    # -- what artefacts say of it ---------------------------------------------------------------------
     def provenance(self) -> dict[str, Any]:
-        """What an artefact says about the model it came from."""
+        """What an artefact says about the model that it came from.
+
+        >>> sorted(model.provenance())
+        ['dtype', 'fingerprint', 'model', 'revision']
+        """
         return {
             "model": self.id,
             "revision": self.revision,
@@ -243,8 +310,3 @@ def _walk(root: Any, path: str) -> Any:
     for part in path.split("."):
         root = getattr(root, part)
     return root
-
-
-def by_row(h: Tensor, rows: int) -> Float[Tensor, "batch pos d_mlp"]:
-    """MLP activations with their batch axis, also where a family flattens batch and position (OPT); a view."""
-    return h if h.ndim == 3 else h.unflatten(0, (rows, -1))

@@ -1,22 +1,70 @@
-"""Loading a model together with a saved adapter: what `ns.load` is.
+"""Loading a saved adapter onto a model, and `ns.load`, which loads a model with or without one.
 
-It stands here because merging an adapter belongs to this part; `model.load` knows nothing of updates.
+Both are in this part of the package because `neuronshield.model` knows nothing of updates.
 """
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..core.arguments import require
+from ..core.errors import InputError
+from ..core.neurons import NeuronSet
+from ..data.languages import OpeningsArg
 from ..model import load as loading
-from ..model.families import Site
+from ..model.families import PARTS, Site
 from ..model.model import Model
-from .update import load_adapter
+from .adapter import Place, merge, places, quiet, shared_copy
 
-__all__ = ["load"]
+__all__ = ["load", "load_adapter"]
+
+
+def load_adapter(model: Model, path: str | os.PathLike[str]) -> Model:
+    """The base model with a saved adapter merged in: only the chosen rows and columns, if it was masked.
+
+    >>> update = ns.masked_update(model, neurons, prompts, steps=1, allow_unproven=True, progress=False)
+    >>> shielded = ns.load_adapter(model, update.save("adapter"))
+    >>> bool((shielded.down_weight(0) == update.model.down_weight(0)).all())
+    True
+
+    Args:
+        model: the base model; it is not changed.
+        path: a folder that `Update.save` or PEFT wrote.
+
+    Raises:
+        InputError: a model that is loaded elsewhere or packed, no adapter there, or one that does not fit the model.
+    """
+    require(model, Model, "load_adapter(model, folder)", "model")
+    model.needs_here("load_adapter")
+    with quiet():
+        from peft import PeftModel
+
+    path = Path(path)
+    if not (path / "adapter_config.json").is_file():
+        raise InputError(f"{path}: no adapter here (adapter_config.json is missing)")
+    try:
+        with quiet():
+            peft_model = PeftModel.from_pretrained(shared_copy(model.module), path)  # type: ignore[arg-type]
+    except (RuntimeError, ValueError, OSError) as error:
+        raise InputError(f"{path}: the adapter does not fit {model.id!r} ({str(error).splitlines()[0]})") from error
+    inner: Any = peft_model.base_model
+    wrapped = {n: m for n, m in inner.model.named_modules() if hasattr(m, "lora_A")}
+    file = path / "neurons.safetensors"
+    neurons = NeuronSet.load(file) if file.exists() else None
+    outside = neurons is not None and neurons.provenance.get("update", {}).get("train") == "frozen_set_update"
+    known = {p.name: p for p in places(model, neurons, PARTS, outside=outside)}
+    start = len(model.layers_path) + 1
+
+    def place(name: str) -> Place:
+        layer = int(name[start:].split(".", maxsplit=1)[0])
+        return known.get(name) or Place(name, layer, down=name.endswith(model.site.down), own=None)
+
+    return merge(model, wrapped, [place(name) for name in wrapped])
 
 
 def load(
@@ -32,6 +80,8 @@ def load(
     layers: str | None = None,
     site: Site | tuple[str, str, str | None] | None = None,
     remote: bool | str = False,
+    refusals: OpeningsArg = None,
+    compliances: OpeningsArg = None,
     trust_remote_code: bool = False,
 ) -> Model:
     """A model with its MLP neurons addressed.
@@ -41,8 +91,8 @@ def load(
     (6, 512)
 
     Args:
-        model: "organism" (the embedded VLLM), "smollm2" (SmolLM2-135M-Instruct), a folder, a hub id,
-            or a transformers model that is already built.
+        model: "organism" (the embedded VLLM), "smollm2" (SmolLM2-135M-Instruct), a folder, a hub id, a transformers model
+            that is already built, or a TransformerLens `TransformerBridge` (its transformers model is used).
         processor: for a built model: its processor, or a bare tokenizer for a text model.
         revision: commit, tag or branch on the hub.
         dtype: torch dtype or its name; default float32 on a CPU, the checkpoint's own on a GPU.
@@ -55,14 +105,18 @@ def load(
         site: and of the MLP in each: (down, up, gate), gate None if there is none, e.g. ("ffn.w2", "ffn.w3", "ffn.w1").
         remote: True: a hub id's weights stay on NDIF and traces run there; "local": they run here, sent the same way, as a
             trial (see `neuronshield.model.remote`).
+        refusals: how this model starts its refusals: a list for every language, or {language: list}. They become
+            `model.prefixes`, which hold wherever none are given; default the built-in prefixes of each language.
+        compliances: how it starts answers that comply, the same way.
         trust_remote_code: run code that the checkpoint brings. Off unless turned on.
 
     Raises:
-        InputError: unknown id, no processor, no decoder layers with an MLP that is known, mixture-of-experts layers, or an
+        InputError: something that is no model, an unknown id, no processor, no decoder layers with an MLP that is known, mixture-of-experts layers, or an
             adapter that does not fit.
     """
     base = loading.load(
         model, processor=processor, revision=revision, dtype=dtype, device=device, device_map=device_map,
-        quantize=quantize, layers=layers, site=site, remote=remote, trust_remote_code=trust_remote_code,
+        quantize=quantize, layers=layers, site=site, remote=remote, refusals=refusals,
+        compliances=compliances, trust_remote_code=trust_remote_code,
     )  # fmt: skip
     return base if adapter is None else load_adapter(base, adapter)

@@ -14,7 +14,6 @@ from transformers import BertConfig, BertForMaskedLM, MixtralConfig, MixtralForC
 
 import neuronshield as ns
 from neuronshield import InputError
-from neuronshield.check.attacks import prune
 from neuronshield.model.forward import answer_logits
 from neuronshield.model.intervention import Intervention
 
@@ -271,7 +270,7 @@ def test_a_quantised_model_is_found_and_proven_in_but_not_trained(wide: Path, bi
     assert packed.fingerprint == before  # a forward re-packs the weights
     for what, act in {
         "masked_update": lambda: ns.masked_update(packed, neurons, prompts),
-        "prune": lambda: prune(packed, neurons),
+        "prune": lambda: ns.attacks.prune(packed, neurons),
     }.items():
         with pytest.raises(InputError, match=f"{what}: .* is loaded in {name}.*bfloat16"):
             act()

@@ -105,8 +105,28 @@ def test_who_cannot_be_asked_is_one_line(hub: torch.nn.Module, monkeypatch: pyte
         raise RuntimeError("no key\nand more")
 
     monkeypatch.setattr(RemoteBackend, "__call__", refuse)
+    there = ns.load("somebody/model", remote=True)
     with pytest.raises(InputError, match=r"^remote=True: 'somebody/model' could not be asked \(no key\); does nnsight"):
-        ns.load("somebody/model", remote=True)
+        there.down_norms()
+
+
+def test_loading_asks_nobody_and_facts_are_asked_once(hub: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def answer(model: ns.Model) -> remote.Facts:
+        asked.append(model.id)
+        return remote.Facts({1: torch.ones(3, 29), 2: torch.full((3, 29), 2.0)}, [torch.zeros(4, 29)] * 3, "float16")
+
+    monkeypatch.setattr(remote, "facts", answer)
+    there = ns.load("somebody/model", remote=True)
+    assert "somebody/model" in repr(there)
+    assert there.device.type == "cpu"
+    assert there.there == {"remote": True}
+    assert asked == []
+    assert there.dtype == "float16"
+    assert float(there.down_norms(2)[0, 0]) == 2.0
+    assert len(there.fingerprint) == 16
+    assert asked == ["somebody/model"]
 
 
 def test_ndif_is_asked_by_name_and_no_weights_are_loaded(hub: torch.nn.Module, monkeypatch: pytest.MonkeyPatch):
@@ -133,7 +153,7 @@ def test_ndif_is_asked_by_name_and_no_weights_are_loaded(hub: torch.nn.Module, m
     prompts = tiny.prompts()
     mine, theirs = (ns.contrast(ns.capture(m, prompts, progress=False)) for m in (here, there))
     np.testing.assert_allclose(mine.values, theirs.values, rtol=1e-6)
-    assert len(asked) > 1  # once at the door, then for each batch
+    assert len(asked) > 1  # once for its facts, then for each batch
     assert all("TransformersModel:somebody/model" in key for key in asked)
 
 
