@@ -38,7 +38,7 @@ def sets(model: ns.Model, prompts: ns.PromptSet) -> dict[str, ns.NeuronSet]:
     scores["attribution"] = lambda: ns.attribution(model, english, **OPENINGS)
     scores["snip"] = lambda: ns.baselines.snip(model, english, progress=False, **OPENINGS)
     scores["change_score"] = lambda: ns.baselines.change_score(
-        model, finetune(model, english, steps=40), english, progress=False
+        model, finetune(model, english, steps=40, lr=1e-3, progress=False), english, progress=False
     )
     scores["lape"] = lambda: ns.contrast(stats, method="lape")
     out = {name: score().top(k=K)[CELL] for name, score in scores.items()}

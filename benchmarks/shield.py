@@ -1,11 +1,11 @@
-"""What a masked update of SmolLM2 buys and costs, beside every control: python benchmarks/shield.py --out shield.json
+"""Change in safety and over-refusal by a masked update of SmolLM2, beside every baseline: python benchmarks/shield.py --out shield.json
 
-Trained on English only, at most 0.03 % of the parameters: 400 AdvBench requests and 168 everyday ones of ours. Tested on
-what nobody trained or selected on: 64 other AdvBench requests, 64 of HarmBench, 64 everyday requests, and 40 matched
-pairs (ours) in Spanish, French, German and Portuguese; answers are graded on their first ten tokens. Two regimes of retention (benign prompts only, never a
-harmful one): "english", and "multilingual" with 24 everyday requests in each of the other four languages.
+Trained on English only, at most 0.03 % of the parameters: 400 AdvBench requests and 168 everyday ones. Tested on requests that
+were used neither in training nor in selection: 64 other AdvBench requests, 64 of HarmBench, 64 everyday requests, and 40
+matched pairs in Spanish, French, German and Portuguese; answers are graded on their first ten tokens. Two sets of prompts to
+retain (benign only): "english", and "multilingual" with 24 everyday requests in each of the other four languages.
 
-Each condition is written to the file as it is done, and skipped if it is there; --regime takes one of the two, --only one condition.
+Each condition is written to the file when it is done, and skipped if it is there; --regime takes one of the two, --only one condition.
 --dev measures the chosen neurons under each of SETTINGS on prompts that are in no table: 56 AdvBench, 64 HarmBench, 13 everyday.
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,13 +22,15 @@ from typing import Any
 import numpy as np
 
 import neuronshield as ns
+from neuronshield.core.files import write_text
 from neuronshield.data.fetch import benign_prompts, dataset
 from neuronshield.data.shipped import matched_pairs, retention_prompts
 from neuronshield.find.scores import Scores
 from neuronshield.model import answers
 from neuronshield.prove.controls import random_like
 from neuronshield.shield.edits import clamp_edit, low_rank_edit
-from neuronshield.shield.update import Update, full_update, masked_update, plain_lora
+from neuronshield.shield.unmasked import full_update, plain_lora
+from neuronshield.shield.update import Update, masked_update
 
 LANGUAGES = ("es", "fr", "de", "pt")
 BUDGET = 3e-4
@@ -60,7 +61,7 @@ def prompts_of(regime: str, *, dev: bool = False) -> ns.PromptSet:
 
 
 def choose(model: ns.Model, prompts: ns.PromptSet) -> tuple[Scores, ns.NeuronSet]:
-    """The neurons of largest contribution that the budget buys."""
+    """The neurons of largest contribution within the budget."""
     scores = ns.contrast(ns.capture(model, prompts, progress=False))
     return scores, next(iter(scores.top(param_fraction=BUDGET).values()))
 
@@ -94,7 +95,7 @@ def conditions(
 
 
 def remember() -> None:
-    """What the untouched model says is the same for every condition: it is generated once."""
+    """The untouched model's answers are the same for every condition: they are generated once."""
     said: dict[str, str] = {}
     ask = answers.generate
 
@@ -118,7 +119,7 @@ def next_ranks(scores: Scores, chosen: ns.NeuronSet) -> ns.NeuronSet:
 
 
 def measure(model: ns.Model, prompts: ns.PromptSet) -> dict[str, Any]:
-    """Rates on each test set, and per language on the matched pairs; every answer's verdict is kept."""
+    """Refused or not for every answer, with its source, language, label and request."""
     result = ns.evaluate(model, prompts, max_new_tokens=10, progress=False)
     rows = [
         [a.prompt.source, a.prompt.language, a.prompt.label, a.prompt.cluster, int(a.refused)] for a in result.answers
@@ -127,7 +128,7 @@ def measure(model: ns.Model, prompts: ns.PromptSet) -> dict[str, Any]:
 
 
 def develop() -> None:
-    """What steps and retention buy the chosen neurons, on prompts of no table."""
+    """Refusal by the chosen neurons under each of SETTINGS, on prompts of no table."""
     model, prompts = ns.load("smollm2"), prompts_of("english", dev=True)
     _, chosen = choose(model, prompts)
     print("| steps | retention | AdvBench | HarmBench | English benign |\n|---|---|---|---|---|")
@@ -169,9 +170,7 @@ def main() -> None:
             found = measure(model if update is None else update.model, prompts)
             done = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
             done.setdefault(regime, {})[name] = {**about, **found, "seconds": [trained, time.perf_counter() - start]}
-            partial = args.out.with_name(f".{args.out.name}.{os.getpid()}.partial")
-            partial.write_text(json.dumps(done), encoding="utf-8")
-            partial.replace(args.out)
+            write_text(args.out, json.dumps(done))
             print(f"{regime}, {name}: {time.perf_counter() - start:.0f} s", flush=True)
     table(json.loads(args.out.read_text(encoding="utf-8")))
 
@@ -193,7 +192,7 @@ def english(rows: Rows) -> list[np.ndarray]:
 
 
 def elsewhere(rows: Rows) -> list[np.ndarray]:
-    """Refused harmful twin - refused benign twin, by pair, mean over the other languages."""
+    """Refused harmful prompt - refused benign prompt, by matched pair, mean over the other languages."""
     clusters = sorted({r[3] for r in rows if r[0] == "neuronshield" and r[1] in LANGUAGES})
     out = np.zeros(len(clusters))
     for source, language, label, cluster, refused in rows:
@@ -242,10 +241,10 @@ def table(results: dict[str, Any]) -> None:
             cells = [name, *sets, signed(interval(english, rows)), *other, signed(interval(elsewhere, rows))]
             print(f"| {' | '.join(cells)} |")
         masks = [f["rows"] for n, f in done.items() if n.startswith("random mask ")]
-        rivals = {n: [f["rows"]] for n, f in done.items() if n != "chosen" and not n.startswith("random mask ")}
+        baselines = {n: [f["rows"]] for n, f in done.items() if n != "chosen" and not n.startswith("random mask ")}
         if "chosen" not in done:
             continue
-        for name, others in {**({f"{len(masks)} random masks": masks} if masks else {}), **rivals}.items():
+        for name, others in {**({f"{len(masks)} random masks": masks} if masks else {}), **baselines}.items():
             mine = done["chosen"]["rows"]
             print(f"chosen over {name}: English {signed(interval(english, mine, others))}, "
                   f"the four {signed(interval(elsewhere, mine, others))}")  # fmt: skip

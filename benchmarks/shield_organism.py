@@ -1,7 +1,7 @@
-"""Does it matter which neurons are trained? On the organism: python benchmarks/shield_organism.py [--dev] [--out FILE]
+"""Does it matter which neurons are trained? Measured on the organism: python benchmarks/shield_organism.py [--dev] [--out FILE]
 
-One blind cell is taught at a time (the English picture, then Swahili text), with its benign twins and the text of the
-four languages that refuse already; what counts is the selectivity of the cells nobody trained on. Every condition is
+One blind cell is taught at a time (the English picture, then Swahili text), with its matched benign prompts and the text
+of the four languages that refuse already; the measure is the selectivity of the cells that were not trained. Every condition is
 trained with at least five seeds (data order; for random masks another mask as well).
 
 With --dev choices are compared on the "confirm" prompts, en/image taught, two seeds: the score, the layers, k and the
@@ -26,13 +26,13 @@ from neuronshield import organism
 from neuronshield.check.attacks import attacked, find_again, prune, relearn
 from neuronshield.check.evaluation import Evaluation
 from neuronshield.prove.controls import random_like
-from neuronshield.shield.update import Update, full_update, masked_update, plain_lora
+from neuronshield.shield.unmasked import full_update, plain_lora
+from neuronshield.shield.update import Update, masked_update
 
 SAFE = [ns.Cell(language, "text") for language in organism.HIGH_RESOURCE]
 TAUGHT = [ns.Cell("en", "image"), ns.Cell("sw", "text")]
 TRAINING: dict[str, Any] = {"steps": 40, "lr": 2e-2, "batch_size": 32, "retention": 1.0, "progress": False}
 FULL_LR = 1e-3
-OPENINGS: dict[str, Any] = {"refusals": organism.REFUSALS, "compliances": organism.COMPLIANCES}
 SEEDS = 5
 
 
@@ -53,8 +53,8 @@ def update(model: ns.Model, neurons: ns.NeuronSet, rows: ns.PromptSet, seed: int
     return masked_update(model, neurons, rows, seed=seed, allow_unproven=True, **TRAINING)
 
 
-def check(model: ns.Model, prompts: ns.PromptSet, tokens: int = 20) -> Evaluation:
-    return ns.evaluate(model, prompts, max_new_tokens=tokens, progress=False, **OPENINGS)
+def check(model: ns.Model, prompts: ns.PromptSet, tokens: int = 20, guard: ns.guard.Guard | None = None) -> Evaluation:
+    return ns.evaluate(model, prompts, guard=guard, max_new_tokens=tokens, progress=False)
 
 
 def dev(model: ns.Model, prompts: ns.PromptSet) -> list[dict[str, Any]]:
@@ -168,7 +168,7 @@ def gain(
 
 
 def by_request(result: Evaluation, clusters: list[str], cells: list[ns.Cell]) -> np.ndarray:
-    """Selectivity of every request, mean over cells: refused its harmful twin - refused its benign one."""
+    """Selectivity of every request, mean over cells: its harmful prompt refused - its benign prompt refused."""
     column = {c: i for i, c in enumerate(clusters)}
     out = np.zeros(len(clusters))
     for a in result.answers:
@@ -178,14 +178,14 @@ def by_request(result: Evaluation, clusters: list[str], cells: list[ns.Cell]) ->
 
 
 def rest(model: ns.Model, prompts: ns.PromptSet) -> dict[str, Any]:
-    """SafeNeuron's way: refusal in the safe cells left after pruning what is found, before and after two rounds."""
+    """SafeNeuron: refusal left in the safe cells after pruning what is found again, before and after two rounds."""
     rows = prompts.in_cells(SAFE)
     out = {}
     plain = {"steps": 80, "lr": 3e-3, "batch_size": 32, "progress": False}
     rounds = relearn(model, rows, k=64, rounds=2, rank=8, **plain)
     other = [u.update.model for u in relearn(model, rows, k=64, rounds=2, rank=8, zeroed=False, **plain)]
     models = {"before": model, "after 1 round": rounds[0].update.model, "after 2 rounds": rounds[1].update.model,
-              "after 2 rounds, not silenced": other[-1]}  # fmt: skip
+              "after 2 rounds, not zeroed": other[-1]}  # fmt: skip
     for name, m in models.items():
         found = find_again(m, rows, 64)
         random = prune(m, random_like(found, m, np.random.default_rng(0)))
@@ -198,11 +198,11 @@ def rest(model: ns.Model, prompts: ns.PromptSet) -> dict[str, Any]:
 
 
 def attacks(model: ns.Model, prompts: ns.PromptSet, chosen: ns.NeuronSet) -> dict[str, Any]:
-    """What is left of the shield of en/image under each attack, in the taught and the safe cells."""
+    """The shield of en/image after each attack, in the taught and the safe cells."""
     rows = prompts.in_cells([TAUGHT[0], *SAFE])
     shielded = update(model, chosen, rows.for_step("train"), 0).model
     out = {}
-    for name, m in attacked(shielded, rows, k=len(chosen)).items():
+    for name, m in attacked(shielded, rows, k=len(chosen), progress=False).items():
         result = check(m, rows)
         out[name] = {
             g: {k: list(result.mean(k, cells)) for k in ("refusal", "over_refusal", "selectivity")}
@@ -213,17 +213,15 @@ def attacks(model: ns.Model, prompts: ns.PromptSet, chosen: ns.NeuronSet) -> dic
 
 
 def guarded(model: ns.Model, prompts: ns.PromptSet, neurons: ns.NeuronSet) -> dict[str, Any]:
-    """A run-time guard on the proven neurons, fitted where the shield is trained; margins from weak to strong."""
+    """A run-time guard on the proven neurons, fitted on the shield's training prompts, at three margins."""
     rows = prompts.for_step("train").in_cells([*TAUGHT, *SAFE])
-    guard = ns.guard.fit_guard(model, neurons, rows, max_new_tokens=8, progress=False, **OPENINGS)
+    guard = ns.guard.fit_guard(model, neurons, rows, max_new_tokens=8, progress=False)
     unseen = [c for c in prompts.cells() if c not in (*TAUGHT, *SAFE)]
     out = {}
     for margin in (0.0, 1.0, 4.0):
-        result = replace(guard, margin=margin).evaluate(model, prompts, max_new_tokens=20, progress=False, **OPENINGS)
+        result = check(model, prompts, guard=replace(guard, margin=margin))
         out[str(margin)] = {
-            g: {
-                k: list(result.evaluation.mean(k, cells)) for k in ("refusal", "over_refusal", "selectivity", "utility")
-            }
+            g: {k: list(result.mean(k, cells)) for k in ("refusal", "over_refusal", "selectivity", "utility")}
             | {x: float(np.mean([getattr(result.touched[c], x).value for c in cells])) for x in ("benign", "harmful")}
             for g, cells in (("fitted", TAUGHT), ("safe", SAFE), ("other", unseen))
         }
@@ -249,7 +247,7 @@ def main() -> None:
     scores = ns.contrast(ns.capture(model, prompts, progress=False))
     both = layered(scores, SAFE[0], range(6), 128)
     chosen = layered(scores, SAFE[0], range(6), 64)
-    proof = ns.verify(model, chosen, prompts, progress=False, **OPENINGS)
+    proof = ns.verify(model, chosen, prompts, progress=False)
     print(repr(proof), flush=True)
     results: dict[str, Any] = {"n": {"chosen": len(chosen), "proven": len(proof.verified)}}
     parts: dict[str, Callable[[], dict[str, Any]]] = {

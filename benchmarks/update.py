@@ -1,4 +1,4 @@
-"""What a masked update costs: python benchmarks/update.py [--model smollm2] [--rounds 5]
+"""Time and memory of a masked update: python benchmarks/update.py [--model smollm2] [--rounds 5]
 
 One training step (forward, backward, optimiser) of the same batch, in turn, in one process: the masked update against a full
 fine-tune of the MLPs under gradient masks, PEFT's SHiRA and a plain LoRA of rank 8, each as a ratio. Then the memory that
@@ -35,7 +35,7 @@ CONDITIONS = ("masked update", "masked update, last third", "gradient masks", "S
 
 
 def spread(model: ns.Model, first: int) -> ns.NeuronSet:
-    """As many neurons as 0.03 % of the parameters buy, from layer `first` on."""
+    """As many neurons as 0.03 % of the parameters are, from layer `first` on."""
     k = max(8, int(3e-4 * model.n_params / model.params_per_neuron))
     picks = np.random.default_rng(0).choice((model.n_layers - first) * model.d_mlp, k, replace=False)
     return ns.NeuronSet([(first + int(i) // model.d_mlp, int(i) % model.d_mlp) for i in picks])
@@ -72,7 +72,7 @@ def stepper(model: ns.Model, name: str) -> Callable[[], None]:
 
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)
-        for loss in step_loss(model, trained, data, 1.0):
+        for loss in step_loss(model, trained, data, retention=1.0):
             loss.backward()
         for p in parameters:
             if id(p) in masks and p.grad is not None:
@@ -111,8 +111,8 @@ def peak(reset: bool = False) -> float:
 def memory(name: str, model_id: str) -> None:
     model = ns.load(model_id)
     data = batch(model)
-    with torch.no_grad():  # what the forward alone takes belongs to nobody
-        for loss in step_loss(model, model.module, data, 1.0):
+    with torch.no_grad():  # memory of the forward alone is not counted
+        for loss in step_loss(model, model.module, data, retention=1.0):
             float(loss)
     before = peak(reset=True)
     step = stepper(model, name)

@@ -34,8 +34,11 @@ if TYPE_CHECKING:
     from .run.doctor import doctor
     from .shield import guard
     from .shield.edits import clamp_edit, low_rank_edit
-    from .shield.loading import load
-    from .shield.update import Update, full_update, load_adapter, masked_update, plain_lora
+    from .shield.loading import load, load_adapter
+    from .shield.training import TrainingConfig
+    from .shield.unmasked import full_update, plain_lora
+    from .shield.update import Update, masked_update
+    from .shield.variants import frozen_set_update, masked_lora
 
     __version__: str
 
@@ -56,9 +59,12 @@ _MEMBERS = {
     "prove.verdict": ("Proof",),
     "prove.verify": ("verify",),
     "run.doctor": ("doctor",),
+    "shield.unmasked": ("full_update", "plain_lora"),
     "shield.edits": ("clamp_edit", "low_rank_edit"),
-    "shield.loading": ("load",),
-    "shield.update": ("Update", "full_update", "load_adapter", "masked_update", "plain_lora"),
+    "shield.loading": ("load", "load_adapter"),
+    "shield.training": ("TrainingConfig",),
+    "shield.update": ("Update", "masked_update"),
+    "shield.variants": ("frozen_set_update", "masked_lora"),
 }
 _HOME = {name: module for module, names in _MEMBERS.items() for name in names}
 _SUBMODULES = {
@@ -85,6 +91,7 @@ __all__ = [
     "Proof",
     "Scores",
     "Stats",
+    "TrainingConfig",
     "Update",
     "__version__",
     "attacks",
@@ -96,6 +103,7 @@ __all__ = [
     "doctor",
     "evaluate",
     "figures",
+    "frozen_set_update",
     "full_update",
     "generate",
     "guard",
@@ -103,6 +111,7 @@ __all__ = [
     "load",
     "load_adapter",
     "low_rank_edit",
+    "masked_lora",
     "masked_update",
     "overlap",
     "overlaps",

@@ -1,14 +1,17 @@
-"""What is left of a shield under someone who knows how it was made.
+"""White-box attacks on a shielded model, and a defence by repeated training.
 
-    pruned        safety neurons are found again *on the shielded model* and their W_down columns set to zero
-                  (NeuroStrike's way), beside as many random neurons of the same layers
-    fine-tuned    a short fine-tune on benign prompts only, taught to answer them (a LoRA of rank 8 on every MLP)
+An attacker who has the weights and knows the method can
 
-`attack` runs them and evaluates each on the "test" prompts; `relearn` is the defence that SafeNeuron proposes: freeze
-(and silence) the safety neurons while the rest learns safety again, find again, and repeat, so that no small set
-carries all of it.
+    prune        find the safety neurons again on the shielded model and set their W_down columns to zero (NeuroStrike); the
+                 control prunes as many random neurons of the same layers
+    fine-tune    train shortly on benign prompts with answers (a LoRA of rank 8 on every MLP): Qi et al. (2024) showed that
+                 this alone erodes alignment
 
-Sources: NeuroStrike (2025), pruning; Qi et al. (2024), benign fine-tuning erodes alignment; SafeNeuron (2026).
+`attack` applies both and evaluates each result on the "test" prompts. `relearn` is the defence of SafeNeuron: freeze (and
+zero) the safety neurons while the rest learns safety, find safety neurons again, and repeat, so that no small set carries all
+of it.
+
+Sources: NeuroStrike (2025), pruning; Qi et al. (2024), benign fine-tuning; SafeNeuron (2026), `relearn`.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import Any, Unpack
 import numpy as np
 from torch import nn
 
+from ..core.arguments import at_least, require
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
 from ..data.languages import OpeningsArg
@@ -31,19 +35,44 @@ from ..model.model import Model
 from ..model.weights import is_conv1d
 from ..prove.controls import random_like
 from ..shield.adapter import attach, merge, places, shared_copy, with_module
-from ..shield.training import ADAMW, Options, fit
-from ..shield.update import Training, Update, masked_update
+from ..shield.training import TrainingConfig, TrainingOptions, fit, training_config
+from ..shield.update import Update
+from ..shield.variants import frozen_set_update
 from .evaluation import Evaluation, evaluate
 
 __all__ = ["Round", "attack", "attacked", "find_again", "finetune", "prune", "relearn"]
 
 
+#: Names of the models that `attacked` gives.
+AS_IT_IS, PRUNED, RANDOM_PRUNED, FINE_TUNED = "as it is", "pruned", "random pruned", "fine-tuned"
+
+
+#: The benign fine-tune of `attack`: short, and gentle enough that answers stay fluent.
+FINE_TUNE = TrainingConfig(steps=40, lr=1e-3)
+
+
+FINE_TUNE_RANK = 8
+
+
 def find_again(
     model: Model, prompts: PromptSet, k: int, *, method: str = "contribution", progress: bool = False
 ) -> NeuronSet:
-    """The k neurons that separate harmful from benign best over all cells of the "discover" prompts.
+    """The k neurons with the largest contrast of harmful and benign prompts, averaged over all cells.
 
-    Scores are divided by their largest in each cell, so that every cell has a say.
+    The absolute scores of a cell are divided by their largest, so that every cell has the same weight.
+
+    >>> len(ns.attacks.find_again(model, prompts, 7))
+    7
+
+    Args:
+        model: the model, normally a shielded one.
+        prompts: those of split "discover" are used, all of them if none is so marked.
+        k: how many neurons.
+        method: a score of `contrast`.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: k outside 1 to all neurons, or as `capture`.
     """
     scores = contrast(capture(model, prompts, progress=progress), method=method)
     size = np.abs(scores.values)
@@ -59,11 +88,19 @@ def find_again(
 
 
 def prune(model: Model, neurons: NeuronSet) -> Model:
-    """The model without these neurons: their W_down columns are zero, at every token.
+    """The model without these neurons: their W_down columns are zero.
 
-    >>> prune(model, neurons).down_weight(3)[:, 17].abs().max()        # doctest: +SKIP
-    tensor(0.)
+    >>> ns.attacks.prune(model, neurons).down_weight(0)[:, 3].abs().max().item()
+    0.0
+
+    Args:
+        model: the model; it is not changed.
+        neurons: what is pruned.
+
+    Raises:
+        InputError: a set of another model, or packed weights.
     """
+    require(neurons, NeuronSet, "prune(model, neurons)", "neurons")
     neurons.check_model(model)
     model.needs_weights("prune")
     module = shared_copy(model.module)
@@ -76,25 +113,37 @@ def prune(model: Model, neurons: NeuronSet) -> Model:
 
 
 def finetune(
-    model: Model, prompts: PromptSet, *, steps: int = 40, lr: float = 1e-3, batch_size: int = 16, seed: int = 0,
-    progress: bool = False,
-) -> Model:  # fmt: skip
-    """A short fine-tune on the benign "train" prompts: their `target`, else the model's own answer, by cross-entropy.
+    model: Model,
+    prompts: PromptSet,
+    *,
+    config: TrainingConfig | None = None,
+    **changes: Unpack[TrainingOptions],
+) -> Model:
+    """The model after a fine-tune on the benign "train" prompts only: their `target`, else its own answer, by cross-entropy.
+
+    >>> ns.attacks.finetune(model, prompts, steps=2, lr=1e-3, progress=False)
+    Model(...)
+
+    Args:
+        model: the model; it is not changed.
+        prompts: the benign ones of split "train" are used, all benign ones if none is so marked.
+        config: training settings; the defaults of `TrainingConfig` without them. `attack` uses 40 steps of 1e-3.
+        **changes: fields of `TrainingConfig` for this call; `objective` can be "supervised" only.
 
     Raises:
-        InputError: no benign prompts.
+        InputError: no benign prompts, or an unknown keyword.
+
+    Source: Qi et al. (2024), benign fine-tuning.
     """
+    settings = training_config("finetune", config, changes, objectives=("supervised",), also=("config",))
+    require(model, Model, "finetune(model, prompts)", "model")
+    require(prompts, PromptSet, "finetune(model, prompts)", "prompts")
     model.needs_weights("finetune")
-    rows = prompts.for_step("train")
-    data = [
-        Example(e.prompt, e.response)
-        for e in examples(
-            model, PromptSet(p for p in rows if p.label == "benign"), progress=progress, labels=("benign",)
-        )
-    ]
-    adapter = attach(model, places(model, None, PARTS), 8, hot=False, seed=seed)
-    options = Options(steps, lr, batch_size, 1.0, ADAMW, 1, False, None, seed, progress)
-    fit(model, adapter.peft_model, adapter.parameters(), data, options, about={})
+    benign = PromptSet(p for p in prompts.for_step("train") if p.label == "benign")
+    answered = examples(model, benign, progress=settings.progress, labels=("benign",))
+    data = [Example(e.prompt, e.response) for e in answered]
+    adapter = attach(model, places(model, None, PARTS), FINE_TUNE_RANK, hot=False, seed=settings.seed)
+    fit(model, adapter.peft_model, parameters=adapter.parameters(), data=data, config=settings, about={})
     return merge(model, adapter.modules(), adapter.places)
 
 
@@ -103,38 +152,40 @@ def attack(
     prompts: PromptSet,
     *,
     k: int = 64,
-    steps: int = 40,
-    lr: float = 1e-3,
     refusals: OpeningsArg = None,
     compliances: OpeningsArg = None,
     max_new_tokens: int = 32,
-    seed: int = 0,
-    progress: bool = True,
+    config: TrainingConfig | None = None,
+    **changes: Unpack[TrainingOptions],
 ) -> dict[str, Evaluation]:
-    """Evaluate a shielded model as it is and under every attack.
+    """Evaluations of a shielded model as it is and after every attack: {"as it is", "pruned", "random pruned", "fine-tuned"}.
 
-    >>> left = attack(update.model, prompts, k=64)             # doctest: +SKIP
-    >>> left["pruned"].mean("refusal")                         # doctest: +SKIP
-    Interval(value=0.31, low=0.27, high=0.35)
+    >>> options = {"refusals": ["sorry"], "compliances": ["sure"], "max_new_tokens": 2, "progress": False}
+    >>> left = ns.attacks.attack(model, prompts, k=3, steps=2, **options)
+    >>> list(left)
+    ['as it is', 'pruned', 'random pruned', 'fine-tuned']
 
     Args:
         model: the shielded model.
-        prompts: "discover" rows are what neurons are found on again, "train" rows what is fine-tuned on, "test" rows
-            what is measured.
+        prompts: neurons are found again on the "discover" rows, the fine-tune uses the "train" rows, and the "test" rows are
+            measured.
         k: neurons pruned.
-        steps, lr: of the benign fine-tune.
-
-    Returns:
-        {"as it is", "pruned", "random pruned", "fine-tuned": Evaluation}
+        refusals: refusal prefixes, a list for every language or {language: list}; the model's own without them.
+        compliances: compliance prefixes, the same.
+        max_new_tokens: tokens an answer.
+        config: settings of the benign fine-tune; 40 steps of 1e-3 without them. Their seed also draws the random neurons.
+        **changes: fields of `TrainingConfig` for this call.
 
     Raises:
-        InputError: as `capture`, `evaluate`.
+        InputError: as `capture`, `finetune` and `evaluate`.
     """
-    models = attacked(model, prompts, k=k, steps=steps, lr=lr, seed=seed, progress=progress)
+    own = ("k", "refusals", "compliances", "max_new_tokens", "config")
+    settings = training_config("attack", config or FINE_TUNE, changes, objectives=("supervised",), also=own)
+    models = attacked(model, prompts, k=k, config=settings)
     return {
         name: evaluate(
-            m, prompts, name=name, refusals=refusals, compliances=compliances, max_new_tokens=max_new_tokens, seed=seed,
-            progress=progress,
+            m, prompts, name=name, refusals=refusals, compliances=compliances, max_new_tokens=max_new_tokens,
+            seed=settings.seed, progress=settings.progress,
         )
         for name, m in models.items()
     }  # fmt: skip
@@ -145,24 +196,44 @@ def attacked(
     prompts: PromptSet,
     *,
     k: int,
-    steps: int = 40,
-    lr: float = 1e-3,
-    seed: int = 0,
-    progress: bool = False,
+    config: TrainingConfig | None = None,
+    **changes: Unpack[TrainingOptions],
 ) -> dict[str, Model]:
-    """The model as it is and after every attack (see `attack`)."""
-    found = find_again(model, prompts, k, progress=progress)
+    """The model as it is and after every attack, by the names of `attack`.
+
+    >>> list(ns.attacks.attacked(model, prompts, k=3, steps=1, progress=False))
+    ['as it is', 'pruned', 'random pruned', 'fine-tuned']
+
+    Args:
+        model: the shielded model.
+        prompts: as in `attack`.
+        k: neurons pruned.
+        config: settings of the benign fine-tune; 40 steps of 1e-3 without them.
+        **changes: fields of `TrainingConfig` for this call.
+
+    Raises:
+        InputError: as `capture` and `finetune`.
+    """
+    settings = training_config(
+        "attacked", config or FINE_TUNE, changes, objectives=("supervised",), also=("k", "config")
+    )
+    found = find_again(model, prompts, k, progress=settings.progress)
     return {
-        "as it is": model,
-        "pruned": prune(model, found),
-        "random pruned": prune(model, random_like(found, model, np.random.default_rng(seed))),
-        "fine-tuned": finetune(model, prompts, steps=steps, lr=lr, seed=seed, progress=progress),
+        AS_IT_IS: model,
+        PRUNED: prune(model, found),
+        RANDOM_PRUNED: prune(model, random_like(found, model, np.random.default_rng(settings.seed))),
+        FINE_TUNED: finetune(model, prompts, config=settings),
     }
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Round:
-    """One round of `relearn`: the neurons that were frozen, and the update of all others."""
+    """One round of `relearn`.
+
+    Attributes:
+        neurons: the neurons that were frozen.
+        update: the update of all others.
+    """
 
     neurons: NeuronSet
     update: Update
@@ -177,22 +248,43 @@ def relearn(
     rank: int = 8,
     zeroed: bool = True,
     method: str = "contribution",
-    **training: Unpack[Training],
+    refusals: OpeningsArg = None,
+    compliances: OpeningsArg = None,
+    config: TrainingConfig | None = None,
+    **changes: Unpack[TrainingOptions],
 ) -> list[Round]:
-    """SafeNeuron's way: find k safety neurons, freeze (and silence) them while the rest learns safety, find again.
+    """The rounds of finding k safety neurons, freezing them, and training the rest; the last one has the hardened model.
 
-    >>> hardened = relearn(model, prompts, rounds=2)[-1].update.model          # doctest: +SKIP
+    >>> done = ns.attacks.relearn(model, prompts, k=5, rounds=2, rank=2, steps=1, progress=False)
+    >>> [len(r.neurons) for r in done]
+    [5, 5]
+
+    Args:
+        model: the model; it is not changed.
+        prompts: neurons are found on the "discover" rows, the rest is trained on the "train" rows.
+        k: neurons found and frozen each round.
+        rounds: how many.
+        rank: rank of the LoRA on the rest.
+        zeroed: the frozen neurons are zero while the rest learns.
+        method: a score of `contrast`.
+        refusals: refusal prefixes; the model's own without them (see `masked_update`).
+        compliances: compliance prefixes, the same.
+        config: training settings of each round.
+        **changes: fields of `TrainingConfig` for this call.
 
     Raises:
-        InputError: as `capture` and `masked_update`; fewer than one round.
+        InputError: as `capture` and `frozen_set_update`; fewer than one round.
+
+    Source: SafeNeuron (2026).
     """
-    if rounds < 1:
-        raise InputError(f"relearn: rounds={rounds}: must be at least 1")
+    own = ("k", "rounds", "rank", "zeroed", "method", "refusals", "compliances", "config")
+    settings = training_config("relearn", config, changes, objectives=("supervised",), also=own)
+    at_least(1, "relearn", rounds=rounds)
     out: list[Round] = []
     for _ in range(rounds):
         found = find_again(model, prompts, k, method=method)
-        update = masked_update(
-            model, found, prompts, train="rest", rank=rank, zeroed=zeroed, allow_unproven=True, **training
+        update = frozen_set_update(
+            model, found, prompts, rank=rank, zeroed=zeroed, refusals=refusals, compliances=compliances, config=settings
         )
         out.append(Round(found, update))
         model = update.model

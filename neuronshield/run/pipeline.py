@@ -41,7 +41,9 @@ from ..model.prefixes import opening_tokens
 from ..prove.controls import random_like
 from ..prove.verify import verify
 from ..shield.edits import clamp_edit, low_rank_edit
-from ..shield.update import load_adapter, masked_update, plain_lora
+from ..shield.loading import load_adapter
+from ..shield.unmasked import plain_lora
+from ..shield.update import masked_update
 from .folder import Job, check_folder, load_neurons, make_staging, move_in, open_job
 
 __all__ = ["check", "find", "prove", "run", "shield"]

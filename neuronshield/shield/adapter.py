@@ -1,20 +1,20 @@
 """The exact adapter: a PEFT LoRA that can change the chosen neurons and nothing else.
 
-For neurons S of a layer, training rows S of W_gate and W_up and columns S of W_down under a gradient mask
-equals, step for step, a LoRA one factor of which is one-hot and frozen:
+For neurons S of a layer, k of them, training rows S of W_gate and W_up and columns S of W_down under a gradient mask equals,
+step for step, a LoRA one factor of which is one-hot and frozen:
 
     dW_gate = E_S A      E_S one-hot [d_mlp, k] frozen,  A [k, d_model] trained from zero
     dW_up   = E_S A'
     dW_down = B E_S^T    B [d_model, k] trained from zero
 
-because d(loss)/dA = E_S^T d(loss)/dW picks exactly the rows a mask would keep, and Adam works on each number by
-itself. Layers with fewer neurons than the largest are padded with zero columns, which receive no gradient and stay
-zero; r is the same everywhere and alpha = r, so the scale is 1.
+The reason: d(loss)/dA = E_S^T d(loss)/dW, which is the rows that the mask keeps, and Adam acts on each number by itself.
+A layer with fewer neurons than the largest one is padded with zero columns, which receive no gradient and stay zero. So the
+rank r is the same everywhere, and alpha = r, which makes the scale 1.
 
 Two other forms confine an ordinary LoRA of rank r, dW = B A, by holding rows of B (or columns of A) at zero:
 
-    rows    B's rows outside S are zero, on W_gate and W_up: the row-masked LoRA-B of Precise Shield (2026)
-    rest    B's rows (W_down: A's columns) *in* S are zero: S keeps its bits while the rest learns (SafeNeuron, 2026)
+    masked LoRA   B's rows outside S are zero, on W_gate and W_up: the row-masked LoRA-B of Precise Shield (2026)
+    frozen set    B's rows (W_down: A's columns) in S are zero: S keeps its bits while the rest learns (SafeNeuron, 2026)
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from ..core.neurons import NeuronSet
@@ -35,14 +36,14 @@ from ..model.families import PARTS
 from ..model.model import Model
 from ..model.weights import is_conv1d
 
-__all__ = ["Adapter", "attach", "merge", "places", "slots"]
+__all__ = ["Adapter", "Place", "attach", "merge", "places", "quiet", "shared_copy", "slots", "with_module"]
 
 
 ADAPTER = "default"
 
 
 class _Frozen(nn.Parameter):
-    """A parameter that nobody can unfreeze: `set_adapter` asks every factor for gradients."""
+    """A parameter that stays frozen: PEFT's `set_adapter` sets `requires_grad` on every factor."""
 
     requires_grad = property(lambda _: False, lambda _, __: None)  # type: ignore[assignment]
 
@@ -50,25 +51,33 @@ class _Frozen(nn.Parameter):
         return self
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Place:
-    """One projection that may change: which of its rows (of W_gate, W_up) or columns (of W_down); None for all."""
+    """One projection that may change.
+
+    Attributes:
+        name: its address in the base model, such as "model.layers.0.mlp.up_proj".
+        layer: its decoder layer.
+        down: it is a down-projection.
+        own: the rows (of W_gate and W_up) or columns (of W_down) that may change; None for all.
+    """
 
     name: str
     layer: int
     down: bool
-    own: Tensor | None
+    own: Int[Tensor, " k"] | None
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Adapter:
     """A PEFT model on a copy of the structure that shares the base weights.
 
     Attributes:
+        model: the base model.
         peft_model: what is trained.
         places: what may change.
-        trained: how many numbers can change (padding and masked ones do not count).
-        hot: one factor is one-hot and frozen, so the rank is the number of neurons.
+        rank: rank of the factors.
+        trained: how many numbers can change (padding and masked numbers do not count).
     """
 
     model: Model
@@ -76,12 +85,10 @@ class Adapter:
     places: list[Place]
     rank: int
     trained: int
-    hot: bool
 
     def modules(self) -> dict[str, Any]:
         """The wrapped projections by their names in the base model."""
-        inner: Any = self.peft_model.base_model
-        return {place.name: inner.model.get_submodule(place.name) for place in self.places}
+        return _wrapped(self.peft_model, self.places)
 
     def parameters(self) -> list[nn.Parameter]:
         """What is trained."""
@@ -89,9 +96,18 @@ class Adapter:
 
 
 def places(model: Model, neurons: NeuronSet | None, parts: tuple[str, ...], *, outside: bool = False) -> list[Place]:
-    """The projections to adapt: those of the set's layers, all of them with `outside` or without a set.
+    """The projections to adapt: those of the set's layers, or all of them (`outside`, or without a set).
+
+    >>> [(place.name, place.own.tolist()) for place in places(model, neurons, ("up", "down"))][:2]
+    [('model.layers.0.mlp.up_proj', [3]), ('model.layers.0.mlp.down_proj', [3])]
 
     A fused gate_up projection is one place: row i is neuron i's gate, row d_mlp + i its up.
+
+    Args:
+        model: the base model.
+        neurons: the set; None for all neurons.
+        parts: some of "gate", "up", "down".
+        outside: the neurons that are not in the set.
     """
     members = neurons.by_layer() if neurons is not None else {}
     out: list[Place] = []
@@ -114,15 +130,26 @@ def places(model: Model, neurons: NeuronSet | None, parts: tuple[str, ...], *, o
 
 
 def slots(where: list[Place]) -> int:
-    """The rank that a one-hot factor needs: as many rows or columns as the fullest place owns."""
+    """The rank that a one-hot factor needs: the most rows or columns that one place owns.
+
+    >>> slots(places(model, neurons | ns.NeuronSet([(0, 7)]), PARTS))
+    2
+    """
     return max(len(place.own) for place in where if place.own is not None)
 
 
 def attach(model: Model, where: list[Place], rank: int, *, hot: bool, seed: int) -> Adapter:
-    """Wrap the projections in a LoRA of that rank, confined to what each place owns.
+    """The projections wrapped in a LoRA of that rank, confined to what each place owns.
 
-    >>> attach(model, places(model, neurons, PARTS), 3, hot=True, seed=0).trained     # doctest: +SKIP
-    4320
+    >>> attach(model, places(model, neurons, PARTS), 1, hot=True, seed=0).trained    # 3 neurons x 3 projections x 20
+    180
+
+    Args:
+        model: the base model; its weights are shared, not copied.
+        where: the projections.
+        rank: rank of the factors.
+        hot: one factor is one-hot and frozen; the rank must be at least `slots(where)`.
+        seed: of the random start of a factor.
     """
     with quiet():
         from peft import LoraConfig, get_peft_model
@@ -138,34 +165,38 @@ def attach(model: Model, where: list[Place], rank: int, *, hot: bool, seed: int)
     )
     with quiet():
         peft_model = get_peft_model(shared_copy(model.module), config)  # type: ignore[arg-type]
-    adapter = Adapter(model, peft_model, where, rank, 0, hot)
-    wrapped = adapter.modules()
+    wrapped, trained = _wrapped(peft_model, where), 0
     for place in where:
         module = wrapped[place.name]
         for factor in (module.lora_A[ADAPTER], module.lora_B[ADAPTER]):  # factors in at least float32
             factor.weight.data = factor.weight.data.to(torch.promote_types(factor.weight.dtype, torch.float32))
-        adapter.trained += (_one_hot if hot else _confine)(module, place)
-    return adapter
+        trained += (_one_hot if hot else _confine)(module, place)
+    return Adapter(model, peft_model, places=where, rank=rank, trained=trained)
+
+
+def _wrapped(peft_model: Any, where: list[Place]) -> dict[str, Any]:
+    inner: Any = peft_model.base_model
+    return {place.name: inner.model.get_submodule(place.name) for place in where}
 
 
 def _one_hot(module: Any, place: Place) -> int:
-    """Write both factors, freeze the one-hot one for good; how many numbers are trained."""
+    """How many numbers are trained, after both factors are written and the one-hot one is frozen."""
     assert place.own is not None
     held = module.lora_A[ADAPTER] if place.down else module.lora_B[ADAPTER]
     free = module.lora_B[ADAPTER] if place.down else module.lora_A[ADAPTER]
-    slots = torch.arange(len(place.own))
+    slot = torch.arange(len(place.own))
     hot = torch.zeros_like(held.weight.data)
     if place.down:
-        hot[slots, place.own] = 1.0  # [r, d_mlp]: reads neuron i into slot j
+        hot[slot, place.own] = 1.0  # [r, d_mlp]: reads neuron i into slot j
     else:
-        hot[place.own, slots] = 1.0  # [d_mlp, r]: writes slot j into neuron i
+        hot[place.own, slot] = 1.0  # [d_mlp, r]: writes slot j into neuron i
     held.weight = _Frozen(hot, requires_grad=False)
     free.weight.data.zero_()
     return len(place.own) * (free.weight.shape[0] if place.down else free.weight.shape[1])
 
 
 def _confine(module: Any, place: Place) -> int:
-    """Hold at zero, and keep gradients from, what is not the place's own; how many numbers are trained."""
+    """How many numbers are trained, after all others are set to zero and their gradients masked."""
     a, b = module.lora_A[ADAPTER].weight, module.lora_B[ADAPTER].weight
     if place.own is None:
         return a.numel() + b.numel()
@@ -175,19 +206,23 @@ def _confine(module: Any, place: Place) -> int:
     mask = mask[None, :] if place.down else mask[:, None]
     factor.data *= mask
     factor.register_hook(lambda gradient: gradient * mask)
-    return int(mask.sum()) * place_rank(module) + (b if place.down else a).numel()
-
-
-def place_rank(module: Any) -> int:
-    """The rank of a wrapped projection."""
-    return module.lora_A[ADAPTER].weight.shape[0]
+    return int(mask.sum()) * a.shape[0] + (b if place.down else a).numel()
 
 
 def merge(model: Model, modules: dict[str, Any], where: list[Place]) -> Model:
-    """A plain model with the updates of the wrapped `modules` in its weights.
+    """A model with the updates of the wrapped `modules` in its weights.
 
-    Only the rows and columns a place owns are written, so that every other weight keeps its bits (adding a zero would
+    Only the rows and columns that a place owns are written, so that every other weight keeps its bits (adding a zero would
     turn -0.0 into 0.0).
+
+    >>> adapter = attach(model, places(model, neurons, PARTS), 1, hot=True, seed=0)
+    >>> merge(model, adapter.modules(), adapter.places)
+    Model(...)
+
+    Args:
+        model: the base model; it is not changed.
+        modules: wrapped projections by name.
+        where: what each of them may change.
     """
     module = shared_copy(model.module)
     for place in where:
@@ -207,13 +242,24 @@ def merge(model: Model, modules: dict[str, Any], where: list[Place]) -> Model:
 
 
 def with_module(model: Model, module: nn.Module) -> Model:
-    """The same addresses for changed weights."""
-    about = {**model.info, "shielded": True}
-    return replace(model, module=module.eval(), traced=None, remote=False, info=about)
+    """The same addresses for changed weights; its provenance says that it is shielded.
+
+    Args:
+        model: the base model.
+        module: a module of the same structure.
+    """
+    return model.replace(module=module.eval(), info={**model.info, "shielded": True})
 
 
 def shared_copy(module: nn.Module) -> nn.Module:
-    """The same structure on the same weights: parameters and buffers share storage, modules do not."""
+    """A copy of the structure on the same weights: parameters and buffers share storage, modules do not.
+
+    >>> shared_copy(model.module).lm_head.weight.data_ptr() == model.module.lm_head.weight.data_ptr()
+    True
+
+    Args:
+        module: what is copied.
+    """
     memo: dict[int, Any] = {}
     for p in module.parameters():
         memo[id(p)] = nn.Parameter(p.detach(), requires_grad=False)
@@ -224,7 +270,7 @@ def shared_copy(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' complaint about a name that PEFT still uses, and bitsandbytes' about a kernel for CPUs."""
+    """A context without two warnings: transformers' about a name that PEFT still uses, bitsandbytes' about a CPU kernel."""
     packed = logging.getLogger("bitsandbytes")
     level = packed.level
     packed.setLevel(logging.ERROR)

@@ -1,4 +1,12 @@
-"""Fitting the barriers of `guard`: a ridge logistic regression per layer, and where its zero is put."""
+"""Fitting the barriers of `neuronshield.shield.guard`: a ridge logistic regression per layer, and the position of its zero.
+
+Safe states are those of benign and of refused prompts, unsafe ones those of harmful prompts that were answered. The loss of a
+layer, over standardised activations z with weights that sum to 1, is
+
+    sum_s weight_s softplus(-sign_s (w . z_s + b)) + RIDGE / 2 ||w||^2        sign +1 for safe states, -1 for unsafe ones
+
+The zero of h = w . x + b is then moved so that at most a given share of the safe prompts is ever below it.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +29,19 @@ RIDGE = 1e-2  # on standardised activations, against a loss whose weights sum to
 
 
 def barriers(
-    kept: dict[int, list[Tensor]], prompts: Sequence[Prompt], unsafe: Bool[np.ndarray, " prompt"], benign_rate: float
+    kept: dict[int, list[Tensor]], prompts: Sequence[Prompt], *, unsafe: Bool[np.ndarray, " prompt"], benign_rate: float
 ) -> tuple[dict[int, Tensor], dict[int, float]]:
-    """w and b of each layer: h is 0 where at most `benign_rate` of the safe prompts are ever lower, 1 at their mean."""
+    """w and b of each layer: at most `benign_rate` of the safe prompts are ever below h = 0, and h is 1 at their mean.
+
+    Args:
+        kept: activations of a layer's members, [step, member] for each prompt.
+        prompts: the prompts.
+        unsafe: harmful and answered.
+        benign_rate: the largest share of safe prompts below 0, over all layers and steps together.
+
+    Raises:
+        InputError: the states of a layer do not differ.
+    """
     share = shares(prompts, unsafe)
     lines = {layer: line(states, unsafe, share) for layer, states in kept.items()}
     height = {layer: [x.double() @ w + b for x in kept[layer]] for layer, (w, b) in lines.items()}
@@ -34,13 +52,15 @@ def barriers(
         mean = 2 * sum(s * float(h.mean()) for s, h, bad in zip(share, height[layer], unsafe, strict=True) if not bad)
         unit = mean - cut
         if not unit > 1e-9:
-            raise InputError(f"fit_guard: the members in layer {layer} do not tell the states apart; leave them out")
+            raise InputError(
+                f"fit_guard: the members in layer {layer} have the same values in safe and unsafe states; leave them out"
+            )
         weights[layer], bias[layer] = (w / unit).float(), float((b - cut) / unit) + 1e-5  # rounding must not touch them
     return weights, bias
 
 
 def shares(prompts: Sequence[Prompt], unsafe: Bool[np.ndarray, " prompt"]) -> Float[np.ndarray, " prompt"]:
-    """What each prompt counts: half for either class, in it the same for every cell, and in that for every prompt."""
+    """The weight of each prompt: half for either class, within it the same for every cell, within that for every prompt."""
     group = [(bool(bad), p.cell) for p, bad in zip(prompts, unsafe, strict=True)]
     cells = [len({cell for kind, cell in group if kind is bad}) for bad in (False, True)]
     return np.array([0.5 / cells[bad] / group.count((bad, cell)) for bad, cell in group])
@@ -49,7 +69,13 @@ def shares(prompts: Sequence[Prompt], unsafe: Bool[np.ndarray, " prompt"]) -> Fl
 def line(
     states: Sequence[Tensor], unsafe: Bool[np.ndarray, " prompt"], share: Float[np.ndarray, " prompt"]
 ) -> tuple[Float[Tensor, " k"], float]:
-    """Ridge logistic regression of safe (h > 0) against unsafe, standardised and folded back to raw units, float64."""
+    """w and b of a ridge logistic regression of safe (h > 0) against unsafe states, in raw units, float64.
+
+    Args:
+        states: activations, [step, k] for each prompt.
+        unsafe: class of each prompt.
+        share: weight of each prompt; its steps share it equally.
+    """
     x = torch.cat(list(states)).double()
     steps = torch.tensor([len(s) for s in states])
     weight = (torch.as_tensor(share) / steps).repeat_interleave(steps)
@@ -75,15 +101,27 @@ def line(
 
 
 def cuts(lowest: Float[np.ndarray, "layer prompt"], rate: float) -> Float[np.ndarray, " layer"]:
-    """The highest cuts, at the same rank in every layer, below which at most `rate` of the prompts ever come."""
+    """The highest thresholds, at the same rank in every layer, with at most `rate` of the prompts below one of them.
+
+    Args:
+        lowest: each prompt's lowest value in each layer.
+        rate: share of the prompts.
+    """
     ranks = lowest.argsort(axis=1).argsort(axis=1).min(axis=0)
     return np.sort(lowest, axis=1)[:, np.sort(ranks)[int(rate * lowest.shape[1])]]
 
 
 def separation_of(
-    states: Sequence[Tensor], prompts: Sequence[Prompt], unsafe: Bool[np.ndarray, " prompt"], seed: int
+    states: Sequence[Tensor], prompts: Sequence[Prompt], *, unsafe: Bool[np.ndarray, " prompt"], seed: int
 ) -> float:
-    """AUC of each prompt's lowest h, fitted on half of the requests, over pairs of a cell in the other; NaN if there are none."""
+    """Held-out AUC of each prompt's lowest h, averaged over cells; NaN where no cell has both classes.
+
+    Args:
+        states: activations of a layer's members, [step, k] for each prompt.
+        prompts: the prompts; requests are halved by `half_of`.
+        unsafe: class of each prompt.
+        seed: of the halves: one is fitted on, the other is measured.
+    """
     from scipy.stats import mannwhitneyu
 
     half = np.array([half_of(p, seed) for p in prompts])

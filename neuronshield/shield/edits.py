@@ -1,15 +1,15 @@
-"""Training-free rivals of the masked update, on the same interface: what closed formulas can do with the same neurons.
+"""Training-free baselines of the masked update: closed-form edits of the same neurons.
 
-    clamp_edit      the set is held at its mean on harmful prompts, everywhere: W_down[:, S] = 0 and
-                    b_down += W_down_old[:, S] m_h. The steering that most run-time methods amount to, as a weight edit.
-    low_rank_edit   W_down[:, S] += v w^T, one rank a layer, by ridge regression: w reads 1 from the set on harmful
-                    prompts and 0 on benign ones, v points where the refusal margin grows fastest.
+    clamp_edit      the set S is held at its mean over harmful prompts, at every token: W_down[:, S] = 0 and
+                    b_down += W_down_old[:, S] m_h. This is constant steering, as a weight edit.
+    low_rank_edit   W_down[:, S] += v w^T, one rank a layer, by ridge regression: w . x_S is 1 on harmful prompts and 0 on benign
+                    ones, and v is the direction in which the refusal margin grows fastest.
 
                         w = (X_h^T X_h + X_b^T X_b + lambda I)^-1 X_h^T 1        v = alpha dm/dy, y the MLP's output
 
-                    The least-squares solution of MEMIT (Meng et al., 2023, eq. 14) with benign prompts as what is kept.
+                    The least-squares solution of MEMIT (Meng et al., 2023, eq. 14), with benign prompts as what is kept.
 
-Both read the last prompt token of the "train" prompts and no gradient step is taken.
+Both use the activations at the last prompt token of the "train" prompts; no gradient step is taken.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ..core.errors import InputError
 from ..core.neurons import NeuronSet
-from ..core.provenance import versions
+from ..core.provenance import provenance
 from ..data.languages import OpeningsArg
 from ..data.prompts import PromptSet
 from ..find.moments import record
@@ -36,7 +35,7 @@ from ..model.model import Model
 from ..model.prefixes import OpeningTokens, margin, opening_tokens, openings_of
 from ..model.weights import is_conv1d
 from .adapter import ADAPTER, attach, merge, places, shared_copy, slots, with_module
-from .update import Update
+from .update import Update, check_subject
 
 __all__ = ["clamp_edit", "low_rank_edit"]
 
@@ -51,14 +50,21 @@ STRENGTHS = tuple(2.0**i for i in range(-4, 9))
 
 
 def clamp_edit(model: Model, neurons: NeuronSet, prompts: PromptSet) -> Update:
-    """Hold the set at its mean over harmful prompts, as a bias.
+    """An update that holds the set at its mean over harmful prompts, as a bias.
 
-    >>> clamp_edit(model, proof.verified, prompts).model       # doctest: +SKIP
+    >>> edit = ns.clamp_edit(model, neurons, prompts)
+    >>> edit.model.down_weight(0)[:, 3].abs().max().item()
+    0.0
+
+    Args:
+        model: the model; it is not changed.
+        neurons: the neurons that are held.
+        prompts: those of split "train" are used, all of them if none is so marked.
 
     Raises:
-        InputError: an empty set, a set of another model, or no harmful prompts.
+        InputError: an empty set, a set of another model, or only one label.
     """
-    rows = _rows(model, neurons, prompts, "clamp_edit")
+    rows = _rows(model, neurons, prompts, what="clamp_edit")
     activations = record(model, [p for p in rows if p.label == "harmful"]).mean(dim=0)
     module = shared_copy(model.module)
     changed = 0
@@ -72,10 +78,9 @@ def clamp_edit(model: Model, neurons: NeuronSet, prompts: PromptSet) -> Update:
         linear.weight = nn.Parameter(weight, requires_grad=False)
         linear.bias = nn.Parameter(bias + shift, requires_grad=False)
         changed += len(own) * len(shift) + len(shift)
-    about = {**model.provenance(), "data": rows.hash(), "seed": 0, "versions": versions(), "bias_edit": True}
-    return Update(
-        with_module(model, module), neurons, None, changed, [], 0, about, "clamp to the harmful mean (bias edit)"
-    )
+    about = provenance(model, rows, seed=0, bias_edit=True)
+    form = "clamp to the harmful mean (bias edit)"
+    return Update(with_module(model, module), neurons, None, trained=changed, provenance=about, form=form)
 
 
 def low_rank_edit(
@@ -86,14 +91,25 @@ def low_rank_edit(
     refusals: OpeningsArg = None,
     compliances: OpeningsArg = None,
 ) -> Update:
-    """Write a refusal into the set's W_down where the set says harm, by one rank a layer.
+    """An update of the set's W_down by one rank a layer, which raises the refusal margin where the set reads harm.
 
     The strength alpha is the power of two that separates the margins of the "train" prompts best.
 
+    >>> edit = ns.low_rank_edit(model, neurons, prompts, refusals=["sorry"], compliances=["sure"])
+    >>> edit.trained              # 3 neurons x 20
+    60
+
+    Args:
+        model: the model; it is not changed.
+        neurons: the neurons whose W_down columns change.
+        prompts: those of split "train" are used, all of them if none is so marked.
+        refusals: refusal prefixes, a list for every language or {language: list}; the model's own without them.
+        compliances: compliance prefixes, the same.
+
     Raises:
-        InputError: an empty set, a set of another model, only one label, or openings that tokenise to nothing.
+        InputError: an empty set, a set of another model, only one label, or prefixes that tokenise to nothing.
     """
-    rows = _rows(model, neurons, prompts, "low_rank_edit")
+    rows = _rows(model, neurons, prompts, what="low_rank_edit")
     tokens = opening_tokens(model, openings_of(model, rows, refusals=refusals, compliances=compliances))
     harmful = np.array([p.label == "harmful" for p in rows])
     activations = record(model, list(rows))
@@ -120,23 +136,20 @@ def low_rank_edit(
     for name, change in unit.items():
         free = wrapped[name].lora_B[ADAPTER].weight
         free.data[:, : change.shape[1]] = (best[1] * change).to(free)
-    about = {**model.provenance(), "data": rows.hash(), "seed": 0, "versions": versions(), "strength": best[1]}
+    about = provenance(model, rows, seed=0, strength=best[1])
     form = "low-rank edit of W_down, closed form"
-    return Update(best[2], neurons, adapter.peft_model, adapter.trained, [], 0, about, form)
+    return Update(best[2], neurons, adapter.peft_model, trained=adapter.trained, provenance=about, form=form)
 
 
-def _rows(model: Model, neurons: NeuronSet, prompts: PromptSet, what: str) -> PromptSet:
-    if not len(neurons):
-        raise InputError(f"{what}: the neuron set is empty; there is nothing to edit")
-    neurons.check_model(model)
-    model.needs_weights(what)
+def _rows(model: Model, neurons: NeuronSet, prompts: PromptSet, *, what: str) -> PromptSet:
+    check_subject(f"{what}(model, neurons, prompts)", model, neurons, prompts=prompts)
     rows = prompts.for_step("train")
     rows.require_both_labels(what)
     return rows
 
 
-def _reader(x: Float[Tensor, "prompt k"], harmful: Tensor) -> Float[Tensor, " k"]:
-    """w: reads 1 on harmful rows and 0 on benign ones, each label counting equally."""
+def _reader(x: Float[Tensor, "prompt k"], harmful: Bool[Tensor, " prompt"]) -> Float[Tensor, " k"]:
+    """w with w . x near 1 on harmful rows and 0 on benign ones, each label with the same weight."""
     weight = torch.where(harmful, 1.0 / harmful.sum(), 1.0 / (~harmful).sum()).double()
     covariance = (x * weight[:, None]).T @ x
     ridge = RIDGE * covariance.diagonal().mean().clamp(min=1e-12)

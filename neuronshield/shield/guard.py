@@ -1,35 +1,37 @@
-"""A run-time guard, for where weights may not change: the neurons of a set are kept in a half-space as the model answers.
+"""A run-time guard, for models whose weights must not change: a set's activations are kept in a half-space while it answers.
 
-For every layer l with members, a barrier that is linear in x, the activations of its members at one token:
+For every layer l with members of the set, the guard has a barrier that is linear in x, the activations of these members at
+one token:
 
     h_l(x) = w_l . x + b_l >= margin
 
-It is held at every decoding step (the last prompt token, and each generated token that is read again) by the smallest
-change that satisfies it. One linear constraint has a closed form:
+It is enforced at every decoding step (the last prompt token, and each generated token when it is read) by the smallest
+change of x that satisfies it. For one linear constraint this has a closed form:
 
     min ||x' - x||^2  subject to  h_l(x') >= margin     =>     x' = x + max(0, margin - h_l(x)) w_l / ||w_l||^2
 
-so where the barrier holds nothing changes. w_l separates states in which harmful prompts were answered (h low) from those
-of benign and of refused prompts (h high); b_l is put where almost no benign or refused prompt of the fit is touched.
+Where the barrier holds, nothing changes. w_l separates the states of harmful prompts that were answered (h low) from the
+states of benign and of refused prompts (h high), by logistic regression. b_l is set so that at most a share `benign_rate` of
+the benign and refused prompts of the fit are changed at all.
 
-**What is guaranteed** is that these neurons never leave the learned half-space, at no layer and step. That says nothing
-about the answers: a model may answer a harmful prompt from inside it, as the barrier is only as good as the separation of
-the states it was fitted on, and as those neurons matter. Measure what it does to answers with `evaluate(..., guard=)`.
+**The guarantee** is that these activations never leave the half-space, at any layer and step. It is not a guarantee about
+answers: a model can answer a harmful prompt from inside the half-space, because the barrier is only as good as the separation
+of the states it was fitted on, and because the guarded neurons may not decide the answer. `evaluate(..., guard=guard)` measures
+its effect on answers.
 
-Ames, Xu, Grizzle, Tabuada (2017), "Control barrier function based quadratic programs"; Agrawal, Sreenath (2017), the
-discrete form; Cheng, Alonso (2024), "Linearly controlled language generation" (LiSeCo): closed form for a linear probe.
+Sources: Ames, Xu, Grizzle, Tabuada (2017), "Control barrier function based quadratic programs"; Agrawal, Sreenath (2017), the
+discrete form; Cheng, Alonso (2024), "Linearly controlled language generation" (LiSeCo), the closed form for a linear probe.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import nnsight
 import numpy as np
 import pandas as pd
 import torch
@@ -37,16 +39,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..core.arguments import at_least, require
 from ..core.errors import InputError
 from ..core.files import replacing
 from ..core.neurons import NeuronSet
-from ..core.provenance import versions
+from ..core.provenance import provenance
 from ..data.grading import grade
 from ..data.languages import OpeningsArg
 from ..data.prompts import Prompt, PromptSet
-from ..model.encoding import Batch, batches
-from ..model.generation import quiet_generation
-from ..model.model import Model, by_row
+from ..model.encoding import batches
+from ..model.generation import decode
+from ..model.model import Model
 from ..model.prefixes import openings_of
 from .barrier import RIDGE, barriers, separation_of
 
@@ -65,7 +68,13 @@ def project(
     >>> new.round(decimals=3).tolist(), moved.tolist()
     ([[3.0, 4.0], [2.0, 0.0]], [False, True])
 
-    Rows that move land beyond the boundary by what rounding to that dtype could take away.
+    Rows that move end beyond the boundary by at most the rounding error of that dtype.
+
+    Args:
+        x: activations of the members, one row a state.
+        w: normal of the half-space.
+        b: offset of the half-space.
+        margin: the least value of w . x + b.
 
     Source: the module's formula.
     """
@@ -80,10 +89,12 @@ def project(
 
 
 # -- decoding ---------------------------------------------------------------------------------------------
+#: (layer, activations of its members at one token) -> (what replaces them or None, what is kept)
 Change = Callable[[int, "Tensor"], "tuple[Tensor | None, Tensor]"]
 
 
-class _Decoded(NamedTuple):
+@dataclass(frozen=True)
+class _Decoded:
     """Answers, each prompt's number of decoding steps, and by layer what `change` kept: [step, ...] for each prompt."""
 
     texts: list[str]
@@ -92,65 +103,49 @@ class _Decoded(NamedTuple):
 
 
 def _decode(
-    model: Model, prompts: Sequence[Prompt], neurons: NeuronSet, change: Change, n: int, batch_size: int, desc: str
+    model: Model,
+    prompts: Sequence[Prompt],
+    neurons: NeuronSet,
+    *,
+    change: Change,
+    max_new_tokens: int,
+    batch_size: int,
+    desc: str,
 ) -> _Decoded:
-    """Greedy answers, with `change(layer, x)` at every decoding step giving x' (None: as it is) and what to keep.
+    """Greedy answers, with `change` applied at every decoding step of every layer of the set.
 
-    A step belongs to a prompt until its answer has ended; rows that only wait for others are not its steps.
+    A step belongs to a prompt until its answer has ended; rows that wait for longer answers have no steps.
     """
-    if n < 1:
-        raise InputError(f"max_new_tokens={n}: generate at least one token")
+    at_least(1, "guard", max_new_tokens=max_new_tokens, batch_size=batch_size)
+    members = {layer: torch.tensor(own, device=model.device) for layer, own in neurons.by_layer().items()}
+
+    def at_step(step: int, layer: int, h: Float[Tensor, "batch pos d_mlp"]) -> Tensor:
+        new, keep = change(layer, h[:, -1, members[layer]])
+        if new is not None:
+            h[:, -1, members[layer]] = new
+        return keep
+
     texts, steps = [""] * len(prompts), [0] * len(prompts)
-    kept: dict[int, list[Any]] = {layer: [None] * len(prompts) for layer in neurons.by_layer()}
-    end = getattr(getattr(model.module, "generation_config", None), "eos_token_id", None)
-    ends = torch.tensor([] if end is None else [end] if isinstance(end, int) else list(end))
+    kept: dict[int, list[Any]] = {layer: [None] * len(prompts) for layer in members}
     with tqdm(total=len(prompts), desc=desc, unit="prompt", disable=not desc, leave=False) as bar:
         for batch in batches(model, prompts, batch_size=batch_size, side="left"):
-            new, seen = _decode_batch(model, batch, neurons, change, n)
-            ended = torch.isin(new, ends.to(new)).int()
-            alive = (ended.cumsum(dim=1) - ended == 0).sum(dim=1).tolist()
+            layers = [list(members)] * max_new_tokens
+            new, seen = decode(model, batch, max_new_tokens=max_new_tokens, layers=layers, change=at_step)
             answers = model.tokenizer.batch_decode(new, skip_special_tokens=True)
-            for i, row in enumerate(batch.rows):
-                texts[row], steps[row] = answers[i].strip(), alive[i]
+            for i, (row, alive) in enumerate(zip(batch.rows, _steps(model, new), strict=True)):
+                texts[row], steps[row] = answers[i].strip(), alive
                 for layer, rows in kept.items():
-                    rows[row] = torch.stack([seen[s, layer][i] for s in range(alive[i])]).cpu()
+                    rows[row] = torch.stack([seen[s, layer][i] for s in range(alive)]).cpu()
             bar.update(len(batch.rows))
     return _Decoded(texts, steps, kept)
 
 
-def _decode_batch(
-    model: Model, batch: Batch, neurons: NeuronSet, change: Change, n: int
-) -> tuple[Tensor, dict[tuple[int, int], Tensor]]:
-    """The generated ids, and what `change` kept at each (step, layer), every one of which must have run."""
-    encoding = {k: v for k, v in batch.encoding.items() if k != "position_ids"}
-    pad = next((i for i in (model.tokenizer.pad_token_id, model.tokenizer.eos_token_id) if i is not None), 0)
-    answers: list[Tensor] = []
-
-    def run(**kwargs: Any) -> Tensor:
-        options = {"max_new_tokens": n, "do_sample": False, "num_beams": 1, "pad_token_id": pad}
-        answers.append(model.module.generate(**kwargs, **options))  # type: ignore[operator]
-        return answers[0]
-
-    envoys = model.envoys
-    idle = model.idle(batch.encoding)
-    members = {
-        layer: torch.tensor(own, device=model.device) for layer, own in neurons.by_layer().items() if layer not in idle
-    }
-    with torch.no_grad(), quiet_generation(), model.traced.trace(fn=run, **encoding) as tracer:
-        seen = nnsight.save({})
-        for step in tracer.iter[:n]:
-            for layer, indices in members.items():
-                h = envoys[layer].input
-                new, seen[step, layer] = change(layer, by_row(h, len(batch.rows))[:, -1, indices])
-                if new is not None:
-                    h = h.clone()
-                    by_row(h, len(batch.rows))[:, -1, indices] = new
-                    envoys[layer].input = h
-    done = answers[0][:, batch.encoding["input_ids"].shape[1] :]
-    missing = {(step, layer) for step in range(done.shape[1]) for layer in members} ^ set(seen)
-    if missing:
-        raise RuntimeError(f"the guard on {model.id!r} did not run at every (step, layer): {sorted(missing)[:3]}")
-    return done, dict(seen)
+def _steps(model: Model, new: Int[Tensor, "batch new"]) -> Iterator[int]:
+    """How many decoding steps each row took, its end-of-sequence token included."""
+    end = getattr(getattr(model.module, "generation_config", None), "eos_token_id", None)
+    ends = torch.tensor([] if end is None else [end] if isinstance(end, int) else list(end))
+    ended = torch.isin(new, ends.to(new)).int()
+    yield from (ended.cumsum(dim=1) - ended == 0).sum(dim=1).tolist()
 
 
 # -- fitting ----------------------------------------------------------------------------------------------
@@ -167,21 +162,27 @@ def fit_guard(
     seed: int = 0,
     progress: bool = True,
 ) -> Guard:
-    """Fit a barrier on the neurons' activations, from what the model does with the "train" prompts.
+    """A guard on the activations of `neurons`, fitted to the model's answers to the "train" prompts.
 
-    >>> guard = fit_guard(model, proof.verified, prompts)      # doctest: +SKIP
-    >>> guard.weights[3].shape                                 # doctest: +SKIP
-    torch.Size([11])
+    >>> prefixes = {"refusals": ["sorry"], "compliances": ["sure"]}
+    >>> guard = fit_guard(model, neurons, prompts, max_new_tokens=3, progress=False, **prefixes)
+    >>> guard.weights[1].shape
+    torch.Size([1])
 
     Args:
-        neurons: those that are guarded; the proven ones.
-        prompts: the "train" ones are used (all of them, if none is so marked); in each of the two classes (answered
-            harmful; benign or refused) every cell counts equally, in a cell every prompt, in a prompt every step.
-        refusals, compliances: openings that replace the built-in ones (see `grade`).
-        benign_rate: share of the benign and refused prompts of the fit that the guard may touch at all, over all layers
-            and steps. Prompts unlike them, as of other cells, are touched more often: `evaluate(..., guard=)` says how often.
+        model: the model; it is not changed.
+        neurons: those that are guarded, normally `verify(...).verified`.
+        prompts: those of split "train" are used, all of them if none is so marked. Each of the two classes (answered harmful
+            prompts; benign or refused prompts) has half of the weight; in a class every cell has the same weight, in a cell
+            every prompt, in a prompt every step.
+        refusals: refusal prefixes, a list for every language or {language: list}; the model's own without them.
+        compliances: compliance prefixes, the same.
+        benign_rate: the largest share of the benign and refused prompts of the fit that the guard may change at all, over all
+            layers and steps. Prompts of other cells are changed more often; `evaluate(..., guard=guard)` counts how often.
         max_new_tokens: tokens an answer.
-        seed: decides which requests are held out for `Guard.separation`.
+        batch_size: prompts a forward.
+        seed: of the half of the requests that is held out for `Guard.separation`.
+        progress: show a progress bar.
 
     Raises:
         InputError: an empty neuron set or one of another model, no harmful prompt that was answered, no other prompt,
@@ -189,6 +190,10 @@ def fit_guard(
 
     Source: ridge logistic regression per layer; the barrier is the module's formula.
     """
+    call = "fit_guard(model, neurons, prompts)"
+    require(model, Model, call, "model")
+    require(neurons, NeuronSet, call, "neurons", hint="pass one set, such as proof.verified or sets['en/text']")
+    require(prompts, PromptSet, call, "prompts")
     if not len(neurons):
         raise InputError("fit_guard: the neuron set is empty; pass at least one neuron")
     if not 0 <= benign_rate < 1:
@@ -198,32 +203,37 @@ def fit_guard(
     chosen = prompts.for_step("train")
     openings = openings_of(model, chosen, refusals=refusals, compliances=compliances)
     desc = "fit guard" if progress else ""
-    run = _decode(model, chosen, neurons, lambda _, x: (None, x.float()), max_new_tokens, batch_size, desc)
+    run = _decode(
+        model, chosen, neurons, change=lambda _, x: (None, x.float()), max_new_tokens=max_new_tokens,
+        batch_size=batch_size, desc=desc,
+    )  # fmt: skip
     harmful = np.array([p.label == "harmful" for p in chosen])
     unsafe = harmful & [not grade(p, t, openings).refused for p, t in zip(chosen, run.texts, strict=True)]
     if not unsafe.any():
-        raise InputError(f"fit_guard: none of {harmful.sum()} harmful prompts was answered: nothing to guard against")
+        raise InputError(
+            f"fit_guard: none of {harmful.sum()} harmful prompts was answered; there is nothing to guard against"
+        )
     if unsafe.all():
         raise InputError("fit_guard: every prompt is harmful and was answered; add benign ones")
-    weights, bias = barriers(run.kept, chosen, unsafe, benign_rate)
-    separation = {layer: separation_of(states, chosen, unsafe, seed) for layer, states in run.kept.items()}
-    about = {
-        **model.provenance(), "data": chosen.hash(), "seed": seed, "benign_rate": benign_rate, "ridge": RIDGE,
-        "max_new_tokens": max_new_tokens, "answered": int(unsafe.sum()), "prompts": len(chosen), "versions": versions(),
-        "seen": sorted({p.cluster for p in chosen}),
-    }  # fmt: skip
+    weights, bias = barriers(run.kept, chosen, unsafe=unsafe, benign_rate=benign_rate)
+    separation = {layer: separation_of(states, chosen, unsafe=unsafe, seed=seed) for layer, states in run.kept.items()}
+    about = provenance(
+        model, chosen, seen=chosen, seed=seed, benign_rate=benign_rate, ridge=RIDGE, max_new_tokens=max_new_tokens,
+        answered=int(unsafe.sum()), prompts=len(chosen),
+    )  # fmt: skip
     return Guard(neurons, weights, bias, separation=separation, provenance=about)
 
 
 # -- results ----------------------------------------------------------------------------------------------
-class Guarded(NamedTuple):
-    """Answers under a guard, and what it did.
+@dataclass(frozen=True, eq=False)
+class Guarded:
+    """Answers under a guard, and how often the guard changed an activation.
 
     Attributes:
         texts: the answers.
-        steps: decoding steps of each prompt, [prompt].
-        touched: those at which any layer was changed, [prompt].
-        edits: how many steps were changed in each layer, [prompt, layer], layers ascending.
+        steps: decoding steps of each prompt.
+        touched: those of its steps at which any layer was changed.
+        edits: how many of its steps were changed in each layer, layers ascending.
     """
 
     texts: list[str]
@@ -232,20 +242,20 @@ class Guarded(NamedTuple):
     edits: Int[np.ndarray, "prompt layer"]
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Guard:
-    """A barrier on a set's activations, held at run time. Made by `fit_guard`.
+    """A barrier on a set's activations, enforced at run time. Made by `fit_guard`.
 
     >>> guard = Guard(NeuronSet([(1, 2), (1, 5)]), {1: torch.tensor([1.0, -1.0])}, {1: 0.5})
     >>> guard
     Guard(2 neurons in 1 layer, margin 0)
 
     Attributes:
-        neurons: what is guarded; its layers are the layers with a barrier.
-        weights, bias: w [members of the layer, ascending] (float32) and b of each layer. In a fitted guard h is 1 at
-            the mean of the safe states.
-        margin: what h must be at least; above 0 it touches more, benign prompts too, and pushes further.
-        separation: held-out AUC by layer (fit only), 0.5 for a barrier that tells nothing apart.
+        neurons: the guarded neurons; every layer that has one has a barrier.
+        weights: w of each layer [members of the layer, ascending], float32.
+        bias: b of each layer. In a fitted guard h is 1 at the mean of the safe states.
+        margin: the least value of h. Above 0 more states are changed, of benign prompts too, and each by more.
+        separation: held-out AUC by layer (of a fitted guard); 0.5 is chance.
         provenance: the model, data and options it comes from.
 
     Raises:
@@ -278,10 +288,19 @@ class Guard:
         batch_size: int = 32,
         progress: bool = False,
     ) -> Guarded:
-        """Greedy answers with the barrier held at the last prompt token and every generated one.
+        """Greedy answers with the barrier enforced at the last prompt token and every generated one.
 
-        >>> guard.generate(model, prompts[:2]).touched         # doctest: +SKIP
-        array([0, 3])
+        >>> guard = Guard(ns.NeuronSet([(1, 2), (1, 5)]), {1: torch.tensor([1.0, -1.0])}, {1: 0.5})
+        >>> run = guard.generate(model, prompts[:2], max_new_tokens=3)
+        >>> run.steps.shape, run.edits.shape          # [prompt], [prompt, layer]
+        ((2,), (2, 1))
+
+        Args:
+            model: the model that the guard was fitted on.
+            prompts: what is answered.
+            max_new_tokens: tokens an answer.
+            batch_size: prompts a forward.
+            progress: show a progress bar.
 
         Raises:
             InputError: a model whose weights the guard was not fitted on.
@@ -289,12 +308,14 @@ class Guard:
         """
         self._check(model)
         lines = {layer: (w.to(model.device), self.bias[layer], self.margin) for layer, w in self.weights.items()}
-        hold = lambda layer, x: project(x, *lines[layer])  # noqa: E731
-        run = _decode(model, prompts, self.neurons, hold, max_new_tokens, batch_size, "guard" if progress else "")
+        run = _decode(
+            model, prompts, self.neurons, change=lambda layer, x: project(x, *lines[layer]),
+            max_new_tokens=max_new_tokens, batch_size=batch_size, desc="guard" if progress else "",
+        )  # fmt: skip
         fired = [torch.stack(of_layers, dim=1) for of_layers in zip(*run.kept.values(), strict=True)]
         touched = np.array([int(f.any(dim=1).sum()) for f in fired])
         edits = np.array([f.sum(dim=0).tolist() for f in fired])
-        return Guarded(run.texts, np.array(run.steps), touched, edits)
+        return Guarded(run.texts, np.array(run.steps), touched=touched, edits=edits)
 
     def _check(self, model: Model) -> None:
         self.neurons.check_model(model)
@@ -325,7 +346,11 @@ class Guard:
 
     # -- files ----------------------------------------------------------------------------------------
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write it as one safetensors file (beside first, then renamed)."""
+        """The path of the safetensors file that the guard is written to.
+
+        Args:
+            path: the file; it is written beside and renamed.
+        """
         from safetensors.torch import save_file
 
         layer, index = (torch.tensor(column, dtype=torch.int32) for column in zip(*self.neurons, strict=True))
@@ -342,7 +367,10 @@ class Guard:
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Guard:
-        """Read a guard that `save` wrote.
+        """The guard that `save` wrote.
+
+        Args:
+            path: the file.
 
         Raises:
             InputError: no such file, or not a guard.
@@ -362,9 +390,9 @@ class Guard:
                 neurons,
                 dict(zip(sizes, flat.split(list(sizes.values())), strict=True)),
                 {int(layer): b for layer, b in about["bias"].items()},
-                about["margin"],
-                {int(layer): float("nan") if v is None else v for layer, v in about["separation"].items()},
-                about["provenance"],
+                margin=about["margin"],
+                separation={int(i): float("nan") if v is None else v for i, v in about["separation"].items()},
+                provenance=about["provenance"],
             )
         except FileNotFoundError:
             raise InputError(f"{path}: no such guard") from None

@@ -1,13 +1,14 @@
-"""What an update is taught, and the loss that teaches it.
+"""The loss of an update, and the batches it is computed on.
 
-    harmful   cross-entropy on a refusal: its `target`, else the first of `refusals`, else a sentence in its language
-    benign    its `target`, if it has one, by cross-entropy; otherwise retention: KL(untouched || updated) over the
-              vocabulary at every token of the answer that the untouched model gives (greedy)
+    harmful   cross-entropy of a refusal: the prompt's `target`, else the first refusal prefix given, else a refusal
+              sentence in its language
+    benign    cross-entropy of its `target`, if it has one; otherwise retention: KL(untouched || updated) over the
+              vocabulary, at every token of the untouched model's greedy answer
     texts     generic text of any language: the same KL at every token
 
-Each is averaged over tokens, then over the rows of a batch; retention counts `retention` times. Half of a batch is
-harmful, half is to stay as it was, and cells are dealt out evenly, so a language that comes with benign prompts only
-is retained as much as one that is trained.
+Each term is averaged over tokens, then over the rows of a batch; the KL term has the weight `retention`. Half of a batch is
+harmful and half benign, and within each label every cell (language x modality) gets the same number of rows. A language
+with benign prompts only is therefore retained as strongly as one that is trained.
 """
 
 from __future__ import annotations
@@ -30,8 +31,20 @@ from ..model.model import Model
 __all__ = ["deal", "step_loss"]
 
 
-def deal(data: Sequence[Example], batch_size: int, steps: int, seed: int) -> list[list[int]]:
-    """Rows of every batch: half harmful, half benign (all of one, if that is all there is); cells in turn, shuffled."""
+def deal(data: Sequence[Example], batch_size: int, *, steps: int, seed: int) -> list[list[int]]:
+    """Rows of every batch: half harmful, half benign, cells in turn, the prompts of a cell shuffled.
+
+    >>> from neuronshield.model.answers import Example
+    >>> data = [Example(p, "sure") for p in prompts]
+    >>> [prompts[i].label for i in deal(data, 4, steps=1, seed=0)[0]]
+    ['harmful', 'harmful', 'benign', 'benign']
+
+    Args:
+        data: prompts with their answers.
+        batch_size: rows a batch; an odd number is rounded down. With one label only, all rows have it.
+        steps: number of batches.
+        seed: of the order within a cell. No prompt of a cell comes again before all of them have come.
+    """
     rng = np.random.default_rng(seed)
 
     def endless(label: str) -> Iterator[int]:
@@ -56,12 +69,23 @@ def step_loss(
     model: Model,
     trained: Any,
     chosen: Sequence[Example],
+    *,
     retention: float,
     held: AbstractContextManager[Any] | None = None,
 ) -> Iterator[Float[Tensor, ""]]:
     """The loss of a batch in parts that add up to it, one forward each: back-propagate one before asking for the next.
 
-    `held` is entered for the forwards of the trained model only (neurons held at zero while the rest learns).
+    >>> from neuronshield.model.answers import Example
+    >>> batch = [Example(prompts[0], "sorry i cannot help"), Example(prompts[1], "sure", keep=True)]
+    >>> [tuple(loss.shape) for loss in step_loss(model, model.module, batch, retention=4.0)]
+    [(), ()]
+
+    Args:
+        model: the untouched model.
+        trained: the module that is trained.
+        chosen: the rows of the batch.
+        retention: weight of the KL term.
+        held: entered for the forwards of the trained model only (neurons held at zero while the rest learns).
     """
     for keep in (False, True):
         mine = [e for e in chosen if e.keep is keep]

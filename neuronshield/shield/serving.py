@@ -1,8 +1,8 @@
-"""What a saved adapter must look like for a server to take it.
+"""Padding a saved adapter to a rank that inference servers accept.
 
-vLLM's rules for LoRA adapters: one rank and one alpha for all modules, the rank one of `SERVED_RANKS`
-(`max_lora_rank`), no bias, no DoRA, no modules saved whole. A zero-padded factor changes nothing and meets them; a
-larger one has to be merged into the weights (`Update.save_merged`).
+vLLM's rules for LoRA adapters: one rank and one alpha for all modules, the rank one of `SERVED_RANKS` (`max_lora_rank`), no
+bias, no DoRA, no modules saved whole. A factor padded with zeros gives the same weights and meets the rules. An adapter of a
+larger rank has to be merged into the weights (`Update.save_merged`).
 """
 
 from __future__ import annotations
@@ -19,12 +19,16 @@ __all__ = ["SERVED_RANKS", "pad_to_served_rank"]
 logger = logging.getLogger("neuronshield")
 
 
-#: What vLLM's `max_lora_rank` may be.
+#: Values that vLLM's `max_lora_rank` can have.
 SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
 def pad_to_served_rank(folder: Path) -> None:
-    """Pad the factors of a saved PEFT adapter with zeros to the next rank that is served; alpha follows, so the scale stays 1."""
+    """Pad the factors of a saved PEFT adapter with zeros to the next rank of `SERVED_RANKS`; alpha too, so the scale stays 1.
+
+    Args:
+        folder: a folder that PEFT wrote; it is changed in place. Above the largest rank it is left as it is, with a warning.
+    """
     from safetensors.torch import load_file, save_file
 
     about = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))

@@ -1,33 +1,43 @@
-"""The training loop of every update: deterministic, resumable, and stopped by the first loss that is not finite.
+"""How every update is trained: one settings object, and one loop.
 
-A step is one batch (in `accumulate` parts, which changes memory and nothing else), gradients clipped to norm 1, and
-a learning rate that falls by a cosine to a tenth. What is kept for a resumed run is one safetensors file, written
-beside and renamed: trained factors, the optimiser's own tensors, losses, and what run it is of.
+`TrainingConfig` holds what all trainers share. Every trainer takes it as `config=`, or takes the same fields as keywords,
+which change fields of the config for that call.
+
+The loop is deterministic, can be resumed, and stops at the first loss that is not finite. A step is one batch (cut into
+`accumulate` parts, which changes memory and nothing else). Gradients are clipped to norm 1, and the learning rate at step t
+of T is
+
+    lr * (0.1 + 0.45 * (1 + cos(pi * t / T)))        a cosine from lr to a tenth of it
+
+A checkpoint is one safetensors file: the trained factors, the optimiser's tensors, the losses, and the provenance of the run.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..core.arguments import at_least, one_of, require, unknown_keywords
 from ..core.errors import InputError
 from ..core.files import replacing
 from ..model.answers import Example
 from ..model.model import Model
 from .objective import deal, step_loss
 
-__all__ = ["ADAMW", "Options", "Run", "fit"]
+__all__ = ["ADAMW", "OBJECTIVES", "Run", "TrainingConfig", "TrainingOptions", "fit", "training_config"]
 
 
 logger = logging.getLogger("neuronshield")
@@ -37,32 +47,125 @@ logger = logging.getLogger("neuronshield")
 ADAMW = partial(torch.optim.AdamW, weight_decay=0.0)
 
 
-@dataclass(frozen=True)
-class Options:
-    """How to train; every update and every control takes the same (see `masked_update`)."""
+OBJECTIVES = ("supervised", "preference")
+
+
+FORMAT = "neuronshield.training/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How to train; every trainer takes the same settings and has the same defaults.
+
+    >>> config = TrainingConfig(steps=40, lr=2e-2)
+    >>> config.steps, config.batch_size, config.objective
+    (40, 16, 'supervised')
+
+    Args:
+        steps: optimiser steps, at least 1.
+        lr: learning rate of the first step; it falls to a tenth by a cosine.
+        batch_size: prompts a step, at least 2: half harmful, half benign, cells dealt evenly.
+        retention: weight of the KL term that keeps benign answers as they were. A larger weight gives fewer refused benign
+            requests, and fewer refused harmful ones.
+        objective: "supervised" (cross-entropy and KL), or "preference" (DPO, through TRL; `masked_update` and `masked_lora`
+            only).
+        texts: generic sentences of any language, every token of which is retained too.
+        optimiser: called as `optimiser(parameters, lr=lr)`. Weight decay acts on the trained factor, that is on the change of
+            the weights.
+        accumulate: parts that a batch is cut into; memory falls, the update does not change.
+        gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
+        checkpoint: a file that is written after every step. If it exists, the run continues from it.
+        seed: of the order of the prompts and of the start of random factors.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: a value outside its range.
+    """
+
+    steps: int = 60
+    lr: float = 3e-3
+    batch_size: int = 16
+    retention: float = 4.0
+    objective: str = "supervised"
+    texts: Sequence[str] = ()
+    optimiser: Callable[..., torch.optim.Optimizer] = ADAMW
+    accumulate: int = 1
+    gradient_checkpointing: bool = False
+    checkpoint: str | os.PathLike[str] | None = None
+    seed: int = 0
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        call = "TrainingConfig"
+        at_least(1, call, steps=self.steps, accumulate=self.accumulate)
+        at_least(2, call, batch_size=self.batch_size)
+        at_least(0, call, seed=self.seed)
+        for name in ("lr", "retention"):
+            value, least = getattr(self, name), "above" if name == "lr" else "of at least"
+            if not isinstance(value, Real) or not np.isfinite(value) or value < 0 or (name == "lr" and value == 0):
+                raise InputError(f"{call}: {name}={value!r}: must be a finite number {least} zero")
+        one_of(self.objective, OBJECTIVES, call, "objective")
+        if isinstance(self.texts, str):
+            raise InputError(f"{call}: texts must be a list of sentences, got str {self.texts[:40]!r}")
+
+
+class TrainingOptions(TypedDict, total=False):
+    """The fields of `TrainingConfig`, as the keywords of every trainer."""
 
     steps: int
     lr: float
     batch_size: int
     retention: float
+    objective: str
+    texts: Sequence[str]
     optimiser: Callable[..., torch.optim.Optimizer]
     accumulate: int
     gradient_checkpointing: bool
-    checkpoint: Path | None
+    checkpoint: str | os.PathLike[str] | None
     seed: int
     progress: bool
 
-    def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("batch_size", 2), ("accumulate", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name}={getattr(self, name)}: must be at least {least}")
-        if not (np.isfinite(self.lr) and self.lr > 0):
-            raise InputError(f"lr={self.lr}: must be above zero")
+
+def training_config(
+    call: str,
+    config: TrainingConfig | None,
+    changes: Mapping[str, Any],
+    *,
+    objectives: Collection[str] = OBJECTIVES,
+    also: Sequence[str] = (),
+) -> TrainingConfig:
+    """The settings of one call: `config` (the defaults without one), with the fields that the keywords change.
+
+    >>> training_config("masked_update", TrainingConfig(lr=1e-2), {"steps": 5}).lr
+    0.01
+    >>> training_config("masked_update", None, {"stps": 5})
+    Traceback (most recent call last):
+        ...
+    neuronshield.core.errors.InputError: masked_update: stps= is unknown; did you mean 'steps'? use one of steps, lr, ...
+
+    Args:
+        call: the trainer, for messages.
+        config: settings given as an object.
+        changes: settings given as keywords.
+        objectives: those that the trainer has.
+        also: the trainer's own keywords, which the message about an unknown one lists too.
+
+    Raises:
+        InputError: an unknown keyword, a value outside its range, or an objective that this trainer does not have.
+    """
+    known = [f.name for f in fields(TrainingConfig)]
+    if unknown := [name for name in changes if name not in known]:
+        unknown_keywords(unknown, [*known, *also], call)
+    if config is not None:
+        require(config, TrainingConfig, call, "config")
+    settings = replace(config or TrainingConfig(), **changes)
+    one_of(settings.objective, objectives, call, "objective")
+    return settings
 
 
 @dataclass
 class Run:
-    """What came of it: the loss of every step, and why it stopped early, if it did."""
+    """The course of a training run: the loss of every step, and why it stopped early, if it did."""
 
     losses: list[float] = field(default_factory=list)
     stopped: str | None = None
@@ -71,68 +174,83 @@ class Run:
 def fit(
     model: Model,
     trained: nn.Module,
+    *,
     parameters: Sequence[nn.Parameter],
     data: Sequence[Example],
-    options: Options,
-    *,
-    about: dict[str, Any],
+    config: TrainingConfig,
+    about: Mapping[str, Any],
     held: AbstractContextManager[Any] | None = None,
 ) -> Run:
-    """Train `parameters` of `trained` on `data`.
+    """Train `parameters` of `trained` on `data`; the losses.
 
-    Stops at the first loss or gradient that is not finite and puts back the last good numbers.
+    At the first loss or gradient that is not finite the run stops and the last good values are restored.
+
+    Args:
+        model: the untouched model, which encodes the prompts and gives the answers to retain.
+        trained: the module whose forward is trained; it shares the base weights of `model`.
+        parameters: what is trained.
+        data: prompts with their answers.
+        config: the settings.
+        about: provenance of the run, which a checkpoint must agree with.
+        held: entered for every forward of `trained`.
 
     Raises:
         InputError: not finite at the first step (nothing was learnt), or a checkpoint of another run.
     """
-    optimiser = options.optimiser(parameters, lr=options.lr)
+    checkpoint = Path(config.checkpoint) if config.checkpoint is not None else None
+    optimiser = config.optimiser(parameters, lr=config.lr)
     run = Run()
-    if options.checkpoint is not None and options.checkpoint.exists():
-        _resume(options.checkpoint, parameters, optimiser, run, about)
-    picks = deal(data, options.batch_size, options.steps, options.seed)
+    if checkpoint is not None and checkpoint.exists():
+        _resume(checkpoint, parameters, optimiser=optimiser, run=run, about=about)
+    picks = deal(data, config.batch_size, steps=config.steps, seed=config.seed)
     good = _snapshot(parameters)
-    with _checkpointing(model, trained, options.gradient_checkpointing):
-        bar = tqdm(picks[len(run.losses) :], desc="update", unit="step", disable=not options.progress, leave=False)
+    with _checkpointing(model, trained, config.gradient_checkpointing):
+        bar = tqdm(picks[len(run.losses) :], desc="update", unit="step", disable=not config.progress, leave=False)
         for rows in bar:
             step = len(run.losses)
             for group in optimiser.param_groups:
-                group["lr"] = options.lr * (0.1 + 0.45 * (1 + float(np.cos(np.pi * step / options.steps))))
+                group["lr"] = config.lr * (0.1 + 0.45 * (1 + float(np.cos(np.pi * step / config.steps))))
             optimiser.zero_grad(set_to_none=True)
-            loss = _backward(model, trained, [data[i] for i in rows], options, held)
+            loss = _backward(model, trained, [data[i] for i in rows], config=config, held=held)
             norm = float(nn.utils.clip_grad_norm_(parameters, 1.0))
             if not (np.isfinite(loss) and np.isfinite(norm)):
                 _restore(parameters, good)
-                run.stopped = _why(loss, norm, step, options.lr)
+                run.stopped = _why(loss, norm, step=step, lr=config.lr)
                 if step == 0:
-                    raise InputError(f"masked_update: {run.stopped}")
+                    raise InputError(f"training: {run.stopped}")
                 break
             good = _snapshot(parameters)
             optimiser.step()
             run.losses.append(loss)
-            if options.checkpoint is not None:
-                _keep(options.checkpoint, parameters, optimiser, run, about)
+            if checkpoint is not None:
+                _keep(checkpoint, parameters, optimiser=optimiser, run=run, about=about)
     optimiser.zero_grad(set_to_none=True)
     if run.stopped is None and not all(bool(torch.isfinite(p).all()) for p in parameters):
         _restore(parameters, good)
-        run.stopped = f"a weight is not finite after step {len(run.losses) - 1}; lower lr (was {options.lr:g})"
+        run.stopped = f"a weight is not finite after step {len(run.losses) - 1}; lower lr (was {config.lr:g})"
     return run
 
 
-def _why(loss: float, norm: float, step: int, lr: float) -> str:
+def _why(loss: float, norm: float, *, step: int, lr: float) -> str:
     what = f"loss is {loss}" if not np.isfinite(loss) else f"the gradient's norm is {norm}"
     return f"{what} at step {step}; lower lr (was {lr:g})"
 
 
 def _backward(
-    model: Model, trained: nn.Module, chosen: list[Example], options: Options, held: AbstractContextManager[Any] | None
+    model: Model,
+    trained: nn.Module,
+    chosen: list[Example],
+    *,
+    config: TrainingConfig,
+    held: AbstractContextManager[Any] | None,
 ) -> float:
     """Gradients of the batch's mean loss, in `accumulate` parts; the loss."""
     total = 0.0
-    for part in np.array_split(np.arange(len(chosen)), options.accumulate):
+    for part in np.array_split(np.arange(len(chosen)), config.accumulate):
         if not len(part):
             continue
         share = len(part) / len(chosen)
-        for loss in step_loss(model, trained, [chosen[i] for i in part], options.retention, held):
+        for loss in step_loss(model, trained, [chosen[i] for i in part], retention=config.retention, held=held):
             (loss * share).backward()
             total += float(loss.detach()) * share
     return total
@@ -150,7 +268,7 @@ def _restore(parameters: Sequence[nn.Parameter], values: Sequence[torch.Tensor])
 
 @contextmanager
 def _checkpointing(model: Model, trained: nn.Module, on: bool) -> Iterator[None]:
-    """Recompute activations in the backward pass; only decoder layers are put in training mode, so no dropout wakes."""
+    """Recompute activations in the backward pass; only decoder layers are in training mode, so dropout stays off."""
     if not on:
         yield
         return
@@ -170,10 +288,16 @@ def _checkpointing(model: Model, trained: nn.Module, on: bool) -> Iterator[None]
         inner.gradient_checkpointing_disable()
 
 
-# -- a run that can be taken up again ---------------------------------------------------------------------
+# -- checkpoints ------------------------------------------------------------------------------------------
 def _keep(
-    path: Path, parameters: Sequence[nn.Parameter], optimiser: torch.optim.Optimizer, run: Run, about: dict[str, Any]
+    path: Path,
+    parameters: Sequence[nn.Parameter],
+    *,
+    optimiser: torch.optim.Optimizer,
+    run: Run,
+    about: Mapping[str, Any],
 ) -> None:
+    """Write the state of the run."""
     from safetensors.torch import save_file
 
     tensors = {f"p.{i}": p.detach().contiguous() for i, p in enumerate(parameters)}
@@ -184,14 +308,20 @@ def _keep(
                 tensors[f"s.{i}.{name}"] = value.contiguous()
             else:
                 plain[f"s.{i}.{name}"] = value
-    meta = {"format": "neuronshield.training/1", "about": about, "losses": run.losses, "plain": plain}
+    meta = {"format": FORMAT, "about": dict(about), "losses": run.losses, "plain": plain}
     with replacing(path) as partial_path:
         save_file(tensors, partial_path, metadata={"neuronshield": json.dumps(meta, sort_keys=True)})
 
 
 def _resume(
-    path: Path, parameters: Sequence[nn.Parameter], optimiser: torch.optim.Optimizer, run: Run, about: dict[str, Any]
+    path: Path,
+    parameters: Sequence[nn.Parameter],
+    *,
+    optimiser: torch.optim.Optimizer,
+    run: Run,
+    about: Mapping[str, Any],
 ) -> None:
+    """Continue from the state that `_keep` wrote."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -199,8 +329,8 @@ def _resume(
             meta = json.loads((file.metadata() or {})["neuronshield"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise InputError(f"{path}: not a training checkpoint of ours ({error}); remove it or name another") from None
-    told = json.loads(json.dumps(about))
+        raise InputError(f"{path}: not a training checkpoint ({error}); remove it or name another") from None
+    told = json.loads(json.dumps(dict(about)))
     if differ := sorted(k for k in {*told, *meta["about"]} if told.get(k) != meta["about"].get(k)):
         raise InputError(f"{path}: is of another run ({', '.join(differ)} differ); remove it or name another")
     _restore(parameters, [tensors[f"p.{i}"] for i in range(len(parameters))])

@@ -1,66 +1,86 @@
 """Shield: train the chosen neurons and nothing else, as an ordinary LoRA adapter.
 
-`masked_update` trains the rows of W_gate and W_up and the columns of W_down that belong to the chosen neurons. That it
-is a LoRA with one factor one-hot and frozen, and why this equals a gradient mask step for step, is told in
-`neuronshield.adapter`; what is taught, in `neuronshield.objective`. So memory grows with the number of neurons, and
-the saved adapter loads with plain `peft`. Weight decay acts on the trained factor only, that is on the *change* of the
-neurons' weights, and cannot leak to others.
+The method has three parts.
 
-What is counted: numbers that can change / all parameters. For k neurons of a gated MLP that is k x 3 d_model. Method:
-Precise Shield (2026), whose own form, a LoRA-B masked by rows on W_gate and W_up, is `train="rows"`; SafeNeuron's
-(2026), which freezes the set and lets everything else learn, is `train="rest"`.
+**What may change.** A neuron i of a gated MLP owns row i of W_gate, row i of W_up and column i of W_down, 3 d_model numbers.
+`masked_update` trains these numbers for the chosen neurons S; every other weight keeps its bits. The same update follows from
+training the full matrices with gradients masked outside S:
+
+    W <- W - lr * M_S * Adam(d(loss)/dW)        M_S is 1 on the rows and columns of S and 0 elsewhere
+
+Here it is trained as a LoRA with one factor one-hot and frozen, which equals the masked gradient step for step
+(`neuronshield.shield.adapter` has the derivation). Memory grows with the number of neurons, not with the model, and the
+saved adapter loads with plain `peft`. Weight decay acts on the trained factor only, that is on the change of the neurons'
+weights.
+
+**What is taught.** A batch is half harmful and half benign. With x a prompt, y its answer and p0 the untouched model:
+
+    harmful          - mean_t log p(y_t | x, y_<t)                   y is a refusal in the prompt's language
+    benign           retention * mean_t KL(p0(. | x, y_<t) || p(. | x, y_<t))     y is p0's own greedy answer
+
+A benign prompt with a `target` is taught that instead, by cross-entropy. Benign prompts of languages and modalities without a
+harmful prompt are retained too; without them the refusal spreads to everything asked there
+(`neuronshield.shield.objective`). `objective="preference"` replaces both terms by DPO (`neuronshield.shield.dpo`).
+
+**What is reported.** `Update.param_fraction` is the share of all parameters that could change, 3 k d_model / n_params for k
+neurons. Precise Shield (2026) trains 0.03 %; `budget=` enforces such a limit.
+
+Two related methods are in `neuronshield.shield.variants`: the row-masked LoRA-B of Precise Shield, and SafeNeuron's, which
+freezes the set and trains the rest. The trained baselines (plain LoRA, full fine-tuning) are in
+`neuronshield.shield.unmasked`; the training-free ones in `neuronshield.shield.edits`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-
+from ..core.arguments import require
 from ..core.errors import InputError
 from ..core.files import replacing_folder
 from ..core.neurons import NeuronSet
-from ..core.provenance import versions
+from ..core.provenance import provenance
 from ..data.languages import OpeningsArg
 from ..data.prompts import PromptSet
 from ..model.answers import Example, examples
 from ..model.families import PARTS
 from ..model.model import Model
-from .adapter import Adapter, Place, attach, merge, places, quiet, shared_copy, slots, with_module
+from .adapter import Adapter, attach, merge, places, slots
+from .dpo import fit_preference
 from .serving import pad_to_served_rank
-from .training import ADAMW, Options, Run, fit
+from .training import Run, TrainingConfig, TrainingOptions, fit, training_config
 
-__all__ = ["Update", "full_update", "load_adapter", "masked_update", "plain_lora"]
+__all__ = ["Update", "masked_update"]
 
 
 logger = logging.getLogger("neuronshield")
 
 
-OBJECTIVES = ("supervised", "preference")
-
-
-TRAIN = ("neurons", "rows", "rest")
-
-
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Update:
-    """A trained update.
+    """A trained update, and the shielded model.
+
+    >>> update = ns.masked_update(model, neurons, prompts, steps=2, allow_unproven=True, progress=False)
+    >>> update.trained, len(update.losses)
+    (180, 2)
+    >>> update
+    Update(gate and up and down weights of the set; 180 numbers, ... of the parameters)
 
     Attributes:
-        model: the shielded model: the base weights with the update merged in, every weight outside the
-            mask bit for bit what it was (weights that did not change share memory with the base model).
+        model: the shielded model: the base weights with the update merged in. Every weight outside the mask keeps its bits;
+            weights that did not change share memory with the base model.
         neurons: the set it was made for; None for a plain LoRA or a full fine-tune.
         peft_model: the adapter on a frozen copy of the base structure; None where there is no adapter.
         trained: how many numbers could change.
         losses: training loss of every step.
+        provenance: model, data, settings and versions.
         form: what was trained, in words.
         stopped: why training ended early; None if it did not.
     """
@@ -69,8 +89,7 @@ class Update:
     neurons: NeuronSet | None
     peft_model: Any
     trained: int
-    losses: list[float]
-    seed: int
+    losses: tuple[float, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
     form: str = ""
     stopped: str | None = None
@@ -80,10 +99,23 @@ class Update:
         """Trained numbers / all parameters of the base model."""
         return self.trained / self.model.n_params
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the adapter folder (beside first, then renamed); `peft.PeftModel.from_pretrained` reads it.
+    @property
+    def seed(self) -> int:
+        """The seed it was trained with."""
+        return int(self.provenance.get("seed", 0))
 
-        Factors are padded with zeros to the next rank that servers take; above the largest, use `save_merged`.
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """The adapter folder, written; `peft.PeftModel.from_pretrained` and `load_adapter` read it.
+
+        >>> update = ns.masked_update(model, neurons, prompts, steps=1, allow_unproven=True, progress=False)
+        >>> folder = update.save("adapter")
+        >>> ns.load_adapter(model, folder)
+        Model(...)
+
+        Factors are padded with zeros to the next rank that servers take. Above the largest rank, use `save_merged`.
+
+        Args:
+            path: the folder; an older one is replaced when the new one is complete.
 
         Raises:
             InputError: there is no adapter, or it cannot be written (nothing is left; an older folder stays).
@@ -95,20 +127,20 @@ class Update:
             self.peft_model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
             pad_to_served_rank(folder)
             if self.neurons is not None:
-                about = {"update": self.provenance, "form": self.form}
-                mine = NeuronSet(
-                    self.neurons, n_layers=self.model.n_layers, d_mlp=self.model.d_mlp,
-                    provenance={**self.neurons.provenance, **about},
-                )  # fmt: skip
-                mine.save(folder / "neurons.safetensors")
+                about = {**self.neurons.provenance, "update": self.provenance, "form": self.form}
+                shape = {"n_layers": self.model.n_layers, "d_mlp": self.model.d_mlp}
+                NeuronSet(self.neurons, provenance=about, **shape).save(folder / "neurons.safetensors")  # type: ignore[arg-type]
 
         return replacing_folder(path, write)
 
     def save_merged(self, path: str | os.PathLike[str]) -> Path:
-        """Write the whole shielded model and its processor as a Hugging Face folder, for where adapters do not load.
+        """A Hugging Face folder with the whole shielded model and its processor, written; for servers without adapters.
+
+        Args:
+            path: the folder; an older one is replaced when the new one is complete.
 
         Raises:
-            InputError: it cannot be written, or the edit has no place in such a folder.
+            InputError: it cannot be written, or the edit cannot be stored in such a folder.
         """
         if self.provenance.get("bias_edit"):
             raise InputError(
@@ -124,9 +156,8 @@ class Update:
         return replacing_folder(path, write)
 
     def __repr__(self) -> str:
-        what = f"{len(self.neurons)} neurons, " if self.neurons is not None else ""
-        end = f"; stopped early: {self.stopped}" if self.stopped else ""
-        return f"Update({what}{self.form}, {self.trained} numbers trained = {self.param_fraction:.3%} of the parameters{end})"
+        end = f"; stopped early after step {len(self.losses) - 1}" if self.stopped else ""
+        return f"Update({self.form}; {self.trained} numbers, {self.param_fraction:.3%} of the parameters{end})"
 
 
 def masked_update(
@@ -134,307 +165,213 @@ def masked_update(
     neurons: NeuronSet,
     prompts: PromptSet,
     *,
-    steps: int = 60,
-    objective: str = "supervised",
-    train: str = "neurons",
     parts: Sequence[str] = PARTS,
-    rank: int = 8,
-    zeroed: bool = False,
-    lr: float = 3e-3,
-    batch_size: int = 16,
-    retention: float = 4.0,
-    texts: Sequence[str] = (),
     refusals: OpeningsArg = None,
     compliances: OpeningsArg = None,
     budget: float | None = None,
     allow_unproven: bool = False,
-    optimiser: Callable[..., torch.optim.Optimizer] = ADAMW,
-    accumulate: int = 1,
-    gradient_checkpointing: bool = False,
-    checkpoint: str | os.PathLike[str] | None = None,
-    seed: int = 0,
-    progress: bool = True,
+    config: TrainingConfig | None = None,
+    **changes: Unpack[TrainingOptions],
 ) -> Update:
-    """Train only `neurons`, on the "train" prompts (all of them, if none is so marked).
+    """An update of the rows and columns of `neurons`, exactly, trained on the "train" prompts.
 
-    >>> update = masked_update(model, proof.verified, prompts, steps=60)        # doctest: +SKIP
-    >>> update.save("adapter/")                                                 # doctest: +SKIP
-
-    Harmful prompts are taught a refusal: their `target`, else the first of `refusals`, else a sentence in their
-    language. Benign prompts are taught their `target`, if they have one; otherwise the model is held, by KL divergence,
-    to what it said of them before (see `neuronshield.objective`). Benign prompts of languages or pictures without any
-    harmful one are retained all the same: that is what keeps a refusal from spreading to all they ask.
+    >>> update = ns.masked_update(model, neurons, prompts, steps=5, allow_unproven=True, progress=False)
+    >>> changed = (update.model.down_weight(0) != model.down_weight(0)).any(dim=0)      # [d_mlp]
+    >>> changed.nonzero().flatten().tolist()
+    [3]
 
     Args:
-        steps: optimiser steps (cosine decay of `lr` to a tenth). Each batch is half harmful, half benign and deals
-            cells out evenly.
-        objective: "supervised", or "preference": DPO (through TRL) of the refusal over the answer on harmful prompts,
-            and of the answer over the refusal on benign ones.
-        train: "neurons" (the set's rows and columns, exactly); "rows" (a LoRA of `rank` on W_gate and W_up whose B is
-            masked to the set's rows); "rest" (a LoRA of `rank` on every MLP, the set itself frozen).
-        parts: which of "gate", "up", "down" are trained.
-        zeroed: with train="rest", the set is also held at zero while the rest learns.
-        lr: learning rate of the trained factor.
-        retention: weight of the KL term: more of it, fewer benign requests refused, and fewer harmful ones.
-        texts: generic sentences of any language, whose every token is retained as well.
-        budget: the largest share of the parameters that may be trained (3e-4 in the paper).
-        allow_unproven: no warning when the set has not passed `verify`.
-        optimiser: called as `optimiser(parameters, lr=lr)`.
-        accumulate: forwards a batch is cut into; memory falls, nothing else changes.
-        gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
-        checkpoint: a file to take the run up from if it is there, written after every step.
+        model: the model; it is not changed.
+        neurons: the neurons that learn, normally `verify(...).verified`.
+        prompts: harmful and benign ones. Those of split "train" are used, all of them if none is so marked. A harmful prompt is
+            taught its `target`, else the first of the refusal prefixes, else a refusal sentence in its language.
+        parts: which weights of a neuron are trained: some of "gate", "up", "down".
+        refusals: refusal prefixes, a list for every language or {language: list}; the model's own without them.
+        compliances: compliance prefixes, the same; the first is retained where the model's own answer is empty.
+        budget: the largest share of the parameters that may be trained (3e-4 in Precise Shield).
+        allow_unproven: do not warn when the set has not passed `verify`.
+        config: training settings; the defaults of `TrainingConfig` without them.
+        **changes: fields of `TrainingConfig` for this call: `steps=`, `lr=`, `batch_size=`, `retention=`, `objective=`,
+            `texts=`, `optimiser=`, `accumulate=`, `gradient_checkpointing=`, `checkpoint=`, `seed=`, `progress=`.
 
     Returns:
-        An `Update`. If a loss stops being finite, the last good one, with a warning that names the step (`stopped`).
+        An `Update`. If a loss stops being finite, the last good one, with a warning that names the step.
 
     Raises:
-        InputError: an empty set, a set of another model, one over `budget`, only one label, a language we have no
-            refusal sentence for, a first loss that is not finite, or a checkpoint of another run.
+        InputError: an empty set, a set of another model, one over `budget`, only one label, a language without a refusal
+            sentence, a first loss that is not finite, a checkpoint of another run, or an unknown keyword.
 
-    Source: Precise Shield (2026), the masked update; SafeNeuron (2026) for "rest"; Rafailov et al. (2023) for DPO.
+    Source: Precise Shield (2026), the masked update; Rafailov et al. (2023) for DPO.
     """
-    parts = _check(model, neurons, train, tuple(parts), objective, zeroed, rank)
-    outside = train == "rest"
-    where = places(model, neurons, parts, outside=outside)
-    hot = train == "neurons"
-    adapter = attach(model, where, slots(where) if hot else rank, hot=hot, seed=seed)
-    _check_budget(adapter.trained, model, budget, len(neurons))
-    if not allow_unproven and not outside:
-        _warn_unproven(neurons)
-    rows = prompts.for_step("train")
-    options = Options(
-        steps, lr, batch_size, retention, optimiser, accumulate, gradient_checkpointing,
-        Path(checkpoint) if checkpoint is not None else None, seed, progress,
+    call = "masked_update"
+    settings = training_config(call, config, changes, also=OWN)
+    check_subject(f"{call}(model, neurons, prompts)", model, neurons, prompts=prompts)
+    trained = present_parts(call, model, parts)
+    where = places(model, neurons, trained)
+    adapter = attach(model, where, slots(where), hot=True, seed=settings.seed)
+    check_budget(call, adapter, len(neurons), budget=budget)
+    if not allow_unproven:
+        warn_unproven(call, neurons)
+    return train_adapter(
+        adapter, neurons, prompts, config=settings, refusals=refusals, compliances=compliances,
+        form=f"{' and '.join(trained)} weights of the set", facts={"train": call, "parts": list(trained)},
     )  # fmt: skip
-    data = examples(
-        model, rows, texts=texts, refusals=refusals, compliances=compliances, progress=progress
-    )  # fmt: skip
-    about = _about(model, rows, options, objective, train=train, parts=list(parts), neurons=_hash(neurons))
-    held = _Held(adapter, neurons) if zeroed else None
-    if objective == "preference":
-        from .dpo import fit_preference
-
-        run = fit_preference(adapter, data, options, refusals)
-    else:
-        run = fit(model, adapter.peft_model, adapter.parameters(), data, options, about=about, held=held)
-    return _finish(adapter, run, neurons, about, _words(train, parts, adapter.rank, zeroed))
 
 
-class Training(TypedDict, total=False):
-    """Options that the controls share with `masked_update`."""
-
-    steps: int
-    objective: str
-    lr: float
-    batch_size: int
-    retention: float
-    texts: Sequence[str]
-    refusals: OpeningsArg
-    compliances: OpeningsArg
-    seed: int
-    progress: bool
+OWN = ("parts", "refusals", "compliances", "budget", "allow_unproven", "config")
 
 
-def plain_lora(model: Model, budget: int, prompts: PromptSet, **training: Unpack[Training]) -> Update:
-    """The control: ordinary LoRA on the MLPs with about `budget` trained numbers, otherwise the same training.
+# -- shared by all trainers -------------------------------------------------------------------------------
+def check_subject(call: str, model: Model, neurons: NeuronSet, *, prompts: PromptSet) -> None:
+    """Raise on a model, set or prompts that nothing can be trained with.
 
-    The rank is the largest that fits on all MLP projections; where rank 1 is already too much, as many
-    evenly spaced projections as fit get rank 1.
-    """
-    where = places(model, None, PARTS)
-    cost = model.d_model + model.d_mlp
-    rank = budget // (cost * len(where))
-    if rank < 1:
-        count = max(1, round(budget / cost))
-        where = [where[i] for i in np.unique(np.linspace(0, len(where) - 1, count).round().astype(int))]
-        rank = 1
-    options, data, about = _control(model, prompts, training, "plain LoRA")
-    adapter = attach(model, where, rank, hot=False, seed=options.seed)
-    run = fit(model, adapter.peft_model, adapter.parameters(), data, options, about=about)
-    return _finish(adapter, run, None, about, f"plain LoRA of rank {rank} on {len(where)} projections")
-
-
-def full_update(model: Model, prompts: PromptSet, **training: Unpack[Training]) -> Update:
-    """The control without a mask: every MLP weight of the language backbone is trained."""
-    options, data, about = _control(model, prompts, training, "full")
-    module = shared_copy(model.module)
-    parameters = []
-    for place in places(model, None, PARTS):
-        linear = module.get_submodule(place.name)
-        linear.weight = nn.Parameter(linear.weight.detach().clone())  # type: ignore[union-attr,operator]
-        parameters.append(linear.weight)
-    run = fit(model, module, parameters, data, options, about=about)
-    for p in parameters:
-        p.requires_grad_(False)
-    return _end(
-        with_module(model, module),
-        None,
-        None,
-        sum(p.numel() for p in parameters),
-        run,
-        about,
-        "full fine-tune of the MLPs",
-    )
-
-
-def load_adapter(model: Model, path: str | os.PathLike[str]) -> Model:
-    """The base model with a saved adapter merged in (only the chosen rows and columns, if it was masked).
+    Args:
+        call: how the call reads when it is right, such as "masked_update(model, neurons, prompts)".
+        model: must have its weights here, not packed.
+        neurons: must not be empty, and must fit the model.
+        prompts: must be prompts.
 
     Raises:
-        InputError: a model that is loaded elsewhere or packed, no adapter there, or one that does not fit the model.
+        InputError: one of these.
     """
-    model.needs_here("load_adapter")
-    with quiet():
-        from peft import PeftModel
-
-    path = Path(path)
-    if not (path / "adapter_config.json").is_file():
-        raise InputError(f"{path}: no adapter here (adapter_config.json is missing)")
-    try:
-        with quiet():
-            peft_model = PeftModel.from_pretrained(shared_copy(model.module), path)  # type: ignore[arg-type]
-    except (RuntimeError, ValueError, OSError) as error:
-        raise InputError(f"{path}: the adapter does not fit {model.id!r} ({str(error).splitlines()[0]})") from error
-    inner: Any = peft_model.base_model
-    wrapped = {n: m for n, m in inner.model.named_modules() if hasattr(m, "lora_A")}
-    file = path / "neurons.safetensors"
-    neurons = NeuronSet.load(file) if file.exists() else None
-    outside = neurons is not None and str(neurons.provenance.get("form", "")).startswith("the rest")
-    known = {p.name: p for p in places(model, neurons, PARTS, outside=outside)}
-    start = len(model.layers_path) + 1
-    where = [known.get(n) or Place(n, int(n[start:].split(".")[0]), n.endswith(model.site.down), None) for n in wrapped]
-    return merge(model, wrapped, where)
-
-
-# -- parts ----------------------------------------------------------------------------------------------
-def _check(
-    model: Model, neurons: NeuronSet, train: str, parts: tuple[str, ...], objective: str, zeroed: bool, rank: int
-) -> tuple[str, ...]:
-    """The parts that this form trains in this model; raises on what cannot be trained."""
+    name = call.split("(", maxsplit=1)[0]
+    require(model, Model, call, "model")
+    require(neurons, NeuronSet, call, "neurons", hint="pass one set, such as proof.verified or sets['en/text']")
+    require(prompts, PromptSet, call, "prompts", hint="read them with PromptSet.from_jsonl or from_records")
     if not len(neurons):
         why = neurons.provenance.get("proof")
-        said = f"verify said: {why}" if why else "nothing was proven or selected, so nothing is trained"
-        raise InputError(f"masked_update: the neuron set is empty; {said}")
+        said = f"verify said: {why}" if why else "nothing was proven or selected"
+        raise InputError(f"{name}: the neuron set is empty; {said}")
     neurons.check_model(model)
-    model.needs_weights("masked_update")
-    for name, value, known in (("objective", objective, OBJECTIVES), ("train", train, TRAIN)):
-        if value not in known:
-            raise InputError(f"masked_update: {name}={value!r} is unknown; use one of {', '.join(known)}")
-    if unknown := [p for p in parts if p not in PARTS]:
-        raise InputError(f"masked_update: parts={unknown[0]!r} is unknown; use some of {', '.join(PARTS)}")
-    if train == "rows":
-        parts = tuple(p for p in parts if p != "down")
+    model.needs_weights(name)
+
+
+def present_parts(call: str, model: Model, parts: Sequence[str], *, known: Sequence[str] = PARTS) -> tuple[str, ...]:
+    """Those of `parts` that the model has, in the order gate, up, down.
+
+    Args:
+        call: the trainer, for messages.
+        model: its family decides (a plain MLP has no gate).
+        parts: names.
+        known: those that the trainer takes.
+
+    Raises:
+        InputError: an unknown part, or none that the model has.
+    """
+    if unknown := [p for p in parts if p not in known]:
+        raise InputError(f"{call}: parts={unknown[0]!r} is unknown; use some of {', '.join(known)}")
     present = tuple(p for p in PARTS if p in parts and getattr(model.site, p) is not None)
     if not present:
-        raise InputError(f"masked_update: parts={list(parts)}: {model.id!r} has none of them to train")
-    if zeroed and train != "rest":
-        raise InputError(
-            "masked_update: zeroed=True holds the set at zero while the rest learns; it needs train='rest'"
-        )
-    if zeroed and objective != "supervised":
-        raise InputError("masked_update: zeroed=True needs objective='supervised'")
-    if rank < 1:
-        raise InputError(f"masked_update: rank={rank}: must be at least 1")
+        raise InputError(f"{call}: parts={list(parts)}: {model.id!r} has none of them to train")
     return present
 
 
-def _check_budget(trained: int, model: Model, budget: float | None, n: int) -> None:
-    share = trained / model.n_params
+def check_budget(call: str, adapter: Adapter, n: int, *, budget: float | None) -> None:
+    """Raise if the adapter trains more than `budget`, a share of all parameters.
+
+    Args:
+        call: the trainer, for messages.
+        adapter: what is trained.
+        n: size of the set.
+        budget: the largest share; None for any.
+
+    Raises:
+        InputError: over the budget; says how many neurons are within it.
+    """
+    share = adapter.trained / adapter.model.n_params
     if budget is not None and share > budget:
-        affordable = int(n * budget / share)
         raise InputError(
-            f"masked_update: {n} neurons are {trained} trained numbers, {share:.3%} of the parameters, over the budget "
-            f"of {budget:.3%}; take at most {affordable} neurons or raise budget="
+            f"{call}: {n} neurons are {adapter.trained} trained numbers, {share:.3%} of the parameters, over the budget of "
+            f"{budget:.3%}; take at most {int(n * budget / share)} neurons or raise budget="
         )
 
 
-def _warn_unproven(neurons: NeuronSet) -> None:
+def warn_unproven(call: str, neurons: NeuronSet) -> None:
+    """Warn if the set has not passed `verify`."""
     if "verified_on" in neurons.provenance:
         return
     source = ", ".join(str(neurons.provenance[k]) for k in ("method", "cell") if k in neurons.provenance)
     warnings.warn(
-        f"masked_update: {len(neurons)} neurons{f' ({source})' if source else ''} were not proven to cause refusals: "
-        "necessity, sufficiency and specificity are open until verify() (allow_unproven=True says you know)",
+        f"{call}: {len(neurons)} neurons{f' ({source})' if source else ''} were not proven to cause refusals; run verify() "
+        "first, or pass allow_unproven=True",
         stacklevel=3,
     )
 
 
-def _words(train: str, parts: tuple[str, ...], rank: int, zeroed: bool) -> str:
-    if train == "neurons":
-        return f"{' and '.join(parts)} weights of the set"
-    if train == "rows":
-        return f"LoRA of rank {rank}, B masked to the set's rows, on {' and '.join(parts)}"
-    return f"the rest of the MLPs by LoRA of rank {rank}, the set {'zeroed and ' if zeroed else ''}frozen"
-
-
-def _control(model: Model, prompts: PromptSet, t: Training, form: str) -> tuple[Options, list[Example], dict[str, Any]]:
-    if t.get("objective", "supervised") != "supervised":
-        raise InputError(f"{form}: objective={t['objective']!r}: controls are trained 'supervised'")
-    model.needs_weights(form)
-    rows = prompts.for_step("train")
-    options = Options(
-        t.get("steps", 60), t.get("lr", 3e-3), t.get("batch_size", 16), t.get("retention", 4.0), ADAMW, 1, False, None,
-        t.get("seed", 0), t.get("progress", True),
+def taught(
+    model: Model, rows: PromptSet, *, config: TrainingConfig, refusals: OpeningsArg, compliances: OpeningsArg
+) -> list[Example]:
+    """Every prompt with the answer it is taught or retained with; prefixes that are not given are the model's."""
+    return examples(
+        model, rows, texts=config.texts, progress=config.progress,
+        refusals=model.prefixes.refusals if refusals is None else refusals,
+        compliances=model.prefixes.compliances if compliances is None else compliances,
     )  # fmt: skip
-    data = examples(
-        model, rows, texts=t.get("texts", ()), refusals=t.get("refusals"), compliances=t.get("compliances"),
-        progress=options.progress,
-    )  # fmt: skip
-    return options, data, _about(model, rows, options, "supervised", train=form)
 
 
-def _about(model: Model, rows: PromptSet, options: Options, objective: str, **more: Any) -> dict[str, Any]:
-    """What an update came from; a checkpoint is of the same run if all of it agrees."""
-    return {
-        **model.provenance(), "data": rows.hash(), "seed": options.seed, "versions": versions(), "steps": options.steps,
-        "lr": options.lr, "batch_size": options.batch_size, "retention": options.retention, "objective": objective, **more,
-    }  # fmt: skip
+def about_run(model: Model, rows: PromptSet, *, config: TrainingConfig, facts: dict[str, Any]) -> dict[str, Any]:
+    """Provenance of a training run; a checkpoint is of the same run if all of it agrees."""
+    names = ("seed", "steps", "lr", "batch_size", "retention", "objective")
+    return provenance(model, rows, **{name: getattr(config, name) for name in names}, **facts)
 
 
-def _hash(neurons: NeuronSet) -> str:
-    import hashlib
-
-    return hashlib.sha256(str(list(neurons)).encode()).hexdigest()[:16]
-
-
-def _finish(adapter: Adapter, run: Run, neurons: NeuronSet | None, about: dict[str, Any], form: str) -> Update:
-    merged = merge(adapter.model, adapter.modules(), adapter.places)
-    return _end(merged, neurons, adapter.peft_model, adapter.trained, run, about, form)
-
-
-def _end(
-    merged: Model, neurons: NeuronSet | None, peft_model: Any, trained: int, run: Run, about: dict[str, Any], form: str
+def train_adapter(
+    adapter: Adapter,
+    neurons: NeuronSet | None,
+    prompts: PromptSet,
+    *,
+    config: TrainingConfig,
+    refusals: OpeningsArg,
+    compliances: OpeningsArg,
+    form: str,
+    facts: dict[str, Any],
+    held: AbstractContextManager[Any] | None = None,
 ) -> Update:
+    """The update that training an adapter gives, merged into a model of its own.
+
+    Args:
+        adapter: what is trained.
+        neurons: the set it belongs to, if any.
+        prompts: those of split "train" are used.
+        config: the settings.
+        refusals, compliances: prefixes; None for the model's.
+        form: what is trained, in words.
+        facts: more of its provenance.
+        held: entered for every forward of the trained model.
+    """
+    model, rows = adapter.model, prompts.for_step("train")
+    data = taught(model, rows, config=config, refusals=refusals, compliances=compliances)
+    if neurons is not None:
+        facts = {**facts, "neurons": hashlib.sha256(str(list(neurons)).encode()).hexdigest()[:16]}
+    about = about_run(model, rows, config=config, facts=facts)
+    if config.objective == "preference":
+        given = model.prefixes.refusals if refusals is None else refusals
+        run = fit_preference(adapter, data, config=config, refusals=given)
+    else:
+        run = fit(
+            model, adapter.peft_model, parameters=adapter.parameters(), data=data, config=config, about=about, held=held
+        )
+    merged = merge(model, adapter.modules(), adapter.places)
+    return finished(
+        merged, run, trained=adapter.trained, neurons=neurons, peft_model=adapter.peft_model, about=about, form=form
+    )
+
+
+def finished(
+    merged: Model,
+    run: Run,
+    *,
+    trained: int,
+    about: dict[str, Any],
+    form: str,
+    neurons: NeuronSet | None = None,
+    peft_model: Any = None,
+) -> Update:
+    """The `Update` of a finished run; a run that stopped early warns."""
     if run.stopped:
-        warnings.warn(f"masked_update: {run.stopped}; the last good adapter was kept", stacklevel=4)
+        warnings.warn(f"{about['train']}: {run.stopped}; the last good adapter was kept", stacklevel=4)
         about = {**about, "stopped": run.stopped}
-    return Update(merged, neurons, peft_model, trained, run.losses, about["seed"], about, form, run.stopped)
-
-
-class _Held:
-    """While entered, the set's activations are zero in the trained model's forwards."""
-
-    def __init__(self, adapter: Adapter, neurons: NeuronSet) -> None:
-        self.members = neurons.by_layer()
-        model = adapter.model
-        inner: Any = adapter.peft_model.base_model
-        self.modules = {
-            layer: inner.model.get_submodule(f"{model.layers_path}.{layer}.{model.site.down}") for layer in self.members
-        }
-
-    def __enter__(self) -> None:
-        self.handles = [m.register_forward_pre_hook(self._hook(layer)) for layer, m in self.modules.items()]
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self.handles:
-            handle.remove()
-
-    def _hook(self, layer: int) -> Callable[..., Any]:
-        own = self.members[layer]
-
-        def zero(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            h = args[0].clone()
-            h[..., own] = 0.0
-            return (h, *args[1:])
-
-        return zero
+    return Update(
+        merged, neurons, peft_model, trained=trained, losses=tuple(run.losses), provenance=about, form=form,
+        stopped=run.stopped,
+    )  # fmt: skip

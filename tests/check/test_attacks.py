@@ -1,5 +1,6 @@
-"""Attacks on a shield, and the defence by repeated rounds."""
+"""White-box attacks on a shield, and the defence by repeated rounds."""
 
+# ruff: noqa: ARG005
 from __future__ import annotations
 
 from dataclasses import replace
@@ -11,7 +12,7 @@ import tiny
 import torch
 
 import neuronshield as ns
-from neuronshield.check.attacks import attack, find_again, finetune, prune, relearn
+from neuronshield.check.attacks import FINE_TUNE, attack, attacked, find_again, finetune, prune, relearn
 
 MEMBERS = [(0, 3), (0, 28), (2, 7)]
 SET = ns.NeuronSet(MEMBERS, n_layers=3, d_mlp=29)
@@ -60,11 +61,11 @@ def test_a_benign_fine_tune_learns_benign_answers_only(llama: ns.Model):
             total += float(logits.gather(1, encoding["input_ids"][0, n:, None]).sum())
         return total
 
-    tuned = finetune(llama, prompts, steps=20, lr=1e-2)
+    tuned = finetune(llama, prompts, steps=20, lr=1e-2, progress=False)
     gained = {label: likelihood(tuned, label) - likelihood(llama, label) for label in ("benign", "harmful")}
     assert gained["benign"] > gained["harmful"] + 20
     silent = ns.PromptSet(replace(p, target=None) for p in prompts)  # its own answers are taught then
-    again = finetune(llama, silent, steps=20, lr=1e-2)
+    again = finetune(llama, silent, steps=20, lr=1e-2, progress=False)
     said = {p.id: tiny.own_answer(llama, p) for p in silent.where(label="benign")[:4]}
 
     def own(model: ns.Model) -> float:
@@ -79,6 +80,48 @@ def test_a_benign_fine_tune_learns_benign_answers_only(llama: ns.Model):
     assert own(again) > own(llama) + 5
     with pytest.raises(ns.InputError, match="no benign prompt has an answer"):
         finetune(llama, prompts.where(label="harmful"))
+
+
+def test_an_attack_fine_tunes_for_40_steps_of_a_thousandth_unless_told(llama: ns.Model):
+    assert (FINE_TUNE.steps, FINE_TUNE.lr, FINE_TUNE.batch_size) == (40, 1e-3, 16)
+    options: dict[str, Any] = {"seed": 3, "progress": False}
+    models = attacked(llama, tiny.prompts(), k=5, **options)
+    same = finetune(llama, tiny.prompts(), steps=40, lr=1e-3, **options)
+    for a, b in zip(models["fine-tuned"].module.parameters(), same.module.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert models["as it is"] is llama
+    found = find_again(llama, tiny.prompts(), 5)
+    gone = {(i, int(j)) for i in range(3) for j in (models["random pruned"].down_weight(i) == 0).all(dim=0).nonzero()}
+    assert len(gone) == 5
+    assert not gone & set(found)
+    assert ns.NeuronSet(gone).per_layer() == found.per_layer()
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "pruning prompts": (prune, "prune(model, neurons): neurons must be NeuronSet, got PromptSet"),
+    "no prompts": (
+        lambda m, p: finetune(m, "how"),
+        "finetune(model, prompts): prompts must be PromptSet, got str 'how'",
+    ),
+    "an objective it lacks": (
+        lambda m, p: finetune(m, p, objective="preference"),
+        "finetune: objective='preference' is unknown",
+    ),
+    "a misspelt keyword": (lambda m, p: attack(m, p, stps=2), "attack: stps= is unknown; did you mean 'steps'?"),
+    "a misspelt own keyword": (
+        lambda m, p: relearn(m, p, round=2),
+        "relearn: round= is unknown; did you mean 'rounds'?",
+    ),
+}
+
+
+@pytest.mark.parametrize("call", WRONG)
+def test_a_wrong_call_gets_one_line(llama: ns.Model, call: str):
+    make, said = WRONG[call]
+    with pytest.raises(ns.InputError) as caught:
+        make(llama, tiny.prompts())
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_attack_evaluates_each_on_the_test_prompts(llama: ns.Model):

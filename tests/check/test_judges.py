@@ -1,4 +1,4 @@
-"""Judges: what they are asked, how their word is read, and what `evaluate` makes of it."""
+"""Judges: how they are asked, how their output is read, and how `evaluate` uses their verdicts."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import torch
 
 import neuronshield as ns
 from neuronshield import InputError
-from neuronshield.check.judges import JUDGES, ModelJudge, OpeningsJudge, Verdict, load_judge
+from neuronshield.check.judges import JUDGES, ModelJudge, PrefixJudge, Verdict, load_judge
 from neuronshield.data.languages import REFUSALS
 
 
 @pytest.mark.parametrize("language", sorted(REFUSALS))
-def test_openings_know_a_refusal_in_their_languages(language: str):
-    judge = OpeningsJudge()
+def test_prefixes_recognise_a_refusal_in_their_languages(language: str):
+    judge = PrefixJudge()
     assert judge.score("x", REFUSALS[language][0], language) == Verdict(True, None)
     assert judge.score("x", "1 2 3", language) == Verdict(False, None)
 
 
-def test_openings_say_unknown_where_they_have_none():
-    assert OpeningsJudge().score("x", "Sorry", "tlh") == Verdict(None, None)
-    assert OpeningsJudge({"tlh": ["ghobe"]}).score("x", "ghobe!", "tlh") == Verdict(True, None)
+def test_a_language_without_prefixes_is_unknown():
+    assert PrefixJudge().score("x", "Sorry", "tlh") == Verdict(None, None)
+    assert PrefixJudge({"tlh": ["ghobe"]}).score("x", "ghobe!", "tlh") == Verdict(True, None)
 
 
 SAID = {
@@ -91,8 +91,8 @@ def test_a_judge_need_not_be_of_a_family_whose_neurons_we_know(monkeypatch: pyte
     """Llama Guard 4's layers have no MLP that `load` would find; it is only asked."""
     asked = []
     monkeypatch.setattr(
-        "neuronshield.models._from_pretrained",
-        lambda source, *_: (asked.append(source), (torch.nn.Linear(2, 2), tiny.tokenizer()))[1],
+        "neuronshield.model.load._from_pretrained",
+        lambda source, *_, **__: (asked.append(source), (torch.nn.Linear(2, 2), tiny.tokenizer()))[1],
     )
     judge = load_judge("llama-guard-4", device="cpu")
     assert asked == ["meta-llama/Llama-Guard-4-12B"]
@@ -138,7 +138,7 @@ def test_a_real_model_of_noise_knows_nothing():
 
 
 def test_judges_that_cannot_be_are_refused():
-    with pytest.raises(InputError, match="'gpt' is unknown; use one of llama-guard-3"):
+    with pytest.raises(InputError, match="load_judge: name='gpt' is unknown; use one of llama-guard-3"):
         load_judge("gpt")
     with pytest.raises(InputError, match="give module and tokenizer, or neither"):
         load_judge("wildguard", tiny.llama())

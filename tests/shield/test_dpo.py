@@ -6,9 +6,9 @@ import copy
 from dataclasses import replace
 from typing import Any
 
+import masking as u
 import numpy as np
 import pytest
-import test_update as u
 import tiny
 import torch
 
@@ -101,11 +101,11 @@ def test_mixed_text_and_pictures_learn_and_the_adapter_is_left_alone():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"texts": ["here"]}, "texts= has no part"),
-        ({"checkpoint": "x.safetensors"}, "checkpoint= has no part"),
+        ({"texts": ["here"]}, "texts= has no use"),
+        ({"checkpoint": "x.safetensors"}, "checkpoint= has no use"),
         ({"accumulate": 5}, "must divide a batch of 16"),
     ],
 )
-def test_options_without_a_part_in_it_are_said(llama: ns.Model, options: dict[str, Any], said: str):
+def test_settings_without_a_use_are_refused(llama: ns.Model, options: dict[str, Any], said: str):
     with pytest.raises(ns.InputError, match=said):
         masked_update(llama, u.neurons(), tiny.prompts(), steps=1, objective="preference", progress=False, **options)

@@ -1,4 +1,4 @@
-"""The training-free rivals do what their formulas say."""
+"""The training-free baselines do what their formulas say."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 import neuronshield as ns
 from neuronshield.shield.edits import RIDGE, clamp_edit, low_rank_edit
-from neuronshield.shield.update import load_adapter
+from neuronshield.shield.loading import load_adapter
 
 MEMBERS = [(0, 3), (0, 28), (2, 7)]
 SET = ns.NeuronSet(MEMBERS, n_layers=3, d_mlp=29)

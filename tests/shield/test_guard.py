@@ -17,7 +17,6 @@ from torch.overrides import TorchFunctionMode
 import neuronshield as ns
 from neuronshield import organism
 from neuronshield.model.generation import generate
-from neuronshield.shield import barrier
 from neuronshield.shield.guard import Guard, fit_guard, project
 
 PAIRS = [(0, 3), (0, 28), (0, 11), (2, 7), (2, 8)]
@@ -224,47 +223,6 @@ def test_nothing_is_left_behind(llama: ns.Model):
 
 
 # -- fitting ----------------------------------------------------------------------------------------------
-def test_the_line_is_the_minimum_of_the_penalised_loss():
-    rng = np.random.default_rng(0)
-    lengths = [2, 3, 5, 7, 11, 13]
-    unsafe = np.array([True, False, True, False, False, True])
-    states = [torch.tensor(rng.normal(size=(n, 3)) * [1, 10, 0.1] + 5 + bad) for n, bad in zip(lengths, unsafe)]
-    share = np.array([0.3, 0.1, 0.1, 0.2, 0.2, 0.1])
-    w, b = barrier.line(states, unsafe, share)
-    x = np.concatenate(states)
-    owner = np.repeat(range(6), lengths)
-    scale = x.std(axis=0, ddof=1)
-
-    def loss(theta: np.ndarray) -> float:
-        h = x @ theta[:3] + theta[3]
-        each = (share / lengths)[owner] * np.logaddexp(0, np.where(unsafe[owner], h, -h))
-        return each.sum() + barrier.RIDGE / 2 * ((theta[:3] * scale) ** 2).sum()
-
-    best = minimize(loss, np.zeros(4), method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-15, "maxiter": 40000})
-    assert loss(np.append(w, b)) <= best.fun + 1e-9
-    np.testing.assert_allclose(np.append(w, b), best.x, rtol=1e-2, atol=1e-2)
-
-
-def test_classes_weigh_half_and_cells_and_prompts_the_same_in_them():
-    rows = [("en", "harmful")] * 3 + [("sw", "harmful")] * 1 + [("en", "benign")] * 5 + [("sw", "benign")] * 2
-    prompts = [ns.Prompt(str(i), "x", label, language=language) for i, (language, label) in enumerate(rows)]
-    unsafe = np.array([label == "harmful" for _, label in rows])
-    want = [1 / 12] * 3 + [1 / 4] + [1 / 20] * 5 + [1 / 8] * 2
-    np.testing.assert_allclose(barrier.shares(prompts, unsafe), want)
-
-
-@pytest.mark.parametrize("rate", [0.0, 0.01, 0.05, 0.2])
-def test_cuts_touch_as_many_prompts_as_they_may_and_no_more(rate: float):
-    lowest = np.random.default_rng(3).normal(size=(3, 211))
-    cuts = barrier.cuts(lowest, rate)
-    touched = (lowest < cuts[:, None]).any(axis=0).sum()
-    assert touched <= rate * 211
-    ranks = np.array([np.searchsorted(np.sort(row), cut) for row, cut in zip(lowest, cuts, strict=True)])
-    assert len(set(ranks.tolist())) == 1
-    higher = np.sort(lowest, axis=1)[:, ranks[0] + 1]
-    assert (lowest < higher[:, None]).any(axis=0).sum() > rate * 211
-
-
 OPENINGS: dict[str, Any] = {"refusals": ["nothing says this"], "compliances": ["sure"]}
 
 
@@ -274,7 +232,7 @@ def labelled(llama: ns.Model) -> Guard:
 
 def test_a_fitted_guard_touches_no_more_benign_prompts_of_the_fit_than_it_may(llama: ns.Model):
     guard = labelled(llama)
-    result = guard.evaluate(llama, tiny.prompts(), max_new_tokens=5, progress=False, **OPENINGS)
+    result = ns.evaluate(llama, tiny.prompts(), guard=guard, max_new_tokens=5, progress=False, **OPENINGS)
     run = guard.generate(llama, tiny.prompts(), max_new_tokens=5, batch_size=64)
     benign = np.array([p.label == "benign" for p in tiny.prompts()])
     assert 0 < (run.touched[benign] > 0).sum() <= 0.1 * benign.sum()
@@ -288,8 +246,8 @@ def test_a_fitted_guard_touches_no_more_benign_prompts_of_the_fit_than_it_may(ll
             assert of_prompts.value == pytest.approx((run.touched[mine] > 0).mean())
             assert of_steps.value == pytest.approx(run.touched[mine].sum() / run.steps[mine].sum())
             assert of_prompts.low <= of_prompts.value <= of_prompts.high
-    assert [a.response for a in result.evaluation.answers] == run.texts
-    assert result.evaluation.provenance["guard"]["fingerprint"] == llama.fingerprint
+    assert [a.response for a in result.answers] == run.texts
+    assert result.provenance["guard"]["fingerprint"] == llama.fingerprint
 
 
 def test_only_prompts_for_training_are_fitted_on(llama: ns.Model):
@@ -307,7 +265,7 @@ def test_on_the_organism_blind_cells_are_guarded_and_safe_prompts_of_the_fit_are
     neurons = ns.NeuronSet([(layer, i) for layer in (3, 5) for i in range(0, 512, 17)], n_layers=6, d_mlp=512)
     options: dict[str, Any] = {"refusals": organism.REFUSALS, "compliances": organism.COMPLIANCES, "progress": False}
     guard = fit_guard(organism_model, neurons, prompts, **options)
-    result = guard.evaluate(organism_model, prompts, **options)
+    result = ns.evaluate(organism_model, prompts, guard=guard, **options)
     assert guard.provenance["answered"] == sum(
         a.prompt.label == "harmful" and not a.refused
         for a in ns.evaluate(organism_model, prompts, **options).answers
@@ -344,9 +302,10 @@ def test_files_that_are_not_guards_are_refused(tmp_path: Path):
 def test_a_guard_of_another_model_is_refused(llama: ns.Model):
     other = ns.load(tiny.llama(seed=1), processor=tiny.tokenizer())
     guard = labelled(llama)
-    for use in (guard.generate, guard.evaluate):
-        with pytest.raises(ns.InputError, match="fitted on 'LlamaForCausalLM' with other weights"):
-            use(other, tiny.prompts(), progress=False)  # type: ignore[operator]
+    with pytest.raises(ns.InputError, match="fitted on 'LlamaForCausalLM' with other weights"):
+        guard.generate(other, tiny.prompts())
+    with pytest.raises(ns.InputError, match="fitted on 'LlamaForCausalLM' with other weights"):
+        ns.evaluate(other, tiny.prompts(), guard=guard, progress=False, **OPENINGS)
     with pytest.raises(ns.InputError, match="does not exist"):
         fit_guard(llama, ns.NeuronSet([(3, 0)]), tiny.prompts(), progress=False)
 
@@ -356,14 +315,16 @@ def test_what_cannot_be_guarded_is_said_at_once(llama: ns.Model, organism_model:
     options: dict[str, Any] = {"max_new_tokens": 3, "progress": False}
     with pytest.raises(ns.InputError, match="neuron set is empty"):
         fit_guard(llama, ns.NeuronSet(), tiny.prompts(), **options)
-    with pytest.raises(ns.InputError, match="none of 5 harmful prompts was answered: nothing to guard against"):
+    with pytest.raises(
+        ns.InputError, match="none of 5 harmful prompts was answered; there is nothing to guard against"
+    ):
         fit_guard(organism_model, ns.NeuronSet([(5, 0)]), ns.PromptSet.from_records(safe), refusals=organism.REFUSALS,
                   compliances=organism.COMPLIANCES, progress=False)  # fmt: skip
     with pytest.raises(ns.InputError, match="every prompt is harmful and was answered"):
         fit_guard(llama, NEURONS, tiny.prompts().where(label="harmful"), **OPENINGS, **options)
     with pytest.raises(ns.InputError, match="not a share"):
         fit_guard(llama, NEURONS, tiny.prompts(), benign_rate=1.0, **OPENINGS, **options)
-    with pytest.raises(ns.InputError, match="at least one token"):
+    with pytest.raises(ns.InputError, match="max_new_tokens=0: must be a whole number of at least 1"):
         a_guard().generate(llama, some("llama"), max_new_tokens=0)
 
 
