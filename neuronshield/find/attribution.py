@@ -27,7 +27,7 @@ from ..core.provenance import versions
 from ..data.languages import OpeningsArg
 from ..data.prompts import Prompt, PromptSet
 from ..model.encoding import batches
-from ..model.forward import edits_for
+from ..model.edits import edits_for
 from ..model.intervention import Intervention
 from ..model.model import Model, by_row
 from ..model.prefixes import OpeningTokens, margin, opening_tokens, openings_of
@@ -87,7 +87,7 @@ def gradients(
     envoys, traced = model.envoys, model.traced
     for batch in batches(model, prompts, batch_size=batch_size, side="left"):
         kinds = [tokens[prompts[row].language] for row in batch.rows]
-        edits, _ = edits_for(model, prompts, batch, [condition])
+        edits, _ = edits_for(model, prompts, batch, conditions=[condition])
         n, idle = len(batch.rows), model.idle(batch.encoding)
         running = [layer for layer in range(model.n_layers) if layer not in idle]
         with torch.enable_grad(), model.frozen(), traced.trace(**batch.encoding, **model.there):

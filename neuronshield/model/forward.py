@@ -12,35 +12,38 @@ effect.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, overload
 
 import nnsight
 import numpy as np
 import torch
+from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..core.arguments import at_least
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
 from ..data.prompts import Prompt
-from .encoding import PER_TOKEN, Batch, batches
-from .intervention import Intervention
-from .model import Model, by_row
+from .edits import check_conditions, edits_for
+from .encoding import PER_TOKEN, Batch, as_prompts, batches
+from .families import by_row
+from .intervention import Intervention, require_intervention
+from .model import Model
+from .norms import FrozenNorms
 from .prefixes import OpeningTokens, margin
 
 __all__ = ["answer_logits", "margins", "prepare", "read_layers"]
 
-
 STACKED_ROWS = 256  # rows of one forward when conditions share it
-
-
 STACKED_BYTES = 2**26  # and the most their copies of the cache may take: beyond, copying costs more than it saves
 
 
+# -- reading ----------------------------------------------------------------------------------------------
 def read_layers(model: Model, batch: Batch, fn: Callable[[int, Tensor, Any], Tensor]) -> list[Tensor | None]:
     """What `fn` gives for every layer in one traced forward that stops after the last layer; None for idle layers.
 
@@ -67,94 +70,58 @@ def read_layers(model: Model, batch: Batch, fn: Callable[[int, Tensor, Any], Ten
     return list(kept)
 
 
+@overload
+def answer_logits(  # type: ignore[overload-overlap]
+    model: Model, prompts: str | Prompt, intervention: Intervention | None = None, *, batch_size: int = 32
+) -> Float[Tensor, " vocab"]: ...
+@overload
+def answer_logits(
+    model: Model, prompts: Iterable[str | Prompt], intervention: Intervention | None = None, *, batch_size: int = 32
+) -> Float[Tensor, "prompt vocab"]: ...
+def answer_logits(
+    model: Model,
+    prompts: str | Prompt | Iterable[str | Prompt],
+    intervention: Intervention | None = None,
+    *,
+    batch_size: int = 32,
+) -> Float[Tensor, "*prompt vocab"]:
+    """Logits of the first answer token of every prompt, clean or under one intervention, float32: [prompt, vocab].
+
+    >>> answer_logits(model, prompts[:4], ns.Intervention(neurons, "zero")).shape
+    torch.Size([4, 38])
+    >>> answer_logits(model, "how do i bake bread").shape
+    torch.Size([38])
+
+    Args:
+        model: the model.
+        prompts: a `PromptSet`, a sequence of prompts or strings, or one of either, whose logits are then [vocab].
+        intervention: what is changed; None for nothing.
+        batch_size: prompts a forward.
+
+    Raises:
+        InputError: no prompts, or an intervention that does not fit the model or the prompts, or that could not fire.
+    """
+    rows = as_prompts(model, prompts, call="answer_logits")
+    at_least(1, "answer_logits", batch_size=batch_size)
+    require_intervention(intervention, "answer_logits")
+    if not rows:
+        raise InputError("answer_logits: no prompts")
+    check_conditions(model, rows, [intervention])
+    parts: dict[int, Tensor] = {}
+    for batch in batches(model, rows, batch_size=batch_size, side="left"):
+        logits, _ = _logits(model, rows, batch, conditions=[intervention], shared=_Shared(dict(batch.encoding)))
+        parts |= dict(zip(batch.rows, logits[0].float().cpu(), strict=True))
+    return parts[0] if isinstance(prompts, (str, Prompt)) else torch.stack([parts[i] for i in range(len(rows))])
+
+
 # -- one batch --------------------------------------------------------------------------------------------
-class Edit(NamedTuple):
-    """One condition's change of one layer: rows `start`.. of the forward, at `where` (None: the last position)."""
-
-    scale: bool
-    start: int
-    stop: int
-    indices: Tensor
-    new: Tensor | float
-    where: Tensor | None
-    active: Tensor | None
-
-    def apply(self, h: Tensor) -> int:
-        """Change `h` [rows, pos, d_mlp] in place; how many tokens were touched."""
-        mine, indices = h[self.start : self.stop], self.indices.to(h.device)  # layers may be on different devices
-        if self.where is None:
-            old = mine[:, -1, indices]
-            new = old * self.new if self.scale else torch.as_tensor(self.new, dtype=h.dtype, device=h.device)
-            if self.active is not None:
-                new = torch.where(self.active[:, None].to(h.device), new, old)
-            mine[:, -1, indices] = new
-            return len(mine) if self.active is None else int(self.active.sum())
-        old = mine[:, :, indices]
-        if self.scale:
-            new = old * self.new
-        else:
-            new = torch.as_tensor(self.new, dtype=h.dtype, device=h.device)
-            new = new[:, None, :] if new.ndim == 2 else new
-        mine[:, :, indices] = torch.where(self.where[..., None].to(h.device), new, old)
-        return int(self.where.sum())
-
-
-def _active(prompts: Sequence[Prompt], rows: list[int], condition: Intervention, device: Any) -> Tensor | None:
-    """Which rows are of the cells it names; None for all of them."""
-    if condition.cells is None:
-        return None
-    return torch.tensor([prompts[row].cell in condition.cells for row in rows], device=device)
-
-
-def edits_for(
-    model: Model, prompts: Sequence[Prompt], batch: Batch, conditions: Sequence[Intervention | None]
-) -> tuple[dict[int, list[Edit]], dict[int, int]]:
-    """Edits by layer for conditions stacked in one forward, and how many tokens each layer must see touched."""
-    edits: dict[int, list[Edit]] = {}
-    expected: dict[int, int] = {}
-    n, idle = len(batch.rows), model.idle(batch.encoding)
-    for i, part in enumerate(conditions):
-        if part is None:
-            continue
-        active = _active(prompts, batch.rows, part, model.device)
-        where = _where(prompts, batch, part, active)
-        tokens = int(where.sum()) if where is not None else n if active is None else int(active.sum())
-        if not tokens:
-            continue
-        for layer, members in part.neurons.by_layer().items():
-            if layer in idle:
-                continue
-            new = part.new(layer, members, batch.rows)
-            new = new.to(model.device) if isinstance(new, torch.Tensor) else new
-            indices = torch.tensor(members, device=model.device)
-            edit = Edit(part.kind == "scale", i * n, (i + 1) * n, indices, new, where, active)
-            edits.setdefault(layer, []).append(edit)
-            expected[layer] = expected.get(layer, 0) + tokens
-    return dict(sorted(edits.items())), expected
-
-
-def _where(prompts: Sequence[Prompt], batch: Batch, condition: Intervention, active: Tensor | None) -> Tensor | None:
-    """Tokens of the prompt that it touches, [batch, pos]; None for the last one."""
-    if condition.positions == "last_prompt":
-        return None
-    where = batch.roles["prompt" if condition.positions == "all" else condition.positions]
-    touched = where.any(dim=1) if active is None else where.any(dim=1) | ~active
-    if condition.positions != "response" and not bool(touched.all()):
-        row = batch.rows[int((~touched).int().argmax())]
-        raise InputError(
-            f"positions={condition.positions!r}: prompt {prompts[row].id!r} has no such token; name the cells that have, "
-            "with cells=[...]"
-        )
-    return where if active is None else where & active[:, None]
-
-
 @dataclass
 class _Shared:
     """What the conditions of a batch share: the encoding they still have to run, and what was already run."""
 
     encoding: dict[str, Any]
     cache: Any = None  # of all tokens but the last
-    residual: dict[int, Tensor] | None = None  # layer -> what it reads, clean
+    residual: dict[int, Tensor] = field(default_factory=dict)  # layer -> what it reads, clean
 
 
 Prepared = list[tuple[Batch, _Shared]]
@@ -164,10 +131,18 @@ def prepare(model: Model, prompts: Sequence[Prompt], *, batch_size: int) -> Prep
     """What all conditions that touch the last prompt token share, for many calls of `margins` on the same prompts.
 
     None where the model cannot go on from the tokens before it.
+
+    >>> len(prepare(model, prompts[:6], batch_size=4))
+    2
+
+    Args:
+        model: the model.
+        prompts: the prompts of those calls.
+        batch_size: prompts a forward.
     """
     out = []
     for batch in batches(model, prompts, batch_size=batch_size, side="left"):
-        shared = _share(model, prompts, batch, range(model.n_layers), last_only=True)
+        shared = _share(model, prompts, batch, layers=range(model.n_layers), last_only=True)
         if shared.cache is None:
             return None
         out.append((batch, shared))
@@ -178,6 +153,7 @@ def _logits(
     model: Model,
     prompts: Sequence[Prompt],
     batch: Batch,
+    *,
     conditions: Sequence[Intervention | None],
     shared: _Shared,
     keep: Sequence[int] = (),
@@ -187,21 +163,12 @@ def _logits(
     `keep` asks for the residual that those layers read, which later calls reuse through `shared.residual`.
     """
     n, times = len(batch.rows), len(conditions)
-    encoding = {k: _stack(v, times, n) for k, v in shared.encoding.items()}
-    if shared.cache is not None:
-        encoding["use_cache"] = True
-    elif model.forward_takes("use_cache"):
-        encoding["use_cache"] = False
-    if model.forward_takes("logits_to_keep"):
-        encoding["logits_to_keep"] = 1
-    edits, expected = edits_for(model, prompts, batch, conditions)
+    edits, expected = edits_for(model, prompts, batch, conditions=conditions)
     first = min(edits, default=0)
-    known = shared.residual.get(first) if shared.residual is not None and edits else None
-    entry = None if known is None else _stack(known, times, n)
-    if shared.cache is not None:
-        encoding["past_key_values"] = _fresh(shared.cache, times, first if entry is not None else 0)
-    layers, envoys = model.layer_envoys, model.envoys
-    idle = model.idle(batch.encoding)
+    known = shared.residual.get(first) if edits else None
+    entry = None if known is None else _stack(known, times)
+    encoding = _options(model, shared, times, first=first if entry is not None else 0)
+    layers, envoys, idle = model.layer_envoys, model.envoys, model.idle(batch.encoding)
     skipped = [i for i in range(first) if i not in idle] if entry is not None else []
     with torch.no_grad(), model.traced.trace(**encoding, **model.there) as tracer:
         fired, kept = nnsight.save({}), nnsight.save({})
@@ -217,14 +184,27 @@ def _logits(
         result = tracer.result.save()
     if dict(fired) != expected:
         raise RuntimeError(f"an intervention on {model.id!r} fired {dict(fired)} times by layer, not {expected}")
-    return result.logits[:, -1].detach().unflatten(0, (times, n)), dict(kept)
+    last = result.logits[:, -1].detach()
+    return rearrange(last, "(condition batch) vocab -> condition batch vocab", condition=times), dict(kept)
 
 
-def _stack(value: Any, times: int, n: int) -> Any:
+def _options(model: Model, shared: _Shared, times: int, *, first: int) -> dict[str, Any]:
+    """What the forward is given: the encoding once a condition, and a copy of the cache for layers from `first` on."""
+    encoding = {k: _stack(v, times) for k, v in shared.encoding.items()}
+    if shared.cache is not None:
+        encoding |= {"use_cache": True, "past_key_values": _fresh(shared.cache, times, first)}
+    elif model.forward_takes("use_cache"):
+        encoding["use_cache"] = False
+    if model.forward_takes("logits_to_keep"):
+        encoding["logits_to_keep"] = 1
+    return encoding
+
+
+def _stack(value: Any, times: int) -> Any:
     """One copy of the batch a condition; pictures, which may have rows of their own, follow."""
     if times == 1 or not isinstance(value, torch.Tensor):
         return value
-    return value.repeat(times, *[1] * (value.ndim - 1))
+    return repeat(value, "row ... -> (times row) ...", times=times)
 
 
 def _fresh(cache: Any, times: int, first: int) -> Any:
@@ -234,11 +214,11 @@ def _fresh(cache: Any, times: int, first: int) -> Any:
     if times > 1:
         for layer in new.layers[first:]:
             if layer.is_initialized:
-                layer.keys, layer.values = (x.repeat(times, 1, 1, 1) for x in (layer.keys, layer.values))
+                layer.keys, layer.values = (_stack(x, times) for x in (layer.keys, layer.values))
     return new
 
 
-def _share(model: Model, prompts: Sequence[Prompt], batch: Batch, layers: Sequence[int], *, last_only: bool) -> _Shared:
+def _share(model: Model, prompts: Sequence[Prompt], batch: Batch, *, layers: Sequence[int], last_only: bool) -> _Shared:
     """Run once what no condition changes; each shortcut only where it reproduces the full forward.
 
     `layers` are those that a condition may touch first; with `last_only` nothing before the last token is touched.
@@ -246,11 +226,11 @@ def _share(model: Model, prompts: Sequence[Prompt], batch: Batch, layers: Sequen
     out = _Shared(dict(batch.encoding))
     idle = model.idle(batch.encoding)
     firsts = [layer for layer in layers if layer and layer not in idle]
-    full, kept = _logits(model, prompts, batch, [None], out, () if last_only else firsts)
+    full, kept = _logits(model, prompts, batch, conditions=[None], shared=out, keep=() if last_only else firsts)
     step = _last_token_step(model, batch) if last_only else None
     if step is not None:
         try:
-            short, kept = _logits(model, prompts, batch, [None], step, firsts)
+            short, kept = _logits(model, prompts, batch, conditions=[None], shared=step, keep=firsts)
             out = step if _same(model, full, short) else out
         except (RuntimeError, ValueError, TypeError):
             pass
@@ -261,7 +241,7 @@ def _share(model: Model, prompts: Sequence[Prompt], batch: Batch, layers: Sequen
     trial = _Shared(out.encoding, out.cache, {k: v.clone() for k, v in kept.items()})
     touch = Intervention(NeuronSet([(firsts[-1], 0)]), "scale", 1.0)
     try:
-        again, _ = _logits(model, prompts, batch, [touch], trial)
+        again, _ = _logits(model, prompts, batch, conditions=[touch], shared=trial)
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError):
         return out
     return trial if _same(model, full, again) else out
@@ -304,49 +284,6 @@ def _chunks(conditions: Sequence[Intervention | None], n: int, shared: _Shared) 
     return [group[at : at + limit] for group in by_first.values() for at in range(0, len(group), limit)]
 
 
-class _Norms:
-    """The norms of the residual stream at the last position: remembered in the first run, held there in later ones."""
-
-    def __init__(self, model: Model) -> None:
-        owner = model.module.get_submodule(model.layers_path.rpartition(".")[0])
-        layers = model.module.get_submodule(model.layers_path)
-        inside = [m for layer in layers for m in layer.children()]  # type: ignore[attr-defined]
-        self.modules = [m for m in (*inside, *owner.children()) if _is_norm(m, model.d_model)]
-        self.clean: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def __enter__(self) -> None:
-        self.handles = [m.register_forward_hook(self._hook, with_kwargs=True) for m in self.modules]
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self.handles:
-            handle.remove()
-
-    def _hook(
-        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor
-    ) -> Tensor | None:
-        x = (args[0] if args else next(iter(kwargs.values())))[:, -1].float()
-        centred = isinstance(module, torch.nn.LayerNorm)
-        mean = x.mean(dim=-1, keepdim=True) if centred else torch.zeros_like(x[:, :1])
-        epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", 0.0))
-        size = ((x - mean).pow(2).mean(dim=-1, keepdim=True) + epsilon).sqrt()
-        if id(module) not in self.clean:
-            self.clean[id(module)] = mean, size
-            return None
-        times = len(x) // len(self.clean[id(module)][0])
-        mean0, size0 = (v.repeat(times, 1) for v in self.clean[id(module)])
-        weight, bias = (getattr(module, name, None) if centred else None for name in ("weight", "bias"))
-        bias = 0.0 if bias is None else bias
-        shift = 0.0 if weight is None else weight * (mean - mean0) / size0
-        out = out.clone()
-        out[:, -1] = ((out[:, -1] - bias) * size / size0 + shift + bias).to(out.dtype)
-        return out
-
-
-def _is_norm(module: torch.nn.Module, d_model: int) -> bool:
-    weight = getattr(module, "weight", None)
-    return "norm" in type(module).__name__.lower() and (weight is None or tuple(weight.shape) == (d_model,))
-
-
 # -- many prompts -----------------------------------------------------------------------------------------
 def margins(
     model: Model,
@@ -360,72 +297,59 @@ def margins(
     progress: bool = False,
     desc: str = "ablate",
 ) -> Float[np.ndarray, "condition prompt"]:
-    """Refusal margin at the first answer token of every prompt under every condition (None: clean).
+    """Refusal margin at the first answer token of every prompt under every condition.
 
-    >>> margins(model, prompts, [None, Intervention(neurons, "zero")], tokens).shape   # doctest: +SKIP
-    (2, 48)
+    >>> from neuronshield.model.prefixes import opening_tokens, openings_of
+    >>> openings = openings_of(model, prompts, refusals=["sorry", "no"], compliances=["sure"])
+    >>> tokens = opening_tokens(model, openings)
+    >>> margins(model, prompts[:5], [None, ns.Intervention(neurons, "zero")], tokens).shape
+    (2, 5)
 
-    With `frozen`, every norm of the residual stream keeps the mean and scale of the clean run at the last prompt token.
-    Removing anything loud makes norms rescale what is left, and so moves the margin; frozen, only what is read moves it.
-    `prepared` reuses what `prepare` made of the same prompts.
+    Args:
+        model: the model.
+        prompts: the prompts.
+        conditions: interventions; None for a clean run.
+        tokens: first-token ids by language, from `opening_tokens`.
+        batch_size: prompts a forward.
+        frozen: every norm of the residual stream keeps the mean and scale of the clean run at the last prompt token (see
+            `norms`).
+        prepared: what `prepare` made of the same prompts.
+        progress: show a progress bar.
+        desc: its label.
 
     Raises:
         InputError: a condition that does not fit the model or the prompts, or touches generated tokens only.
+        RuntimeError: a condition that did not fire at every layer and token it names.
     """
+    prompts = as_prompts(model, prompts, call="margins")
+    at_least(1, "margins", batch_size=batch_size)
     check_conditions(model, prompts, conditions)
     out = np.empty((len(conditions), len(prompts)))
     with tqdm(total=len(prompts) * len(conditions), desc=desc, unit="run", disable=not progress, leave=False) as bar:
-        for batch, shared in prepared or _shares(model, prompts, conditions, batch_size):
+        for batch, shared in prepared or _shares(model, prompts, conditions, batch_size=batch_size):
             kinds = [tokens[prompts[row].language] for row in batch.rows]
-            norms = _Norms(model)
-            if frozen:
-                with norms:
-                    _logits(model, prompts, batch, [None], shared)
+            norms = FrozenNorms(model) if frozen else None
+            if norms is not None:
+                with norms.hooks:
+                    _logits(model, prompts, batch, conditions=[None], shared=shared)
             for chunk in _chunks(conditions, len(batch.rows), shared):
-                with norms if frozen else nullcontext():
-                    logits, _ = _logits(model, prompts, batch, [conditions[i] for i in chunk], shared)
-                read = margin(logits.flatten(0, 1), kinds * len(chunk))
-                out[np.ix_(chunk, batch.rows)] = read.reshape(len(chunk), -1).numpy()
+                with norms.hooks if norms is not None else nullcontext():
+                    logits, _ = _logits(model, prompts, batch, conditions=[conditions[i] for i in chunk], shared=shared)
+                flat = rearrange(logits, "condition batch vocab -> (condition batch) vocab")
+                read = margin(flat, kinds * len(chunk)).numpy()
+                out[np.ix_(chunk, batch.rows)] = rearrange(read, "(c batch) -> c batch", c=len(chunk))
                 bar.update(len(batch.rows) * len(chunk))
     return out
 
 
 def _shares(
-    model: Model, prompts: Sequence[Prompt], conditions: Sequence[Intervention | None], batch_size: int
+    model: Model, prompts: Sequence[Prompt], conditions: Sequence[Intervention | None], *, batch_size: int
 ) -> Iterator[tuple[Batch, _Shared]]:
     """Batches, with what is worth sharing for these conditions."""
     last_only = all(c is None or c.positions == "last_prompt" for c in conditions)
     layers = sorted({min(c.neurons.by_layer()) for c in conditions if c is not None})
     for batch in batches(model, prompts, batch_size=batch_size, side="left"):
-        few = len(conditions) < 3
-        yield (
-            batch,
-            _Shared(dict(batch.encoding)) if few else _share(model, prompts, batch, layers, last_only=last_only),
-        )
-
-
-def check_conditions(
-    model: Model, prompts: Sequence[Prompt], conditions: Sequence[Intervention | None], generated: int = 0
-) -> None:
-    """Raise unless every condition fits the model and the prompts and can fire (each neuron set is looked at once)."""
-    present = [c for c in conditions if c is not None]
-    for neurons in {id(c.neurons): c.neurons for c in present}.values():
-        neurons.check_model(model)
-    for condition in present:
-        condition.check(model, prompts)
-        if condition.positions == "response" and not generated:
-            raise InputError("positions='response': this is read before the first answer token; use generate")
-        if condition.positions == "response" and generated < 2:
-            raise InputError("positions='response' needs max_new_tokens of 2 or more: the last token is never read")
-
-
-def answer_logits(
-    model: Model, prompts: Sequence[Prompt], intervention: Intervention | None = None, *, batch_size: int = 32
-) -> Float[Tensor, "prompt vocab"]:
-    """Logits of the first answer token of every prompt, clean or under one intervention (float32)."""
-    check_conditions(model, prompts, [intervention])
-    parts: dict[int, Tensor] = {}
-    for batch in batches(model, prompts, batch_size=batch_size, side="left"):
-        logits, _ = _logits(model, prompts, batch, [intervention], _Shared(dict(batch.encoding)))
-        parts |= dict(zip(batch.rows, logits[0].float().cpu(), strict=True))
-    return torch.stack([parts[i] for i in range(len(prompts))])
+        if len(conditions) < 3:
+            yield batch, _Shared(dict(batch.encoding))
+        else:
+            yield batch, _share(model, prompts, batch, layers=layers, last_only=last_only)

@@ -1,13 +1,15 @@
-"""Greedy generation, with an intervention held at every step it names.
+"""Greedy generation, with an intervention held at every step that it names.
 
-Every firing is counted: an intervention that did not fire at every layer, step and token it names is an error.
+`decode` is the one generation loop: it calls back at every decoding step and layer that it is told to. `generate` uses it to hold
+an `Intervention`. Every firing is counted: an intervention that did not fire at every layer, step and token it names is an error.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, overload
 
 import nnsight
 import torch
@@ -15,45 +17,86 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..core.arguments import at_least
 from ..data.prompts import Prompt
-from .encoding import Batch, batches
-from .forward import Edit, check_conditions, edits_for
-from .intervention import Intervention
-from .model import Model, by_row
+from .edits import Edit, check_conditions, edits_for
+from .encoding import Batch, as_prompts, batches
+from .families import by_row
+from .intervention import Intervention, require_intervention
+from .model import Model
 
 __all__ = ["decode", "generate"]
 
 Change = Callable[[int, int, Tensor], Any]
 
 
-def generate(
+@overload
+def generate(  # type: ignore[overload-overlap]
     model: Model,
-    prompts: Sequence[Prompt],
+    prompts: str | Prompt,
     *,
     intervention: Intervention | None = None,
     max_new_tokens: int = 32,
     batch_size: int = 32,
     progress: bool = False,
     desc: str = "answer",
-) -> list[str]:
-    """Greedy answers, with an intervention held through the prompt (and every step, for "response" and "all").
+) -> str: ...
+@overload
+def generate(
+    model: Model,
+    prompts: Iterable[str | Prompt],
+    *,
+    intervention: Intervention | None = None,
+    max_new_tokens: int = 32,
+    batch_size: int = 32,
+    progress: bool = False,
+    desc: str = "answer",
+) -> list[str]: ...
+def generate(
+    model: Model,
+    prompts: str | Prompt | Iterable[str | Prompt],
+    *,
+    intervention: Intervention | None = None,
+    max_new_tokens: int = 32,
+    batch_size: int = 32,
+    progress: bool = False,
+    desc: str = "answer",
+) -> str | list[str]:
+    """Greedy answers: a list, or one string for one prompt.
 
-    >>> generate(model, prompts[:2], max_new_tokens=16)        # doctest: +SKIP
-    ['Sure, ...', 'Sorry, ...']
+    >>> generate(model, "how do i bake bread", max_new_tokens=3)
+    '...'
+    >>> len(generate(model, prompts[:4], intervention=ns.Intervention(neurons, "zero", positions="all"), max_new_tokens=3))
+    4
+
+    Args:
+        model: the model.
+        prompts: a `PromptSet`, a sequence of prompts or strings, or one of either.
+        intervention: what is changed: at the prompt, and for the positions "response" and "all" at every generated token that
+            is read again; None for nothing.
+        max_new_tokens: tokens an answer, at most.
+        batch_size: prompts a batch.
+        progress: show a progress bar.
+        desc: its label.
 
     Raises:
-        InputError: an intervention that does not fit the model or the prompts, or that could not fire.
+        InputError: no model or no prompts, or an intervention that does not fit the model or the prompts, or that could not
+            fire.
+        RuntimeError: an intervention that did not fire at every layer, step and token it names.
     """
+    rows = as_prompts(model, prompts, call="generate")
+    at_least(1, "generate", max_new_tokens=max_new_tokens, batch_size=batch_size)
+    require_intervention(intervention, "generate")
     model.needs_here("generate")
-    check_conditions(model, prompts, [intervention], generated=max_new_tokens)
-    out = [""] * len(prompts)
-    with tqdm(total=len(prompts), desc=desc, unit="prompt", disable=not progress, leave=False) as bar:
-        for batch in batches(model, prompts, batch_size=batch_size, side="left"):
-            new = _generate_ids(model, prompts, batch, intervention, max_new_tokens)
+    check_conditions(model, rows, [intervention], generated=max_new_tokens)
+    out = [""] * len(rows)
+    with tqdm(total=len(rows), desc=desc, unit="prompt", disable=not progress, leave=False) as bar:
+        for batch in batches(model, rows, batch_size=batch_size, side="left"):
+            new = _generate_ids(model, rows, batch, intervention=intervention, n=max_new_tokens)
             for row, text in zip(batch.rows, model.tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
                 out[row] = text.strip()
             bar.update(len(batch.rows))
-    return out
+    return out[0] if isinstance(prompts, (str, Prompt)) else out
 
 
 def decode(
@@ -115,11 +158,11 @@ def decode(
 
 
 def _generate_ids(
-    model: Model, prompts: Sequence[Prompt], batch: Batch, intervention: Intervention | None, n: int
+    model: Model, prompts: Sequence[Prompt], batch: Batch, *, intervention: Intervention | None, n: int
 ) -> Int[Tensor, "batch new"]:
     """New token ids of a batch under an intervention, every firing of which is counted."""
-    edits = {} if intervention is None else edits_for(model, prompts, batch, [intervention])[0]
-    later = _later(model, prompts, batch, intervention)
+    edits, _ = edits_for(model, prompts, batch, conditions=[intervention])
+    later = _later(model, prompts, batch, intervention=intervention)
     steps = [edits, *[later] * (n - 1)] if later else [edits]
 
     def change(step: int, layer: int, h: Tensor) -> int:
@@ -127,7 +170,7 @@ def _generate_ids(
 
     ids, fired = decode(model, batch, max_new_tokens=n, layers=[list(at) for at in steps], change=change)
     expected = {
-        (step, layer): sum(_tokens(edit) for edit in changes)
+        (step, layer): sum(edit.tokens for edit in changes)
         for step, at in enumerate(steps[: ids.shape[1]])
         for layer, changes in at.items()
     }
@@ -138,23 +181,17 @@ def _generate_ids(
 
 
 def _later(
-    model: Model, prompts: Sequence[Prompt], batch: Batch, intervention: Intervention | None
+    model: Model, prompts: Sequence[Prompt], batch: Batch, *, intervention: Intervention | None
 ) -> dict[int, list[Edit]]:
     """Edits of each step after the first, when one new token of every row is read."""
     if intervention is None or intervention.positions not in ("response", "all"):
         return {}
-    as_last = Intervention(intervention.neurons, intervention.kind, intervention.value, cells=intervention.cells)
-    return edits_for(model, prompts, batch, [as_last])[0]
-
-
-def _tokens(edit: Edit) -> int:
-    if edit.where is not None:
-        return int(edit.where.sum())
-    return edit.stop - edit.start if edit.active is None else int(edit.active.sum())
+    as_last = replace(intervention, positions="last_prompt")
+    return edits_for(model, prompts, batch, conditions=[as_last])[0]
 
 
 class quiet_generation(warnings.catch_warnings):
-    """Silence generation-length and unreached-step warnings (steps after the last token are expected)."""
+    """A context without warnings of generation length and of steps that were not reached (answers may end early)."""
 
     def __enter__(self) -> Any:
         entered = super().__enter__()

@@ -1,7 +1,7 @@
 """Interventions as data: which neurons, what they become, where, for which prompts.
 
-An `Intervention` travels as JSON (an nnsight edit cannot be saved); `intervene` applies it. Its `kind` says what becomes
-of a neuron's value h_i:
+An `Intervention` travels as JSON (an nnsight edit cannot be saved). `answer_logits`, `margins` and `generate` apply it. Its `kind`
+says what becomes of a neuron's value h_i:
 
     zero       h_i <- 0
     mean       h_i <- its mean over other prompts        value [n_layers, d_mlp], or one row a prompt
@@ -17,41 +17,52 @@ is read again) or "all" (prompt and response). `cells` restricts it to prompts o
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..core.arguments import one_of, require
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
 from ..data.prompts import Cell, Prompt
 from .model import Model
 
-__all__ = ["KINDS", "POSITIONS", "Intervention"]
-
+__all__ = ["KINDS", "POSITIONS", "Intervention", "require_intervention"]
 
 KINDS = ("zero", "mean", "resample", "scale", "clamp", "patch")
-
-
 POSITIONS = ("last_prompt", "prompt", "image", "text", "response", "all")
-
-
 FORMAT = "neuronshield.Intervention/1"
+NDIMS = {"scale": (0,), "clamp": (0, 2)}  # axes a value may have; the other kinds have 2 or 3
+SHAPES = {0: "a number", 2: "[n_layers, d_mlp]", 3: "[prompt, n_layers, d_mlp]"}
 
 
-@dataclass(frozen=True, eq=False)
+class Means(Protocol):
+    """Means of a group of prompts, as `Stats.moments(label, cell)` gives them."""
+
+    @property
+    def mean(self) -> np.ndarray: ...
+
+
+class Captured(Protocol):
+    """What `capture` returns, as far as it is asked here (`Stats` is one)."""
+
+    def moments(self, label: str, cell: Any, half: int | None = None) -> Means: ...
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Intervention:
-    """Which neurons, what, where.
+    """Which neurons become what, at which tokens of which prompts.
 
-    >>> import torch
-    >>> neurons = NeuronSet([(0, 3), (1, 5)], n_layers=2, d_mlp=8)
-    >>> half = Intervention(neurons, "scale", 0.5, positions="all", cells=["en/text"])
-    >>> mean = Intervention(neurons, "mean", torch.arange(16.0).reshape(2, 8))
+    >>> Intervention(neurons, "scale", 0.5, positions="all", cells=["en/text"])
+    Intervention(scale by 0.5, 3 neurons in 3 layers, positions='all', cells=['en/text'])
+    >>> mean = Intervention(neurons, "mean", torch.arange(87.0).reshape(3, 29))
     >>> Intervention.from_json(mean.to_json()).value[1, 5].item()
-    13.0
+    34.0
 
     Args:
         neurons: the set that is changed.
@@ -63,8 +74,8 @@ class Intervention:
         cells: cells of the prompts it touches; None for all.
 
     Raises:
-        InputError: an empty set, an unknown kind, position or cell, or a value that is missing, not finite or of
-            the wrong shape.
+        InputError: no neuron set or an empty one, an unknown kind, position or cell, or a value that is missing, not finite
+            or of the wrong shape.
     """
 
     neurons: NeuronSet
@@ -74,33 +85,99 @@ class Intervention:
     cells: Sequence[Cell | str] | None = None
 
     def __post_init__(self) -> None:
+        require(
+            self.neurons, NeuronSet, "Intervention(neurons, kind)", "neurons",
+            hint="the neuron set comes first" if isinstance(self.kind, NeuronSet) else "NeuronSet(pairs) makes one",
+        )  # fmt: skip
         if not len(self.neurons):
             raise InputError("an intervention on an empty neuron set does nothing; pass at least one neuron")
-        if self.kind not in KINDS:
-            raise InputError(f"kind={self.kind!r} is unknown; use one of {', '.join(KINDS)}")
-        if self.positions not in POSITIONS:
-            raise InputError(f"positions={self.positions!r} is unknown; use one of {', '.join(POSITIONS)}")
+        one_of(self.kind, KINDS, "Intervention", "kind")
+        one_of(self.positions, POSITIONS, "Intervention", "positions")
         if (self.value is None) != (self.kind == "zero"):
             raise InputError(f"kind={self.kind!r} {'takes no' if self.kind == 'zero' else 'needs a'} value")
         if self.cells is not None:
             if not self.cells:
                 raise InputError("cells=[] touches no prompt; pass cells, or None for all")
-            object.__setattr__(self, "cells", tuple(Cell.of(c) for c in self.cells))
-        if self.value is None:
-            return
-        value = torch.as_tensor(self.value, dtype=torch.float32).detach().cpu()
-        wanted = {"scale": (0,), "clamp": (0, 2)}.get(self.kind, (2, 3))
-        if value.ndim not in wanted:
-            what = {0: "a number", 2: "[n_layers, d_mlp]", 3: "[prompt, n_layers, d_mlp]"}
+            given = [self.cells] if isinstance(self.cells, (str, Cell)) else self.cells
+            object.__setattr__(self, "cells", tuple(Cell.of(c) for c in given))
+        if self.value is not None:
+            object.__setattr__(self, "value", self._checked_value())
+
+    def _checked_value(self) -> Tensor:
+        """The value as float32 on the CPU."""
+        wanted = NDIMS.get(self.kind, (2, 3))
+        try:
+            value = torch.as_tensor(self.value, dtype=torch.float32).detach().cpu()
+        except (TypeError, ValueError, RuntimeError):
             raise InputError(
-                f"kind={self.kind!r}: value has shape {tuple(value.shape)}; expected {' or '.join(what[n] for n in wanted)}"
+                f"kind={self.kind!r}: value is a {type(self.value).__name__}; expected {' or '.join(map(SHAPES.get, wanted))}"  # type: ignore[arg-type]
+            ) from None
+        if value.ndim not in wanted:
+            raise InputError(
+                f"kind={self.kind!r}: value has shape {tuple(value.shape)}; expected "
+                f"{' or '.join(SHAPES[n] for n in wanted)}"
             )
         if not torch.isfinite(value).all():
             raise InputError(f"kind={self.kind!r}: value is not finite everywhere")
-        object.__setattr__(self, "value", value)
+        return value
+
+    @classmethod
+    def mean_of(
+        cls,
+        neurons: NeuronSet,
+        stats: Captured,
+        prompts: Iterable[Prompt] | None = None,
+        *,
+        label: str = "benign",
+        cell: Cell | str | None = None,
+        positions: Literal["last_prompt", "prompt", "image", "text", "response", "all"] = "last_prompt",
+        cells: Sequence[Cell | str] | None = None,
+    ) -> Intervention:
+        """The intervention that sets neurons to their captured mean: each prompt gets the mean of its own cell.
+
+        >>> stats = ns.capture(model, prompts, progress=False)
+        >>> ns.Intervention.mean_of(neurons, stats, prompts[:8]).value.shape
+        torch.Size([8, 3, 29])
+        >>> ns.Intervention.mean_of(neurons, stats, cell="en/text").value.shape
+        torch.Size([3, 29])
+
+        Args:
+            neurons: the set that is changed.
+            stats: what `capture` returned.
+            prompts: the prompts that it will be applied to, in this order; not needed with `cell`.
+            label: whose mean, "benign" or "harmful".
+            cell: one cell, whose mean every prompt gets.
+            positions: role of the tokens it touches.
+            cells: cells of the prompts it touches; None for all.
+
+        Raises:
+            InputError: neither prompts nor a cell, or nothing was captured for the label in a cell.
+        """
+        call = "Intervention.mean_of(neurons, stats, prompts)"
+        if not hasattr(stats, "moments"):
+            raise InputError(f"{call}: stats must be what capture returns, got {type(stats).__name__}")
+        if cell is not None:
+            value = np.asarray(stats.moments(label, Cell.of(cell)).mean)
+        elif prompts is None:
+            raise InputError(f"{call}: give the prompts it is for (each gets the mean of its cell), or cell=")
+        else:
+            rows = list(prompts)
+            if not rows:
+                raise InputError(f"{call}: no prompts")
+            means = {c: np.asarray(stats.moments(label, c).mean) for c in dict.fromkeys(p.cell for p in rows)}
+            value = np.stack([means[p.cell] for p in rows])
+        return cls(neurons, "mean", value, positions=positions, cells=cells)
 
     def check(self, model: Model, prompts: Sequence[Prompt]) -> None:
-        """Raise unless its value and cells fit this model and these prompts."""
+        """Raise unless its value and cells fit this model and these prompts.
+
+        Args:
+            model: the model it will be applied to.
+            prompts: the prompts.
+
+        Raises:
+            InputError: a value of another shape, or cells that no prompt is of.
+        """
         if self.value is not None and self.value.ndim:
             shape, neurons = tuple(self.value.shape), (model.n_layers, model.d_mlp)
             if shape not in (neurons, (len(prompts), *neurons)):
@@ -109,7 +186,13 @@ class Intervention:
             raise InputError(f"no prompt is of the cells it names ({', '.join(map(str, self.cells))})")
 
     def new(self, layer: int, members: list[int], rows: list[int]) -> Float[Tensor, "rows k"] | float:
-        """What the members of one layer become on the prompts in `rows` (for "scale": their factor)."""
+        """What the members of one layer become on some prompts: [rows or 1, k] or a number (for "scale": their factor).
+
+        Args:
+            layer: the layer, from 0.
+            members: indices of neurons of that layer, [k].
+            rows: row numbers of the prompts.
+        """
         if self.value is None:
             return 0.0
         if not self.value.ndim:
@@ -120,7 +203,7 @@ class Intervention:
 
     # -- files ----------------------------------------------------------------------------------------
     def to_json(self) -> str:
-        """All of it as JSON; of the values, those of its neurons.
+        """All of it as a JSON text; of the values, those of its neurons.
 
         Raises:
             InputError: per-neuron values and a set that does not know its model's shape.
@@ -141,7 +224,10 @@ class Intervention:
 
     @staticmethod
     def from_json(text: str) -> Intervention:
-        """Read what `to_json` wrote.
+        """The intervention that `to_json` wrote.
+
+        Args:
+            text: JSON.
 
         Raises:
             InputError: not JSON, or not an intervention of this version.
@@ -159,8 +245,32 @@ class Intervention:
                 value = torch.zeros(*short.shape[:-1], about["n_layers"], about["d_mlp"])
                 layer, index = torch.tensor(list(neurons)).T
                 value[..., layer, index] = short
-            return Intervention(neurons, about["kind"], value, about["positions"], about["cells"])
+            return Intervention(neurons, about["kind"], value, positions=about["positions"], cells=about["cells"])
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"not an intervention written by to_json ({error})") from None
+
+    def __repr__(self) -> str:
+        shown = ""
+        if self.value is not None:
+            what = f"{float(self.value):g}" if not self.value.ndim else f"[{', '.join(map(str, self.value.shape))}]"
+            shown = f" {'by' if self.kind == 'scale' else 'to'} {what}"
+        where = f", positions={self.positions!r}" + (f", cells={[str(c) for c in self.cells]}" if self.cells else "")
+        return f"Intervention({self.kind}{shown}, {repr(self.neurons)[10:-1]}{where})"
+
+
+def require_intervention(value: Any, call: str) -> None:
+    """Raise unless a value is an `Intervention` or None.
+
+    >>> require_intervention(None, "generate")
+
+    Args:
+        value: what was given.
+        call: the function, for the message.
+
+    Raises:
+        InputError: something else.
+    """
+    hint = "wrap the neurons: Intervention(neurons, 'zero')"
+    require(value, (Intervention, type(None)), f"{call}(..., intervention=)", "intervention", hint=hint)

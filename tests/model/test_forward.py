@@ -12,7 +12,7 @@ import tiny
 import torch
 
 import neuronshield as ns
-from neuronshield.model import forward
+from neuronshield.model import edits
 from neuronshield.model.forward import margins
 from neuronshield.model.generation import generate
 from neuronshield.model.intervention import KINDS, Intervention
@@ -316,8 +316,8 @@ def test_what_could_never_fire_is_an_error_not_a_null_effect(llama: ns.Model):
 def test_a_layer_that_does_not_run_is_an_error(monkeypatch: pytest.MonkeyPatch):
     """A firing that is counted short is never passed over."""
     model = ns.load(tiny.llama(), processor=tiny.tokenizer())
-    kept = forward.Edit.apply
-    monkeypatch.setattr(forward.Edit, "apply", lambda self, h: kept(self, h) - 1)
+    kept = edits.Edit.apply
+    monkeypatch.setattr(edits.Edit, "apply", lambda self, h: kept(self, h) - 1)
     zero = Intervention(NEURONS, "zero", None, "all")
     with pytest.raises(RuntimeError, match="fired"):
         margins(model, some("llama"), [zero], TOKENS)

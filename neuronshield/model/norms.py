@@ -1,0 +1,71 @@
+"""Norms held at what they were in a clean run, so that only what is read of an edit moves the logits.
+
+A norm divides what it reads by its size. Removing anything large from the residual stream makes every later norm scale up what
+is left, and moves the logits although nothing reads what was removed. With the mean mu and the size s of the clean run, the
+output of an edited run x' is put at
+
+    gamma * (x' - mu) / s + beta        (mu = 0 and beta = 0 for RMS norms)
+
+at the last position, for every norm of the residual stream.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from einops import repeat
+from torch import Tensor, nn
+
+from .hooks import hooked
+from .model import Model
+
+__all__ = ["FrozenNorms"]
+
+
+class FrozenNorms:
+    """Norms of one model on one batch: `hooks` is a context that remembers them in its first forward and holds them later.
+
+    >>> norms = FrozenNorms(model)
+    >>> ids = torch.ones(1, 4, dtype=torch.long)
+    >>> with norms.hooks:
+    ...     first, second = (model.module(ids).logits for _ in range(2))
+    >>> len(norms.modules), torch.allclose(first, second, atol=1e-5)
+    (7, True)
+
+    Args:
+        model: the model.
+    """
+
+    def __init__(self, model: Model) -> None:
+        owner = model.module.get_submodule(model.layers_path.rpartition(".")[0])
+        layers = model.module.get_submodule(model.layers_path)
+        inside = [m for layer in layers for m in layer.children()]  # type: ignore[attr-defined]
+        self.modules = [m for m in (*inside, *owner.children()) if _is_norm(m, model.d_model)]
+        self.hooks = hooked(self.modules, after=self._hold)
+        self._clean: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def _hold(self, key: int, x: Tensor, out: Tensor) -> Tensor | None:
+        """Remember mean and size the first time; later, the output under those."""
+        module: Any = self.modules[key]
+        last = x[:, -1].float()
+        centred = isinstance(module, nn.LayerNorm)
+        mean = last.mean(dim=-1, keepdim=True) if centred else torch.zeros_like(last[:, :1])
+        epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", 0.0))
+        size = ((last - mean).pow(2).mean(dim=-1, keepdim=True) + epsilon).sqrt()
+        if key not in self._clean:
+            self._clean[key] = mean, size
+            return None
+        times = len(last) // len(self._clean[key][0])
+        mean0, size0 = (repeat(v, "batch one -> (times batch) one", times=times) for v in self._clean[key])
+        weight, bias = (getattr(module, name, None) if centred else None for name in ("weight", "bias"))
+        bias = 0.0 if bias is None else bias
+        shift = 0.0 if weight is None else weight * (mean - mean0) / size0
+        out = out.clone()
+        out[:, -1] = ((out[:, -1] - bias) * size / size0 + shift + bias).to(out.dtype)
+        return out
+
+
+def _is_norm(module: nn.Module, d_model: int) -> bool:
+    weight = getattr(module, "weight", None)
+    return "norm" in type(module).__name__.lower() and (weight is None or tuple(weight.shape) == (d_model,))
