@@ -26,8 +26,8 @@ from ..core.neurons import NEURON_VALUE
 from ..core.provenance import versions
 from ..data.languages import OpeningsArg
 from ..data.prompts import Prompt, PromptSet
-from ..model.encoding import batches
 from ..model.edits import edits_for
+from ..model.encoding import batches
 from ..model.intervention import Intervention
 from ..model.model import Model, by_row
 from ..model.prefixes import OpeningTokens, margin, opening_tokens, openings_of
