@@ -1,8 +1,19 @@
-"""What a model is to this package, and whether every number it will give can be trusted: one line a check.
+"""Checking a model before anything is measured on it: one line a check.
 
-Each check runs for real on a few prompts of our own: plain PyTorch hooks must read what nnsight read, padding must
-change nothing, an ablation must change the answer and nothing below its layer, a gradient must come back. It is what an
-issue report should hold.
+Each check runs the model on a few prompts:
+
+    backbone        where the MLP neurons of the language backbone are
+    budget, memory  what 0.03 % of the parameters buys, and what capture and training keep
+    template        what the model reads for a prompt
+    image tokens    a picture has placeholder tokens, and another picture changes the logits
+    parity          nnsight in a padded batch reads what plain PyTorch hooks read on each prompt alone
+    TransformerLens its bridge reads the same neurons, and gives the same logits when some are zeroed
+    padding         a padded batch gives the logits of each prompt alone
+    ablation        zeroing a layer changes the logits and no neuron of the layers below it
+    generation      an answer is generated
+    gradients       gradients of all neurons are finite and not all zero
+
+An issue report should hold its output.
 """
 
 from __future__ import annotations
@@ -15,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.arguments import require
 from ..core.neurons import NeuronSet
 from ..core.provenance import versions
 from ..data.prompts import Prompt, PromptSet
@@ -23,23 +35,32 @@ from ..model.encoding import collate, render
 from ..model.families import PARTS
 from ..model.forward import answer_logits
 from ..model.generation import generate
+from ..model.hooks import hooked
 from ..model.intervention import Intervention
 from ..model.model import Model
 from ..model.weights import out_in
 from ..shield.adapter import places, slots
+from .bridge import BridgeMissing, bridge_of, by_bridge
 
 __all__ = ["Checkup", "Line", "doctor"]
 
 
 BUDGET = 3e-4  # of the parameters, as in Precise Shield
-
-
 TEXTS = ("Hello", "How do I bake bread at home?", "Write a short note to a neighbour about a lost cat, and be kind.")
 
 
 @dataclass(frozen=True)
 class Line:
-    """One check: its name, whether it passed (None: nothing to check), and what was seen."""
+    """One check.
+
+    >>> print(Line("padding", True, "off by at most 1e-07"))
+    pass  padding         off by at most 1e-07
+
+    Attributes:
+        name: what was checked.
+        passed: whether it passed; None where there was nothing to check.
+        text: what was seen.
+    """
 
     name: str
     passed: bool | None
@@ -47,7 +68,7 @@ class Line:
 
     def __str__(self) -> str:
         mark = {True: "pass", False: "FAIL", None: "    "}[self.passed]
-        return f"{mark}  {self.name:<12} {self.text}"
+        return f"{mark}  {self.name:<15} {self.text}"
 
 
 class Checkup(list[Line]):
@@ -61,7 +82,9 @@ class Checkup(list[Line]):
     def __str__(self) -> str:
         return "\n".join(str(line) for line in self)
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        failed = [line.name for line in self if line.passed is False]
+        return f"Checkup({len(self)} lines, {'failed: ' + ', '.join(failed) if failed else 'none failed'})"
 
     def _repr_html_(self) -> str:
         from html import escape
@@ -70,39 +93,55 @@ class Checkup(list[Line]):
 
 
 def doctor(model: Model) -> Checkup:
-    """Check a model: where its neurons are, what a budget buys, and that reading and changing them works.
+    """The check-up of a model: where its neurons are, what a budget buys, and that reading and changing them works.
 
-    >>> print(doctor(ns.load("organism")))                     # doctest: +SKIP
-          model        LlavaForConditionalGeneration 'organism', 2.8 M parameters, float32 on cpu
-    pass  backbone     model.language_model.layers: 6 layers, d_mlp 512, d_model 128: 3072 neurons
+    >>> print(ns.doctor(model))
+          versions        ...
+          model           LlamaForCausalLM 'LlamaForCausalLM', 11680 parameters, float32 on cpu
+    pass  backbone        model.layers: 3 layers, d_mlp 29, d_model 20: 87 neurons at mlp.down_proj <- mlp.up_proj, mlp.gate_proj
     ...
 
-    A check that raises is a line that failed, with the reason; nothing is raised.
+    A check that raises is a line that failed, with the reason.
+
+    Args:
+        model: the model.
+
+    Raises:
+        InputError: something that is no model.
     """
+    require(model, Model, "doctor(model)", "model", hint="ns.load makes one")
     out = Checkup(Line(name, None, text) for name, text in (("versions", _versions()), ("model", _about(model))))
     text = _prompts(None)
-    checks: list[tuple[str, Callable[[], str | None]]] = [
+    checks: list[tuple[str, Callable[[], str]]] = [
         ("backbone", lambda: _backbone(model)),
         ("budget", lambda: _budget(model)),
         ("memory", lambda: _memory(model)),
         ("template", lambda: _template(model, text)),
         ("image tokens", lambda: _image_tokens(model)),
         ("parity", lambda: _parity(model, text)),
+        ("TransformerLens", lambda: _transformer_lens(model, text)),
         ("padding", lambda: _padding(model, text)),
         ("ablation", lambda: _ablation(model, text)),
         *([] if model.remote else [("generation", lambda: _generation(model, text))]),
         ("gradients", lambda: _gradients(model, text)),
     ]
-    for name, check in checks:
-        try:
-            said = check()
-        except _Failed as failure:
-            out.append(Line(name, False, str(failure)))
-        except Exception as error:  # a check-up reports whatever is wrong
-            out.append(Line(name, False, f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"))
-        else:
-            out.append(Line(name, None if said is None else True, said or "takes no pictures"))
-    return out
+    return Checkup([*out, *(_line(name, check) for name, check in checks)])
+
+
+def _line(name: str, check: Callable[[], str]) -> Line:
+    """One check, run."""
+    try:
+        return Line(name, True, check())
+    except (_Nothing, BridgeMissing) as nothing:
+        return Line(name, None, str(nothing))
+    except _Failed as failure:
+        return Line(name, False, str(failure))
+    except Exception as error:  # a check-up reports whatever is wrong
+        return Line(name, False, f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}")
+
+
+class _Nothing(Exception):
+    """There is nothing to check, and why."""
 
 
 class _Failed(Exception):
@@ -172,10 +211,10 @@ def _template(model: Model, prompts: PromptSet) -> str:
     return f"{'chat template' if templated else 'no chat template, prompts are used verbatim'}: {shown!r}"
 
 
-def _image_tokens(model: Model) -> str | None:
-    """Placeholders are there, and what they hold is the picture."""
+def _image_tokens(model: Model) -> str:
+    """A picture has placeholder tokens, and another picture changes the logits."""
     if not model.takes_images:
-        return None
+        raise _Nothing("takes no pictures")
     if model.image_token_id is None:
         raise _Failed(
             "the processor takes pictures but the config names no image token; roles 'image' and 'text' are unknown"
@@ -205,6 +244,20 @@ def _parity(model: Model, prompts: PromptSet) -> str:
     return _within(model, worst, "nnsight in a padded batch against plain hooks on each prompt")
 
 
+def _transformer_lens(model: Model, prompts: PromptSet) -> str:
+    """TransformerLens's bridge reads the same neurons, and gives the same logits when a third of a layer is zeroed."""
+    bridge, middle = bridge_of(model), _middle(model)
+    third = NeuronSet(((middle, i) for i in range(0, model.d_mlp, 3)), n_layers=model.n_layers, d_mlp=model.d_mlp)
+    worst = 0.0
+    for kind in [prompts, _prompts(0)] if model.takes_images else [prompts]:
+        rows = list(kind)
+        theirs, zeroed = by_bridge(bridge, model, rows, zeroed=third)
+        worst = max(worst, _off(record(model, rows, batch_size=len(rows)), theirs))
+        ours = answer_logits(model, rows, Intervention(third, "zero", positions="all"), batch_size=len(rows))
+        worst = max(worst, _off(ours, zeroed))
+    return _within(model, worst, f"hook_post, and the logits with {len(third)} neurons of layer {middle} at zero")
+
+
 def _padding(model: Model, prompts: PromptSet) -> str:
     """Left and right padding give the same answer-token logits."""
     rows = list(prompts)
@@ -216,14 +269,13 @@ def _padding(model: Model, prompts: PromptSet) -> str:
 
 def _ablation(model: Model, prompts: PromptSet) -> str:
     """Zeroing a layer changes the logits, and no neuron of the layers below."""
-    idle = model.idle({})
-    middle = next(i for i in range(model.n_layers // 2, model.n_layers) if i not in idle)
+    idle, middle = model.idle({}), _middle(model)
     whole = NeuronSet(((middle, i) for i in range(model.d_mlp)), n_layers=model.n_layers, d_mlp=model.d_mlp)
     rows = list(prompts)
     kept: list[dict[int, Tensor]] = [{}, {}]
     logits = []
     for seen, change in zip(kept, (None, Intervention(whole, "zero", positions="all")), strict=True):
-        with _Hooks(model, seen):
+        with _reading(model, seen):
             logits.append(answer_logits(model, rows, change, batch_size=len(rows)))
     for layer in range(middle):
         if layer not in idle and not torch.equal(kept[0][layer], kept[1][layer]):
@@ -234,8 +286,14 @@ def _ablation(model: Model, prompts: PromptSet) -> str:
     return f"zeroing layer {middle} moves the logits by up to {moved:.2g}, and nothing below it"
 
 
+def _middle(model: Model) -> int:
+    """A layer in the middle that runs without a picture."""
+    idle = model.idle({})
+    return next(i for i in range(model.n_layers // 2, model.n_layers) if i not in idle)
+
+
 def _generation(model: Model, prompts: PromptSet) -> str:
-    said = generate(model, PromptSet([prompts[1]]), max_new_tokens=8)[0]
+    said = generate(model, prompts[1], max_new_tokens=8)
     return f"{prompts[1].prompt!r} -> {said!r}"
 
 
@@ -269,30 +327,20 @@ def _prompts(picture: int | None) -> PromptSet:
     return PromptSet.from_records(rows)
 
 
-class _Hooks:
-    """Plain forward pre-hooks on every down-projection, keeping its input in `seen`."""
+def _reading(model: Model, seen: dict[int, Tensor]) -> hooked:
+    """A context in which plain hooks keep the input of every down-projection in `seen`."""
+    downs = [model.linear(layer, model.site.down) for layer in range(model.n_layers)]
 
-    def __init__(self, model: Model, seen: dict[int, Tensor]) -> None:
-        self.model, self.seen = model, seen
+    def keep(layer: int, h: Tensor) -> None:
+        seen[layer] = h.detach().float().cpu().clone()
 
-    def __enter__(self) -> None:
-        def hook_of(layer: int) -> Callable[..., None]:
-            return lambda _, args: self.seen.update({layer: args[0].detach().float().cpu().clone()})
-
-        self.handles = [
-            self.model.linear(layer, self.model.site.down).register_forward_pre_hook(hook_of(layer))
-            for layer in range(self.model.n_layers)
-        ]
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self.handles:
-            handle.remove()
+    return hooked(downs, before=keep)
 
 
 def _by_hooks(model: Model, prompt: Prompt) -> Tensor:
     """Every neuron at the last token of one prompt by itself, read without nnsight; [n_layers, d_mlp]."""
     seen: dict[int, Tensor] = {}
-    with torch.no_grad(), _Hooks(model, seen):
+    with torch.no_grad(), _reading(model, seen):
         model.module(**collate(model, [prompt]).encoding)
     silent = torch.zeros(1, model.d_mlp)
     return torch.stack([seen.get(i, silent).reshape(-1, model.d_mlp)[-1] for i in range(model.n_layers)])

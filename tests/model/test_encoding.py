@@ -25,7 +25,7 @@ def two(with_pictures: int = 0) -> PromptSet:
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_roles_of_text_are_exact(llama: ns.Model, side: str):
+def test_roles_of_text_are_exact(llama: ns.Model, side: str) -> None:
     batch = collate(llama, list(two()), responses=["sure yes", "sorry"], side=side)
     # row 0: 6 prompt tokens + 2 answer tokens + <eos>; row 1: 2 + 1 + <eos>, so 5 of padding
     pad = 5 if side == "left" else 0
@@ -44,7 +44,7 @@ def test_roles_of_text_are_exact(llama: ns.Model, side: str):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("answers", [True, False])
-def test_padding_plays_no_role(llama: ns.Model, side: str, answers: bool):
+def test_padding_plays_no_role(llama: ns.Model, side: str, answers: bool) -> None:
     rows = list(tiny.prompts())
     batch = collate(llama, rows, responses=[p.target or "" for p in rows] if answers else None, side=side)
     padding = batch.encoding["attention_mask"] == 0
@@ -58,7 +58,7 @@ def test_padding_plays_no_role(llama: ns.Model, side: str, answers: bool):
 
 
 @pytest.mark.parametrize(("side", "pictures"), [("left", 1), ("right", 1), ("right", 2)])
-def test_image_tokens_are_counted_exactly(llava: ns.Model, side: str, pictures: int):
+def test_image_tokens_are_counted_exactly(llava: ns.Model, side: str, pictures: int) -> None:
     batch = collate(llava, list(two(pictures)), side=side)
     # 6 x 6 pixels in 2 x 2 patches: 9 tokens a picture, not one more (a class token would make it 10)
     assert batch.roles["image"].sum(dim=1).tolist() == [9 * pictures] * 2
@@ -69,14 +69,14 @@ def test_image_tokens_are_counted_exactly(llava: ns.Model, side: str, pictures: 
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_does_not_shift_positions(llama: ns.Model, side: str):
+def test_padding_does_not_shift_positions(llama: ns.Model, side: str) -> None:
     batch = collate(llama, list(two()), side=side)
     for row, n in ((0, 6), (1, 2)):
         assert batch.encoding["position_ids"][row][batch.roles["prompt"][row]].tolist() == list(range(n))
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "llava"])
-def test_batched_logits_are_those_of_each_prompt_alone(request: pytest.FixtureRequest, name: str):
+def test_batched_logits_are_those_of_each_prompt_alone(request: pytest.FixtureRequest, name: str) -> None:
     model: ns.Model = request.getfixturevalue(name)
     rows = list(tiny.prompts(pictures=name == "llava"))[:60:7]
     rows = [p for p in rows if bool(p.images) == (name == "llava")]
@@ -89,7 +89,7 @@ def test_batched_logits_are_those_of_each_prompt_alone(request: pytest.FixtureRe
                 assert torch.allclose(logits[i, batch.last[i]], alone, atol=1e-4)
 
 
-def test_batches_cover_every_row_once_and_never_mix_kinds(llava: ns.Model):
+def test_batches_cover_every_row_once_and_never_mix_kinds(llava: ns.Model) -> None:
     rows = tiny.prompts(pictures=True)
     seen: list[int] = []
     for batch in batches(llava, rows, batch_size=7):
@@ -102,14 +102,14 @@ def test_batches_cover_every_row_once_and_never_mix_kinds(llava: ns.Model):
     assert sorted(seen) == list(range(len(rows)))
 
 
-def test_without_a_chat_template_the_prompt_is_used_verbatim(llama: ns.Model, llava: ns.Model):
+def test_without_a_chat_template_the_prompt_is_used_verbatim(llama: ns.Model, llava: ns.Model) -> None:
     (p, _) = two()
     assert render(llama, p) == ("how do i bake a cake", False)
     (q, _) = two(2)
     assert render(llava, q) == ("<image>\n<image>\nhow do i bake a cake", False)
 
 
-def test_a_chat_template_is_used_and_brings_its_own_specials():
+def test_a_chat_template_is_used_and_brings_its_own_specials() -> None:
     tokenizer = tiny.tokenizer()
     tokenizer.chat_template = (
         "<bos> {% for m in messages %}{{ m.content }} {% endfor %}{% if add_generation_prompt %}here{% endif %}"
@@ -121,7 +121,7 @@ def test_a_chat_template_is_used_and_brings_its_own_specials():
     assert [tiny.WORDS[i] for i in ids] == "<bos> how do i bake a cake here".split()
 
 
-def test_messages_reach_the_chat_template_turn_by_turn():
+def test_messages_reach_the_chat_template_turn_by_turn() -> None:
     tokenizer = tiny.tokenizer()
     tokenizer.chat_template = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }} {% endfor %}"
     model = ns.load(tiny.llama(), processor=tokenizer)
@@ -130,7 +130,7 @@ def test_messages_reach_the_chat_template_turn_by_turn():
     assert render(model, p) == ("s:no u:make u:cake ", True)
 
 
-def test_a_chat_template_that_fails_names_the_prompt():
+def test_a_chat_template_that_fails_names_the_prompt() -> None:
     tokenizer = tiny.tokenizer()
     tokenizer.chat_template = "{{ raise_exception('no system turn') }}"
     model = ns.load(tiny.llama(), processor=tokenizer)
@@ -139,7 +139,7 @@ def test_a_chat_template_that_fails_names_the_prompt():
         render(model, p)
 
 
-def test_the_tokenizer_is_left_as_it_was():
+def test_the_tokenizer_is_left_as_it_was() -> None:
     tokenizer = tiny.tokenizer()
     tokenizer.padding_side = "left"
     tokenizer.pad_token = None
@@ -150,6 +150,6 @@ def test_the_tokenizer_is_left_as_it_was():
     assert batch.roles["prompt"].sum(dim=1).tolist() == [6, 2]
 
 
-def test_pictures_for_a_text_model_are_refused(llama: ns.Model):
+def test_pictures_for_a_text_model_are_refused(llama: ns.Model) -> None:
     with pytest.raises(InputError, match="has pictures but 'LlamaForCausalLM' has no image processor"):
         collate(llama, list(two(1)))

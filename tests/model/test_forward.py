@@ -92,7 +92,7 @@ def by_hand(model: ns.Model, prompts: ns.PromptSet, condition: Intervention) -> 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "llava"])
 def test_margins_in_padded_batches_equal_hooks_on_each_prompt_alone(
     request: pytest.FixtureRequest, name: str, kind: str, positions: str
-):
+) -> None:
     model: ns.Model = request.getfixturevalue(name)
     prompts = some(name)
     value = values(kind, len(prompts))
@@ -104,7 +104,7 @@ def test_margins_in_padded_batches_equal_hooks_on_each_prompt_alone(
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "llava"])
-def test_the_short_way_of_many_conditions_gives_what_each_gives_alone(request: pytest.FixtureRequest, name: str):
+def test_the_short_way_of_many_conditions_gives_what_each_gives_alone(request: pytest.FixtureRequest, name: str) -> None:
     model: ns.Model = request.getfixturevalue(name)
     prompts = some(name)
     conditions = [None, *(Intervention(NEURONS, k, values(k, len(prompts))) for k in ("zero", "mean", "patch")), None]  # type: ignore[arg-type]
@@ -114,7 +114,7 @@ def test_the_short_way_of_many_conditions_gives_what_each_gives_alone(request: p
 
 
 @pytest.mark.parametrize("positions", ["image", "text"])
-def test_tokens_are_chosen_by_their_role(llava: ns.Model, positions: str):
+def test_tokens_are_chosen_by_their_role(llava: ns.Model, positions: str) -> None:
     prompts = ns.PromptSet([p for p in some("llava") if p.images])
     condition = Intervention(NEURONS, "clamp", 3.0, positions)  # type: ignore[arg-type]
     got = margins(llava, prompts, [None, condition], TOKENS, batch_size=4)
@@ -123,7 +123,7 @@ def test_tokens_are_chosen_by_their_role(llava: ns.Model, positions: str):
 
 
 @pytest.mark.parametrize("positions", ["last_prompt", "prompt"])
-def test_only_prompts_of_its_cells_are_touched(llama: ns.Model, positions: str):
+def test_only_prompts_of_its_cells_are_touched(llama: ns.Model, positions: str) -> None:
     prompts = some("llama")
     condition = Intervention(NEURONS, "clamp", 3.0, positions, cells=["sw/text"])  # type: ignore[arg-type]
     got = margins(llama, prompts, [None, condition, condition, None], TOKENS, batch_size=4)
@@ -134,7 +134,7 @@ def test_only_prompts_of_its_cells_are_touched(llama: ns.Model, positions: str):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_intervention_survives_json(llama: ns.Model, kind: str):
+def test_an_intervention_survives_json(llama: ns.Model, kind: str) -> None:
     prompts = some("llama")
     value = values(kind, len(prompts))
     value = value.numpy() if value is not None and value.ndim == 2 else value
@@ -153,12 +153,12 @@ def test_an_intervention_survives_json(llama: ns.Model, kind: str):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "neuronshield.Intervention/9"}', '{"format": 3}'])
-def test_json_that_is_not_an_intervention_is_refused(text: str):
+def test_json_that_is_not_an_intervention_is_refused(text: str) -> None:
     with pytest.raises(ns.InputError, match="not an intervention written by to_json"):
         Intervention.from_json(text)
 
 
-def test_layers_below_are_not_run_again(llama: ns.Model):
+def test_layers_below_are_not_run_again(llama: ns.Model) -> None:
     """Twenty draws in the last layer: the first layer's MLP runs for the shared part only."""
     prompts, runs = some("llama"), []
     handle = tiny.downs(llama)[0].register_forward_hook(lambda *_: runs.append(1))
@@ -175,7 +175,7 @@ def test_layers_below_are_not_run_again(llama: ns.Model):
     assert len(runs) - shared_last == 1
 
 
-def test_with_norms_frozen_what_nothing_reads_has_no_effect_at_all():
+def test_with_norms_frozen_what_nothing_reads_has_no_effect_at_all() -> None:
     module = tiny.llama(seed=3)
     with torch.no_grad():  # neuron (0, 5) writes, loudly, where nothing reads
         for layer in module.model.layers:
@@ -199,7 +199,7 @@ def test_with_norms_frozen_what_nothing_reads_has_no_effect_at_all():
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_frozen_norms_equal_the_same_by_hand(request: pytest.FixtureRequest, name: str):
+def test_frozen_norms_equal_the_same_by_hand(request: pytest.FixtureRequest, name: str) -> None:
     """The last layer's neuron, with the final norm's mean and scale of the clean run."""
     model: ns.Model = request.getfixturevalue(name)
     prompts = some(name)
@@ -229,7 +229,7 @@ def test_frozen_norms_equal_the_same_by_hand(request: pytest.FixtureRequest, nam
 
 @pytest.mark.parametrize("positions", ["last_prompt", "response", "all"])
 @pytest.mark.parametrize("name", ["llama", "gpt2", "llava"])
-def test_generation_equals_a_greedy_loop_under_hooks(request: pytest.FixtureRequest, name: str, positions: str):
+def test_generation_equals_a_greedy_loop_under_hooks(request: pytest.FixtureRequest, name: str, positions: str) -> None:
     model: ns.Model = request.getfixturevalue(name)
     prompts = some(name)
     value = 3 * torch.randn((3, 29), generator=torch.Generator().manual_seed(6))
@@ -245,7 +245,7 @@ def test_generation_equals_a_greedy_loop_under_hooks(request: pytest.FixtureRequ
     assert got != generate(model, prompts, max_new_tokens=5)
 
 
-def test_nothing_is_left_behind_not_even_after_an_error(llama: ns.Model):
+def test_nothing_is_left_behind_not_even_after_an_error(llama: ns.Model) -> None:
     prompts = some("llama")
     before = margins(llama, prompts, [None], TOKENS)
     zero = Intervention(NEURONS, "zero", None, "all")
@@ -272,7 +272,7 @@ def test_nothing_is_left_behind_not_even_after_an_error(llama: ns.Model):
         (lambda: Intervention(ns.NeuronSet([(0, 3)]), "mean", torch.zeros(3, 29)).to_json(), "does not know its shape"),
     ],
 )
-def test_an_intervention_that_makes_no_sense_is_said_at_once(make, said: str):  # type: ignore[no-untyped-def]
+def test_an_intervention_that_makes_no_sense_is_said_at_once(make, said: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ns.InputError, match=re.escape(said)):
         make()
 
@@ -295,7 +295,7 @@ def test_an_intervention_that_makes_no_sense_is_said_at_once(make, said: str):  
 )
 def test_one_that_does_not_fit_the_model_or_the_prompts_is_an_error(
     llama: ns.Model, condition: Intervention, said: str
-):
+) -> None:
     prompts = some("llama")
     for use in (
         lambda: margins(llama, prompts, [condition], TOKENS),
@@ -305,7 +305,7 @@ def test_one_that_does_not_fit_the_model_or_the_prompts_is_an_error(
             use()
 
 
-def test_what_could_never_fire_is_an_error_not_a_null_effect(llama: ns.Model):
+def test_what_could_never_fire_is_an_error_not_a_null_effect(llama: ns.Model) -> None:
     later = Intervention(NEURONS, "zero", None, "response")
     with pytest.raises(ns.InputError, match="read before the first answer token; use generate"):
         margins(llama, some("llama"), [later], TOKENS)
@@ -313,7 +313,7 @@ def test_what_could_never_fire_is_an_error_not_a_null_effect(llama: ns.Model):
         generate(llama, some("llama"), intervention=later, max_new_tokens=1)
 
 
-def test_a_layer_that_does_not_run_is_an_error(monkeypatch: pytest.MonkeyPatch):
+def test_a_layer_that_does_not_run_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """A firing that is counted short is never passed over."""
     model = ns.load(tiny.llama(), processor=tiny.tokenizer())
     kept = edits.Edit.apply
@@ -325,7 +325,7 @@ def test_a_layer_that_does_not_run_is_an_error(monkeypatch: pytest.MonkeyPatch):
         generate(model, some("llama"), intervention=zero, max_new_tokens=2)
 
 
-def test_transformer_lens_ablates_the_same_neurons_to_the_same_logits(gpt2: ns.Model, tmp_path: Path):
+def test_transformer_lens_ablates_the_same_neurons_to_the_same_logits(gpt2: ns.Model, tmp_path: Path) -> None:
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import AutoTokenizer
 

@@ -25,7 +25,7 @@ def total(module: torch.nn.Module) -> int:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_built_model_has_its_language_backbone_addressed(request: pytest.FixtureRequest, name: str):
+def test_a_built_model_has_its_language_backbone_addressed(request: pytest.FixtureRequest, name: str) -> None:
     model: ns.Model = request.getfixturevalue(name)
     assert (model.n_layers, model.d_mlp, model.d_model) == (3, 29, 20)
     addressed = [model.linear(layer, model.site.down) for layer in range(3)]
@@ -60,7 +60,7 @@ def other_family(name: str) -> PreTrainedModel:
 
 
 @pytest.mark.parametrize("name", ["neox", "bloom", "phi", "qwen3", "gemma3", "mistral", "qwen2vl"])
-def test_other_families_are_read_where_plain_hooks_read_them(name: str):
+def test_other_families_are_read_where_plain_hooks_read_them(name: str) -> None:
     model = ns.load(other_family(name).eval(), processor=tiny.tokenizer())
     prompts = tiny.prompts().where(label="harmful").in_cells([("en", "text")])
     got = ns.capture(model, prompts, progress=False).moments("harmful", ("en", "text"))
@@ -78,7 +78,7 @@ def test_other_families_are_read_where_plain_hooks_read_them(name: str):
     torch.testing.assert_close(torch.from_numpy(got.var), wanted.var(0), rtol=1e-3, atol=1e-8)
 
 
-def test_the_vision_towers_mlps_are_never_addressed(llava: ns.Model):
+def test_the_vision_towers_mlps_are_never_addressed(llava: ns.Model) -> None:
     # the tower's MLPs are 14 -> 22 -> 14; they must not be found, traced or counted as neurons
     tower = {id(m) for n, m in llava.module.named_modules() if "vision" in n}
     assert tower
@@ -88,7 +88,7 @@ def test_the_vision_towers_mlps_are_never_addressed(llava: ns.Model):
     assert "vision" not in llava.layers_path
 
 
-def test_llava_takes_images_and_knows_its_placeholder(llama: ns.Model, llava: ns.Model):
+def test_llava_takes_images_and_knows_its_placeholder(llama: ns.Model, llava: ns.Model) -> None:
     assert llava.takes_images
     assert llava.image_token_id == tiny.WORDS.index("<image>")
     assert llava.tokenizer is llava.processor.tokenizer
@@ -98,21 +98,21 @@ def test_llava_takes_images_and_knows_its_placeholder(llama: ns.Model, llava: ns
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_parameters_are_counted_once(request: pytest.FixtureRequest, name: str):
+def test_parameters_are_counted_once(request: pytest.FixtureRequest, name: str) -> None:
     model: ns.Model = request.getfixturevalue(name)
     assert model.n_params == total(model.module)
     # Llama: gate row + up row + down column, no biases. GPT-2: up row + its bias + down column.
     assert model.params_per_neuron == (41 if name == "gpt2" else 60)
 
 
-def test_tied_weights_count_once():
+def test_tied_weights_count_once() -> None:
     tied = tiny.llama(tie_word_embeddings=True)
     model = ns.load(tied, processor=tiny.tokenizer())
     assert model.n_params == total(tiny.llama(tie_word_embeddings=False)) - 20 * len(tiny.WORDS)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_down_norms_are_column_norms(request: pytest.FixtureRequest, name: str):
+def test_down_norms_are_column_norms(request: pytest.FixtureRequest, name: str) -> None:
     model: ns.Model = request.getfixturevalue(name)
     norms = model.down_norms()
     assert norms.shape == (3, 29)
@@ -124,13 +124,13 @@ def test_down_norms_are_column_norms(request: pytest.FixtureRequest, name: str):
         assert torch.allclose(norms[layer].float(), written.norm(dim=1), atol=1e-5)
 
 
-def test_the_fingerprint_tells_checkpoints_apart():
+def test_the_fingerprint_tells_checkpoints_apart() -> None:
     tokenizer = tiny.tokenizer()
     prints = [ns.load(tiny.llama(seed), processor=tokenizer).fingerprint for seed in (0, 0, 1)]
     assert prints[0] == prints[1] != prints[2]
 
 
-def test_provenance_says_which_model(llama: ns.Model):
+def test_provenance_says_which_model(llama: ns.Model) -> None:
     about = llama.provenance()
     assert about["model"] == "LlamaForCausalLM"
     assert about["dtype"] == "float32"
@@ -144,7 +144,7 @@ def assert_same_weights(a: torch.nn.Module, b: torch.nn.Module) -> None:
     assert all(torch.equal(one[n], two[n]) for n in one)
 
 
-def test_a_saved_text_model_loads_from_its_folder(tmp_path: Path, llama: ns.Model):
+def test_a_saved_text_model_loads_from_its_folder(tmp_path: Path, llama: ns.Model) -> None:
     llama.module.save_pretrained(tmp_path)
     llama.tokenizer.save_pretrained(tmp_path)
     back = ns.load(tmp_path)
@@ -157,7 +157,7 @@ def test_a_saved_text_model_loads_from_its_folder(tmp_path: Path, llama: ns.Mode
     assert next(half.module.parameters()).dtype == torch.bfloat16
 
 
-def test_a_saved_llava_loads_from_its_folder_with_its_image_processor(tmp_path: Path, llava: ns.Model):
+def test_a_saved_llava_loads_from_its_folder_with_its_image_processor(tmp_path: Path, llava: ns.Model) -> None:
     llava.module.save_pretrained(tmp_path)
     llava.processor.save_pretrained(tmp_path)
     back = ns.load(tmp_path)
@@ -200,25 +200,25 @@ def uneven() -> PreTrainedModel:
     ],
     ids=["BERT", "Mixtral", "layers of different width", "no transformer"],
 )
-def test_a_model_without_a_known_decoder_mlp_is_refused_by_name(build: Any, says: str):
+def test_a_model_without_a_known_decoder_mlp_is_refused_by_name(build: Any, says: str) -> None:
     with pytest.raises(InputError, match=says):
         ns.load(build(), processor=tiny.tokenizer())
 
 
-def test_a_built_model_needs_its_processor():
+def test_a_built_model_needs_its_processor() -> None:
     with pytest.raises(InputError, match="processor="):
         ns.load(tiny.llama())
     with pytest.raises(InputError, match="pass the processor object, not its name"):
         ns.load(tiny.llama(), processor="some/name")
 
 
-def test_an_unknown_name_is_refused_in_one_line(tmp_path: Path):
+def test_an_unknown_name_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot load model '.*nowhere'.*organism") as caught:
         ns.load(str(tmp_path / "nowhere"))
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_and_an_empty_folder_are_not_models(tmp_path: Path):
+def test_a_file_and_an_empty_folder_are_not_models(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").write_text("x")
     with pytest.raises(InputError, match=r"weights\.bin: is a file"):
         ns.load(tmp_path / "weights.bin")
@@ -227,7 +227,7 @@ def test_a_file_and_an_empty_folder_are_not_models(tmp_path: Path):
         ns.load(tmp_path / "empty")
 
 
-def test_a_folder_with_broken_weights_is_refused(tmp_path: Path, llama: ns.Model):
+def test_a_folder_with_broken_weights_is_refused(tmp_path: Path, llama: ns.Model) -> None:
     llama.module.save_pretrained(tmp_path)
     llama.tokenizer.save_pretrained(tmp_path)
     weights = tmp_path / "model.safetensors"
@@ -247,7 +247,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("bits", "name", "near"), [("4bit", "nf4", 0.35), ("8bit", "int8", 0.05)])
-def test_a_quantised_model_is_found_and_proven_in_but_not_trained(wide: Path, bits: str, name: str, near: float):
+def test_a_quantised_model_is_found_and_proven_in_but_not_trained(wide: Path, bits: str, name: str, near: float) -> None:
     pytest.importorskip("bitsandbytes")
     full, packed = ns.load(wide), ns.load(wide, quantize=bits)
     assert (packed.n_layers, packed.d_mlp, packed.d_model) == (3, 128, 64)
@@ -276,14 +276,14 @@ def test_a_quantised_model_is_found_and_proven_in_but_not_trained(wide: Path, bi
             act()
 
 
-def test_a_device_map_places_the_model_and_the_numbers_stay(wide: Path):
+def test_a_device_map_places_the_model_and_the_numbers_stay(wide: Path) -> None:
     plain, mapped = ns.load(wide), ns.load(wide, device_map={"": "cpu"})
     prompts = tiny.prompts().in_cells([("en", "text")])
     a, b = (ns.capture(m, prompts, progress=False).moments("benign", ("en", "text")).mean for m in (plain, mapped))
     np.testing.assert_array_equal(a, b)
 
 
-def test_where_and_how_to_load_is_said_once_and_known(wide: Path):
+def test_where_and_how_to_load_is_said_once_and_known(wide: Path) -> None:
     with pytest.raises(InputError, match="device= or device_map="):
         ns.load(wide, device="cpu", device_map="auto")
     with pytest.raises(InputError, match="quantize='2bit' is unknown; use '4bit' or '8bit'"):
@@ -298,7 +298,7 @@ def test_where_and_how_to_load_is_said_once_and_known(wide: Path):
         ("Package `num2words` is required to run SmolVLM processor.", "folder or a hub id"),
     ],
 )
-def test_what_a_load_fails_on_is_advised_on(wide: Path, monkeypatch: pytest.MonkeyPatch, said: str, advice: str):
+def test_what_a_load_fails_on_is_advised_on(wide: Path, monkeypatch: pytest.MonkeyPatch, said: str, advice: str) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise ImportError(said)
 

@@ -32,7 +32,7 @@ def both(name: str) -> tuple[ns.Model, ns.Model]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_moments_and_norms_from_there_are_those_from_here(name: str):
+def test_moments_and_norms_from_there_are_those_from_here(name: str) -> None:
     here, there = both(name)
     prompts = tiny.prompts(pictures=name == "llava")
     mine, theirs = (ns.capture(m, prompts, tokens="prompt", batch_size=3, progress=False) for m in (here, there))
@@ -48,7 +48,7 @@ def test_moments_and_norms_from_there_are_those_from_here(name: str):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_logits_under_an_intervention_from_there_are_those_from_here(name: str):
+def test_logits_under_an_intervention_from_there_are_those_from_here(name: str) -> None:
     here, there = both(name)
     prompts = list(tiny.prompts(pictures=name == "llava"))
     neurons = ns.NeuronSet([(1, 3), (2, 7)], n_layers=here.n_layers, d_mlp=here.d_mlp)
@@ -57,7 +57,7 @@ def test_logits_under_an_intervention_from_there_are_those_from_here(name: str):
         torch.testing.assert_close(mine, theirs)
 
 
-def test_gradients_from_there_are_those_from_here():
+def test_gradients_from_there_are_those_from_here() -> None:
     from neuronshield.find.attribution import gradients
 
     here, there = both("llama")
@@ -66,7 +66,7 @@ def test_gradients_from_there_are_those_from_here():
         torch.testing.assert_close(mine, theirs)
 
 
-def test_a_folder_s_model_can_be_tried_as_if_there():
+def test_a_folder_s_model_can_be_tried_as_if_there() -> None:
     model = ns.load("organism", remote="local")
     rows = organism.records(languages=["en"], modalities=["text", "image"], splits=["discover"], max_pairs=2)
     scores = ns.contrast(ns.capture(model, ns.PromptSet.from_records(rows), progress=False))
@@ -74,7 +74,7 @@ def test_a_folder_s_model_can_be_tried_as_if_there():
     assert scores.values.max() > 0
 
 
-def test_what_needs_the_model_here_says_so(llama: ns.Model):
+def test_what_needs_the_model_here_says_so(llama: ns.Model) -> None:
     there = ns.load(llama.module, processor=llama.processor, remote="local")
     neurons = ns.NeuronSet([(1, 3)], n_layers=3, d_mlp=29)
     for name, call in {
@@ -100,7 +100,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> torch.nn.Module:
     return module
 
 
-def test_who_cannot_be_asked_is_one_line(hub: torch.nn.Module, monkeypatch: pytest.MonkeyPatch):
+def test_who_cannot_be_asked_is_one_line(hub: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: RemoteBackend, tracer: Any = None) -> None:
         raise RuntimeError("no key\nand more")
 
@@ -129,7 +129,7 @@ def test_loading_asks_nobody_and_facts_are_asked_once(hub: torch.nn.Module, monk
     assert asked == ["somebody/model"]
 
 
-def test_ndif_is_asked_by_name_and_no_weights_are_loaded(hub: torch.nn.Module, monkeypatch: pytest.MonkeyPatch):
+def test_ndif_is_asked_by_name_and_no_weights_are_loaded(hub: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     skeletons: list[ns.Model] = []
     facts = remote.facts
@@ -157,7 +157,7 @@ def test_ndif_is_asked_by_name_and_no_weights_are_loaded(hub: torch.nn.Module, m
     assert all("TransformersModel:somebody/model" in key for key in asked)
 
 
-def test_what_cannot_be_elsewhere_is_refused(llama: ns.Model):
+def test_what_cannot_be_elsewhere_is_refused(llama: ns.Model) -> None:
     with pytest.raises(InputError, match="remote='ndif' is unknown"):
         ns.load("organism", remote="ndif")
     with pytest.raises(InputError, match="give a hub id that NDIF serves, or remote='local'"):

@@ -88,7 +88,7 @@ def zeroed(layer: int, h: torch.Tensor) -> torch.Tensor | None:
     return h
 
 
-def test_clean_logits_are_the_same_three_ways(both: tuple[ns.Model, Any]):
+def test_clean_logits_are_the_same_three_ways(both: tuple[ns.Model, Any]) -> None:
     model, bridge = both
     prompts = [p for pair in twins(model) for p in pair]
     ours = answer_logits(model, prompts, batch_size=4).numpy()
@@ -97,7 +97,7 @@ def test_clean_logits_are_the_same_three_ways(both: tuple[ns.Model, Any]):
         np.testing.assert_allclose(mine, by_bridge(bridge, model, prompt, []), **NEAR)
 
 
-def test_zero_ablation_is_the_same_three_ways_and_through_the_hooks_a_set_yields(both: tuple[ns.Model, Any]):
+def test_zero_ablation_is_the_same_three_ways_and_through_the_hooks_a_set_yields(both: tuple[ns.Model, Any]) -> None:
     model, bridge = both
     prompts = [p for pair in twins(model) for p in pair]
     ours = answer_logits(model, prompts, Intervention(NEURONS, "zero", positions="all"), batch_size=4).numpy()
@@ -109,7 +109,7 @@ def test_zero_ablation_is_the_same_three_ways_and_through_the_hooks_a_set_yields
         assert np.abs(mine - by_bridge(bridge, model, prompt, [])).max() > 1e-2  # the hooks fired
 
 
-def test_a_patch_from_the_harmful_twin_is_the_same_three_ways(both: tuple[ns.Model, Any]):
+def test_a_patch_from_the_harmful_twin_is_the_same_three_ways(both: tuple[ns.Model, Any]) -> None:
     model, bridge = both
     pairs = twins(model)
     benign = [b for _, b in pairs]
@@ -139,7 +139,7 @@ def test_a_patch_from_the_harmful_twin_is_the_same_three_ways(both: tuple[ns.Mod
         assert np.abs(mine - by_bridge(bridge, model, b, [])).max() > 1e-2
 
 
-def test_a_hook_sets_what_it_is_told_to(tmp_path: Path):
+def test_a_hook_sets_what_it_is_told_to(tmp_path: Path) -> None:
     (_, hook), *_ = NEURONS.to_transformer_lens(value=0.5)
     act = torch.randn(2, 5, 29)
     new = hook(act, None)

@@ -20,7 +20,7 @@ def line(checkup: Any, name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", ["Qwen2.5-VL", "InternVL", "PaliGemma", "Llama 3.2 Vision", "Phi-3", "OPT"])
-def test_sound_models_pass(name: str):
+def test_sound_models_pass(name: str) -> None:
     family = next(f for f in families.FAMILIES if f.name == name)
     checkup = ns.doctor(family.load())
     assert checkup.passed, str(checkup)
@@ -29,7 +29,7 @@ def test_sound_models_pass(name: str):
     assert ("run only where there is a picture" in line(checkup, "backbone").text) == (name == "Llama 3.2 Vision")
 
 
-def test_what_a_budget_buys_is_counted(llama: ns.Model):
+def test_what_a_budget_buys_is_counted(llama: ns.Model) -> None:
     # 29 x 3 neurons of 60 parameters: one is more than 0.03 % of so small a model
     assert "60 parameters" in line(ns.doctor(llama), "budget").text
     big = ns.load(tiny.llama(vocab_size=40_000), processor=tiny.tokenizer())
@@ -37,7 +37,7 @@ def test_what_a_budget_buys_is_counted(llama: ns.Model):
     assert f"is {k} neurons of 60 parameters each" in line(ns.doctor(big), "budget").text
 
 
-def test_a_model_that_sees_its_padding_fails_that_check():
+def test_a_model_that_sees_its_padding_fails_that_check() -> None:
     class Careless(LlamaForCausalLM):
         def forward(self, *args: Any, attention_mask: Any = None, **kw: Any) -> Any:
             return super().forward(*args, attention_mask=torch.ones_like(attention_mask), **kw)
@@ -50,7 +50,7 @@ def test_a_model_that_sees_its_padding_fails_that_check():
     assert "each prompt alone" in line(checkup, "padding").text
 
 
-def test_a_model_that_does_not_read_its_pictures_fails_that_check():
+def test_a_model_that_does_not_read_its_pictures_fails_that_check() -> None:
     module, processor = tiny.llava()
     with torch.no_grad():
         for p in module.model.multi_modal_projector.parameters():
@@ -60,7 +60,7 @@ def test_a_model_that_does_not_read_its_pictures_fails_that_check():
     assert "another picture gives the same logits" in found.text
 
 
-def test_weights_that_are_not_finite_are_lines_that_failed_not_a_crash():
+def test_weights_that_are_not_finite_are_lines_that_failed_not_a_crash() -> None:
     module = tiny.llama()
     with torch.no_grad():
         module.model.layers[2].mlp.down_proj.weight[0, 0] = torch.nan
@@ -70,7 +70,7 @@ def test_weights_that_are_not_finite_are_lines_that_failed_not_a_crash():
     assert line(checkup, "backbone").passed is True
 
 
-def test_a_dead_layer_fails_the_ablation():
+def test_a_dead_layer_fails_the_ablation() -> None:
     module = tiny.llama()
     with torch.no_grad():
         module.model.layers[1].mlp.down_proj.weight.zero_()
@@ -81,7 +81,7 @@ def test_a_dead_layer_fails_the_ablation():
 
 def test_the_command_says_pass_and_fail_by_its_exit_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     def run(*arguments: str) -> int:
         monkeypatch.setattr("sys.argv", ["neuronshield", "doctor", *arguments])
         try:
