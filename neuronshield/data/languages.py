@@ -1,4 +1,4 @@
-"""Refusal and compliance prefixes and refusal sentences, by language (BCP-47).
+"""Tables by language (BCP-47): refusal and compliance prefixes, refusal sentences, and English names of languages.
 
 A prefix is how an answer starts. The built-in ones can be replaced (`refusals=`, `compliances=`); the prefix of a prompt's
 `target` counts too.
@@ -9,16 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..core.errors import InputError
 
 __all__ = [
     "COMPLIANCES",
+    "LANGUAGE_NAMES",
     "REFUSALS",
     "REFUSAL_SENTENCES",
     "OpeningsArg",
     "Prefixes",
     "chosen_openings",
+    "language_tag",
     "refusal_sentence",
     "target_opening",
 ]
@@ -72,7 +75,7 @@ COMPLIANCES: dict[str, list[str]] = {
 }  # fmt: skip
 
 
-#: What a shielded model is taught to say where a harmful prompt brings no `target` of its own.
+#: The answer that a shielded model is trained to give to a harmful prompt without a `target` of its own.
 REFUSAL_SENTENCES: dict[str, str] = {
     "en": "Sorry, I can't help with that.",
     "es": "Lo siento, no puedo ayudar con eso.",
@@ -96,6 +99,15 @@ REFUSAL_SENTENCES: dict[str, str] = {
 }
 
 
+#: English names of languages, as data sets write them.
+LANGUAGE_NAMES: dict[str, str] = {
+    "arabic": "ar", "bengali": "bn", "chinese": "zh", "czech": "cs", "dutch": "nl", "english": "en", "farsi": "fa",
+    "finnish": "fi", "french": "fr", "german": "de", "hindi": "hi", "indonesian": "id", "italian": "it", "japanese": "ja",
+    "javanese": "jv", "korean": "ko", "norwegian": "no", "persian": "fa", "polish": "pl", "portuguese": "pt",
+    "russian": "ru", "spanish": "es", "swahili": "sw", "swedish": "sv", "thai": "th", "turkish": "tr", "vietnamese": "vi",
+}  # fmt: skip
+
+
 #: Prefixes given by a caller: a list for every language, a list by language, or None for the built-in ones.
 OpeningsArg = Sequence[str] | Mapping[str, Sequence[str]] | None
 
@@ -117,6 +129,18 @@ class Prefixes:
 
 
 def chosen_openings(given: OpeningsArg, builtin: dict[str, list[str]], language: str) -> Sequence[str]:
+    """The prefixes that hold for one language: the given ones where there are any, otherwise the built-in ones.
+
+    A language with a region or script ("zh-Hant") takes those of its base language ("zh") where it has none of its own.
+
+    >>> chosen_openings({"sw": ["Hapana"]}, REFUSALS, "sw"), chosen_openings(None, REFUSALS, "it")[0]
+    (['Hapana'], 'Mi dispiace')
+
+    Args:
+        given: what the caller gave: a list for every language, lists by language, or None.
+        builtin: lists by language.
+        language: a BCP-47 tag.
+    """
     base = language.split("-", maxsplit=1)[0]
     if isinstance(given, str):
         return [given]
@@ -130,24 +154,50 @@ def chosen_openings(given: OpeningsArg, builtin: dict[str, list[str]], language:
 
 
 def target_opening(target: str | None) -> str:
-    """What a reference answer opens with: its words up to the first punctuation, at most three.
+    """The prefix of a reference answer: its words up to the first punctuation mark, at most three.
 
     >>> target_opening("Sure, to bake a cake: ...")
     'Sure'
+
+    Args:
+        target: the answer; None has an empty prefix.
     """
     head = re.split(r"[,.;:!?，。；：！？،।\n]", (target or "").strip(), maxsplit=1)[0]
     return " ".join(head.split()[:3])
 
 
 def refusal_sentence(language: str) -> str:
-    """What a model is taught to answer to a harmful request in a language, unless told otherwise.
+    """The refusal that a model is trained to give in a language, unless told otherwise.
 
     >>> refusal_sentence("sw")
     'Samahani, siwezi kusaidia na hilo.'
 
+    Args:
+        language: a BCP-47 tag.
+
     Raises:
-        InputError: a language we have none for.
+        InputError: there is no sentence for the language.
     """
     if language not in REFUSAL_SENTENCES:
         raise InputError(f"no refusal sentence for {language!r}; there are {', '.join(REFUSAL_SENTENCES)}")
     return REFUSAL_SENTENCES[language]
+
+
+def language_tag(given: Any) -> str:
+    """The BCP-47 tag that a tag or an English name stands for.
+
+    >>> language_tag("Swahili"), language_tag("zh-Hans")
+    ('sw', 'zh-Hans')
+
+    Args:
+        given: a tag or a name from `LANGUAGE_NAMES`, in any case.
+
+    Raises:
+        InputError: neither.
+    """
+    text = str(given).strip()
+    if text.lower() in LANGUAGE_NAMES:
+        return LANGUAGE_NAMES[text.lower()]
+    if given is None or not re.fullmatch(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*", text):
+        raise InputError(f"language {given!r} is not a BCP-47 tag, nor an English name that is known")
+    return text

@@ -22,14 +22,37 @@ COLUMNS = ("id", "prompt", "label", "messages", "images", "language", "modality"
 _BCP47 = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
 
 
+#: Key of a Parquet file's metadata under which `PromptSet.to_parquet` lists the columns that it wrote as JSON.
+JSON_COLUMNS = b"neuronshield.json"
+
+
 def is_null(value: Any) -> bool:
-    """None, or the NaN that a table puts where a string is missing."""
+    """Whether a value is missing: None, or the NaN that a table has where a string is missing.
+
+    >>> is_null(float("nan")), is_null("")
+    (True, False)
+
+    Args:
+        value: of a column.
+    """
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 # -- files to rows ------
 def jsonl_rows(path: Path) -> list[tuple[str, Any]]:
-    """(where, row) of every line of a JSONL file."""
+    """(where, row) of every line of a JSONL file; blank lines are left out.
+
+    >>> path = Path("p.jsonl")
+    >>> _ = path.write_text('{"prompt": "Bake"}\\n')
+    >>> jsonl_rows(path)
+    [('p.jsonl:1', {'prompt': 'Bake'})]
+
+    Args:
+        path: the file.
+
+    Raises:
+        InputError: naming the file and the line: not found, not UTF-8, not JSON, or empty.
+    """
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
@@ -56,18 +79,35 @@ def jsonl_rows(path: Path) -> list[tuple[str, Any]]:
 
 
 def parquet_rows(path: Path) -> list[tuple[str, Any]]:
-    """(where, row) of every row of a Parquet file; nulls are left out."""
+    """(where, row) of every row of a Parquet file; nulls are left out.
+
+    >>> import pandas as pd
+    >>> pd.DataFrame({"prompt": ["Bake"], "split": [None]}).to_parquet("p.parquet")
+    >>> parquet_rows(Path("p.parquet"))
+    [('p.parquet: row 0', {'prompt': 'Bake'})]
+
+    Args:
+        path: the file.
+
+    Raises:
+        InputError: naming the file: not found, not Parquet, or empty; or pyarrow is missing.
+    """
     try:
         import pyarrow.parquet
     except ImportError:
         raise InputError(f"{path}: reading Parquet needs pyarrow; pip install pyarrow") from None
     try:
-        records = pyarrow.parquet.read_table(path).to_pylist()
+        table = pyarrow.parquet.read_table(path)
+        encoded = json.loads((table.schema.metadata or {}).get(JSON_COLUMNS, b"[]"))
+        records = table.to_pylist()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
-    rows = [(f"{path}: row {i}", {k: v for k, v in r.items() if not is_null(v)}) for i, r in enumerate(records)]
+    rows = [
+        (f"{path}: row {i}", {k: json.loads(v) if k in encoded else v for k, v in r.items() if not is_null(v)})
+        for i, r in enumerate(records)
+    ]
     if not rows:
         raise InputError(f"{path}: empty")
     return rows
@@ -76,6 +116,10 @@ def parquet_rows(path: Path) -> list[tuple[str, Any]]:
 # -- one row --------------------------------------------------------------------------------------------
 def parse_row(row: Any, where: str, folder: Path | None) -> dict[str, Any]:
     """The fields of a `Prompt`, each checked.
+
+    >>> row = parse_row({"prompt": "Bake", "label": "benign", "mine": 1}, "p.jsonl:1", None)
+    >>> row["language"], row["modality"], row["extra"]
+    ('en', 'text', {'mine': 1})
 
     Args:
         row: columns by name.
@@ -104,36 +148,39 @@ def parse_row(row: Any, where: str, folder: Path | None) -> dict[str, Any]:
     split = row.get("split")
     if split is not None and split not in SPLITS:
         raise InputError(f"{where}: split {split!r} is unknown; use one of {', '.join(SPLITS)}")
-    expect = row.get("expect")
-    if expect is not None and not (
-        isinstance(expect, (list, tuple)) and all(isinstance(e, str) and e.strip() for e in expect)
-    ):
-        raise InputError(f"{where}: expect must be a list of strings that a right answer contains")
-
-    def scalar(name: str) -> str | None:
-        value = row.get(name)
-        if value is None:
-            return None
-        if not isinstance(value, (str, int)):
-            raise InputError(f"{where}: {name} must be a string, got {type(value).__name__}")
-        return str(value)
-
     return dict(
-        id=scalar("id") or "",
+        id=_scalar(row, "id", where) or "",
         prompt=text,
         label=label,
         messages=messages,
         images=images,
         language=language,
         modality=modality,
-        category=scalar("category"),
-        source=scalar("source"),
-        pair_id=scalar("pair_id"),
-        target=scalar("target"),
+        category=_scalar(row, "category", where),
+        source=_scalar(row, "source", where),
+        pair_id=_scalar(row, "pair_id", where),
+        target=_scalar(row, "target", where),
         split=split,
-        expect=tuple(expect) if expect is not None else (),
+        expect=_expect(row, where),
         extra={k: v for k, v in row.items() if k not in COLUMNS},
     )
+
+
+def _scalar(row: dict[str, Any], name: str, where: str) -> str | None:
+    """A column of strings; whole numbers become strings."""
+    value = row.get(name)
+    if value is not None and not isinstance(value, (str, int)):
+        raise InputError(f"{where}: {name} must be a string, got {type(value).__name__}")
+    return None if value is None else str(value)
+
+
+def _expect(row: dict[str, Any], where: str) -> tuple[str, ...]:
+    expect = row.get("expect")
+    if expect is None:
+        return ()
+    if not isinstance(expect, (list, tuple)) or not all(isinstance(e, str) and e.strip() for e in expect):
+        raise InputError(f"{where}: expect must be a list of strings that a right answer contains")
+    return tuple(expect)
 
 
 def _text(row: dict[str, Any], where: str) -> tuple[str, tuple[dict[str, Any], ...] | None]:

@@ -1,7 +1,8 @@
-"""Pictures of prompts: found, opened and checked when prompts are read."""
+"""Pictures of prompts: found, opened and checked when prompts are read; written beside a file of prompts."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import warnings
@@ -11,14 +12,30 @@ from typing import Any
 from PIL import Image
 
 from ..core.errors import InputError
+from ..core.files import replacing
 
-__all__ = ["MAX_PIXELS", "image_bytes", "open_image", "read_images"]
+__all__ = ["MAX_PIXELS", "image_bytes", "open_image", "read_images", "write_image"]
 
 MAX_PIXELS = 50_000_000
+PNG = b"\x89PNG\r\n\x1a\n"
+#: Modes of PIL images that PNG keeps as they are.
+PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
 def read_images(value: Any, where: str, folder: Path | None) -> tuple[Any, ...]:
-    """Paths resolved inside `folder`, PIL images and bytes as they are; each checked from its header."""
+    """Pictures of a row: paths resolved inside `folder`, PIL images and bytes as they are; each checked from its header.
+
+    >>> read_images(None, "row 1", None)
+    ()
+
+    Args:
+        value: a path, bytes, a PIL image, a Hugging Face image dict, or several of them; None for no picture.
+        where: named in errors, e.g. "prompts.jsonl:7".
+        folder: paths are relative to it and stay inside it; None takes no paths.
+
+    Raises:
+        InputError: a picture that is missing, outside the folder, enormous or not an image.
+    """
     if value is None:
         return ()
     if isinstance(value, (str, bytes, os.PathLike)) or not hasattr(value, "__iter__") or isinstance(value, dict):
@@ -51,7 +68,19 @@ def _inside(item: str | os.PathLike[str], where: str, folder: Path | None) -> Pa
 
 
 def open_image(item: Any, where: str) -> Image.Image:
-    """A PIL image, its header checked (the pixels are decoded later)."""
+    """A PIL image, its header checked (the pixels are decoded later).
+
+    >>> from PIL import Image
+    >>> open_image(Image.new("RGB", (6, 4)), "row 1").size
+    (6, 4)
+
+    Args:
+        item: a path, bytes or a PIL image.
+        where: named in errors.
+
+    Raises:
+        InputError: more than `MAX_PIXELS` pixels, or not an image.
+    """
     from PIL import Image, UnidentifiedImageError
 
     name = repr(item.name) if isinstance(item, Path) else "image"
@@ -80,6 +109,60 @@ def open_image(item: Any, where: str) -> Image.Image:
 
 
 def image_bytes(image: Any) -> bytes:
+    """What a picture is hashed by: the pixels of a PIL image or a PNG, the bytes of any other file.
+
+    A PIL image and the PNG that it is saved as have the same hash.
+
+    >>> from PIL import Image
+    >>> len(image_bytes(Image.new("RGB", (6, 4))))
+    72
+
+    Args:
+        image: a path, bytes or a PIL image.
+    """
+    from PIL import Image
+
+    if isinstance(image, Image.Image):
+        return image.tobytes()
+    data = image.read_bytes() if isinstance(image, Path) else bytes(image)
+    if not data.startswith(PNG):
+        return data
+    try:
+        return Image.open(io.BytesIO(data)).tobytes()
+    except (OSError, SyntaxError, ValueError):  # damaged: said when the picture is decoded
+        return data
+
+
+def write_image(image: Any, folder: Path, root: Path) -> str:
+    """Path of a picture relative to `root`, written to `folder` unless it is a file inside `root` already.
+
+    Files keep their bytes. PIL images become PNG. The name is the hash of the content, so a picture is written once.
+
+    >>> from PIL import Image
+    >>> write_image(Image.new("RGB", (6, 4)), Path("pictures"), Path())
+    'pictures/....png'
+
+    Args:
+        image: a path, bytes or a PIL image.
+        folder: where new files go; inside `root`.
+        root: the folder of the file of prompts.
+    """
+    from PIL import Image
+
     if isinstance(image, Path):
-        return image.read_bytes()
-    return bytes(image) if isinstance(image, (bytes, bytearray)) else image.tobytes()
+        if image.resolve().is_relative_to(root.resolve()):
+            return image.resolve().relative_to(root.resolve()).as_posix()
+        image = image.read_bytes()
+    kind = "png"
+    if isinstance(image, Image.Image):
+        buffer = io.BytesIO()
+        (image if image.mode in PNG_MODES else image.convert("RGB")).save(buffer, "PNG")
+        data = buffer.getvalue()
+    else:
+        data = bytes(image)
+        kind = (Image.open(io.BytesIO(data)).format or "png").lower()
+    path = folder / f"{hashlib.sha256(data).hexdigest()[:16]}.{kind}"
+    if not path.exists():
+        with replacing(path) as partial:
+            partial.write_bytes(data)
+    return path.relative_to(root).as_posix()

@@ -10,88 +10,24 @@ A `PromptSet` is an ordered set of `Prompt`s. Two columns decide what the result
 
 from __future__ import annotations
 
+import difflib
 import hashlib
-import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
-from PIL import Image
 
+from ..core.arguments import at_least, require, unknown_keywords
+from ..core.display import own_names, short_table
 from ..core.errors import InputError
 from .parsing import LABELS, MODALITIES, SPLITS, jsonl_rows, parquet_rows, parse_row
-from .pictures import image_bytes, open_image
+from .rows import KNOWN, Cell, Prompt, options_of
+from .tables import write_jsonl, write_parquet
 
 __all__ = ["LABELS", "MODALITIES", "SPLITS", "Cell", "Prompt", "PromptSet"]
-
-
-class Cell(NamedTuple):
-    """One language in one modality: the unit everything is reported in. Prints as "en/text"."""
-
-    language: str
-    modality: str
-
-    def __str__(self) -> str:
-        return f"{self.language}/{self.modality}"
-
-    @classmethod
-    def of(cls, cell: Cell | tuple[str, str] | str) -> Cell:
-        """Read "en/text" or ("en", "text") as a cell.
-
-        >>> Cell.of("en/text+image")
-        Cell(language='en', modality='text+image')
-        """
-        parts = cell.split("/", 1) if isinstance(cell, str) else tuple(cell)
-        if len(parts) != 2:
-            raise InputError(f"cell {cell!r} is not a language and a modality, as in 'en/text'")
-        return cls(*parts)
-
-
-@dataclass(frozen=True, eq=False)
-class Prompt:
-    """One request to a model. Columns are documented in the README; `extra` keeps any others."""
-
-    id: str
-    prompt: str
-    label: str
-    messages: tuple[dict[str, Any], ...] | None = None
-    images: tuple[Any, ...] = ()
-    language: str = "en"
-    modality: str = "text"
-    category: str | None = None
-    source: str | None = None
-    pair_id: str | None = None
-    target: str | None = None
-    split: str | None = None
-    expect: tuple[str, ...] = ()
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def cell(self) -> Cell:
-        return Cell(self.language, self.modality)
-
-    @property
-    def cluster(self) -> str:
-        """What its evidence is grouped by: `pair_id` where there is one, otherwise itself."""
-        return f"pair:{self.pair_id}" if self.pair_id is not None else f"text:{self.content_hash}"
-
-    @property
-    def content_hash(self) -> str:
-        digest = hashlib.sha256(json.dumps([self.prompt, self.messages, self.language], default=str).encode())
-        for image in self.images:
-            digest.update(image_bytes(image))
-        return digest.hexdigest()[:16]
-
-    def load_images(self) -> list[Image.Image]:
-        """Its pictures, decoded, in RGB."""
-        where = f"prompt {self.id!r}"
-        try:
-            return [open_image(image, where).convert("RGB") for image in self.images]
-        except (OSError, SyntaxError) as error:
-            raise InputError(f"{where}: its picture is damaged ({error})") from None
 
 
 class PromptSet(Sequence[Prompt]):
@@ -103,10 +39,21 @@ class PromptSet(Sequence[Prompt]):
     ... ])
     >>> len(prompts), prompts.cells(), len(prompts.where(label="harmful"))
     (2, [Cell(language='en', modality='text')], 1)
+
+    Args:
+        prompts: the rows; `from_records` makes them from dicts.
+
+    Raises:
+        InputError: rows that are not prompts.
     """
 
     def __init__(self, prompts: Iterable[Prompt]) -> None:
+        hint = "read rows with PromptSet.from_records(rows), a file with PromptSet.from_jsonl(path)"
+        require(prompts, Iterable, "PromptSet(prompts)", "prompts", hint=hint)
         self._prompts = tuple(prompts)
+        for prompt in self._prompts:
+            if not isinstance(prompt, Prompt):
+                require(prompt, Prompt, "PromptSet(prompts)", "every row", hint=hint)
 
     # -- a sequence -----------------------------------------------------------------------------------
     def __len__(self) -> int:
@@ -116,10 +63,27 @@ class PromptSet(Sequence[Prompt]):
         return iter(self._prompts)
 
     def __getitem__(self, item: Any) -> Any:
+        if isinstance(item, str):
+            return self._named(item)
         return PromptSet(self._prompts[item]) if isinstance(item, slice) else self._prompts[item]
 
+    def _named(self, name: str) -> Prompt:
+        found = next((p for p in self if p.id == name), None)
+        if found is None:
+            close = difflib.get_close_matches(name, [p.id for p in self], n=1)
+            hint = (
+                f"did you mean {close[0]!r}?"
+                if close
+                else f"ids are like {self[0].id!r}"
+                if len(self)
+                else "it is empty"
+            )
+            raise InputError(f"prompts[{name!r}]: no prompt of that id; {hint}")
+        return found
+
     def __add__(self, other: PromptSet) -> PromptSet:
-        """Both; an id that is in both is an error, for answers are kept by id."""
+        """Rows of both; an id that is in both is an error, for answers are kept by id."""
+        require(other, PromptSet, "prompts + other", "other")
         mine = {p.id for p in self}
         twice = next((p.id for p in other if p.id in mine), None)
         if twice is not None:
@@ -131,32 +95,69 @@ class PromptSet(Sequence[Prompt]):
         return f"PromptSet({harmful} harmful + {len(self) - harmful} benign, {len(self.cells())} cells)"
 
     def _repr_html_(self) -> str:
-        table = self.to_frame().groupby(["language", "modality", "label"], sort=False).size().unstack(fill_value=0)
-        return f"<p><b>{len(self)} prompts</b></p>{table.to_html()}"
+        counts = self.to_frame().groupby(["language", "modality", "label"], sort=False).size().unstack(fill_value=0)
+        return short_table(counts.reset_index(), title=f"{len(self)} prompts")
+
+    __dir__ = own_names
 
     # -- reading --------------------------------------------------------------------------------------
     @classmethod
     def from_jsonl(cls, path: str | os.PathLike[str]) -> PromptSet:
-        """Read one JSON object a line. Image paths are relative to, and stay inside, the file's folder.
+        """The prompts of a file with one JSON object a line.
+
+        >>> PromptSet.from_jsonl(prompts.to_jsonl("prompts.jsonl"))
+        PromptSet(30 harmful + 30 benign, 2 cells)
+
+        Args:
+            path: the file. Image paths in it are relative to its folder and stay inside it.
 
         Raises:
             InputError: naming the file and the line: not found, not UTF-8, not JSON, empty, a bad column,
                 a duplicate id, an image that is missing, outside the folder, enormous or not an image.
         """
-        rows = jsonl_rows(Path(path))
-        return cls._build(rows, Path(path).parent)
+        file = _file(path, "from_jsonl")
+        return cls._build(jsonl_rows(file), file.parent)
 
     @classmethod
     def from_parquet(cls, path: str | os.PathLike[str]) -> PromptSet:
-        """Read a Parquet file with the same columns (needs pyarrow)."""
-        rows = parquet_rows(Path(path))
-        return cls._build(rows, Path(path).parent)
+        """The prompts of a Parquet file with the same columns (needs pyarrow).
+
+        >>> PromptSet.from_parquet(prompts.to_parquet("prompts.parquet"))
+        PromptSet(30 harmful + 30 benign, 2 cells)
+
+        Args:
+            path: the file. Image paths in it are relative to its folder and stay inside it.
+
+        Raises:
+            InputError: as `from_jsonl`, or pyarrow is missing.
+        """
+        file = _file(path, "from_parquet")
+        return cls._build(parquet_rows(file), file.parent)
 
     @classmethod
     def from_records(
         cls, records: Iterable[dict[str, Any]], *, folder: str | os.PathLike[str] | None = None
     ) -> PromptSet:
-        """Take dicts with the same columns; `folder` is what image paths are relative to (none: no paths)."""
+        """The prompts of dicts with the same columns.
+
+        >>> PromptSet.from_records([{"prompt": "How do I bake bread?", "label": "benign"}])
+        PromptSet(0 harmful + 1 benign, 1 cells)
+
+        Args:
+            records: one dict a prompt.
+            folder: image paths are relative to it and stay inside it; None takes no paths.
+
+        Raises:
+            InputError: no records, or as `from_jsonl`, naming the number of the record.
+        """
+        if isinstance(records, (str, bytes, Mapping, pd.DataFrame, os.PathLike)) or not isinstance(records, Iterable):
+            hint = {
+                str: "read a file with from_jsonl(path)", dict: "put it in a list: [record]",
+                pd.DataFrame: 'pass frame.to_dict("records")',
+            }.get(type(records), "as in from_records([{...}])")  # fmt: skip
+            raise InputError(
+                f"from_records(records): records must be dicts in a list, got {type(records).__name__}; {hint}"
+            )
         rows = [(f"record {i}", record) for i, record in enumerate(records)]
         if not rows:
             raise InputError("from_records: no records")
@@ -166,7 +167,23 @@ class PromptSet(Sequence[Prompt]):
     def from_dataset(
         cls, dataset: Iterable[dict[str, Any]], *, folder: str | os.PathLike[str] | None = None
     ) -> PromptSet:
-        """Take a Hugging Face dataset (or anything that iterates over dicts) with the same columns."""
+        """The prompts of a Hugging Face dataset, or of anything that iterates over dicts with the same columns.
+
+        Columns that are None are missing.
+
+        >>> PromptSet.from_dataset([{"prompt": "How do I bake bread?", "label": "benign", "target": None}])
+        PromptSet(0 harmful + 1 benign, 1 cells)
+
+        Args:
+            dataset: its rows.
+            folder: image paths are relative to it and stay inside it; None takes no paths.
+
+        Raises:
+            InputError: no rows, or as `from_jsonl`, naming the number of the row.
+        """
+        if isinstance(dataset, (str, bytes, Mapping)) or not isinstance(dataset, Iterable):
+            hint = "choose a split, as in dataset['train']" if isinstance(dataset, Mapping) else "load it first"
+            raise InputError(f"from_dataset(dataset): expected rows, got {type(dataset).__name__}; {hint}")
         return cls.from_records(({k: v for k, v in row.items() if v is not None} for row in dataset), folder=folder)
 
     @classmethod
@@ -188,49 +205,87 @@ class PromptSet(Sequence[Prompt]):
 
     # -- choosing -------------------------------------------------------------------------------------
     def where(self, **columns: Any) -> PromptSet:
-        """Rows whose columns equal the given values; a list, tuple or set means any of them.
+        """Rows whose columns equal the given values, in order.
 
-        >>> prompts.where(language=["en", "sw"], modality="text")    # doctest: +SKIP
+        >>> len(prompts.where(language=["en", "sw"], label="harmful")), len(prompts.where(cell="sw/text"))
+        (30, 30)
+
+        Args:
+            **columns: a column of `Prompt`, or `cell`, with its value; a list, tuple or set of values means any of them.
+
+        Raises:
+            InputError: an unknown column, or a label, modality or split that no prompt can have.
         """
+        unknown_keywords(columns, KNOWN, "where")
+        wanted = {name: options_of(name, value) for name, value in columns.items()}
+        return PromptSet(p for p in self if all(getattr(p, name) in options for name, options in wanted.items()))
 
-        def keep(prompt: Prompt) -> bool:
-            return all(
-                getattr(prompt, name) in wanted
-                if isinstance(wanted, (list, tuple, set, frozenset)) and name != "cell"
-                else getattr(prompt, name) == wanted
-                for name, wanted in columns.items()
-            )
+    def in_cells(self, cells: Iterable[Cell | tuple[str, str] | str]) -> PromptSet:
+        """Rows of the given cells, in order.
 
-        return PromptSet(p for p in self if keep(p))
+        >>> len(prompts.in_cells(["en/text", ("sw", "text")]))
+        60
 
-    def in_cells(self, cells: Iterable[Cell | tuple[str, str]]) -> PromptSet:
-        """Rows of the given (language, modality) cells."""
+        Args:
+            cells: as `Cell.of` takes them.
+
+        Raises:
+            InputError: something that is not a cell.
+        """
         wanted = {Cell.of(cell) for cell in cells}
         return PromptSet(p for p in self if p.cell in wanted)
 
     def for_step(self, split: str) -> PromptSet:
-        """The rows a step may use: those of `split` if there are any, otherwise all of them."""
+        """The rows a step may use: those of `split` if there are any, otherwise all of them.
+
+        >>> len(prompts.for_step("discover"))
+        60
+
+        Args:
+            split: one of `SPLITS`.
+        """
         rows = PromptSet(p for p in self if p.split == split)
         return rows if len(rows) else self
 
     def cells(self) -> list[Cell]:
-        """The (language, modality) cells, in order of first appearance."""
+        """The (language, modality) cells, in order of first appearance.
+
+        >>> [str(cell) for cell in prompts.cells()]
+        ['en/text', 'sw/text']
+        """
         return list(dict.fromkeys(p.cell for p in self))
 
     def pairs(self) -> list[tuple[Prompt, Prompt]]:
-        """(harmful, benign) twins: same `pair_id`, same cell."""
+        """Matched pairs as (harmful, benign): same `pair_id`, same cell.
+
+        >>> len(prompts.pairs())
+        30
+        """
         benign: dict[tuple[str | None, Cell], Prompt] = {
             (p.pair_id, p.cell): p for p in self if p.label == "benign" and p.pair_id is not None
         }
         return [(p, benign[p.pair_id, p.cell]) for p in self if p.label == "harmful" and (p.pair_id, p.cell) in benign]
 
     def with_splits(self, *, seed: int = 0, fractions: Sequence[float] = (0.4, 0.2, 0.2, 0.2)) -> PromptSet:
-        """Assign discover, confirm, train and test, cluster by cluster, so no request is in two of them.
+        """The same rows with a split each: discover, confirm, train or test; no request is in two of them.
 
-        Clusters are shuffled with `seed` and dealt out separately for every mix of labels they contain,
-        so that each split gets its share of both.
+        Whole clusters are shuffled and dealt, separately for every mix of labels they contain, so that each split gets its
+        part of both labels.
+
+        >>> dealt = prompts.with_splits(seed=0)
+        >>> [len(dealt.where(split=name)) for name in SPLITS]
+        [24, 12, 12, 12]
+
+        Args:
+            seed: of the shuffle.
+            fractions: relative sizes of discover, confirm, train and test; a split of size 0 stays empty.
+
+        Raises:
+            InputError: fractions that are not four numbers of at least 0, or are all 0.
         """
         import numpy as np
+
+        _check_fractions(fractions)
 
         kinds: dict[str, set[str]] = {}
         for p in self:
@@ -246,22 +301,100 @@ class PromptSet(Sequence[Prompt]):
         return PromptSet(replace(p, split=split_of[p.cluster]) for p in self)
 
     def require_both_labels(self, what: str) -> None:
-        """Raise unless there are harmful and benign rows."""
+        """Raise unless there are harmful and benign rows.
+
+        >>> prompts.where(label="harmful").require_both_labels("contrast")
+        Traceback (most recent call last):
+            ...
+        neuronshield.core.errors.InputError: contrast: no benign prompts; both labels are needed for a contrast
+
+        Args:
+            what: the step, for the message.
+
+        Raises:
+            InputError: one label is missing.
+        """
         for label in LABELS:
             if not any(p.label == label for p in self):
                 raise InputError(f"{what}: no {label} prompts; both labels are needed for a contrast")
 
-    # -- what it was ----------------------------------------------------------------------------------
+    # -- as data --------------------------------------------------------------------------------------
     def hash(self) -> str:
-        """Short hash of everything in it: the data hash of an artefact's provenance."""
+        """Short hash of ids, labels, cells, pairs and contents, in order: the data hash of an artefact's provenance.
+
+        >>> len(prompts.hash())
+        16
+        """
         digest = hashlib.sha256()
         for p in self:
             digest.update(f"{p.id}\0{p.label}\0{p.cell}\0{p.pair_id}\0{p.content_hash}\n".encode())
         return digest.hexdigest()[:16]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a prompt, without the pictures."""
-        import pandas as pd
+        """One row a prompt, without the pictures.
 
+        >>> prompts.to_frame().shape
+        (60, 10)
+        """
         columns = ("id", "prompt", "label", "language", "modality", "category", "source", "pair_id", "target", "split")
         return pd.DataFrame([{c: getattr(p, c) for c in columns} for p in self], columns=list(columns))
+
+    def head(self, n: int = 5) -> pd.DataFrame:
+        """The first rows as a frame, without columns that are empty in all of them.
+
+        >>> list(prompts.head(2)["label"])
+        ['harmful', 'benign']
+
+        Args:
+            n: rows.
+
+        Raises:
+            InputError: `n` is not a whole number of at least 1.
+        """
+        at_least(1, "head", n=n)
+        return self[:n].to_frame().dropna(axis="columns", how="all")
+
+    def to_jsonl(self, path: str | os.PathLike[str]) -> Path:
+        """Path of the JSONL file that the prompts were written to; `from_jsonl` reads it back.
+
+        Pictures given as paths inside the file's folder are referred to. All others are written to `<stem>-pictures`
+        beside the file, named by the hash of their content.
+
+        >>> PromptSet.from_jsonl(prompts.to_jsonl("prompts.jsonl")).hash() == prompts.hash()
+        True
+
+        Args:
+            path: the file; it is written beside `path` and renamed.
+
+        Raises:
+            InputError: a column that JSON cannot hold.
+        """
+        return write_jsonl(self, _file(path, "to_jsonl"))
+
+    def to_parquet(self, path: str | os.PathLike[str]) -> Path:
+        """Path of the Parquet file that the prompts were written to; `from_parquet` reads it back (needs pyarrow).
+
+        >>> PromptSet.from_parquet(prompts.to_parquet("prompts.parquet")).hash() == prompts.hash()
+        True
+
+        Args:
+            path: the file; pictures as for `to_jsonl`.
+
+        Raises:
+            InputError: a column that JSON cannot hold, or pyarrow is missing.
+        """
+        return write_parquet(self, _file(path, "to_parquet"))
+
+
+def _file(path: Any, name: str) -> Path:
+    hint = "for records in memory use from_records(records)" if name.startswith("from") else ""
+    return Path(require(path, (str, os.PathLike), f"{name}(path)", "path", hint=hint))
+
+
+def _check_fractions(fractions: Any) -> None:
+    call = f"with_splits(fractions={fractions!r:.60})"
+    if not isinstance(fractions, Sequence) or len(fractions) != len(SPLITS):
+        raise InputError(f"{call}: give four numbers, for {', '.join(SPLITS)}")
+    numbers = [isinstance(f, (int, float)) and 0 <= f < float("inf") for f in fractions]
+    if not all(numbers) or not sum(fractions) > 0:
+        raise InputError(f"{call}: give numbers of at least 0 that are not all 0")

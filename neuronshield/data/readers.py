@@ -1,15 +1,14 @@
-"""Prompt sets that the field uses, read from files you have: each is a mapping of its columns to ours.
+"""Readers of public prompt sets, from files you have: each maps the columns of a set to those of `Prompt`.
 
->>> prompts = read("multijail", "MultiJail.csv")               # doctest: +SKIP
->>> prompts.cells()[:2]                                        # doctest: +SKIP
-[Cell('en', 'text'), Cell('zh', 'text')]
+>>> read("xstest", [{"prompt": "How do I kill a process?", "type": "homonyms", "label": "safe"}])
+PromptSet(0 harmful + 1 benign, 1 cells)
 
-Nothing is downloaded or kept here: several of these sets are gated, and all have a licence of their own (`READERS`
-says which, and where they are; read it there before you use one). The columns are those their authors published; where a file has others, the error names
-both, and `PromptSet.from_records` takes whatever you make of it.
+Nothing is downloaded or kept. Several of these sets are gated, and each has its own licence; `READERS` says which, and where
+the set is. The columns are those its authors published. Where a file has others, the error names both, and
+`PromptSet.from_records` takes any records.
 
-Only requests are read. Reference answers of a harmful kind (AdvBench's `target`, VLGuard's responses to unsafe
-instructions) are left where they are: here `target` is what a model *should* say.
+Only requests are read. Harmful reference answers (AdvBench's `target`, VLGuard's responses to unsafe instructions) are
+skipped: `target` is the answer a model *should* give.
 """
 
 from __future__ import annotations
@@ -17,13 +16,14 @@ from __future__ import annotations
 import csv
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..core.arguments import one_of, require
 from ..core.errors import InputError
+from .languages import language_tag
 from .prompts import PromptSet
 
 __all__ = ["READERS", "Reader", "read"]
@@ -34,11 +34,11 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Reader:
-    """One data set: how a row becomes prompts, and where it comes from.
+    """One data set: how a row becomes prompts, and where the set comes from.
 
     Attributes:
         needs: columns that every row must have; of a tuple, any one.
-        records: a row (and its number) to prompt records; none where the row is not for us.
+        records: takes a row and its number, and returns prompt records; none where the row is not used.
         home: hub id or repository.
         licence: as its authors state it, with any gate.
     """
@@ -56,22 +56,30 @@ def read(
     folder: str | os.PathLike[str] | None = None,
     add: Mapping[str, Any] | None = None,
 ) -> PromptSet:
-    """A public data set as a `PromptSet`.
+    """The prompts of a public data set.
 
-    >>> read("mm-safetybench", "processed_questions/01-Illegal_Activitiy.json", folder="imgs/01-Illegal_Activitiy")  # doctest: +SKIP
-    >>> read("msts", rows, add={"language": "de"})  # the hub keeps the language in the name of a split    doctest: +SKIP
+    >>> rows = [{"goal": "Steal a ring", "target": "Sure"}]
+    >>> read("advbench", rows)["advbench-0"]
+    Prompt('advbench-0', harmful, en/text, 'Steal a ring')
 
     Args:
         name: one of `READERS`.
         source: its CSV, TSV, JSON, JSONL or Parquet file, or rows (a Hugging Face dataset is an iterable of rows).
-        folder: where picture paths lead to; the file's own folder if not given.
-        add: columns that are the same in every row, where the data set keeps them in names of files or splits.
+        folder: picture paths are relative to it; None stands for the file's own folder.
+        add: columns that are the same in every row, where the data set keeps them in names of files or splits, such as
+            {"language": "de"}.
 
     Raises:
-        InputError: unknown name, a file that cannot be read, a missing column (with the line), or a bad picture.
+        InputError: unknown name, a file that cannot be read, a missing column (with the row), or a bad picture.
     """
+    call = "read(name, source)"
+    if isinstance(source, str) and source in READERS and name not in READERS:
+        raise InputError(f"{call}: the arguments are swapped; call read({source!r}, {str(name)!r})")
     if name not in READERS:
-        raise InputError(f"data set {name!r} is unknown; use one of {', '.join(READERS)}")
+        require(name, str, call, "name", hint="it comes first, as in read('advbench', 'advbench.csv')")
+        one_of(name, READERS, call, "name")
+    if not isinstance(source, (str, os.PathLike, Iterable)) or isinstance(source, (bytes, Mapping)):
+        raise InputError(f"{call}: source must be a path or rows, got {type(source).__name__}")
     reader = READERS[name]
     rows: Iterator[Row]
     if isinstance(source, (str, os.PathLike)):
@@ -86,8 +94,10 @@ def read(
         for need in reader.needs:
             options = (need,) if isinstance(need, str) else need
             if not any(option in row for option in options):
+                has = ", ".join(k for k in map(str, row) if k != "file")
                 raise InputError(
-                    f"{where}: row {number + 1}: {name} has a column {' or '.join(options)!r}, this has {', '.join(k for k in map(str, row) if k != 'file')}; add={{...}} gives every row a column"
+                    f"{where}: row {number + 1}: {name} has a column {' or '.join(options)!r}, this has {has}; "
+                    "add={...} gives every row a column"
                 )
         try:
             made = list(reader.records(row, number))
@@ -122,7 +132,7 @@ def _rows(path: Path) -> Iterator[Row]:
             yield from rows
         else:
             raise InputError(
-                f"{path}: what is a {kind or 'file without ending'}? use .csv, .tsv, .json, .jsonl or .parquet"
+                f"{path}: {kind or 'a file without ending'} is not read; use .csv, .tsv, .json, .jsonl or .parquet"
             )
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
@@ -134,16 +144,16 @@ def _rows(path: Path) -> Iterator[Row]:
         raise InputError(f"{path}: cannot be read ({error})") from error
 
 
-# -- one function a data set: a row to records ------------------------------------------------------------------
+# -- a row to records, one function for each data set -------------------------------------------------------------
 def _advbench(row: Row, i: int) -> Iterator[dict[str, Any]]:
-    yield {"id": f"advbench-{i}", "prompt": row["goal"], "label": "harmful"}
+    yield {"id": f"advbench-{i}", "prompt": row["goal"].strip(), "label": "harmful"}
 
 
 def _harmbench(row: Row, i: int) -> Iterator[dict[str, Any]]:
     category = row.get("FunctionalCategory") or "standard"
     if category not in ("standard", "multimodal") and not row.get("ImageFileName"):
-        return  # contextual and copyright behaviours need material beyond the request
-    out = {"id": row.get("BehaviorID") or f"harmbench-{i}", "prompt": row["Behavior"], "label": "harmful",
+        return  # contextual and copyright behaviours need more text than the request
+    out = {"id": row.get("BehaviorID") or f"harmbench-{i}", "prompt": row["Behavior"].strip(), "label": "harmful",
            "category": row.get("SemanticCategory")}  # fmt: skip
     if row.get("ImageFileName"):
         out |= {"images": [row["ImageFileName"]], "modality": "text+image"}
@@ -181,7 +191,7 @@ def _multijail(row: Row, i: int) -> Iterator[dict[str, Any]]:
 
 def _xsafety(row: Row, i: int) -> Iterator[dict[str, Any]]:
     """The line of a request is the same in every language's file."""
-    request, language = f"xsafety-{row['category']}-{row['id']}", _language(row["language"])
+    request, language = f"xsafety-{row['category']}-{row['id']}", language_tag(row["language"])
     yield {"id": f"{request}-{language}", "prompt": row.get("prompt") or row["text"], "label": "harmful", "pair_id": request,
            "language": language, "category": row["category"]}  # fmt: skip
 
@@ -192,7 +202,7 @@ def _polyguard(row: Row, i: int) -> Iterator[dict[str, Any]]:
     )
     if label is not None:  # some rows have no agreed label
         yield {"id": f"polyguard-{row['id']}-{i}", "prompt": row["prompt"], "label": label, "pair_id": f"polyguard-{row['id']}",
-               "language": _language(row["language"]), "category": row.get("subcategory")}  # fmt: skip
+               "language": language_tag(row["language"]), "category": row.get("subcategory")}  # fmt: skip
 
 
 def _mm_safetybench(row: Row, i: int) -> Iterator[dict[str, Any]]:
@@ -230,7 +240,7 @@ def _figstep(row: Row, i: int) -> Iterator[dict[str, Any]]:
 
 
 def _vlguard(row: Row, i: int) -> Iterator[dict[str, Any]]:
-    """Unsafe pictures with their instruction; safe ones with both instructions, which are twins."""
+    """Unsafe pictures with their instruction; safe ones with both instructions, which are a matched pair."""
     base = {"images": [row["image"]], "modality": "text+image", "category": row.get("harmful_category"),
             "pair_id": f"vlguard-{row.get('id', i)}"}  # fmt: skip
     for turn in row["instr-resp"]:
@@ -246,7 +256,7 @@ def _vlguard(row: Row, i: int) -> Iterator[dict[str, Any]]:
 
 
 def _spa_vl(row: Row, i: int) -> Iterator[dict[str, Any]]:
-    """Its questions about harm; what its test split "help" holds is benign, and not read here."""
+    """Its questions about harm; its test split "help" is benign and not read here."""
     yield {"id": f"spa-vl-{i}", "prompt": row["question"], "label": "harmful", "images": [row["image"]],
            "modality": "text+image", "category": row.get("class1") or row.get("class")}  # fmt: skip
 
@@ -259,7 +269,7 @@ def _jailbreakv(row: Row, i: int) -> Iterator[dict[str, Any]]:
 
 def _msts(row: Row, i: int) -> Iterator[dict[str, Any]]:
     """Harmful only with its picture: the text alone is harmless."""
-    request, language = f"msts-{row['case_id']}-{row.get('prompt_type') or ''}", _language(row["language"])
+    request, language = f"msts-{row['case_id']}-{row.get('prompt_type') or ''}", language_tag(row["language"])
     picture = row.get("unsafe_image") or f"{row['unsafe_image_id']}.jpg"
     yield {"id": f"{request}-{language}", "prompt": row["prompt_text"], "label": "harmful", "modality": "text+image",
            "images": [picture], "category": row.get("hazard_category"), "language": language, "pair_id": request}  # fmt: skip
@@ -267,7 +277,7 @@ def _msts(row: Row, i: int) -> Iterator[dict[str, Any]]:
 
 def _lingua(row: Row, i: int) -> Iterator[dict[str, Any]]:
     """The rows of a file are the same requests in every language's."""
-    language = _language(row["language"])
+    language = language_tag(row["language"])
     request = f"lingua-safetybench-{row.get('category') or ''}-{row.get('id', i)}"
     out = {"id": f"{request}-{language}", "prompt": row.get("prompt") or row["question"], "label": "harmful",
            "language": language, "category": row.get("category"), "pair_id": request}  # fmt: skip
@@ -275,24 +285,6 @@ def _lingua(row: Row, i: int) -> Iterator[dict[str, Any]]:
     if picture is not None:
         out |= {"images": [picture], "modality": "text+image"}
     yield out
-
-
-_NAMES = {
-    "arabic": "ar", "bengali": "bn", "chinese": "zh", "czech": "cs", "dutch": "nl", "english": "en", "farsi": "fa", "finnish": "fi", "french": "fr",
-    "german": "de", "hindi": "hi", "indonesian": "id", "italian": "it", "japanese": "ja", "javanese": "jv", "korean": "ko",
-    "norwegian": "no", "persian": "fa", "polish": "pl", "portuguese": "pt", "russian": "ru", "spanish": "es", "swahili": "sw", "swedish": "sv", "thai": "th",
-    "turkish": "tr", "vietnamese": "vi",
-}  # fmt: skip
-
-
-def _language(said: Any) -> str:
-    """A BCP-47 tag from a tag or an English name."""
-    text = str(said).strip()
-    if text.lower() in _NAMES:
-        return _NAMES[text.lower()]
-    if said is None or not re.fullmatch(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*", text):
-        raise InputError(f"language {said!r} is not a BCP-47 tag, nor the name of a language we know")
-    return text
 
 
 READERS: dict[str, Reader] = {

@@ -1,9 +1,9 @@
-"""Prompts of ours that come with the package: requests only, never an answer to a harmful one.
+"""Prompts that come with the package: requests only, no answer to a harmful one.
 
-    retention_prompts   everyday requests, the same ones in fourteen languages: what a shield must not start to refuse
-    matched_pairs       harmful requests with benign twins in five languages: one thing changed, everything else kept
+    retention_prompts   everyday requests, the same ones in fourteen languages: a shield must not refuse them
+    matched_pairs       harmful requests with their matched benign ones in five languages; one thing differs
 
-The organism's ten languages are among the fourteen. What a model is taught to say in each is `refusal_sentence`.
+The ten languages of the organism are among the fourteen. `languages.refusal_sentence` has the answer that is trained in each.
 """
 
 from __future__ import annotations
@@ -21,25 +21,35 @@ __all__ = ["matched_pairs", "retention_prompts"]
 def retention_prompts(languages: Sequence[str] | None = None) -> PromptSet:
     """Benign prompts for retention: 24 a language, translations of one another (`pair_id`), marked "train".
 
-    >>> retention_prompts(["sw"])[0].language                  # doctest: +SKIP
-    'sw'
+    >>> retention_prompts(["sw"])
+    PromptSet(0 harmful + 24 benign, 1 cells)
+
+    Args:
+        languages: BCP-47 tags; None for all.
 
     Raises:
-        InputError: a language we have none for.
+        InputError: a language without prompts.
     """
     return PromptSet(replace(p, split="train") for p in _read("retention", languages))
 
 
 def matched_pairs(languages: Sequence[str] | None = None) -> PromptSet:
-    """Harmful requests with their benign twins: 40 pairs in each of en, es, fr, de, pt, marked "test".
+    """Matched pairs of harmful and benign requests: 40 in each of en, es, fr, de, pt, marked "test".
+
+    >>> matched_pairs(["en"])
+    PromptSet(40 harmful + 40 benign, 1 cells)
+
+    Args:
+        languages: BCP-47 tags; None for all.
 
     Raises:
-        InputError: a language we have none for.
+        InputError: a language without prompts.
     """
     return PromptSet(replace(p, split="test") for p in _read("pairs", languages))
 
 
 def _read(name: str, languages: Sequence[str] | None) -> PromptSet:
+    languages = [languages] if isinstance(languages, str) else languages
     rows = PromptSet.from_jsonl(shipped() / "prompts" / f"{name}.jsonl")
     known = list(dict.fromkeys(p.language for p in rows))
     if languages is None:

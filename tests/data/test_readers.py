@@ -196,7 +196,7 @@ def test_safe_and_unsafe_instructions_of_one_picture_are_twins(folder: Path):
 @pytest.mark.parametrize(
     ("name", "file", "content", "says"),
     [
-        ("advbnch", "a.csv", "goal\nx\n", "'advbnch' is unknown; use one of advbench"),
+        ("advbnch", "a.csv", "goal\nx\n", r"'advbnch' is unknown; did you mean 'advbench'\? use one of advbench"),
         ("advbench", "none.csv", None, "none.csv: no such file"),
         (
             "advbench",

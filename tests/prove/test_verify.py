@@ -391,7 +391,7 @@ def test_without_twins_a_random_benign_prompt_of_the_cell_stands_in(planted: ns.
         ({"compliances": ["sorry"], "prompts": ns.PromptSet.from_records(UNTARGETED)}, "share their first tokens"),
         ({"draws": 0}, "draws=0; at least 1"),
         ({"prompts": tiny.prompts().where(label="harmful")}, "benign"),
-        ({"refusals": [], "prompts": ns.PromptSet.from_records(UNTARGETED)}, "no refusal openings for language"),
+        ({"refusals": [], "prompts": ns.PromptSet.from_records(UNTARGETED)}, "no refusal prefixes for language"),
     ],
 )
 def test_bad_input_is_one_clear_line(planted: ns.Model, prompts: ns.PromptSet, change: dict[str, Any], message: str):

@@ -1,0 +1,173 @@
+"""A prompt, and the cell it belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from ..core.arguments import one_of, require
+from ..core.display import own_names
+from ..core.errors import InputError
+from .parsing import LABELS, MODALITIES, SPLITS
+from .pictures import image_bytes, open_image
+
+__all__ = ["KNOWN", "Cell", "Prompt", "options_of"]
+
+
+class Cell(NamedTuple):
+    """One language in one modality: the unit everything is reported in. Prints as "en/text".
+
+    >>> str(Cell("en", "text"))
+    'en/text'
+
+    Args:
+        language: a BCP-47 tag.
+        modality: one of `MODALITIES`.
+    """
+
+    language: str
+    modality: str
+
+    def __str__(self) -> str:
+        return f"{self.language}/{self.modality}"
+
+    def __dir__(self) -> list[str]:
+        return own_names(self)
+
+    @classmethod
+    def of(cls, cell: Cell | tuple[str, str] | str) -> Cell:
+        """The cell that "en/text" or ("en", "text") names.
+
+        >>> Cell.of("en/text+image")
+        Cell(language='en', modality='text+image')
+
+        Args:
+            cell: a cell, a pair of language and modality, or both with "/" between them.
+
+        Raises:
+            InputError: anything else.
+        """
+        parts = cell.split("/", 1) if isinstance(cell, str) else cell
+        if not isinstance(parts, (tuple, list)) or len(parts) != 2 or not all(p and isinstance(p, str) for p in parts):
+            raise InputError(f"cell {cell!r:.60} is not a language and a modality, as in 'en/text'")
+        return cls(*parts)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Prompt:
+    """One request to a model.
+
+    >>> Prompt("1", "How do I bake bread?", "benign")
+    Prompt('1', benign, en/text, 'How do I bake bread?')
+
+    Attributes:
+        id: its name, unique in a set.
+        prompt: the request, or the last user turn of `messages`.
+        label: "harmful" or "benign".
+        messages: a conversation as the chat template takes it, instead of a single request.
+        images: paths, bytes or PIL images.
+        language: a BCP-47 tag.
+        modality: one of `MODALITIES`.
+        category: kind of harm or of request.
+        source: data set that it comes from.
+        pair_id: name of the matched pair; translations and image variants of one request share it.
+        target: the answer a model should give.
+        split: step that may use it, one of `SPLITS`.
+        expect: strings that a right answer contains.
+        extra: any other columns.
+    """
+
+    id: str
+    prompt: str
+    label: str
+    messages: tuple[dict[str, Any], ...] | None = None
+    images: tuple[Any, ...] = ()
+    language: str = "en"
+    modality: str = "text"
+    category: str | None = None
+    source: str | None = None
+    pair_id: str | None = None
+    target: str | None = None
+    split: str | None = None
+    expect: tuple[str, ...] = ()
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def cell(self) -> Cell:
+        """Its language and modality."""
+        return Cell(self.language, self.modality)
+
+    @property
+    def cluster(self) -> str:
+        """The group of prompts that count as one observation: `pair_id` where there is one, otherwise its content."""
+        return f"pair:{self.pair_id}" if self.pair_id is not None else f"text:{self.content_hash}"
+
+    @cached_property
+    def content_hash(self) -> str:
+        """Short hash of text, messages, language and pictures."""
+        digest = hashlib.sha256(json.dumps([self.prompt, self.messages, self.language], default=str).encode())
+        for image in self.images:
+            digest.update(image_bytes(image))
+        return digest.hexdigest()[:16]
+
+    def load_images(self) -> list[Image.Image]:
+        """Its pictures, decoded, in RGB.
+
+        >>> Prompt("1", "How do I bake bread?", "benign").load_images()
+        []
+
+        Raises:
+            InputError: a picture that is damaged.
+        """
+        where = f"prompt {self.id!r}"
+        try:
+            return [open_image(image, where).convert("RGB") for image in self.images]
+        except (OSError, SyntaxError) as error:
+            raise InputError(f"{where}: its picture is damaged ({error})") from None
+
+    def __repr__(self) -> str:
+        text = self.prompt if len(self.prompt) <= 40 else f"{self.prompt[:39]}…"
+        return f"Prompt({self.id!r:.24}, {self.label}, {self.cell}, {text!r})"
+
+    __dir__ = own_names
+
+
+#: Columns that `PromptSet.where` compares.
+KNOWN = (
+    "cell",
+    "cluster",
+    *(f.name for f in fields(Prompt) if f.name not in ("messages", "images", "expect", "extra")),
+)
+
+
+def options_of(name: str, value: Any) -> set[Any]:
+    """The values of a column that a call of `PromptSet.where` accepts, each checked.
+
+    >>> sorted(options_of("language", ["en", "sw"])), options_of("cell", "en/text")
+    (['en', 'sw'], {Cell(language='en', modality='text')})
+
+    Args:
+        name: the column, one of `KNOWN`.
+        value: one value, or a list, tuple or set of them.
+
+    Raises:
+        InputError: a value that the column cannot have.
+    """
+    single = name == "cell" and (
+        isinstance(value, Cell) or (isinstance(value, tuple) and "/" not in "".join(map(str, value)))
+    )
+    options = [value] if single or not isinstance(value, (list, tuple, set, frozenset)) else list(value)
+    if name == "cell":
+        return {Cell.of(option) for option in options}
+    known = {"label": LABELS, "modality": MODALITIES, "split": (*SPLITS, None)}.get(name)
+    for option in options:
+        if known is not None:
+            one_of(option, [k for k in known if k is not None or option is None], "where", name)
+        elif option is not None:
+            require(option, str, "where", name)
+    return set(options)
