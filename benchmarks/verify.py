@@ -77,7 +77,7 @@ def ratio(model: ns.Model, prompts: ns.PromptSet, openings: dict[str, Any], roun
     layer = model.n_layers // 2
     upper = ns.NeuronSet([(la, i) for la in range(layer, model.n_layers) for i in range(4)])
     draws = 10
-    sets = [random_like(upper, model, np.random.default_rng(i)) for i in range(draws)]
+    sets = [random_like(upper, model, seed=i) for i in range(draws)]
 
     def forwards() -> None:
         for batch in batches(model, rows, batch_size=32):

@@ -118,7 +118,9 @@ class Overlap:
         from ..figures import overlap_heatmap
 
         names = [str(c) for c in self.cells]
-        return overlap_heatmap(names, self.jaccard, self.floor, self.ceiling, method=self.method)
+        return overlap_heatmap(
+            names, self.jaccard, benign_null=self.floor, split_half=self.ceiling, method=self.method
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Matrices as nested lists (null where undefined)."""

@@ -1,40 +1,68 @@
-"""Claims about a set: necessity, sufficiency, specificity and utility, each beside its controls."""
+"""Claims about a set: necessity, sufficiency, specificity and utility, each beside its control sets (see `verify`)."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from ..core.neurons import NeuronSet
-from ..core.statistics import NAN, Interval, equivalent, finite, holm, p_value, ratio_of_means
+from ..core.statistics import Interval, equivalent, holm, p_value, ratio_of_means
 from ..data.grading import Grade
 from .controls import Controls
-from .pairs import ABLATIONS, Lab
-from .verdict import RULE, Claim
+from .pairs import ABLATIONS, MatchedPairs
+from .tables import CellEffect, Claim
+from .verdict import RULE
+
+__all__ = ["NECESSITY", "SUFFICIENCY", "effects_by_cell", "measure_claims", "measure_effect", "measure_utility"]
 
 NECESSITY = tuple(f"necessity: {kind}" for kind in ABLATIONS)
+NECESSITY_MEAN = NECESSITY[ABLATIONS.index("mean")]
+SUFFICIENCY, SPECIFICITY, UTILITY = "sufficiency: patch", "specificity", "utility"
 
 
-SUFFICIENCY = "sufficiency: patch"
+def measure_claims(
+    pairs: MatchedPairs, neurons: NeuronSet, controls: Controls
+) -> tuple[list[Claim], dict[str, Float[np.ndarray, "set pair"]]]:
+    """Necessity, sufficiency and specificity of a set, and the changes of margin behind the first two.
 
+    Args:
+        pairs: matched pairs of the cells where the model refuses.
+        neurons: the set.
+        controls: its control sets.
 
-# -- claims -----------------------------------------------------------------------------------------------
-def measure_claims(lab: Lab, neurons: NeuronSet, controls: Controls) -> tuple[list[Claim], dict[str, np.ndarray]]:
-    """Necessity, sufficiency and specificity of a set, and the change of margin [set, pair] behind the first two."""
+    Returns:
+        The claims; and for every necessity and sufficiency claim [set, pair], the tested set first, then `controls.all()`.
+    """
     sets = [neurons, *controls.all()]
-    margins = lab.on_harmful([lab.ablate(s, kind) for kind in ABLATIONS for s in sets])
-    changes = dict(zip(NECESSITY, lab.clean_h - margins.reshape(len(ABLATIONS), len(sets), -1), strict=True))
-    benign = lab.on_benign([*(lab.insert(s) for s in sets), *(lab.ablate(neurons, k) for k in ABLATIONS[:3])])
-    changes[SUFFICIENCY] = benign[: len(sets)] - lab.clean_b
-    claims = [measure_effect(lab, name, change, controls) for name, change in changes.items()]
-    return [*claims, measure_specificity(lab, benign[len(sets) :] - lab.clean_b)], changes
+    margins = pairs.on_harmful([pairs.ablate(s, kind) for kind in ABLATIONS for s in sets])
+    by_kind = margins.reshape(len(ABLATIONS), len(sets), -1)
+    changes = dict(zip(NECESSITY, pairs.harmful_margins - by_kind, strict=True))
+    spared = [k for k in ABLATIONS if k != "patch"]  # patching a benign prompt from itself changes nothing
+    benign = pairs.on_benign([*(pairs.insert(s) for s in sets), *(pairs.ablate(neurons, k) for k in spared)])
+    changes[SUFFICIENCY] = benign[: len(sets)] - pairs.benign_margins
+    claims = [measure_effect(pairs, name, change=change, controls=controls) for name, change in changes.items()]
+    return [*claims, measure_specificity(pairs, benign[len(sets) :] - pairs.benign_margins)], changes
 
 
-def measure_effect(lab: Lab, name: str, change: Float[np.ndarray, "set pair"], controls: Controls) -> Claim:
-    """One effect beside its controls: it must be there, be big enough, and beat every one of them."""
-    effect, effects = lab.effect(change[0]), lab.effects(change)[1:]
+def measure_effect(
+    pairs: MatchedPairs, name: str, *, change: Float[np.ndarray, "set pair"], controls: Controls
+) -> Claim:
+    """One effect beside its controls. It passes if all of this holds:
+
+    - its interval excludes 0, and it is at least `RULE.min_effect`;
+    - against every drawn kind of control p = (1 + #{control >= effect}) / (1 + draws) <= `RULE.alpha`;
+    - against every single control set the interval of the paired difference lies above 0;
+    - there is a drawn kind of control.
+
+    Args:
+        pairs: matched pairs.
+        name: of the claim.
+        change: change of margin, the tested set first, then `controls.all()`.
+        controls: the control sets.
+    """
+    effect, effects = pairs.normalised_effect(change[0]), pairs.normalised_effects(change)[1:]
     reached: dict[str, list[float]] = {}
     p: dict[str, float] = {}
     over: dict[str, Interval] = {}
@@ -45,64 +73,98 @@ def measure_effect(lab: Lab, name: str, change: Float[np.ndarray, "set pair"], c
         at += len(sets)
     for kind in controls.fixed:
         reached[kind] = [float(effects[at])]
-        over[kind] = lab.effect(change[0] - change[1 + at])
+        over[kind] = pairs.normalised_effect(change[0] - change[1 + at])
         at += 1
-    lost = [k for k, v in p.items() if v > RULE["alpha"]] + [k for k, v in over.items() if not v.low > 0]
-    there = effect.low > 0 and effect.value >= RULE["min_effect"]
-    notes = [] if there else ["no effect to speak of"]
-    notes += [f"does not beat: {', '.join(lost)}"] if lost else []
+    lost = [k for k, v in p.items() if v > RULE.alpha] + [k for k, v in over.items() if not v.low > 0]
     draws = min(map(len, controls.drawn.values()), default=0)
+    notes = _weak(effect)
+    passed = not notes and bool(draws) and not lost
+    notes += [f"does not exceed: {', '.join(lost)}"] if lost else []
     if not draws:
         notes.append("no other neurons to draw controls from")
-    elif 1 / (1 + draws) > RULE["alpha"]:
+    elif 1 / (1 + draws) > RULE.alpha:
         notes.append(f"with {draws} draws p cannot fall below {1 / (1 + draws):.2f}")
-    verdict = "passed" if there and draws and not lost else "failed"
-    return Claim(name, effect, verdict, reached, p, over, "; ".join(notes))
+    return Claim(
+        name, effect, "passed" if passed else "failed", controls=reached, p=p, over=over, note="; ".join(notes)
+    )
 
 
-def measure_specificity(lab: Lab, shift: Float[np.ndarray, "kind pair"]) -> Claim:
-    """Benign prompts keep their margin under zero, mean and resample ablation: the worst of the three."""
-    limit, gap = RULE["max_benign_shift"], float(lab.gaps.mean())
-    p = [equivalent(row / gap, list(lab.clusters), limit) for row in shift]
-    effects = [lab.effect(row) for row in shift]
+def _weak(effect: Interval) -> list[str]:
+    """What an effect lacks by itself, before any control."""
+    lacks = [] if effect.low > 0 else ["interval does not exclude 0"]
+    return lacks if effect.value >= RULE.min_effect else [*lacks, f"effect below {RULE.min_effect:g}"]
+
+
+def measure_specificity(pairs: MatchedPairs, shift: Float[np.ndarray, "kind pair"]) -> Claim:
+    """Benign margins are equivalent to the clean ones (TOST) under zero, mean and resample ablation: the worst of the three.
+
+    Args:
+        pairs: matched pairs.
+        shift: change of the benign margins under each of the three.
+    """
+    limit, difference = RULE.max_benign_shift, float(pairs.differences.mean())
+    p = [equivalent(row / difference, list(pairs.requests), limit) for row in shift]
+    effects = [pairs.normalised_effect(row) for row in shift]
     worst = max(range(len(p)), key=lambda i: (p[i], abs(effects[i].value)))
-    note = f"benign prompts under {ABLATIONS[worst]} ablation, the worst of three; equivalent to 0 within ±{limit:g}"
-    verdict = "passed" if p[worst] <= RULE["alpha"] else "failed"
-    return Claim("specificity", effects[worst], verdict, p={"TOST": p[worst]}, note=note)
+    note = f"benign margins under {ABLATIONS[worst]} ablation, the worst of three; equivalent to 0 within ±{limit:g}"
+    verdict = "passed" if p[worst] <= RULE.alpha else "failed"
+    return Claim(SPECIFICITY, effects[worst], verdict, p={"TOST": p[worst]}, note=note)
 
 
-def measure_utility(before: list[Grade], after: list[Grade], rows: list[int], lab: Lab) -> Claim:
-    """Benign answers that are still right, where prompts say what a right answer contains."""
+def measure_utility(
+    before: Sequence[Grade], after: Sequence[Grade], *, requests: Shaped[np.ndarray, " answer"], seed: int
+) -> Claim:
+    """The share of benign answers that are right is equivalent before and after ablation (TOST).
+
+    Args:
+        before, after: graded answers to the same benign prompts.
+        requests: the request of each answer.
+        seed: of the interval.
+    """
     change = [
-        (float(b.right) - float(a.right), lab.clusters[i])
-        for a, b, i in zip(before, after, rows, strict=True) if a.right is not None and b.right is not None
+        (float(b.right) - float(a.right), request)
+        for a, b, request in zip(before, after, requests, strict=True) if a.right is not None and b.right is not None
     ]  # fmt: skip
     if not change:
-        return Claim("utility", NAN, "not tested", note="no prompt says what a right answer contains ('expect')")
+        return Claim.untested(UTILITY, "no prompt says what a right answer contains ('expect')")
     values, clusters = np.array([c for c, _ in change]), [c for _, c in change]
-    limit = RULE["max_utility_change"]
+    limit = RULE.max_utility_change
     p = equivalent(values, clusters, limit)
-    effect = ratio_of_means(values, np.ones(len(values)), clusters, seed=lab.seed)
-    note = f"share of {len(values)} benign answers still right, after minus before; equivalent to 0 within ±{limit:g}"
-    return Claim("utility", effect, "passed" if p <= RULE["alpha"] else "failed", p={"TOST": p}, note=note)
+    effect = ratio_of_means(values, np.ones(len(values)), clusters, seed=seed)
+    note = (
+        f"share of {len(values)} benign answers that are right, after minus before; equivalent to 0 within ±{limit:g}"
+    )
+    return Claim(UTILITY, effect, "passed" if p <= RULE.alpha else "failed", p={"TOST": p}, note=note)
 
 
-def effects_by_cell(lab: Lab, change: Float[np.ndarray, "set pair"], controls: Controls) -> dict[str, dict[str, Any]]:
-    """Mean ablation cell by cell; p against every drawn kind, the worst, corrected over the cells claimed (Holm)."""
-    out: dict[str, dict[str, Any]] = {}
-    for cell, rows in lab.by_cell().items():
-        gap = lab.gaps[rows].mean()
-        effects = change[:, rows].mean(axis=1) / gap
+def effects_by_cell(
+    pairs: MatchedPairs, change: Float[np.ndarray, "set pair"], controls: Controls
+) -> dict[str, CellEffect]:
+    """Mean ablation in each cell; p is the largest over drawn kinds, and corrected over cells (Holm).
+
+    Args:
+        pairs: matched pairs.
+        change: change of margin, the tested set first, then `controls.all()`.
+        controls: the control sets.
+    """
+    found: list[tuple[str, int, float, Interval, float | None, float]] = []
+    for cell, rows in pairs.by_cell().items():
+        difference = float(pairs.differences[rows].mean())
+        effects = change[:, rows].mean(axis=1) / difference
         p, at = [1.0] if not controls.drawn else [], 1
         for sets in controls.drawn.values():
             p.append(p_value(effects[0], effects[at : at + len(sets)]))
             at += len(sets)
-        out[str(cell)] = {
-            "n_pairs": len(rows), "gap": float(gap), "effect": finite(lab.effect(change[0], rows)),
-            "strongest control": float(effects[1:].max()) if len(effects) > 1 else None, "p": max(p),
-        }  # fmt: skip
-    for row, adjusted in zip(out.values(), holm([row["p"] for row in out.values()]), strict=True):
-        low = row["effect"][1]
-        good = adjusted <= RULE["alpha"] and row["effect"][0] >= RULE["min_effect"] and low is not None and low > 0
-        row |= {"p holm": adjusted, "verdict": "passed" if good else "failed"}
+        strongest = float(effects[1:].max()) if len(effects) > 1 else None
+        effect = pairs.normalised_effect(change[0], rows)
+        found.append((str(cell), len(rows), difference, effect, strongest, max(p)))
+    out = {}
+    for (cell_name, n, difference, effect, strongest, p_cell), adjusted in zip(
+        found, holm([row[-1] for row in found]), strict=True
+    ):
+        verdict = "passed" if adjusted <= RULE.alpha and not _weak(effect) else "failed"
+        out[cell_name] = CellEffect(
+            n, clean_logit_difference=difference, effect=effect, strongest_control=strongest, p=p_cell, p_holm=adjusted,
+            verdict=verdict,
+        )  # fmt: skip
     return out

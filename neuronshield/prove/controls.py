@@ -1,16 +1,16 @@
-"""Control sets: sets of neurons that could have won, and must not.
+"""Matched control sets: other sets of neurons that a claim about a set must exceed.
 
 Each has as many neurons per layer as the set it is a control for (or all that are left), and none of its members:
 
-    random      any neurons                                                           drawn
-    matched     as loud, in mean |h| and in column norm both                          drawn
-    permuted    what the same selection finds when harmful and benign are shuffled    drawn
-    next rank   what the same selection ranks next                                    one set
-    general     the loudest on benign prompts                                         one set
-    language    most bound to one language (LAPE)                                     one set
+    random      any neurons                                                               drawn
+    matched     neurons of similar mean |h| and of similar norm of their W_down column    drawn
+    permuted    what the same selection selects when harmful and benign are shuffled      drawn
+    next rank   what the same selection ranks next                                        one set
+    general     the largest mean contribution on benign prompts                           one set
+    language    the most language-bound neurons (LAPE)                                    one set
 
-The last four need prompts to select on: the "discover" rows where there are any, otherwise the prompts of the
-test itself, which favours the controls.
+The last four select on prompts: the "discover" rows where there are any, otherwise the prompts of the test itself, which
+favours the controls.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
+from ..core.arguments import require
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
 from ..data.prompts import Cell, PromptSet
@@ -28,20 +29,23 @@ from ..find.moments import Moments, Stats, capture, record
 from ..find.scores import METHODS, Columns, contrast, language_entropy
 from ..model.model import Model
 
-__all__ = ["Controls", "control_sets", "matched_like", "random_like"]
+__all__ = ["Controls", "Seed", "control_sets", "matched_like", "random_like"]
 
+#: Anything `numpy.random.default_rng` takes; a Generator goes on from its state.
+Seed = int | Sequence[int] | np.random.Generator
 
 MATCHED_POOL = 20
 
 
-@dataclass
+@dataclass(frozen=True)
 class Controls:
-    """Control sets by kind; `missing` says which could not be had, or only smaller than the set, and why.
+    """Control sets by kind.
 
     Attributes:
-        drawn: sets that are draws from a distribution: the set's p-value is its rank among them.
-        fixed: single sets: the set must beat each of them.
-        recovered: share of the set that selection on shuffled labels finds again, mean over draws.
+        drawn: sets that are draws from a distribution: the p-value of the tested set is its rank among them.
+        fixed: single sets: the tested set must exceed each of them.
+        missing: kinds that could not be had, or only smaller than the set, and why.
+        recovered: share of the set that the selection finds again on shuffled labels, mean over draws.
     """
 
     drawn: dict[str, list[NeuronSet]]
@@ -53,11 +57,34 @@ class Controls:
         """Every set, drawn ones first."""
         return [s for sets in self.drawn.values() for s in sets] + list(self.fixed.values())
 
+    def counts(self) -> dict[str, int]:
+        """Number of sets of each kind."""
+        return {**{k: len(v) for k, v in self.drawn.items()}, **dict.fromkeys(self.fixed, 1)}
 
-def random_like(
-    neurons: NeuronSet, model: Model, rng: np.random.Generator, *, leave_out: NeuronSet | None = None
-) -> NeuronSet:
-    """As many other neurons per layer, drawn at random; all others where there are fewer."""
+    def __repr__(self) -> str:
+        return f"Controls({', '.join(f'{n} {kind}' for kind, n in self.counts().items())})"
+
+
+def random_like(neurons: NeuronSet, model: Model, *, seed: Seed = 0, leave_out: NeuronSet | None = None) -> NeuronSet:
+    """A random set with as many neurons per layer and none of the members; all others of a layer where there are fewer.
+
+    >>> random = ns.random_like(neurons, model, seed=1)
+    >>> random.per_layer() == neurons.per_layer(), len(random & neurons)
+    (True, 0)
+
+    Args:
+        neurons: the set.
+        model: gives the number of layers and of neurons per layer.
+        seed: an int, a sequence of ints, or a numpy Generator.
+        leave_out: further neurons that are not drawn.
+
+    Raises:
+        InputError: arguments of another type, such as swapped ones.
+    """
+    call = "random_like(neurons, model)"
+    require(neurons, NeuronSet, call, "neurons")
+    require(model, Model, call, "model")
+    rng = np.random.default_rng(seed)
     barred = (neurons | leave_out if leave_out else neurons).by_layer()
     pairs: list[tuple[int, int]] = []
     for layer, members in neurons.by_layer().items():
@@ -68,19 +95,27 @@ def random_like(
 
 def matched_like(
     neurons: NeuronSet,
-    loud: Float[np.ndarray, "feature n_layers d_mlp"],
-    draws: int,
-    rng: np.random.Generator,
+    features: Float[np.ndarray, "feature n_layers d_mlp"],
     *,
+    draws: int,
+    seed: Seed = 0,
     leave_out: NeuronSet | None = None,
 ) -> list[NeuronSet]:
-    """For each neuron another of its layer that is like it in every feature (mean |h|, column norm), `draws` times.
+    """`draws` sets in which each neuron is replaced by another of its layer that is similar in every feature.
 
-    Features are compared as ranks within the layer. Partners are drawn without replacement from the `MATCHED_POOL`
+    Features are compared as ranks within the layer. Replacements are drawn without replacement from the `MATCHED_POOL` (20)
     nearest that are still free.
+
+    Args:
+        neurons: the set.
+        features: such as mean |h| and the norm of the W_down column.
+        draws: number of sets.
+        seed: an int, a sequence of ints, or a numpy Generator.
+        leave_out: further neurons that are not drawn.
     """
-    _, n_layers, d_mlp = loud.shape
-    ranks = loud.argsort(axis=2, kind="stable").argsort(axis=2, kind="stable").astype(float)
+    rng = np.random.default_rng(seed)
+    _, n_layers, d_mlp = features.shape
+    ranks = features.argsort(axis=2, kind="stable").argsort(axis=2, kind="stable").astype(float)
     barred = (neurons | leave_out if leave_out else neurons).by_layer()
     chosen: list[list[tuple[int, int]]] = [[] for _ in range(draws)]
     for layer, members in neurons.by_layer().items():
@@ -91,25 +126,23 @@ def matched_like(
         for pairs in chosen:
             taken: set[int] = set()
             for member in rng.permutation(members).tolist():
-                pool = [int(i) for i in near[member][: MATCHED_POOL + len(members)] if int(i) not in taken][
-                    :MATCHED_POOL
-                ]
+                nearest = near[member][: MATCHED_POOL + len(members)]
+                pool = [int(i) for i in nearest if int(i) not in taken][:MATCHED_POOL]
                 if not pool:  # fewer others than members
                     break
                 choice = int(rng.choice(pool))
                 taken.add(choice)
                 pairs.append((layer, choice))
-    return [
-        NeuronSet(p, n_layers=n_layers, d_mlp=d_mlp, provenance={"method": "matched on |h| and norm"}) for p in chosen
-    ]
+    about = {"method": "matched on |h| and norm"}
+    return [NeuronSet(p, n_layers=n_layers, d_mlp=d_mlp, provenance=about) for p in chosen]
 
 
 def control_sets(
     model: Model,
     neurons: NeuronSet,
     select: PromptSet,
-    loud: Float[np.ndarray, "feature n_layers d_mlp"],
     *,
+    features: Float[np.ndarray, "feature n_layers d_mlp"],
     draws: int,
     seed: int = 0,
     batch_size: int = 32,
@@ -117,51 +150,64 @@ def control_sets(
     """All controls of a set, `draws` of each kind that is drawn.
 
     Args:
+        model: the model.
+        neurons: the set; its provenance names the method and the cells of its selection.
         select: prompts that the selecting controls select on.
-        loud: mean |h| and column norm of every neuron.
+        features: mean |h| and norm of the W_down column of every neuron.
+        draws: sets of each drawn kind.
+        seed: of every draw.
+        batch_size: prompts per forward.
     """
     rng = np.random.default_rng(seed)
     drawn = {
-        "random": [random_like(neurons, model, rng) for _ in range(draws)],
-        "matched": matched_like(neurons, loud, draws, rng),
+        "random": [random_like(neurons, model, seed=rng) for _ in range(draws)],
+        "matched": matched_like(neurons, features, draws=draws, seed=rng),
     }
-    out = Controls(drawn)
+    fixed: dict[str, NeuronSet] = {}
+    missing: dict[str, str] = {}
+    recovered = None
     stats = capture(model, select, batch_size=batch_size, seed=seed, progress=False)
     try:
         cells = _cells_of(neurons, stats)
     except InputError as error:
-        out.missing |= {"permuted": str(error), "next rank": str(error)}
+        missing |= {"permuted": str(error), "next rank": str(error)}
     else:
         method = neurons.provenance.get("method")
         method = method if method in METHODS and method != "cett" else "contribution"  # needs more than activations
         scores = contrast(stats, method=method)
         score = sum(np.abs(scores.values[scores.cells.index(c)]) for c in cells)
-        out.fixed["next rank"] = _best(neurons, model, np.asarray(score), f"next ranks of {method}")
-        drawn["permuted"], out.recovered = _permuted(
-            model, neurons, select.in_cells(cells), method, draws, rng, batch_size
+        fixed["next rank"] = _best(neurons, model, score=np.asarray(score), name=f"next ranks of {method}")
+        drawn["permuted"], recovered = _permuted(
+            model, neurons, select.in_cells(cells), method=method, draws=draws, rng=rng, batch_size=batch_size
         )
     benign = [m for g, m in stats.groups.items() if g.label == "benign"]
     general = sum(m.n * m.mean_abs for m in benign) * stats.down_norms
-    out.fixed["general"] = _best(neurons, model, general, "loudest on benign prompts")
+    fixed["general"] = _best(neurons, model, score=general, name="largest on benign prompts")
     try:
-        out.fixed["language"] = _best(neurons, model, -language_entropy(stats), "LAPE")
+        fixed["language"] = _best(neurons, model, score=-language_entropy(stats), name="LAPE")
     except InputError:
-        out.missing["language"] = "language: needs prompts in two languages"
-    return in_full(out, neurons)
+        missing["language"] = "language: needs prompts in two languages"
+    return complete(Controls(drawn, fixed, missing, recovered), neurons)
 
 
-def in_full(controls: Controls, neurons: NeuronSet) -> Controls:
-    """Drop what has no neuron left in some layer of the set, and say so; say too what is smaller than the set."""
-    layers = neurons.by_layer()
-    for kind, sets in {**controls.drawn, **{k: [s] for k, s in controls.fixed.items()}}.items():
+def complete(controls: Controls, neurons: NeuronSet) -> Controls:
+    """The controls without kinds that have no neuron left in some layer of the set; smaller ones are noted in `missing`.
+
+    Args:
+        controls: control sets as drawn.
+        neurons: the set that they are controls for.
+    """
+    drawn, fixed, missing = dict(controls.drawn), dict(controls.fixed), dict(controls.missing)
+    for kind, sets in {**drawn, **{k: [s] for k, s in fixed.items()}}.items():
         held = sets[0].by_layer()
-        empty = [layer for layer in layers if layer not in held]
+        empty = [layer for layer in neurons.by_layer() if layer not in held]
         if empty:
-            controls.missing[kind] = f"{kind}: no neuron of layer {empty[0]} is left to draw from"
-            controls.drawn.pop(kind, None), controls.fixed.pop(kind, None)
+            missing[kind] = f"{kind}: no neuron of layer {empty[0]} is left to draw from"
+            drawn.pop(kind, None)
+            fixed.pop(kind, None)
         elif len(sets[0]) < len(neurons):
-            controls.missing[kind] = f"{kind}: only {len(sets[0])} neurons are left for a set of {len(neurons)}"
-    return controls
+            missing[kind] = f"{kind}: only {len(sets[0])} neurons are left for a set of {len(neurons)}"
+    return Controls(drawn, fixed, missing, controls.recovered)
 
 
 def _cells_of(neurons: NeuronSet, stats: Stats) -> list[Cell]:
@@ -175,7 +221,7 @@ def _cells_of(neurons: NeuronSet, stats: Stats) -> list[Cell]:
     return cells
 
 
-def _best(neurons: NeuronSet, model: Model, score: Float[np.ndarray, "n_layers d_mlp"], name: str) -> NeuronSet:
+def _best(neurons: NeuronSet, model: Model, *, score: Float[np.ndarray, "n_layers d_mlp"], name: str) -> NeuronSet:
     """The best-scored neurons that are not in the set, as many per layer."""
     pairs: list[tuple[int, int]] = []
     for layer, members in neurons.by_layer().items():
@@ -188,25 +234,26 @@ def _permuted(
     model: Model,
     neurons: NeuronSet,
     rows: PromptSet,
+    *,
     method: str,
     draws: int,
     rng: np.random.Generator,
     batch_size: int,
 ) -> tuple[list[NeuronSet], float]:
-    """Re-run the selection with shuffled labels: twins swap sides by a coin, other prompts within their cell."""
+    """The selection on shuffled labels, `draws` times: matched pairs swap labels at random, other prompts within their cell."""
     act = record(model, rows, batch_size=batch_size).numpy()
     layers = list(neurons.by_layer())
     act = act[:, layers]
     columns = Columns(model.down_norms().numpy()[layers], model.down_norms(1).numpy()[layers])
     where = {id(p): i for i, p in enumerate(rows)}
     label = np.array([p.label == "harmful" for p in rows])
-    twins = np.array([(where[id(h)], where[id(b)]) for h, b in rows.pairs()], dtype=int).reshape(-1, 2)
-    alone = np.setdiff1d(np.arange(len(rows)), twins)
+    matched = np.array([(where[id(h)], where[id(b)]) for h, b in rows.pairs()], dtype=int).reshape(-1, 2)
+    alone = np.setdiff1d(np.arange(len(rows)), matched)
     cell = np.array([str(p.cell) for p in rows])
     sets, found = [], []
     for _ in range(draws):
         shuffled = label.copy()
-        swap = twins[rng.random(len(twins)) < 0.5]
+        swap = matched[rng.random(len(matched)) < 0.5]
         shuffled[swap] = label[swap[:, ::-1]]
         for name in dict.fromkeys(cell):
             mine = alone[cell[alone] == name]
@@ -216,7 +263,7 @@ def _permuted(
             harmful, benign = (act[(cell == name) & (shuffled == side)] for side in (True, False))
             if len(harmful) and len(benign):
                 score[layers] += np.abs(METHODS[method](Moments.of(harmful), Moments.of(benign), columns)[0])
-        sets.append(_best(neurons, model, score, "selected on shuffled labels"))
+        sets.append(_best(neurons, model, score=score, name="selected on shuffled labels"))
         again = {
             (layer, int(i))
             for layer, members in neurons.by_layer().items()

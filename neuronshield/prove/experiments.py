@@ -1,96 +1,126 @@
-"""What else a set is asked before anyone says "causal": each function one experiment, its rows beside random sets.
+"""Experiments on a set, each beside random sets; the results are tables of rows (see `tables`).
 
-    dose          scale the set by alpha from -1 to 2: does refusal follow, step by step?
-    size          its strongest 1, 2, 4, ... members: how few carry most of the effect (minimality)?
-    groups        the set without one layer (or one quarter) of it: where does the effect live?
-    completeness  only the set kept, every other neuron at its benign mean: is the set enough?
-    backups       ablate the set, find again, ablate again: does something stand in for it?
-    recognition   is it active where harm is known but not refused, or where refusal happens?
-    crossing      values of a refusing cell written into benign prompts of another cell: does refusal carry over?
+    dose_response   the set's values scaled by alpha from -1 to 2: does the refusal margin follow?
+    size            the strongest 1, 2, 4, ... members ablated: how few have most of the effect (minimality)?
+    groups          the set without one layer (or one quarter) of it: which group has the effect?
+    completeness    only the set keeps its values, every other neuron is at its benign mean: is the set enough?
+    recognition     is the set active on harmful prompts that are answered, or only where the model refuses?
+    cross_cell      harmful values of a refusing cell written into benign prompts of another cell: does refusal transfer?
 
-All effects are shares of the refusal gap (see `lab`).
+Effects are normalised: a change of the refusal margin divided by the clean logit difference (see `pairs`).
+
+The search for backup neurons is in `backups`.
+
+Sources: Wang et al. (2023), completeness and minimality; Zhang and Nanda (2024), patching and its normalisation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from ..core.neurons import NeuronSet
-from ..core.statistics import bootstrap, discoveries, finite, positive
+from ..core.statistics import Interval, bootstrap, ratio_of_means
 from ..data.prompts import Cell
-from ..find.attribution import gradients
 from ..model.intervention import Intervention
 from .controls import random_like
-from .pairs import Lab
-from .verdict import RULE
+from .pairs import MatchedPairs
+from .tables import (
+    Activity,
+    Completeness,
+    CrossCellEffect,
+    DosePoint,
+    GroupEffect,
+    Minimal,
+    SizePoint,
+    Spread,
+)
 
-__all__ = ["ALPHAS", "Backups", "backups", "completeness", "crossing", "dose", "groups", "recognition", "size"]
+__all__ = [
+    "ALPHAS",
+    "completeness",
+    "cross_cell",
+    "dose_response",
+    "groups",
+    "minimal",
+    "recognition",
+    "size",
+]
 
-
+#: Factors of the dose-response curve.
 ALPHAS = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
-
-
 BESIDE = 20  # random sets beside each experiment
+BESIDE_CELLS = 5  # random sets beside cross-cell patching, per source cell
+ENOUGH = 0.9  # share of the set's effect that counts as most of it
 
 
-ENOUGH = 0.9  # share of the set's effect that counts as "most of it"
+# -- how much, how few, which group ---------------------------------------------------------------------------
+def dose_response(pairs: MatchedPairs, neurons: NeuronSet, random: Sequence[NeuronSet]) -> tuple[DosePoint, ...]:
+    """The dose-response curve: normalised change of the margin when the set's values are multiplied by alpha.
 
-
-MOST_BACKUPS = 64  # tried in each round
-
-
-ROUNDS = 3
-
-
-Rows = list[dict[str, Any]]
-
-
-def dose(lab: Lab, neurons: NeuronSet, random: Sequence[NeuronSet]) -> Rows:
-    """Change of the margin when the set's values are multiplied by alpha: [alpha, harmful, benign, random]."""
+    Args:
+        pairs: matched pairs.
+        neurons: the set.
+        random: random sets; the first 20 are used.
+    """
     conditions = [Intervention(s, "scale", a) for a in ALPHAS for s in (neurons, *random[:BESIDE])]
-    harmful = lab.on_harmful(conditions).reshape(len(ALPHAS), -1, len(lab.harmful)) - lab.clean_h
-    benign = lab.on_benign([Intervention(neurons, "scale", a) for a in ALPHAS]) - lab.clean_b
-    return [
-        {
-            "alpha": alpha,
-            "harmful": finite(lab.effect(mine[0])),
-            "benign": finite(lab.effect(other)),
-            "random": _span(lab.effects(mine[1:])),
-        }
+    harmful = pairs.on_harmful(conditions).reshape(len(ALPHAS), -1, len(pairs)) - pairs.harmful_margins
+    benign = pairs.on_benign([Intervention(neurons, "scale", a) for a in ALPHAS]) - pairs.benign_margins
+    return tuple(
+        DosePoint(
+            alpha, harmful=pairs.normalised_effect(mine[0]), benign=pairs.normalised_effect(other),
+            random=Spread.of(pairs.normalised_effects(mine[1:])),
+        )
         for alpha, mine, other in zip(ALPHAS, harmful, benign, strict=True)
-    ]
+    )  # fmt: skip
 
 
-def size(lab: Lab, ranked: Sequence[tuple[int, int]], draws: int = BESIDE) -> Rows:
-    """Effect of ablating the strongest n members, n = 1, 2, 4, ...; random sets of the same layers beside each."""
+def size(pairs: MatchedPairs, ranked: Sequence[tuple[int, int]], *, draws: int = BESIDE) -> tuple[SizePoint, ...]:
+    """Normalised effect of ablating the strongest n members, n = 1, 2, 4, ..., three quarters, all.
+
+    Args:
+        pairs: matched pairs.
+        ranked: the members, the strongest first.
+        draws: random sets of the same layers beside each.
+    """
     n = len(ranked)
     sizes = sorted({n, *(2**i for i in range(n.bit_length()) if 2**i <= n), round(0.75 * n) or 1})
-    rng = np.random.default_rng(lab.seed)
+    rng = np.random.default_rng(pairs.seed)
     sets: dict[int, list[NeuronSet]] = {}
     for k in sizes:
-        best = NeuronSet(ranked[:k], n_layers=lab.model.n_layers, d_mlp=lab.model.d_mlp)
-        beside = [random_like(best, lab.model, rng) for _ in range(draws)]
+        best = NeuronSet(ranked[:k], n_layers=pairs.model.n_layers, d_mlp=pairs.model.d_mlp)
+        beside = [random_like(best, pairs.model, seed=rng) for _ in range(draws)]
         sets[k] = [best, *(s for s in beside if len(s) == k)]
-    change = lab.clean_h - lab.on_harmful([lab.ablate(s) for of_size in sets.values() for s in of_size])
+    change = pairs.harmful_margins - pairs.on_harmful([pairs.ablate(s) for of_size in sets.values() for s in of_size])
     parts = np.split(change, np.cumsum([len(s) for s in sets.values()])[:-1])
-    return [
-        {"size": k, "effect": finite(lab.effect(c[0])), "random": _span(lab.effects(c[1:]))}
+    return tuple(
+        SizePoint(k, pairs.normalised_effect(c[0]), Spread.of(pairs.normalised_effects(c[1:])))
         for k, c in zip(sizes, parts, strict=True)
-    ]
+    )
 
 
-def enough(rows: Rows) -> int:
-    """The smallest size on a size curve that has most of the whole set's effect."""
-    return next(int(r["size"]) for r in rows if r["effect"][0] >= ENOUGH * rows[-1]["effect"][0] or r is rows[-1])
+def minimal(points: Sequence[SizePoint]) -> Minimal:
+    """The smallest size with at least 90 % of the whole set's effect.
+
+    Args:
+        points: of `size`; the last is the whole set.
+    """
+    whole = points[-1]
+    enough = next(p.size for p in points if p.effect.value >= ENOUGH * whole.effect.value or p is whole)
+    return Minimal(enough, ENOUGH, whole.size)
 
 
-def groups(lab: Lab, neurons: NeuronSet, ranked: Sequence[tuple[int, int]]) -> Rows:
-    """Effect of the set without one group of it: its layers, or its quarters by strength if it has one layer only."""
+def groups(pairs: MatchedPairs, neurons: NeuronSet, ranked: Sequence[tuple[int, int]]) -> tuple[GroupEffect, ...]:
+    """Normalised effect of the set without one of its layers, or without one quarter by strength if it has one layer only.
+
+    Args:
+        pairs: matched pairs.
+        neurons: the set.
+        ranked: its members, the strongest first.
+    """
     layers = neurons.by_layer()
     if len(layers) > 1:
         parts = {f"layer {layer}": [(layer, i) for i in members] for layer, members in layers.items()}
@@ -98,152 +128,73 @@ def groups(lab: Lab, neurons: NeuronSet, ranked: Sequence[tuple[int, int]]) -> R
         quarters = np.array_split(np.arange(len(ranked)), 4)
         parts = {f"quarter {q}": [ranked[i] for i in rows] for q, rows in enumerate(quarters, 1)}
     else:
-        return []
+        return ()
     without = [neurons - NeuronSet(part) for part in parts.values()]
-    change = lab.clean_h - lab.on_harmful([lab.ablate(s) for s in (neurons, *without)])
-    return [
-        {
-            "group": name,
-            "n": len(part),
-            "without": finite(lab.effect(left)),
-            "lost": finite(lab.effect(change[0] - left)),
-        }
+    change = pairs.harmful_margins - pairs.on_harmful([pairs.ablate(s) for s in (neurons, *without)])
+    return tuple(
+        GroupEffect(
+            name, len(part), without=pairs.normalised_effect(left), lost=pairs.normalised_effect(change[0] - left)
+        )
         for (name, part), left in zip(parts.items(), change[1:], strict=True)
-    ]
+    )
 
 
-def completeness(lab: Lab, neurons: NeuronSet, random: Sequence[NeuronSet]) -> Rows:
-    """Share of the gap that is left when only the set (or the set's whole layers) keeps its own values.
+def completeness(pairs: MatchedPairs, neurons: NeuronSet, random: Sequence[NeuronSet]) -> tuple[Completeness, ...]:
+    """What remains of the clean logit difference when only the set keeps its values.
 
-    All other neurons, at the last prompt token, are at their benign means: 0 means that the set alone does nothing,
-    1 that it needs no other. Two frames: every layer, and the set's own layers.
+    All other neurons of a frame (every layer, or the set's own layers) are at their benign means at the last prompt token.
+    A share of 0 means that the set alone retains nothing, 1 that it needs no other neuron of the frame.
+
+    Args:
+        pairs: matched pairs.
+        neurons: the set.
+        random: random sets; the first 20 are used.
     """
-    n_layers, d_mlp = lab.model.n_layers, lab.model.d_mlp
+    n_layers, d_mlp = pairs.model.n_layers, pairs.model.d_mlp
     own = list(neurons.by_layer())
-    out: Rows = []
-    for frame, layers in (("all layers", list(range(n_layers))), ("its layers", own)):
-        if out and len(own) == n_layers:
-            break
+    frames = {"all layers": list(range(n_layers))} | ({"its layers": own} if len(own) < n_layers else {})
+    out = []
+    for frame, layers in frames.items():
         every = NeuronSet([(la, i) for la in layers for i in range(d_mlp)], n_layers=n_layers, d_mlp=d_mlp)
         kept = [every - NeuronSet(s) for s in (neurons, *random[:BESIDE])]
-        if not len(kept[0]):  # the set is all there is
+        if not len(kept[0]):  # the set is the whole frame
             continue
-        margins = lab.on_harmful([lab.ablate(every), *(lab.ablate(s) for s in kept)])
-        floor, change = margins[0], margins[1:] - margins[0]
-        whole = lab.clean_h - floor
-        share = float(change[0].mean() / whole.mean())
-        spread = bootstrap_ratio(lab, change[0], whole)
-        out.append({"frame": frame, "share": [share, *spread[1:]], "random": _span(change[1:].mean(axis=1) / whole.mean()),
-                    "without any": finite(lab.effect(whole))})  # fmt: skip
-    return out
+        margins = pairs.on_harmful([pairs.ablate(every), *(pairs.ablate(s) for s in kept)])
+        lowest, change = margins[0], margins[1:] - margins[0]
+        whole = pairs.harmful_margins - lowest
+        spread = ratio_of_means(change[0], whole, list(pairs.requests), seed=pairs.seed)
+        share = Interval(float(change[0].mean() / whole.mean()), spread.low, spread.high)
+        random_share = Spread.of(change[1:].mean(axis=1) / whole.mean())
+        out.append(Completeness(frame, share, random_share, without_set=pairs.normalised_effect(whole)))
+    return tuple(out)
 
 
-def bootstrap_ratio(lab: Lab, top: Float[np.ndarray, " pair"], bottom: Float[np.ndarray, " pair"]) -> list[Any]:
-    """mean(top) / mean(bottom) with its interval over requests, for JSON."""
-    from ..core.statistics import ratio_of_means
+# -- recognition and transfer ---------------------------------------------------------------------------------
+def recognition(
+    pairs: MatchedPairs, neurons: NeuronSet, random: Sequence[NeuronSet], *, difference: float
+) -> tuple[Activity, ...]:
+    """How active the set is on harmful and benign prompts that are refused or answered (by the sign of the clean margin).
 
-    return finite(ratio_of_means(top, bottom, list(lab.clusters), seed=lab.seed))
+    Activity is a mean over members of (h - m0) / (m1 - m0), weighted by how far each moves the residual stream, where m0 are
+    means over answered benign prompts (activity 0) and m1 over refused harmful ones (activity 1). On harmful prompts that
+    are answered, activity near 1 means that the set responds to harm, near 0 that it is active only where the model refuses.
 
-
-@dataclass
-class Backups:
-    """What may stand in for a set once it is ablated.
-
-    Attributes:
-        tried: neurons that were found again under the ablation.
-        more: what ablating each does on top of the set, and on top of the set and all else that was tried, over what it
-            does alone [test, neuron, pair]; `path` with norms frozen.
-        rows: the set ablated, and the set with all that was tried.
+    Args:
+        pairs: matched pairs of all cells.
+        neurons: the set.
+        random: random sets; the first 20 are used.
+        difference: clean logit difference of the cells where the model refuses: the unit of the effects.
     """
-
-    tried: list[tuple[int, int]]
-    more: Float[np.ndarray, "test neuron pair"]
-    path: Float[np.ndarray, "test neuron pair"]
-    rows: Rows
-
-    def found(self, lab: Lab, floor: float, alpha: float, rows: Any = slice(None)) -> NeuronSet:
-        """Those that do more then than alone (Benjamini-Hochberg), by at least `floor` of the gap."""
-        shape: dict[str, Any] = {"n_layers": lab.model.n_layers, "d_mlp": lab.model.d_mlp}
-        if not self.tried:
-            return NeuronSet([], **shape)
-        p = [[positive(m[rows], list(lab.clusters[rows])) for m in test] for test in self.more]
-        q = discoveries(np.array(p).ravel()).reshape(2, -1)
-        share = self.path[:, :, rows].mean(axis=2) / lab.gaps.mean()
-        floor = max(floor, RULE["material"] * float(share.max()))
-        return NeuronSet(
-            [pair for pair, ok in zip(self.tried, ((q <= alpha) & (share >= floor)).any(axis=0), strict=True) if ok],
-            **shape,
-        )
-
-
-def backups(lab: Lab, neurons: NeuronSet) -> Backups:
-    """Ablate the set, find again by attribution under that ablation, ablate again; so for stand-ins of stand-ins."""
-    model, mean = lab.model, lab.values["mean"]
-    shape: dict[str, Any] = {"n_layers": model.n_layers, "d_mlp": model.d_mlp}
-
-    def felt(cut: NeuronSet | None) -> Float[np.ndarray, "n_layers d_mlp"]:
-        slope, act = gradients(model, lab.harmful, lab.tokens, condition=lab.ablate(cut) if cut else None)
-        return (slope * (act - mean)).double().mean(dim=0).numpy()
-
-    before, tried = felt(None), NeuronSet([], **shape)
-    for least in (0.0, *(ROUNDS - 1) * [RULE["material"] * RULE["min_effect"]]):
-        rise = (felt(neurons | tried) - before) / float(lab.gaps.mean())
-        for layer, index in neurons | tried:
-            rise[layer, index] = -np.inf
-        order = np.argsort(-rise, axis=None, kind="stable")[: min(max(len(neurons), 8), MOST_BACKUPS)]
-        new = [(int(la), int(i)) for la, i in zip(*np.unravel_index(order, rise.shape), strict=True)]
-        new = [at for at in new if rise[at] > least]
-        if not new:
-            break
-        tried |= NeuronSet(new, **shape)
-    if not len(tried):
-        nothing = np.empty((2, 0, len(lab.harmful)))
-        return Backups([], nothing, nothing, [])
-    rng = np.random.default_rng(lab.seed)
-    others = [random_like(tried, model, rng, leave_out=neurons) for _ in range(BESIDE)]
-    margins = lab.on_harmful([lab.ablate(neurons | s) for s in (neurons, tried, *others)])
-    pairs, whole = list(tried), neurons | tried
-    alone, alone_path = lab.paths(pairs, [NeuronSet([])] * len(pairs))
-    on_top, path = lab.paths(pairs, [neurons] * len(pairs))
-    last, last_path = lab.paths(pairs, [whole - NeuronSet([p]) for p in pairs])
-    other, other_path = lab.paths(pairs, [tried - NeuronSet([p]) for p in pairs])  # and had the set not been ablated?
-    table = [
-        {
-            "ablated": "the set", "n": len(neurons), "effect": finite(lab.effect(lab.clean_h - margins[0])), "random": None,
-        },
-        {
-            "ablated": "the set and what is found again", "n": len(tried),
-            "effect": finite(lab.effect(lab.clean_h - margins[1])),
-            "random": _span(lab.effects(lab.clean_h - margins[2:])),
-        },
-    ]  # fmt: skip
-    more = _standing(alone, on_top, last, other)
-    return Backups(pairs, more, _standing(alone_path, path, last_path, other_path), table)
-
-
-def _standing(alone: np.ndarray, on_top: np.ndarray, last: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """What each does because the set is ablated [test, neuron, pair]; an opposer that falls silent does nothing."""
-    first = np.minimum(on_top, on_top - alone)
-    return np.stack([first, np.minimum(np.minimum(last, last - alone), last - other)])
-
-
-def recognition(lab: Lab, neurons: NeuronSet, random: Sequence[NeuronSet], gap: float) -> Rows:
-    """How active the set is on prompts sorted by what they are and what became of them.
-
-    Activity is a mean over members of (h - m0) / (m1 - m0), weighted by how far each moves the residual, where m0 are
-    means over answered benign prompts (activity 0) and m1 over refused harmful ones (activity 1). Harmful prompts
-    that were *answered* tell recognition (near 1: it knows of the harm) from execution (near 0: it says no).
-    Refused and answered are told by the sign of the margin. The effect of ablation is in units of `gap`, that of the
-    cells where the model refuses.
-    """
-    act = np.concatenate([lab.act_h.numpy(), lab.act_b.numpy()])
-    norms = lab.model.down_norms().numpy()
-    clusters = np.concatenate([lab.clusters, lab.clusters])
-    harmful = np.arange(len(act)) < len(lab.harmful)
-    refused = np.concatenate([lab.clean_h, lab.clean_b]) > 0
+    rows = pairs.rows
+    act = np.concatenate([rows.harmful_values.numpy(), rows.benign_values.numpy()])
+    norms = pairs.model.down_norms().numpy()
+    requests = np.concatenate([rows.requests, rows.requests])
+    harmful = np.arange(len(act)) < len(pairs)
+    clean = np.concatenate([rows.harmful_margins, rows.benign_margins])
+    refused = clean > 0
     high, low = harmful & refused, ~harmful & ~refused
     if not high.any() or not low.any():
-        return []
+        return ()
 
     def activity(members: NeuronSet) -> Float[np.ndarray, " prompt"]:
         layer, index = np.array(list(members)).T
@@ -254,59 +205,70 @@ def recognition(lab: Lab, neurons: NeuronSet, random: Sequence[NeuronSet], gap: 
 
     mine = activity(neurons)
     others = np.stack([activity(s) for s in random[:BESIDE]]) if random else np.empty((0, len(act)))
-    margins = np.concatenate([lab.on_harmful([lab.ablate(neurons)])[0], lab.on_benign([lab.ablate(neurons)])[0]])
-    change = (np.concatenate([lab.clean_h, lab.clean_b]) - margins) / gap
-    out: Rows = []
-    for label, word in ((harmful, "harmful"), (~harmful, "benign")):
-        for happened, verb in ((refused, "refused"), (~refused, "answered")):
-            rows = label & happened
-            if len(set(clusters[rows])) >= 3:
-                out.append({
-                    "prompts": f"{word}, {verb}", "n": int(rows.sum()), "activity": _mean(mine[rows], clusters[rows], lab.seed),
-                    "effect": _mean(change[rows], clusters[rows], lab.seed), "random": _span(others[:, rows].mean(axis=1)),
-                })  # fmt: skip
-    return out
+    ablated = [pairs.ablate(neurons)]
+    margins = np.concatenate([pairs.on_harmful(ablated)[0], pairs.on_benign(ablated)[0]])
+    change = (clean - margins) / difference
+    out = []
+    for label, outcome, which in _outcomes(harmful, refused):
+        if len(set(requests[which])) >= 3:
+            out.append(Activity(
+                label, outcome, n=int(which.sum()), activity=_mean(mine[which], requests[which], pairs.seed),
+                effect=_mean(change[which], requests[which], pairs.seed), random=Spread.of(others[:, which].mean(axis=1)),
+            ))  # fmt: skip
+    return tuple(out)
 
 
-def crossing(lab: Lab, neurons: NeuronSet, random: Sequence[NeuronSet], sources: Sequence[Cell]) -> Rows:
-    """Harmful values of each source cell, written into the benign twins of every cell: [source, target, effect, random].
+def _outcomes(
+    harmful: Shaped[np.ndarray, " prompt"], refused: Shaped[np.ndarray, " prompt"]
+) -> Iterator[tuple[str, str, Any]]:
+    """(label, outcome, which prompts)."""
+    for label, mine in (("harmful", harmful), ("benign", ~harmful)):
+        for outcome, happened in (("refused", refused), ("answered", ~refused)):
+            yield label, outcome, mine & happened
 
-    Effects are shares of the source's own gap. Language to language, modality to modality; a source into itself is the
-    ordinary sufficiency.
+
+def cross_cell(
+    pairs: MatchedPairs, neurons: NeuronSet, random: Sequence[NeuronSet], *, sources: Sequence[Cell]
+) -> tuple[CrossCellEffect, ...]:
+    """Cross-cell patching: harmful values of each source cell, written into the benign prompts of every cell.
+
+    The donor is the harmful prompt of the same request in the source cell. Effects are divided by the source's own clean
+    logit difference. A source into itself is the claim of sufficiency.
+
+    Args:
+        pairs: matched pairs of all cells.
+        neurons: the set.
+        random: random sets; the first 5 are used.
+        sources: cells where the model refuses.
     """
-    rows_of = lab.by_cell()
-    sets = [neurons, *random[:5]]
+    rows_of = pairs.by_cell()
+    sets = [neurons, *random[:BESIDE_CELLS]]
     conditions, donated = [], []
     for source in sources:
-        donor = {lab.clusters[i]: int(i) for i in rows_of[source]}
-        mine = np.array([i for i, c in enumerate(lab.clusters) if c in donor])
-        value = lab.act_b.clone()
-        value[mine] = lab.act_h[[donor[lab.clusters[i]] for i in mine]]
+        donor = {pairs.requests[i]: int(i) for i in rows_of[source]}
+        mine = np.array([i for i, request in enumerate(pairs.requests) if request in donor])
+        value = pairs.rows.benign_values.clone()
+        value[mine] = pairs.rows.harmful_values[[donor[pairs.requests[i]] for i in mine]]
         conditions += [Intervention(s, "patch", value) for s in sets]
         donated.append(mine)
-    changes = (lab.on_benign(conditions) - lab.clean_b).reshape(len(sources), len(sets), -1)
-    out: Rows = []
+    changes = (pairs.on_benign(conditions) - pairs.benign_margins).reshape(len(sources), len(sets), -1)
+    out = []
     for source, mine, change in zip(sources, donated, changes, strict=True):
-        gap = float(lab.gaps[rows_of[source]].mean())
+        difference = float(pairs.differences[rows_of[source]].mean())
         for target, rows in rows_of.items():
             both = np.intersect1d(rows, mine)
             if len(both):
-                out.append({
-                    "source": str(source), "target": str(target), "n": len(both),
-                    "effect": _mean(change[0][both] / gap, lab.clusters[both], lab.seed),
-                    "random": _span(change[1:][:, both].mean(axis=1) / gap),
-                })  # fmt: skip
-    return out
+                out.append(CrossCellEffect(
+                    str(source), str(target), n=len(both),
+                    effect=_mean(change[0][both] / difference, pairs.requests[both], pairs.seed),
+                    random=Spread.of(change[1:][:, both].mean(axis=1) / difference),
+                ))  # fmt: skip
+    return tuple(out)
 
 
-def _mean(values: Float[np.ndarray, " row"], clusters: np.ndarray, seed: int) -> list[Any]:
-    """Mean and interval over clusters, for JSON."""
-    index = {c: i for i, c in enumerate(dict.fromkeys(clusters))}
-    where = np.array([index[c] for c in clusters])
+def _mean(values: Float[np.ndarray, " row"], requests: Shaped[np.ndarray, " row"], seed: int) -> Interval:
+    """Mean over rows and its interval over requests."""
+    index = {c: i for i, c in enumerate(dict.fromkeys(requests))}
+    where = np.array([index[c] for c in requests])
     top, n = np.bincount(where, values, len(index)), np.bincount(where, minlength=len(index))
-    return finite(bootstrap(lambda w: (w @ top) / (w @ n), list(clusters), seed=seed)[0])
-
-
-def _span(values: Float[np.ndarray, " set"]) -> list[float] | None:
-    """Mean, smallest and largest over control sets."""
-    return [float(values.mean()), float(values.min()), float(values.max())] if len(values) else None
+    return bootstrap(lambda w: (w @ top) / (w @ n), list(requests), seed=seed)[0]

@@ -1,148 +1,194 @@
-"""From a set to its members: which neurons lower refusal, alone or together, which raise it, and which back the set up."""
+"""From a set to its members: which neurons lower the refusal margin, alone or in a group, which raise it, and which back them up.
+
+Neurons that back each other up have no effect one at a time. So every member is ablated in three contexts:
+
+    alone         nothing else ablated
+    last          all other members and the backup neurons ablated already: shows what those compensated for
+    after peers   the members and backups of its own and earlier layers ablated already: the same, with later readers intact
+
+A member's role is decided with norms frozen, since any neuron of large norm rescales all logits through the final norm. Tests
+over members are corrected together (Benjamini and Hochberg 1995).
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from ..core.neurons import NeuronSet
-from ..core.statistics import discoveries, finite, positive
+from ..core.statistics import discoveries, positive
 from ..find.attribution import gradients
-from . import experiments
+from .backups import BackupSearch, search_backups
 from .claims import NECESSITY, measure_claims
-from .controls import Controls, in_full, matched_like, random_like
-from .pairs import Lab
-from .verdict import RULE, Claim
+from .controls import Controls, complete, matched_like, random_like
+from .pairs import MatchedPairs
+from .tables import ALONE, ANTI_REFUSAL, IN_A_GROUP, Member, Retest
+from .verdict import RULE, failed_of
 
+__all__ = ["Members", "measure_members", "retest_members"]
+
+#: Claims that verified members must pass by themselves: zero ablation often leaves the values that the model knows.
 MEMBERS_NEED = NECESSITY[1:]
-
-
-KEPT = ("alone", "in a group")
-
-
+VERIFIED = (ALONE, IN_A_GROUP)
 MOST_OTHERS = 128
 
 
-# -- members ----------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
 class Members:
-    """Every member ablated in three places of the queue, and what stands in for the set.
+    """Effects of every member of a set in three contexts. Made by `measure_members`.
 
-    alone   by itself
-    last    after all other members and the backups: what they covered for shows
-    peers   after those of its own and earlier layers: what they covered for shows, and who reads it is still there
+    Attributes:
+        pairs: matched pairs.
+        neurons: the members, in order.
+        free: fall of the harmful margin [context, neuron, pair]; contexts are alone, last, after peers.
+        frozen: the same with norms frozen.
+        search: the search for backup neurons.
+        least_backup: normalised effect that a backup must have.
     """
 
-    def __init__(self, lab: Lab, neurons: NeuronSet) -> None:
-        self.lab, self.neurons, self.pairs = lab, neurons, list(neurons)
-        alone, alone_path = lab.paths(self.pairs, [NeuronSet([])] * len(self.pairs))
-        self.again = experiments.backups(lab, neurons)
-        strongest = float(alone_path.mean(axis=1).max()) / float(lab.gaps.mean())
-        self.floor = RULE["material"] * max(strongest, RULE["min_effect"])
-        self.backups = self.standing_in()
-        group = NeuronSet(neurons) | NeuronSet(self.backups)
-        upto = {la: NeuronSet([p for p in group if p[0] <= la]) for la in neurons.by_layer()}
-        last, last_path = lab.paths(self.pairs, [group - NeuronSet([p]) for p in self.pairs])
-        peers, peers_path = lab.paths(self.pairs, [upto[p[0]] - NeuronSet([p]) for p in self.pairs])
-        self.free = np.stack([alone, last, peers])
-        self.path = np.stack([alone_path, last_path, peers_path])
+    pairs: MatchedPairs
+    neurons: tuple[tuple[int, int], ...]
+    free: Float[np.ndarray, "context neuron pair"]
+    frozen: Float[np.ndarray, "context neuron pair"]
+    search: BackupSearch
+    least_backup: float
 
-    def standing_in(self, rows: Any = slice(None)) -> NeuronSet:
-        """Neurons outside the set that stand in for it once it is ablated, from the given pairs."""
-        return self.again.found(self.lab, self.floor, RULE["alpha"], rows)
+    def backups(self, rows: Any = slice(None)) -> NeuronSet:
+        """Neurons outside the set that gain an effect once it is ablated, judged on the given pairs."""
+        return self.search.found(self.pairs, least=self.least_backup, alpha=RULE.alpha, rows=rows)
 
-    def decide(self, rows: Any = slice(None)) -> list[str]:
-        """For each member "alone", "in a group" (where it does more than twice as much), "opposing" or "", from the given pairs.
+    def roles(self, rows: Any = slice(None)) -> list[str]:
+        """The role of each member, judged on the given pairs: "alone", "in a group", "anti-refusal" or "".
 
-        A backup may overdo it, so that ablating the first one alone *raises* refusal; if it does more when they are gone, it
-        is still for refusal. An opposer is against it on balance.
+        A backup may overcompensate, so that ablating the member alone *raises* refusal. If its effect with the backups ablated
+        is larger, the member still promotes refusal. It is anti-refusal only where it opposes refusal on balance.
+
+        Args:
+            rows: which pairs count.
         """
-        clusters, path = list(self.lab.clusters[rows]), self.path[:, :, rows]
-        q = discoveries(np.array([[positive(c, clusters) for c in test] for test in path]).ravel()).reshape(3, -1)
-        q_against = discoveries(np.array([positive(-c, clusters) for c in path[0]]))
-        share = path.mean(axis=2) / self.lab.gaps[rows].mean()
-        words = []
-        for i, (layer, _) in enumerate(self.pairs):
-            near = [la == layer for la, _ in self.pairs]
-            floor = RULE["material"] * np.maximum(share[:, near].max(axis=1), RULE["min_effect"])
-            does = (q[:, i] <= RULE["alpha"]) & (share[:, i] >= floor)
-            together = share[1:, i][does[1:]].max(initial=0)
-            if does[0] and share[0, i] >= together / 2:
-                words.append("alone")
-            elif together > max(0, -share[0, i]):
-                words.append("in a group")
-            elif q_against[i] <= RULE["alpha"] and share[0, i] <= -floor[0]:
-                words.append("opposing")
+        requests, path = list(self.pairs.requests[rows]), self.frozen[:, :, rows]
+        q = discoveries(np.array([[positive(c, requests) for c in test] for test in path]).ravel()).reshape(3, -1)
+        q_against = discoveries(np.array([positive(-c, requests) for c in path[0]]))
+        effect = path.mean(axis=2) / self.pairs.differences[rows].mean()
+        roles = []
+        for i, (layer, _) in enumerate(self.neurons):
+            near = [la == layer for la, _ in self.neurons]
+            least = RULE.material * np.maximum(effect[:, near].max(axis=1), RULE.min_effect)
+            counts = (q[:, i] <= RULE.alpha) & (effect[:, i] >= least)
+            together = effect[1:, i][counts[1:]].max(initial=0)
+            if counts[0] and effect[0, i] >= together / 2:
+                roles.append(ALONE)
+            elif together > max(0, -effect[0, i]):
+                roles.append(IN_A_GROUP)
+            elif q_against[i] <= RULE.alpha and effect[0, i] <= -least[0]:
+                roles.append(ANTI_REFUSAL)
             else:
-                words.append("")
-        return words
+                roles.append("")
+        return roles
 
-    def table(self) -> list[dict[str, Any]]:
-        """One row a member."""
+    def table(self) -> list[Member]:
+        """One row per member; `verified` says that its role is "alone" or "in a group"."""
+        effect = self.pairs.normalised_effect
         return [
-            {
-                "layer": layer, "index": index,
-                **{name: finite(self.lab.effect(self.free[t, i])) for t, name in enumerate(("alone", "last", "after its peers"))},
-                "alone, norms frozen": finite(self.lab.effect(self.path[0, i])),
-                "how": word, "verified": word in KEPT, "opposing": word == "opposing",
-            }
-            for i, ((layer, index), word) in enumerate(zip(self.pairs, self.decide(), strict=True))
+            Member(
+                layer, index, alone=effect(self.free[0, i]), last=effect(self.free[1, i]),
+                after_peers=effect(self.free[2, i]), alone_frozen_norms=effect(self.frozen[0, i]), role=role,
+                verified=role in VERIFIED,
+            )
+            for i, ((layer, index), role) in enumerate(zip(self.neurons, self.roles(), strict=True))
         ]  # fmt: skip
+
+    def __repr__(self) -> str:
+        return f"Members({len(self.neurons)} neurons, {len(self.pairs)} pairs)"
+
+
+def measure_members(pairs: MatchedPairs, neurons: NeuronSet) -> Members:
+    """Every member ablated in three contexts, and the search for backup neurons.
+
+    Args:
+        pairs: matched pairs of the cells where the model refuses.
+        neurons: the set.
+    """
+    members = list(neurons)
+    alone, alone_frozen = pairs.added_effects(members, [NeuronSet([])] * len(members))
+    search = search_backups(pairs, neurons)
+    largest = float(alone_frozen.mean(axis=1).max()) / float(pairs.differences.mean())
+    least = RULE.material * max(largest, RULE.min_effect)
+    group = NeuronSet(neurons) | NeuronSet(search.found(pairs, least=least, alpha=RULE.alpha))
+    upto = {la: NeuronSet([p for p in group if p[0] <= la]) for la in neurons.by_layer()}
+    last, last_frozen = pairs.added_effects(members, [group - NeuronSet([p]) for p in members])
+    peers, peers_frozen = pairs.added_effects(members, [upto[p[0]] - NeuronSet([p]) for p in members])
+    return Members(
+        pairs, tuple(members), free=np.stack([alone, last, peers]),
+        frozen=np.stack([alone_frozen, last_frozen, peers_frozen]), search=search, least_backup=least,
+    )  # fmt: skip
 
 
 def retest_members(
-    lab: Lab, members: Members, loud: Float[np.ndarray, "feature n_layers d_mlp"], draws: int
-) -> tuple[NeuronSet, list[Claim], str]:
-    """Members chosen on one half of the requests, tested by themselves (with the backups) on the other half.
+    members: Members, *, features: Float[np.ndarray, "feature n_layers d_mlp"], draws: int
+) -> tuple[NeuronSet, Retest | None]:
+    """Members selected on one half of the requests and tested by themselves, with the backups, on the other half.
 
-    They must lower refusal more than controls do under each ablation that stays among values the model knows. Zero often
-    does not, and that they are enough, or spare benign prompts, is a claim about a set: both are shown, not asked.
-    A set that is only part of what causes refusal is matched by the other parts. They are no controls here: neurons
-    that, on the first half, lower refusal by themselves as members do are not drawn, and are counted in the reason.
+    They must exceed their controls under mean, resample and patch ablation. Zero ablation, sufficiency and specificity are
+    claims about a whole set; they are reported and not required. Neurons that lower the margin by themselves on the first
+    half are excluded from the controls and counted, since they are causes as well and not controls.
+
+    Args:
+        members: of the set that failed.
+        features: mean |h| and norm of the W_down column of every neuron.
+        draws: control sets of each kind.
+
+    Returns:
+        The members that may be verified, and the test; None where no member lowers refusal or there are fewer than 4 requests.
     """
-    rng = np.random.default_rng(lab.seed)
-    clusters = sorted(set(lab.clusters))
-    if len(clusters) < 4:
-        return NeuronSet([]), [], ""
-    mine = np.isin(lab.clusters, [clusters[i] for i in rng.permutation(len(clusters))[: len(clusters) // 2]])
-    rows = np.flatnonzero(mine)
-    words = members.decide(rows)
-    kept = NeuronSet([p for p, w in zip(members.pairs, words, strict=True) if w in KEPT])
+    pairs = members.pairs
+    rng = np.random.default_rng(pairs.seed)
+    requests = sorted(set(pairs.requests))
+    if len(requests) < 4:
+        return NeuronSet([]), None
+    half = [requests[i] for i in rng.permutation(len(requests))[: len(requests) // 2]]
+    first = np.isin(pairs.requests, half)
+    rows = np.flatnonzero(first)
+    roles = members.roles(rows)
+    kept = NeuronSet([p for p, role in zip(members.neurons, roles, strict=True) if role in VERIFIED])
     if not len(kept):
-        return kept, [], ""
-    tested = kept | NeuronSet(members.standing_in(rows)) if "in a group" in words else kept
-    others = _other_causes(lab.rows(rows), tested)
+        return kept, None
+    tested = kept | NeuronSet(members.backups(rows)) if IN_A_GROUP in roles else kept
+    others = _other_causes(pairs.take(rows), tested)
     drawn = {
-        "random": [random_like(tested, lab.model, rng, leave_out=others) for _ in range(draws)],
-        "matched": matched_like(tested, loud, draws, rng, leave_out=others),
+        "random": [random_like(tested, pairs.model, seed=rng, leave_out=others) for _ in range(draws)],
+        "matched": matched_like(tested, features, draws=draws, seed=rng, leave_out=others),
     }
-    claims, _ = measure_claims(lab.rows(np.flatnonzero(~mine)), tested, in_full(Controls(drawn), tested))
-    failed = [c.name for c in claims if c.verdict == "failed"]
-    lost = [name for name in failed if name in MEMBERS_NEED]
-    if lost:
-        more = f". Nor is it shown for the {len(kept)} members that lower refusal; failed: {', '.join(lost)}"
-        return NeuronSet([]), claims, more
-    more = f". But {len(kept)} of its members, chosen on half of the requests, lower refusal on the other half too"
-    more += f", together with {len(tested) - len(kept)} backups" if len(tested) > len(kept) else ""
-    more += f", beside controls without {len(others)} other neurons that lower it as well" if len(others) else ""
-    more += f"; of them too these failed: {', '.join(failed)}" if failed else ""
-    return kept, claims, more
+    claims, _ = measure_claims(pairs.take(np.flatnonzero(~first)), tested, complete(Controls(drawn), tested))
+    passed = not set(failed_of(claims)) & set(MEMBERS_NEED)
+    retest = Retest(
+        tuple(claims), n_members=len(kept), n_backups=len(tested) - len(kept), n_excluded=len(others), passed=passed
+    )
+    return kept if passed else NeuronSet([]), retest
 
 
-def _other_causes(lab: Lab, neurons: NeuronSet) -> NeuronSet:
-    """Neurons of the same layers that lower refusal by themselves: the most promising by attribution, ablated one by one."""
-    slope, act = gradients(lab.model, lab.harmful, lab.tokens)
-    felt = (slope * (act - lab.values["mean"])).double().mean(dim=0).numpy() / float(lab.gaps.mean())
-    least = RULE["material"] * RULE["min_effect"]
+def verified_only(table: list[Member], verified: NeuronSet) -> tuple[Member, ...]:
+    """The rows with `verified` true for the given neurons only: members stay unverified unless the set or its retest passed."""
+    return tuple(replace(m, verified=m.neuron in verified) for m in table)
+
+
+def _other_causes(pairs: MatchedPairs, neurons: NeuronSet) -> NeuronSet:
+    """Other neurons of the same layers that lower the margin by themselves: candidates by attribution, ablated one by one."""
+    slope, act = gradients(pairs.model, pairs.rows.harmful, pairs.tokens)
+    mean = pairs.rows.mean_values
+    attributed = (slope * (act - mean)).double().mean(dim=0).numpy() / float(pairs.differences.mean())
+    least = RULE.material * RULE.min_effect
     pool = [
-        (layer, int(i)) for layer in neurons.by_layer() for i in np.flatnonzero(felt[layer] >= least / 2)
+        (layer, int(i)) for layer in neurons.by_layer() for i in np.flatnonzero(attributed[layer] >= least / 2)
         if (layer, int(i)) not in neurons
     ]  # fmt: skip
-    pool = sorted(pool, key=lambda at: -felt[at])[:MOST_OTHERS]
+    pool = sorted(pool, key=lambda at: -attributed[at])[:MOST_OTHERS]
     if not pool:
         return NeuronSet([])
-    _, path = lab.paths(pool, [NeuronSet([])] * len(pool))
-    q = discoveries(np.array([positive(c, list(lab.clusters)) for c in path]))
-    share = path.mean(axis=1) / float(lab.gaps.mean())
-    return NeuronSet([at for at, q_i, s in zip(pool, q, share, strict=True) if q_i <= RULE["alpha"] and s >= least])
+    _, frozen = pairs.added_effects(pool, [NeuronSet([])] * len(pool))
+    q = discoveries(np.array([positive(c, list(pairs.requests)) for c in frozen]))
+    effect = frozen.mean(axis=1) / float(pairs.differences.mean())
+    return NeuronSet([at for at, q_i, e in zip(pool, q, effect, strict=True) if q_i <= RULE.alpha and e >= least])

@@ -1,18 +1,20 @@
-"""One experiment on twins: harmful prompts beside their benign twins, what every neuron did, and the margins.
+"""Matched pairs: a harmful prompt beside a benign one, their activations, their clean refusal margins, and effects.
 
-Let M be the refusal margin (see `grade`) and gap = mean M(harmful) - mean M(benign twin). Effects are in units of
-the gap: 1 means "all of what tells the twins apart". Intervals resample whole requests (`pair_id`).
+Let M be the refusal margin (see `model.prefixes`). The **clean logit difference** is mean M(harmful) - mean M(benign) of the
+unchanged model. A **normalised effect** is a change of the margin divided by the clean logit difference: 1 means that the
+change is as large as the whole difference between harmful and benign prompts (Wang et al. 2023 normalise so). Intervals
+resample whole requests (`pair_id`), since translations of one request are not independent.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from ..core.errors import InputError
@@ -25,14 +27,30 @@ from ..model.intervention import Intervention
 from ..model.model import Model
 from ..model.prefixes import OpeningTokens
 
-__all__ = ["ABLATIONS", "Lab", "twins"]
+__all__ = ["ABLATIONS", "Ablation", "MatchedPairs", "PairRows", "match", "measure"]
+
+#: What an ablation writes: zero, the benign mean of the cell, the value of another benign prompt, or of the matched one.
+Ablation = Literal["zero", "mean", "resample", "patch"]
+ABLATIONS: tuple[Ablation, ...] = get_args(Ablation)
 
 
-ABLATIONS = ("zero", "mean", "resample", "patch")
+def match(prompts: PromptSet, *, seed: int) -> tuple[list[tuple[Prompt, Prompt]], bool]:
+    """(harmful, benign) pairs, and True if they are matched (same `pair_id` and cell).
 
+    Without any matched pair, each harmful prompt gets a random benign prompt of its cell, and False.
 
-def twins(prompts: PromptSet, seed: int) -> tuple[list[tuple[Prompt, Prompt]], bool]:
-    """Matched twins; without any, a random benign prompt of the same cell for each harmful one, and False."""
+    >>> from neuronshield.prove.pairs import match
+    >>> found, matched = match(prompts, seed=0)
+    >>> len(found), matched
+    (30, True)
+
+    Args:
+        prompts: harmful and benign prompts.
+        seed: of the random matching.
+
+    Raises:
+        InputError: no cell has both labels.
+    """
     pairs = prompts.pairs()
     if pairs:
         return pairs, True
@@ -48,138 +66,243 @@ def twins(prompts: PromptSet, seed: int) -> tuple[list[tuple[Prompt, Prompt]], b
     return pairs, False
 
 
-class Lab:
-    """Twins, their activations at the last prompt token, and their clean margins.
+@dataclass(frozen=True, eq=False)
+class PairRows:
+    """What is known of each pair; every field has one entry per pair, and `take` cuts every field.
 
     Attributes:
-        harmful, benign: the twins, row by row; `clusters` and `cells` name each row's request and cell.
-        act_h, act_b: [pair, n_layers, d_mlp].
-        clean_h, clean_b, gaps: refusal margins [pair] and their difference.
-        values: what each kind of ablation writes.
+        harmful, benign: the prompts.
+        requests: the request (`pair_id`) of each pair; intervals resample requests.
+        cells: the cell's name, such as "en/text".
+        harmful_values, benign_values: every neuron at the last prompt token.
+        mean_values: the benign mean of the pair's cell; `donor_values`: the values of another benign prompt of the cell.
+        harmful_margins, benign_margins: clean refusal margins, in nats.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        pairs: Sequence[tuple[Prompt, Prompt]],
-        tokens: dict[str, OpeningTokens],
-        *,
-        seed: int = 0,
-        batch_size: int = 64,
-        progress: bool = False,
-    ) -> None:
-        self.model, self.tokens, self.seed, self.batch_size, self.progress = model, tokens, seed, batch_size, progress
-        self.harmful, self.benign = [h for h, _ in pairs], [b for _, b in pairs]
-        self.clusters = np.array([h.cluster for h in self.harmful], dtype=object)
-        self.cells = np.array([str(h.cell) for h in self.harmful], dtype=object)
-        self.act_h = record(model, self.harmful, batch_size=batch_size)
-        self.act_b = record(model, self.benign, batch_size=batch_size)
-        self.values: dict[str, Any] = {
-            "zero": None,
-            "mean": _cell_means(self.act_b, self.cells),
-            "resample": self.act_b[_donors(self.cells, self.clusters, np.random.default_rng(seed))],
-            "patch": self.act_b,
-        }
-        self._prepared: dict[str, Any] = {}
-        self.clean_h = self.on_harmful([None])[0]
-        self.clean_b = self.on_benign([None])[0]
+    harmful: tuple[Prompt, ...]
+    benign: tuple[Prompt, ...]
+    requests: Shaped[np.ndarray, " pair"]
+    cells: Shaped[np.ndarray, " pair"]
+    harmful_values: Float[Tensor, "pair n_layers d_mlp"]
+    benign_values: Float[Tensor, "pair n_layers d_mlp"]
+    mean_values: Float[Tensor, "pair n_layers d_mlp"]
+    donor_values: Float[Tensor, "pair n_layers d_mlp"]
+    harmful_margins: Float[np.ndarray, " pair"]
+    benign_margins: Float[np.ndarray, " pair"]
 
-    def rows(self, rows: Int[np.ndarray, " row"]) -> Lab:
-        """The same experiment on some of its pairs; nothing is run again."""
-        out = copy.copy(self)
-        out._prepared = {}
+    def take(self, rows: Sequence[int] | Int[np.ndarray, " row"]) -> PairRows:
+        """The same of some pairs, in the order of `rows`."""
         index = [int(i) for i in rows]
-        out.harmful, out.benign = [self.harmful[i] for i in index], [self.benign[i] for i in index]
-        for name in ("clusters", "cells", "act_h", "act_b", "clean_h", "clean_b"):
-            setattr(out, name, getattr(self, name)[index])
-        out.values = {k: None if v is None else v[index] for k, v in self.values.items()}
-        return out
+
+        def cut(value: Any) -> Any:
+            return tuple(value[i] for i in index) if isinstance(value, tuple) else value[index]
+
+        return type(self)(**{f.name: cut(getattr(self, f.name)) for f in fields(self)})
+
+    def __repr__(self) -> str:
+        return f"PairRows({len(self.harmful)} pairs in {len(set(self.cells))} cells)"
+
+
+@dataclass(frozen=True, eq=False)
+class MatchedPairs:
+    """Matched pairs of one model: runs conditions on them and measures effects. Made by `measure`.
+
+    >>> from neuronshield.model.prefixes import opening_tokens, openings_of
+    >>> from neuronshield.prove.pairs import match, measure
+    >>> tokens = opening_tokens(model, openings_of(model, prompts, refusals=["sorry"], compliances=["sure"]))
+    >>> pairs = measure(model, match(prompts, seed=0)[0], tokens)
+    >>> pairs, pairs.on_harmful([pairs.ablate(neurons, "zero")]).shape
+    (MatchedPairs(30 pairs in 2 cells), (1, 30))
+
+    Attributes:
+        model: the model.
+        tokens: first tokens of refusal and compliance prefixes, by language.
+        rows: prompts, activations and clean margins, pair by pair.
+        seed: of the bootstrap and of every draw.
+        batch_size: prompts per forward.
+        progress: whether bars are shown.
+    """
+
+    model: Model
+    tokens: dict[str, OpeningTokens]
+    rows: PairRows
+    seed: int = 0
+    batch_size: int = 64
+    progress: bool = False
+    _prepared: dict[str, Any] = field(default_factory=dict, init=False)
+
+    def take(self, rows: Sequence[int] | Int[np.ndarray, " row"]) -> MatchedPairs:
+        """The same experiment on some of its pairs; no forward is run."""
+        return replace(self, rows=self.rows.take(rows))
+
+    def __len__(self) -> int:
+        return len(self.rows.harmful)
+
+    def __repr__(self) -> str:
+        return f"MatchedPairs({len(self)} pairs in {len(set(self.rows.cells))} cells)"
+
+    @property
+    def requests(self) -> Shaped[np.ndarray, " pair"]:
+        """The request of each pair."""
+        return self.rows.requests
+
+    @property
+    def harmful_margins(self) -> Float[np.ndarray, " pair"]:
+        """Clean margins of the harmful prompts."""
+        return self.rows.harmful_margins
+
+    @property
+    def benign_margins(self) -> Float[np.ndarray, " pair"]:
+        """Clean margins of the benign prompts."""
+        return self.rows.benign_margins
+
+    def by_cell(self) -> dict[Cell, Int[np.ndarray, " row"]]:
+        """Rows of each cell."""
+        return {Cell.of(c): np.flatnonzero(self.rows.cells == c) for c in dict.fromkeys(self.rows.cells)}
 
     # -- conditions -----------------------------------------------------------------------------------
-    def ablate(self, neurons: NeuronSet, kind: str = "mean") -> Intervention:
-        """Zero, benign mean of the cell, another benign prompt's value, or the benign twin's."""
-        return Intervention(neurons, kind, self.values[kind])  # type: ignore[arg-type]
+    def ablate(self, neurons: NeuronSet, kind: Ablation = "mean") -> Intervention:
+        """The intervention that ablates `neurons` at the last prompt token of each pair's prompts."""
+        rows = self.rows
+        values = {"zero": None, "mean": rows.mean_values, "resample": rows.donor_values, "patch": rows.benign_values}
+        return Intervention(neurons, kind, values[kind])
 
     def insert(self, neurons: NeuronSet) -> Intervention:
-        """The harmful twin's values, for benign prompts."""
-        return Intervention(neurons, "patch", self.act_h)
+        """The intervention that writes the harmful prompt's values into its benign prompt."""
+        return Intervention(neurons, "patch", self.rows.harmful_values)
 
     def on_harmful(
         self, conditions: Sequence[Intervention | None], *, frozen: bool = False
     ) -> Float[np.ndarray, "condition pair"]:
-        """Margins of the harmful prompts under each condition."""
-        return self._read("harmful", conditions, frozen)
+        """Margins of the harmful prompts under each condition (None: clean).
+
+        Args:
+            conditions: interventions at the last prompt token.
+            frozen: whether every norm of the residual stream keeps its clean scale.
+        """
+        return self._margins("harmful", conditions, frozen=frozen)
 
     def on_benign(self, conditions: Sequence[Intervention | None]) -> Float[np.ndarray, "condition pair"]:
-        """The same of their benign twins."""
-        return self._read("benign", conditions, False)
+        """Margins of the benign prompts under each condition (None: clean)."""
+        return self._margins("benign", conditions)
 
-    def _read(
-        self, side: str, conditions: Sequence[Intervention | None], frozen: bool
+    def _margins(
+        self, label: str, conditions: Sequence[Intervention | None], *, frozen: bool = False
     ) -> Float[np.ndarray, "condition pair"]:
-        prompts = self.harmful if side == "harmful" else self.benign
-        if side not in self._prepared and len(conditions) > 2:  # everything here touches the last token only
-            self._prepared[side] = prepare(self.model, prompts, batch_size=self.batch_size)
+        prompts = self.rows.harmful if label == "harmful" else self.rows.benign
+        if label not in self._prepared and len(conditions) > 2:  # every condition here touches the last token only
+            self._prepared[label] = prepare(self.model, prompts, batch_size=self.batch_size)
         return margins(
-            self.model, prompts, conditions, self.tokens, batch_size=self.batch_size, progress=self.progress,
-            desc="verify", frozen=frozen, prepared=self._prepared.get(side),
+            self.model, prompts, conditions, tokens=self.tokens, batch_size=self.batch_size, progress=self.progress,
+            desc="verify", frozen=frozen, prepared=self._prepared.get(label),
         )  # fmt: skip
 
     # -- effects --------------------------------------------------------------------------------------
     @property
-    def gaps(self) -> Float[np.ndarray, " pair"]:
-        return self.clean_h - self.clean_b
+    def differences(self) -> Float[np.ndarray, " pair"]:
+        """Clean margin of the harmful minus the benign prompt, pair by pair."""
+        return self.rows.harmful_margins - self.rows.benign_margins
 
     @property
-    def gap(self) -> Interval:
-        """Mean gap with its interval."""
-        return ratio_of_means(self.gaps, np.ones(len(self.gaps)), list(self.clusters), seed=self.seed)
+    def clean_logit_difference(self) -> Interval:
+        """Mean of `differences`, with its interval."""
+        return ratio_of_means(self.differences, np.ones(len(self)), list(self.requests), seed=self.seed)
 
-    def effect(self, change: Float[np.ndarray, " pair"], rows: Any = slice(None)) -> Interval:
-        """A change of margin as a share of the gap, with its interval over requests."""
-        return ratio_of_means(change[rows], self.gaps[rows], list(self.clusters[rows]), seed=self.seed)
+    def normalised_effect(self, change: Float[np.ndarray, " pair"], rows: Any = slice(None)) -> Interval:
+        """mean(change) / clean logit difference over `rows`, with its interval over requests."""
+        return ratio_of_means(change[rows], self.differences[rows], list(self.requests[rows]), seed=self.seed)
 
-    def effects(self, change: Float[np.ndarray, "set pair"]) -> Float[np.ndarray, " set"]:
-        """The same without intervals, for many sets at once."""
-        gap = self.gaps.mean()
-        return change.mean(axis=1) / gap if gap else np.full(len(change), np.nan)
+    def normalised_effects(self, change: Float[np.ndarray, "set pair"]) -> Float[np.ndarray, " set"]:
+        """The same for many sets, without intervals."""
+        difference = self.differences.mean()
+        return change.mean(axis=1) / difference if difference else np.full(len(change), np.nan)
 
-    def paths(
-        self, pairs: Sequence[tuple[int, int]], rests: Sequence[NeuronSet]
+    def added_effects(
+        self, members: Sequence[tuple[int, int]], ablated: Sequence[NeuronSet]
     ) -> tuple[Float[np.ndarray, "neuron pair"], Float[np.ndarray, "neuron pair"]]:
-        """What ablating each neuron does to harmful prompts while its `rest` is ablated: as it is, and with norms frozen.
+        """Fall of the harmful margin when each neuron is ablated in addition to its set: as it is, and with norms frozen.
 
-        Removing anything loud makes norms rescale what is left, and so moves the margin without any path to it; with
-        norms frozen at the clean run only what is read further on counts.
+        Removing any neuron of large norm makes the norms rescale the rest of the residual stream, and so moves the margin
+        without a path to it. With norms frozen at the clean run only what later layers and the head read counts.
+
+        Args:
+            members: the neurons.
+            ablated: for each, the set that is ablated already; may be empty.
         """
         index: dict[NeuronSet, int] = {}
         plan = []
-        for pair, rest in zip(pairs, rests, strict=True):
-            live, cut = NeuronSet(rest), NeuronSet(rest) | NeuronSet([pair])
-            plan.append([index.setdefault(s, len(index)) for s in (live, cut)])
+        for member, already in zip(members, ablated, strict=True):
+            before, after = NeuronSet(already), NeuronSet(already) | NeuronSet([member])
+            plan.append([index.setdefault(s, len(index)) for s in (before, after)])
         conditions = [self.ablate(s) if len(s) else None for s in index]
-        live, cut = np.array(plan).T
+        before_at, after_at = np.array(plan).T
         free, frozen = self.on_harmful(conditions), self.on_harmful(conditions, frozen=True)
-        return free[live] - free[cut], frozen[live] - frozen[cut]
-
-    def by_cell(self) -> dict[Cell, Int[np.ndarray, " row"]]:
-        """Rows of each cell."""
-        return {Cell.of(c): np.flatnonzero(self.cells == c) for c in dict.fromkeys(self.cells)}
+        return free[before_at] - free[after_at], frozen[before_at] - frozen[after_at]
 
 
-def _cell_means(acts: Float[Tensor, "pair n_layers d_mlp"], cells: np.ndarray) -> Float[Tensor, "pair n_layers d_mlp"]:
+def measure(
+    model: Model,
+    pairs: Sequence[tuple[Prompt, Prompt]],
+    tokens: dict[str, OpeningTokens],
+    *,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> MatchedPairs:
+    """Pairs with their activations and clean margins: two recordings and two forwards of every prompt.
+
+    Args:
+        model: the model.
+        pairs: (harmful, benign) prompts.
+        tokens: first tokens of refusal and compliance prefixes, by language.
+        seed: draws the donors of resampling, and the bootstrap.
+        batch_size: prompts per forward.
+        progress: whether bars are shown.
+    """
+    harmful, benign = tuple(h for h, _ in pairs), tuple(b for _, b in pairs)
+    requests = np.array([h.cluster for h in harmful], dtype=object)
+    cells = np.array([str(h.cell) for h in harmful], dtype=object)
+    benign_values = record(model, benign, batch_size=batch_size)
+    unknown = np.zeros(len(pairs))
+    rows = PairRows(
+        harmful, benign, requests=requests, cells=cells,
+        harmful_values=record(model, harmful, batch_size=batch_size), benign_values=benign_values,
+        mean_values=_cell_means(benign_values, cells),
+        donor_values=benign_values[donors(cells, requests, np.random.default_rng(seed))],
+        harmful_margins=unknown, benign_margins=unknown,
+    )  # fmt: skip
+    out = MatchedPairs(model, tokens, rows, seed=seed, batch_size=batch_size, progress=progress)
+    clean = out.on_harmful([None])[0], out.on_benign([None])[0]
+    return replace(out, rows=replace(rows, harmful_margins=clean[0], benign_margins=clean[1]))
+
+
+def _cell_means(
+    values: Float[Tensor, "pair n_layers d_mlp"], cells: Shaped[np.ndarray, " pair"]
+) -> Float[Tensor, "pair n_layers d_mlp"]:
     """For each row the mean over all rows of its cell."""
-    out = torch.empty_like(acts)
+    out = torch.empty_like(values)
     for cell in dict.fromkeys(cells):
         rows = torch.from_numpy(np.flatnonzero(cells == cell))
-        out[rows] = acts[rows].mean(dim=0)
+        out[rows] = values[rows].mean(dim=0)
     return out
 
 
-def _donors(cells: np.ndarray, clusters: np.ndarray, rng: np.random.Generator) -> list[int]:
-    """For each row another row of its cell and of another request (itself only if there is no other)."""
+def donors(
+    cells: Shaped[np.ndarray, " pair"], requests: Shaped[np.ndarray, " pair"], rng: np.random.Generator
+) -> list[int]:
+    """For each row a random row of its cell and of another request (itself only if there is no other).
+
+    >>> from neuronshield.prove.pairs import donors
+    >>> donors(np.array(["en/text"] * 3), np.array(["a", "a", "b"]), np.random.default_rng(0))[:2]
+    [2, 2]
+
+    Args:
+        cells: the cell of each row.
+        requests: the request of each row.
+        rng: draws.
+    """
     out = []
     for i in range(len(cells)):
-        pool = np.flatnonzero((cells == cells[i]) & (clusters != clusters[i]))
+        pool = np.flatnonzero((cells == cells[i]) & (requests != requests[i]))
         out.append(int(rng.choice(pool)) if len(pool) else i)
     return out

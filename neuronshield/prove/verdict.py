@@ -1,158 +1,191 @@
-"""A verdict people can read: each claim, its effect and interval, its strongest control, p, and the word.
+"""The verdict on a set: the rule that is fixed beforehand, the proof, and the sentence that states its reason.
 
-`verify` makes a `Proof`; this module only says what it holds and how it is shown.
+`verify` makes a `Proof`. This module holds what a proof consists of and how it is shown, saved and read back.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from html import escape
-from typing import Any
+from pathlib import Path
+from typing import Any, get_type_hints
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from ..core.errors import InputError
+from ..core.files import write_text
 from ..core.neurons import NeuronSet
-from ..core.statistics import Interval, finite
+from ..core.results import from_json, to_json
+from .tables import AnswerRate, CellEffect, Claim, ControlSummary, Experiments, Member, Retest
 
-__all__ = ["RULE", "Claim", "Proof"]
+__all__ = ["RULE", "Claim", "Proof", "Rule"]
 
-
-#: The pre-set rule: what a claim must show to pass.
-RULE = {
-    "alpha": 0.05,  # against each kind of control, and for every test
-    "min_effect": 0.10,  # of the gap, and the interval must exclude 0
-    "max_benign_shift": 0.25,  # of the gap: benign margins are equivalent within it
-    "max_utility_change": 0.10,  # share of benign answers still right: equivalent within it
-    "min_refusal": 0.10,  # refused harmful minus refused benign, else there is nothing to explain
-    "material": 0.05,  # a member must carry this share of what the strongest of its layer does, and of min_effect
-}
+FORMAT = "neuronshield.Proof/1"
 
 
 @dataclass(frozen=True)
-class Claim:
-    """One claim, its effect (share of the gap), what its controls reached, and what became of it.
+class Rule:
+    """What a claim must show to pass; fixed before any result is seen.
 
     Attributes:
-        controls: effect of every control set, by kind.
-        p: for each kind that was drawn, (1 + #{control >= effect}) / (1 + draws); for equivalence, the TOST p.
-        over: for each single control set, effect minus its effect, paired over requests.
+        alpha: level of every test, against each kind of control.
+        min_effect: least normalised effect; the interval must exclude 0 as well.
+        max_benign_shift: benign margins must be equivalent to the clean ones within this normalised effect.
+        max_utility_change: share of benign answers that are right must be equivalent within this.
+        min_refusal: refused harmful minus refused benign prompts; below it there is no refusal to explain.
+        material: a member's effect must be at least this share of the largest in its layer, and of `min_effect`.
     """
 
-    name: str
-    effect: Interval
-    verdict: str
-    controls: dict[str, list[float]] = field(default_factory=dict)
-    p: dict[str, float] = field(default_factory=dict)
-    over: dict[str, Interval] = field(default_factory=dict)
-    note: str = ""
-
-    @property
-    def strongest_control(self) -> tuple[str, float] | None:
-        """Kind and effect of the control that came closest: what a sceptic compares with."""
-        best = [(kind, max(values)) for kind, values in self.controls.items() if values]
-        return max(best, key=lambda item: item[1]) if best else None
-
-    @property
-    def worst_p(self) -> float | None:
-        """The largest p over kinds of control."""
-        return max(self.p.values()) if self.p else None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
-        return {
-            "claim": self.name, "effect": finite(self.effect), "controls": self.controls, "p": self.p,
-            "over": {k: finite(v) for k, v in self.over.items()}, "verdict": self.verdict, "note": self.note,
-        }  # fmt: skip
+    alpha: float = 0.05
+    min_effect: float = 0.10
+    max_benign_shift: float = 0.25
+    max_utility_change: float = 0.10
+    min_refusal: float = 0.10
+    material: float = 0.05
 
 
-@dataclass
+#: The rule in force.
+RULE = Rule()
+
+
+def reason_of(claims: Sequence[Claim], *, retest: Retest | None, n_backups: int) -> str:
+    """The sentence that states why a set passed or failed.
+
+    >>> from neuronshield.core.statistics import Interval
+    >>> from neuronshield.prove.verdict import Claim, reason_of
+    >>> effect = Interval(0.02, -0.1, 0.1)
+    >>> reason_of([Claim("specificity", effect, "failed")], retest=None, n_backups=2)
+    'not shown to cause refusals; failed: specificity; self-repair: 2 backup neurons outside the set'
+
+    Args:
+        claims: of the whole set.
+        retest: of its members by themselves, where the set failed.
+        n_backups: backup neurons outside the set.
+    """
+    failed = failed_of(claims)
+    if not failed:
+        parts = [
+            "ablating the set lowers the refusal margin, inserting it raises it, and benign margins stay as they were"
+        ]
+    else:
+        parts = [f"not shown to cause refusals; failed: {', '.join(failed)}"]
+    if retest is not None:
+        parts.append(_retest_reason(retest))
+    if n_backups:
+        parts.append(f"self-repair: {count(n_backups, 'backup neuron')} outside the set")
+    return "; ".join(parts)
+
+
+def _retest_reason(retest: Retest) -> str:
+    failed = ", ".join(failed_of(retest.claims))
+    if not retest.passed:
+        members = count(retest.n_members, "member")
+        return f"also failed by the {members} that lower the margin one by one or in a group: {failed}"
+    backups = f" together with {count(retest.n_backups, 'backup')}" if retest.n_backups else ""
+    others = (
+        f" (controls drawn without {count(retest.n_excluded, 'other neuron')} that also lower it)"
+        if retest.n_excluded
+        else ""
+    )
+    also = f", though these claims failed: {failed}" if failed else ""
+    return (
+        f"{retest.n_members} of its members{backups}, selected on half of the requests, lower the refusal margin on the other half"
+        f"{others}{also}"
+    )
+
+
+def count(n: int, noun: str) -> str:
+    """ "1 backup", "2 backups"."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def failed_of(claims: Sequence[Claim]) -> list[str]:
+    """Names of the claims that failed."""
+    return [c.name for c in claims if c.verdict == "failed"]
+
+
+@dataclass(frozen=True, eq=False)
 class Proof:
-    """What `verify` found. Prints as a table; `verified` is what passed, possibly nothing.
+    """What `verify` found. Prints as a table; `verified` is the set that may be trained, possibly empty.
 
     Attributes:
         neurons: the set that was tested.
-        passed: whether the set showed every claim of `RULE`.
-        verified: its members with a confirmed effect of their own, alone or in a group; empty unless the set passed, or
-            those members, chosen on half of the requests, passed necessity by themselves on the other half (`retest`).
-        opposing: members whose ablation *raises* refusal.
-        backups: neurons outside the set that stand in for it once it is ablated.
-        claims: one row a claim; `retest` the same for the kept members, where the whole set failed.
-        cells: effect of mean ablation per cell, p corrected for the number of cells (Holm).
-        members: each neuron's effect, alone and last of all, and the word for it.
-        experiments: rows of every function of `experiments`.
-        answers: rates in generated answers, before and after ablation.
-        controls: kinds of control, how many sets of each, and what is missing and why.
+        verified: its members that lower the refusal margin, alone or in a group; empty unless the set passed, or those members,
+            selected on half of the requests, passed necessity by themselves on the other half (`retest`).
+        anti_refusal: members whose ablation *raises* the refusal margin.
+        backups: neurons outside the set that gain an effect once it is ablated (self-repair).
+        passed: whether every claim of `rule` held.
+        reason: why, in one sentence.
+        claims: one per claim.
+        retest: the same for members by themselves, where the whole set failed; None where it passed or none lowers refusal.
+        cells: effect of mean ablation by cell ("en/text").
+        members: one row per neuron of the set.
+        experiments: tables of every experiment.
+        answers: refusal rates of generated answers, clean and under ablation.
+        n_pairs: pairs of the claims; `paired`: whether they are matched pairs.
+        draws: control sets per kind that is drawn.
+        controls: numbers of control sets, and which are missing.
+        provenance: model, data hash, seed, versions.
+        rule: the rule that was applied.
     """
 
     neurons: NeuronSet
     verified: NeuronSet
-    opposing: NeuronSet
+    anti_refusal: NeuronSet
     backups: NeuronSet
     passed: bool
     reason: str
-    claims: list[Claim]
-    retest: list[Claim]
-    cells: dict[str, dict[str, Any]]
-    members: list[dict[str, Any]]
-    experiments: dict[str, list[dict[str, Any]]]
-    answers: dict[str, Interval]
+    claims: tuple[Claim, ...]
     n_pairs: int
     draws: int
     paired: bool
-    controls: dict[str, Any] = field(default_factory=dict)
+    retest: Retest | None = None
+    cells: dict[str, CellEffect] = field(default_factory=dict)
+    members: tuple[Member, ...] = ()
+    experiments: Experiments = field(default_factory=Experiments)
+    answers: tuple[AnswerRate, ...] = ()
+    controls: ControlSummary = field(default_factory=ControlSummary)
     provenance: dict[str, Any] = field(default_factory=dict)
+    rule: Rule = RULE
 
+    @property
+    def word(self) -> str:
+        """ "passed", "no" or "not tested"."""
+        if self.passed:
+            return "passed"
+        return "not tested" if all(c.verdict == "not tested" for c in self.claims) else "no"
+
+    # -- shown ----------------------------------------------------------------------------------------
     def to_frame(self) -> pd.DataFrame:
-        """One row a claim."""
+        """One row per claim: effect with its interval, strongest control and its kind, largest p, verdict, note."""
         import pandas as pd
 
         rows = []
         for c in self.claims:
-            best = c.strongest_control
+            kind, control = c.strongest_control or ("", None)
             rows.append({
                 "claim": c.name, "effect": c.effect.value, "low": c.effect.low, "high": c.effect.high,
-                "strongest control": best[1] if best else None, "which": best[0] if best else "", "p": c.worst_p,
-                "verdict": c.verdict, "note": c.note,
+                "strongest_control": control, "kind": kind, "p": c.worst_p, "verdict": c.verdict, "note": c.note,
             })  # fmt: skip
         return pd.DataFrame(rows)
 
     def figure(self, what: str = "claims") -> go.Figure:
-        """ "claims" (effects beside every control), "dose", "size" or "crossing"."""
+        """A figure of the claims beside every control set, or of an experiment.
+
+        Args:
+            what: "claims", "dose_response", "size" or "cross_cell".
+
+        Raises:
+            InputError: an unknown name, or an experiment that was not done.
+        """
         from ..figures import proof_figure
 
         return proof_figure(self.to_dict(), what)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON can hold it."""
-        return {
-            "passed": self.passed,
-            "reason": self.reason,
-            "n_neurons": len(self.neurons),
-            "n_verified": len(self.verified),
-            "opposing": [list(p) for p in self.opposing],
-            "backups": [list(p) for p in self.backups],
-            "n_pairs": self.n_pairs,
-            "draws": self.draws,
-            "paired": self.paired,
-            "rule": RULE,
-            "claims": [c.to_dict() for c in self.claims],
-            "retest": [c.to_dict() for c in self.retest],
-            "cells": self.cells,
-            "members": self.members,
-            "experiments": self.experiments,
-            "answers": {name: finite(value) for name, value in self.answers.items()},
-            "controls": self.controls,
-            "provenance": self.provenance,
-        }
-
-    @property
-    def word(self) -> str:
-        """Passed, no, or not tested."""
-        if self.passed:
-            return "passed"
-        return "not tested" if all(c.verdict == "not tested" for c in self.claims) else "no"
 
     def __str__(self) -> str:
         table = self.to_frame().to_string(index=False, float_format="{:.2f}".format, formatters={"p": _p}, na_rep="")
@@ -162,11 +195,98 @@ class Proof:
         return f"Proof({self.word}, {len(self.verified)} of {len(self.neurons)} verified)"
 
     def _repr_html_(self) -> str:
-        head = f"<p><b>{escape(self.word.capitalize())}.</b> {escape(self.reason)}</p>"
+        counts = (
+            f"{len(self.verified)} of {len(self.neurons)} neurons verified, {len(self.anti_refusal)} anti-refusal, "
+            f"{len(self.backups)} backups; {self.n_pairs} pairs, {self.draws} draws per kind of control"
+        )
+        head = f"<p><b>{escape(self.word.capitalize())}.</b> {escape(self.reason)}.<br>{escape(counts)}.</p>"
         table = self.to_frame().to_html(index=False, float_format="{:.2f}".format, formatters={"p": _p}, na_rep="")
         return head + table
 
+    # -- kept -----------------------------------------------------------------------------------------
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON can hold it; `word` is added. `Proof.from_dict` reads it back."""
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {"word": self.word, **{k: _set_json(v) if k in SETS else to_json(v) for k, v in own.items()}}
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> Proof:
+        """The proof that `to_dict` turned into `data`; an infinite bound, which JSON cannot hold, is read back as NaN.
+
+        Raises:
+            InputError: a missing, unknown or ill-typed field.
+        """
+        kinds = get_type_hints(Proof)
+        if not isinstance(data, dict) or set(data) - {"word"} != set(kinds):
+            odd = sorted(set(kinds) ^ (set(data) - {"word"})) if isinstance(data, dict) else [type(data).__name__]
+            raise InputError(f"Proof: not written by Proof.to_dict: {odd[0]!r} is missing or unknown")
+        read: dict[str, Any] = {
+            k: _set_from(data[k]) if k in SETS else from_json(kind, data[k]) for k, kind in kinds.items()
+        }
+        return Proof(**read)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Proof) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash((self.neurons, self.reason, self.draws))
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the proof as one JSON file (beside its place, then renamed); returns the path.
+
+        >>> proof = ns.verify(model, neurons, prompts, draws=1, refusals=["sorry"], compliances=["sure"], progress=False)
+        >>> ns.Proof.load(proof.save("proof.json")).to_dict() == proof.to_dict()
+        True
+
+        Args:
+            path: the file.
+        """
+        text = json.dumps({"format": FORMAT, **self.to_dict()}, ensure_ascii=False, allow_nan=False)
+        return write_text(path, text)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Proof:
+        """The proof that `save` wrote.
+
+        Args:
+            path: the file.
+
+        Raises:
+            InputError: no such file, or not a proof of this version.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file") from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: not JSON ({str(error).splitlines()[0]})") from None
+        if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
+            raise InputError(f"{path}: not a proof written by this version (format {FORMAT})")
+        try:
+            return Proof.from_dict(data)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+
+
+#: Fields of a proof that are neuron sets.
+SETS = ("neurons", "verified", "anti_refusal", "backups")
+
+
+def _set_json(neurons: NeuronSet) -> dict[str, Any]:
+    return {
+        "members": [list(pair) for pair in neurons], "n_layers": neurons.n_layers, "d_mlp": neurons.d_mlp,
+        "provenance": to_json(neurons.provenance),
+    }  # fmt: skip
+
+
+def _set_from(data: Any) -> NeuronSet:
+    try:
+        about = {k: data[k] for k in ("n_layers", "d_mlp", "provenance")}
+        return NeuronSet([tuple(pair) for pair in data["members"]], **about)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"Proof: not a neuron set written by Proof.to_dict ({error})") from None
+
 
 def _p(value: float) -> str:
-    """A p-value as people write it."""
+    """A p-value with three decimals, or "< 0.001"."""
     return "" if np.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"

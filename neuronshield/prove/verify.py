@@ -1,61 +1,77 @@
-"""Prove: does the model's refusal really run through these neurons?
+"""Prove: do the model's refusals depend on a set of neurons?
 
-Contrast finds neurons that *differ* between harmful and benign prompts. This module asks what refusal *does* when
-they are changed, on prompts that had no part in choosing them, beside sets that could have won. With M the refusal
-margin and gap = mean M(harmful) - mean M(benign twin), in units of the gap:
+A contrast (`find`) selects neurons that *differ* between harmful and benign prompts. Whether refusals depend on them is a causal
+question. `verify` changes the neurons and measures the refusal margin, on requests that had no part in selecting them, and does the
+same with matched control sets.
 
-    necessity    (M(harmful) - M(harmful, set ablated)) / gap     zero, benign mean, resampled from another
-                 benign prompt of the cell, or patched from the benign twin: all four must agree
-    sufficiency  (M(benign, set from the harmful twin) - M(benign)) / gap
-    specificity  (M(benign, set ablated) - M(benign)) / gap       equivalent to 0 (TOST), under three ablations
-    utility      benign answers still right, after - before       equivalent to 0 (TOST), where that can be graded
+**Measure.** M is the refusal margin at the first answer token, logsumexp(refusal prefixes) - logsumexp(compliance prefixes). Prompts
+come in matched pairs, a harmful one and a benign one of the same request (`pair_id`). With D = mean M(harmful) - mean M(benign), the
+clean logit difference, effects are normalised by D:
 
-Every effect must beat every kind of control (`controls`): p = (1 + #{control >= set}) / (1 + draws) against kinds
-that are drawn, a paired interval above 0 against single sets. Intervals resample whole requests (`pair_id`). Cells
-where the model does not refuse have nothing to explain; they are left out of the claims and used in `experiments`.
+    necessity    [M(harmful) - M(harmful, set ablated)] / D
+                 four ablations: zero; the benign mean of the cell; the value of a random benign prompt of the cell and of another
+                 request (resample); the value of the matched benign prompt (patch). All four must agree.
+    sufficiency  [M(benign, set at its value on the matched harmful prompt) - M(benign)] / D
+    specificity  [M(benign, set ablated) - M(benign)] / D, equivalent to 0 (TOST) under the first three ablations
+    utility      share of benign answers that are right, after minus before, equivalent to 0 (TOST), where it can be graded
 
-The verdict is fixed before looking (`RULE`). It demands every claim at once, so no correction over claims is needed
-(intersection-union test, Berger 1982); over cells Holm's is used, over members Benjamini-Hochberg's.
+These are claims about the margin. Refusal rates of generated answers are reported beside them (`Proof.answers`).
 
-From a set to its members: each is ablated alone, *last* (after all others and the set's backups), and after those of its
-own and earlier layers, so that neurons that back each other up are seen as the group they are. A member is kept if one
-of these lowers refusal, materially, and not merely by rescaling all logits (which any loud neuron does through the final
-norm). One whose ablation raises refusal is reported as opposing. A neuron that reads harm and has no path to the answer
-does neither. Where the whole set fails, its members may still pass by themselves (`retest_members`).
+**Controls.** Necessity and sufficiency must exceed every kind of matched control set (`controls`): p = (1 + #{control >= set}) /
+(1 + draws) against kinds that are drawn, and a paired interval above 0 against single sets.
 
-Sources: Chen et al. (2024), dynamic patching; Vig et al. (2020), causal mediation; McGrath et al. (2023), backups;
-Wang et al. (2023), completeness and minimality.
+**Rule.** `RULE` is fixed beforehand and demands every claim at once, so no correction over claims is needed (intersection-union
+test). Over cells Holm's correction is used, over members Benjamini and Hochberg's. Intervals resample whole requests. Cells
+where the model does not refuse have nothing to explain: they are left out of the claims and used in the experiments.
+
+**Members.** Each member is ablated alone, after all others and the backup neurons, and after those of its own and earlier layers, so
+that neurons that back each other up are found as a group (`members`). A member is verified if one of these lowers the margin, by
+a material amount, with norms frozen. One whose ablation raises the margin is an anti-refusal neuron. Members stay unverified
+unless the set passes, or they pass by themselves on held-out requests (`retest_members`).
+
+Sources: Vig et al. (2020), causal mediation; Wang et al. (2023), completeness and minimality; Chen et al. (2024), dynamic patching of
+safety neurons; McGrath et al. (2023), self-repair; Phipson and Smyth (2010), permutation p-values; Schuirmann (1987), TOST;
+Berger (1982), intersection-union tests; Holm (1979); Benjamini and Hochberg (1995).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
+from ..core.arguments import at_least, require
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
-from ..core.provenance import versions
-from ..core.statistics import NAN, rate
-from ..data.grading import Grade, Openings, grade
+from ..core.provenance import provenance
+from ..data.grading import Grade
 from ..data.languages import OpeningsArg
-from ..data.prompts import Cell, Prompt, PromptSet
-from ..model.generation import generate
+from ..data.prompts import LABELS, Cell, PromptSet
 from ..model.model import Model
 from ..model.prefixes import opening_tokens, openings_of
 from . import experiments
-from .claims import NECESSITY, SUFFICIENCY, effects_by_cell, measure_claims, measure_utility
+from .claims import (
+    NECESSITY,
+    NECESSITY_MEAN,
+    SPECIFICITY,
+    SUFFICIENCY,
+    UTILITY,
+    effects_by_cell,
+    measure_claims,
+    measure_utility,
+)
 from .controls import control_sets
-from .members import Members, retest_members
-from .pairs import Lab, twins
-from .verdict import RULE, Claim, Proof
+from .members import Members, measure_members, retest_members, verified_only
+from .pairs import MatchedPairs, match, measure
+from .refusals import Grader, answer_rate, refusing_cells
+from .tables import ANTI_REFUSAL, CLEAN, RANDOM_ABLATED, SET_ABLATED, AnswerRate, Claim, ControlSummary, Experiments
+from .verdict import Proof, failed_of, reason_of
 
 __all__ = ["verify"]
-
-
-_NOT_TESTED = [Claim(name, NAN, "not tested") for name in (*NECESSITY, SUFFICIENCY, "specificity", "utility")]
 
 
 def verify(
@@ -71,181 +87,179 @@ def verify(
     batch_size: int = 64,
     progress: bool = True,
 ) -> Proof:
-    """Test a set of neurons on the "confirm" prompts (all of them, if none is so marked).
+    """A `Proof` of whether refusals depend on a set, tested on the "confirm" prompts (all of them, if none is so marked).
 
-    >>> proof = verify(model, shared, prompts)                 # doctest: +SKIP
-    >>> proof.passed, proof.verified                           # doctest: +SKIP
-    (True, NeuronSet(31 neurons in 4 layers))
+    >>> proof = ns.verify(model, neurons, prompts, draws=1, refusals=["sorry"], compliances=["sure"], progress=False)
+    >>> proof, len(proof.claims)                # a random model does not refuse
+    (Proof(not tested, 0 of 3 verified), 7)
 
     Args:
-        neurons: the candidates, usually from `Scores.top`.
-        prompts: harmful and benign prompts; twins share `pair_id`. Without pairs each harmful prompt is
-            set against a random benign one of its cell, and the proof says so. "discover" rows, if there are any,
-            are what the controls that select are selected on.
-        draws: control sets of each kind that is drawn; a draw costs one partial forward of the prompts a claim. Take
-            fewer where that is dear (below 19 nothing can pass).
-        refusals, compliances: openings that replace the built-in ones (see `grade`).
-        graded: pairs whose answers are generated and graded as well.
-        batch_size: prompts a forward.
+        model: the model.
+        neurons: the set, usually of `Scores.top`; its provenance names the requests that selected it.
+        prompts: harmful and benign prompts; matched pairs share `pair_id`. Without any matched pair each harmful prompt is paired with a
+            random benign one of its cell, and `Proof.paired` is False. "discover" rows, if there are any, are what selecting controls
+            select on.
+        draws: control sets of each kind that is drawn. A draw costs one partial forward of every pair per claim. With fewer than 19
+            no claim can pass.
+        seed: of every draw and interval.
+        refusals, compliances: prefixes instead of the model's own (`model.prefixes`), for all languages or by language.
+        graded: pairs whose answers are generated (24 tokens) and graded.
+        batch_size: prompts per forward.
+        progress: whether bars are shown.
 
     Raises:
-        InputError: an empty set, a set of another model, prompts that selection saw, only one label,
-            a language without openings, or openings that tokenise to nothing.
+        InputError: an argument of another type, an empty set, a set of another model, prompts that selection has seen, only one label,
+            a language without prefixes, or prefixes without a token of their own.
     """
+    confirm = _confirmed_on(model, neurons, prompts)
+    at_least(1, "verify", draws=draws, graded=graded, batch_size=batch_size)
+    found, paired = match(confirm, seed=seed)
+    openings = openings_of(model, confirm, refusals=refusals, compliances=compliances)
+    tokens = opening_tokens(model, openings)
+    pairs = measure(model, found, tokens, seed=seed, batch_size=batch_size, progress=progress)
+    discover = prompts.where(split="discover")
+    test = _Test(
+        neurons, confirm, select=discover if len(discover) else confirm, grader=Grader(openings, graded), draws=draws,
+        paired=paired,
+    )  # fmt: skip
+    cells, answers, untested = refusing_cells(pairs, test.grader)
+    return _untested(test, pairs, answers=answers, reason=untested) if untested else _tested(test, pairs, cells)
+
+
+def _confirmed_on(model: Model, neurons: NeuronSet, prompts: PromptSet) -> PromptSet:
+    """The prompts to test on, once the arguments are what `verify` takes."""
+    call = "verify(model, neurons, prompts)"
+    require(model, Model, call, "model", hint="load one with ns.load")
+    require(neurons, NeuronSet, call, "neurons", hint="pass one set, such as scores.top(k=64)['en/text']")
+    require(prompts, PromptSet, call, "prompts", hint="read them with ns.PromptSet.from_jsonl or from_records")
     if not len(neurons):
         raise InputError("verify: the neuron set is empty; select neurons first (scores.top)")
-    if draws < 1:
-        raise InputError(f"verify: draws={draws}; at least 1 control draw is needed")
     model.needs_here("verify")
     neurons.check_model(model)
     confirm = prompts.for_step("confirm")
-    _refuse_seen(neurons, confirm)
-    confirm.require_both_labels("verify")
-    pairs, paired = twins(confirm, seed)
-    openings = openings_of(model, confirm, refusals=refusals, compliances=compliances)
-    tokens = opening_tokens(model, openings)
-    lab = Lab(model, pairs, tokens, seed=seed, batch_size=batch_size, progress=progress)
-    judge = _Judge(model, openings, graded, seed, batch_size, progress)
-    cells, answers, reason = _refusing(lab, judge)
-    out: dict[str, Any] = {
-        "neurons": neurons, "verified": [], "opposing": [], "backups": [],
-        "passed": False, "reason": reason, "claims": list(_NOT_TESTED), "retest": [], "cells": {}, "members": [],
-        "experiments": {}, "n_pairs": len(lab.harmful), "draws": draws, "paired": paired,
-        "provenance": {**model.provenance(), "data": confirm.hash(), "seed": seed, "versions": versions()},
-    }  # fmt: skip
-    if not reason:
-        select = prompts.where(split="discover")
-        out |= _prove(lab, neurons, cells, select if len(select) else confirm, draws, judge, answers)
-    about = {**neurons.provenance, "tested_on": confirm.hash(), "verify_seed": seed, "draws": draws}
-    about["seen"] = sorted({*neurons.provenance.get("seen", []), *(p.cluster for p in confirm)})
-    for name in ("verified", "opposing", "backups"):
-        mine = about | ({"verified_on": confirm.hash(), "proof": out["reason"]} if name == "verified" else {})
-        out[name] = NeuronSet(out[name], n_layers=model.n_layers, d_mlp=model.d_mlp, provenance=mine)
-    return Proof(answers={k: rate(sum(v.refused for v in vs), len(vs)) for k, vs in answers.items()}, **out)
-
-
-def _prove(
-    everywhere: Lab,
-    neurons: NeuronSet,
-    cells: list[Cell],
-    select: PromptSet,
-    draws: int,
-    judge: _Judge,
-    answers: dict[str, list[Grade]],
-) -> dict[str, Any]:
-    """Claims, members, experiments and the verdict, on the cells where the model refuses."""
-    lab = everywhere.rows(np.flatnonzero(np.isin(everywhere.cells, [str(c) for c in cells])))
-    model = lab.model
-    loud = np.stack([torch.cat([lab.act_h, lab.act_b]).abs().mean(0).double().numpy(), model.down_norms().numpy()])
-    controls = control_sets(model, neurons, select, loud, draws=draws, seed=lab.seed, batch_size=lab.batch_size)
-    random = controls.drawn.get("random", [])
-    claims, changes = measure_claims(lab, neurons, controls)
-    ablated = {name: judge.answers(lab, side, s) for name, side, s in (
-        ("harmful, set ablated", "harmful", neurons), ("benign, set ablated", "benign", neurons),
-        *(("harmful, random set ablated", "harmful", s) for s in random[:1]),
-    )}  # fmt: skip
-    before = judge.answers(lab, "harmful", None), judge.answers(lab, "benign", None)
-    answers |= {"harmful, clean": before[0], "benign, clean": before[1], **ablated}
-    claims.append(measure_utility(before[1], ablated["benign, set ablated"], judge.rows(lab), lab))
-    members = Members(lab, neurons)
-    table = members.table()
-    ranked = [(m["layer"], m["index"]) for m in sorted(table, key=lambda m: -m["alone"][0])]
-    kept = NeuronSet([(m["layer"], m["index"]) for m in table if m["verified"]])
-    failed = [c.name for c in claims if c.verdict == "failed"]
-    retest: list[Claim] = []
-    if failed:
-        reason = f"not shown to cause refusals; failed: {', '.join(failed)}"
-        kept, retest, more = retest_members(lab, members, loud, draws)
-        reason += more
-    else:
-        reason = "ablating the set removes refusals, inserting it creates them, and benign prompts stay as they were"
-    for m in table:  # what the set as a whole did not earn, its members have not either
-        m["verified"] = (m["layer"], m["index"]) in kept
-    if len(members.backups):
-        reason += f"; {len(members.backups)} other neurons stand in for it once it is ablated"
-    by_size = experiments.size(lab, ranked)
-    return {
-        "passed": not failed, "reason": reason, "claims": claims, "retest": retest,
-        "verified": kept, "opposing": [(m["layer"], m["index"]) for m in table if m["opposing"]],
-        "backups": members.backups, "members": table, "n_pairs": len(lab.harmful),
-        "cells": effects_by_cell(lab, changes["necessity: mean"], controls),
-        "experiments": {
-            "dose": experiments.dose(lab, neurons, random),
-            "size": by_size,
-            "minimal": [{"size": experiments.enough(by_size), "share": experiments.ENOUGH, "of": len(neurons)}],
-            "groups": experiments.groups(lab, neurons, ranked),
-            "completeness": experiments.completeness(lab, neurons, random),
-            "backups": members.again.rows,
-            "recognition": experiments.recognition(everywhere, neurons, random, float(lab.gaps.mean())),
-            "crossing": experiments.crossing(everywhere, neurons, random, cells),
-        },
-        "controls": {
-            "sets": {**{k: len(v) for k, v in controls.drawn.items()}, **dict.fromkeys(controls.fixed, 1)},
-            "missing": controls.missing, "recovered on shuffled labels": controls.recovered,
-        },
-    }  # fmt: skip
-
-
-def _refuse_seen(neurons: NeuronSet, confirm: PromptSet) -> None:
     seen = set(neurons.provenance.get("seen", []))
-    again = [p for p in confirm if p.cluster in seen]
-    if again:
+    if again := [p for p in confirm if p.cluster in seen]:
         raise InputError(
             f"verify: {len(again)} of {len(confirm)} prompts were seen when the neurons were selected (first: id "
             f"{again[0].id!r}); confirm on other requests, or mark them with a 'split' column (prompts.with_splits())"
         )
+    confirm.require_both_labels("verify")
+    return confirm
 
 
-# -- is there anything to explain? --------------------------------------------------------------------------
-@dataclass
-class _Judge:
-    """Generates and grades answers of a fixed sample of twins."""
+# -- the proof ------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Test:
+    """What is tested, on what, and how."""
 
-    model: Model
-    openings: Openings
-    graded: int
-    seed: int
-    batch_size: int
-    progress: bool
+    neurons: NeuronSet
+    confirm: PromptSet
+    select: PromptSet
+    grader: Grader
+    draws: int
+    paired: bool
 
-    def rows(self, lab: Lab) -> list[int]:
-        """The twins that are answered."""
-        return [int(i) for i in np.random.default_rng(self.seed).permutation(len(lab.harmful))[: self.graded]]
-
-    def answers(self, lab: Lab, side: str, ablated: NeuronSet | None) -> list[Grade]:
-        """Graded answers, clean or under mean ablation; the same twins each time."""
-        part = lab.rows(np.array(self.rows(lab)))
-        prompts: list[Prompt] = part.harmful if side == "harmful" else part.benign
-        texts = generate(
-            self.model, prompts, intervention=None if ablated is None else part.ablate(ablated), max_new_tokens=24,
-            batch_size=self.batch_size, progress=self.progress,
+    def proof(
+        self,
+        pairs: MatchedPairs,
+        *,
+        reason: str,
+        verified: Iterable[tuple[int, int]] = (),
+        anti_refusal: Iterable[tuple[int, int]] = (),
+        backups: Iterable[tuple[int, int]] = (),
+        **found: Any,
+    ) -> Proof:
+        """The proof, with sets that know what they were tested on and a verified set that knows that it was verified."""
+        data = self.confirm.hash()
+        own = self.neurons.provenance
+        about = {**own, "tested_on": data, "verify_seed": pairs.seed, "draws": self.draws}
+        about["seen"] = sorted({*own.get("seen", []), *(p.cluster for p in self.confirm)})
+        shape = {"n_layers": pairs.model.n_layers, "d_mlp": pairs.model.d_mlp}
+        return Proof(
+            self.neurons,
+            verified=NeuronSet(verified, **shape, provenance={**about, "verified_on": data, "proof": reason}),
+            anti_refusal=NeuronSet(anti_refusal, **shape, provenance=about),
+            backups=NeuronSet(backups, **shape, provenance=about), reason=reason, n_pairs=len(pairs), draws=self.draws,
+            paired=self.paired, provenance=provenance(pairs.model, self.confirm, seed=pairs.seed), **found,
         )  # fmt: skip
-        return [grade(p, t, self.openings) for p, t in zip(prompts, texts, strict=True)]
 
 
-def _refusing(lab: Lab, judge: _Judge) -> tuple[list[Cell], dict[str, list[Grade]], str]:
-    """Cells where harmful prompts are refused more than benign ones, by first tokens or else by graded answers.
+def _untested(test: _Test, pairs: MatchedPairs, *, answers: dict[str, list[Grade]], reason: str) -> Proof:
+    """The proof where there is no refusal to explain."""
+    names = (*NECESSITY, SUFFICIENCY, SPECIFICITY, UTILITY)
+    rates = tuple(answer_rate(label, CLEAN, grades) for label, grades in answers.items())
+    claims = tuple(Claim.untested(name) for name in names)
+    return test.proof(pairs, reason=reason, passed=False, claims=claims, answers=rates)
 
-    Cells that refuse less than half as often as the one that refuses most are left to the experiments.
-    """
-    first = {}
-    for cell, rows in lab.by_cell().items():
-        first[cell] = float((lab.clean_h[rows] > 0).mean() - (lab.clean_b[rows] > 0).mean())
-    best = max(first.values())
-    apart = [c for c, share in first.items() if share >= max(RULE["min_refusal"], best / 2)]
-    cells = [c for c in apart if lab.rows(lab.by_cell()[c]).gap.low > 0]
-    if cells:
-        return cells, {}, ""
-    answers = {f"{side}, clean": judge.answers(lab, side, None) for side in ("harmful", "benign")}
-    refused = {k: sum(v.refused for v in vs) / len(vs) for k, vs in answers.items()}
-    more = refused["harmful, clean"] - refused["benign, clean"]
-    if more < RULE["min_refusal"]:
-        return [], answers, (
-            f"not tested: the model refuses harmful prompts no more than benign ones (graded answers {more:+.2f}, "
-            f"first tokens {best:+.2f}), so there is no refusal to explain"
-        )  # fmt: skip
-    if not lab.gap.low > 0:
-        return [], answers, (
-            f"not tested: the refusal margin does not separate harmful from benign prompts (gap {lab.gap})"
-        )  # fmt: skip
-    return list(lab.by_cell()), answers, ""
+
+def _tested(test: _Test, everywhere: MatchedPairs, cells: Sequence[Cell]) -> Proof:
+    """Claims, members, experiments and the verdict, on the cells where the model refuses."""
+    pairs = everywhere.take(np.flatnonzero(np.isin(everywhere.rows.cells, [str(c) for c in cells])))
+    features = _features(pairs)
+    controls = control_sets(
+        pairs.model, test.neurons, test.select, features=features, draws=test.draws, seed=pairs.seed,
+        batch_size=pairs.batch_size,
+    )  # fmt: skip
+    random = controls.drawn.get("random", [])
+    claims, changes = measure_claims(pairs, test.neurons, controls)
+    utility, answers = _answers(test, pairs, random)
+    claims.append(utility)
+    members = measure_members(pairs, test.neurons)
+    table = members.table()
+    kept, retest = NeuronSet([m.neuron for m in table if m.verified]), None
+    if failed_of(claims):
+        kept, retest = retest_members(members, features=features, draws=test.draws)
+    backups = members.backups()
+    ranked = [m.neuron for m in sorted(table, key=lambda m: -m.alone.value)]
+    return test.proof(
+        pairs, reason=reason_of(claims, retest=retest, n_backups=len(backups)), verified=kept, backups=backups,
+        anti_refusal=[m.neuron for m in table if m.role == ANTI_REFUSAL], passed=not failed_of(claims),
+        claims=tuple(claims), retest=retest, cells=effects_by_cell(pairs, changes[NECESSITY_MEAN], controls),
+        members=verified_only(table, kept),
+        experiments=_experiments(members, everywhere, ranked=ranked, random=random, cells=cells), answers=answers,
+        controls=ControlSummary(controls.counts(), missing=controls.missing, recovered=controls.recovered),
+    )  # fmt: skip
+
+
+def _features(pairs: MatchedPairs) -> Float[np.ndarray, "feature n_layers d_mlp"]:
+    """Mean |h| over all prompts, and the norm of the W_down column: what matched controls are matched on."""
+    values = torch.cat([pairs.rows.harmful_values, pairs.rows.benign_values])
+    return np.stack([values.abs().mean(0).double().numpy(), pairs.model.down_norms().numpy()])
+
+
+def _answers(test: _Test, pairs: MatchedPairs, random: Sequence[NeuronSet]) -> tuple[Claim, tuple[AnswerRate, ...]]:
+    """The claim of utility, and refusal rates of generated answers: clean, set ablated, and one random set ablated."""
+    grader = test.grader
+    grades: dict[tuple[str, str], list[Grade]] = {}
+    for label in LABELS:
+        grades[label, CLEAN] = grader.answers(pairs, label)
+        grades[label, SET_ABLATED] = grader.answers(pairs, label, ablated=test.neurons)
+    if random:
+        grades["harmful", RANDOM_ABLATED] = grader.answers(pairs, "harmful", ablated=random[0])
+    before, after = grades["benign", CLEAN], grades["benign", SET_ABLATED]
+    utility = measure_utility(before, after, requests=pairs.requests[grader.rows(pairs)], seed=pairs.seed)
+    return utility, tuple(answer_rate(label, condition, found) for (label, condition), found in grades.items())
+
+
+def _experiments(
+    members: Members,
+    everywhere: MatchedPairs,
+    *,
+    ranked: Sequence[tuple[int, int]],
+    random: Sequence[NeuronSet],
+    cells: Sequence[Cell],
+) -> Experiments:
+    """Every experiment: on the cells where the model refuses; recognition and cross-cell patching on all cells."""
+    pairs = members.pairs
+    neurons = NeuronSet(members.neurons, n_layers=pairs.model.n_layers, d_mlp=pairs.model.d_mlp)
+    by_size = experiments.size(pairs, ranked)
+    return Experiments(
+        dose_response=experiments.dose_response(pairs, neurons, random),
+        size=by_size,
+        minimal=experiments.minimal(by_size),
+        groups=experiments.groups(pairs, neurons, ranked),
+        completeness=experiments.completeness(pairs, neurons, random),
+        backups=members.search.rounds,
+        recognition=experiments.recognition(everywhere, neurons, random, difference=float(pairs.differences.mean())),
+        cross_cell=experiments.cross_cell(everywhere, neurons, random, sources=cells),
+    )

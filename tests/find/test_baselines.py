@@ -152,7 +152,8 @@ def test_models_that_cannot_be_compared_are_refused(llama: ns.Model, gpt2: ns.Mo
 def test_the_figure_of_scores_shows_overlap_and_the_effect_of_one_neuron():
     names = ["a", "b"]
     shared = np.array([[1.0, 0.25], [0.25, 1.0]])
-    figure = figures.methods(names, shared, {"a": [0.5, 0.4, 0.7], "b": [0.1, 0.0, 0.2]}, {"a": 10, "b": 5})
+    effects = {"a": [0.5, 0.4, 0.7], "b": [0.1, 0.0, 0.2]}
+    figure = figures.methods(names, shared, effects=effects, sizes={"a": 10, "b": 5})
     heat, dots = figure.data
     assert np.isnan(heat.z[0][0])
     assert heat.z[0][1] == 0.25

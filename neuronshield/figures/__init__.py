@@ -1,0 +1,17 @@
+"""Plotly figures from plain tables (nested lists and mappings of numbers), all in one style.
+
+Every figure is returned and never shown. Effects are drawn with their intervals and beside their controls, overlaps beside
+their benign null and split-half reliability, updates beside no update. The results' own `figure()` methods call these
+functions; they take no result class, so that `results.json` can be drawn as well.
+
+    overlap_heatmap, layers, methods     find
+    proof_figure                         prove
+    grid, transfer                       check
+"""
+
+from __future__ import annotations
+
+from .cells import grid, layers, methods, overlap_heatmap, transfer
+from .proof import proof_figure
+
+__all__ = ["grid", "layers", "methods", "overlap_heatmap", "proof_figure", "transfer"]

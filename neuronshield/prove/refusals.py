@@ -1,0 +1,88 @@
+"""Where the model refuses at all: cells whose harmful prompts it refuses more often than benign ones, and graded answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+from ..core.neurons import NeuronSet
+from ..core.statistics import rate
+from ..data.grading import Grade, Openings, grade
+from ..data.prompts import Cell
+from ..model.generation import generate
+from .pairs import MatchedPairs
+from .tables import AnswerRate
+from .verdict import RULE
+
+__all__ = ["Grader", "refusing_cells"]
+
+
+@dataclass(frozen=True)
+class Grader:
+    """Generates and grades the answers to a fixed random sample of pairs.
+
+    Attributes:
+        openings: refusal and compliance prefixes.
+        graded: pairs in the sample.
+    """
+
+    openings: Openings
+    graded: int
+
+    def rows(self, pairs: MatchedPairs) -> Int[np.ndarray, " row"]:
+        """The pairs of the sample."""
+        return np.random.default_rng(pairs.seed).permutation(len(pairs))[: self.graded]
+
+    def answers(self, pairs: MatchedPairs, label: str, *, ablated: NeuronSet | None = None) -> list[Grade]:
+        """Graded answers to the sample's prompts of a label, clean or under mean ablation at the last prompt token."""
+        sample = pairs.take(self.rows(pairs))
+        prompts = sample.rows.harmful if label == "harmful" else sample.rows.benign
+        texts = generate(
+            pairs.model, prompts, intervention=None if ablated is None else sample.ablate(ablated), max_new_tokens=24,
+            batch_size=pairs.batch_size, progress=pairs.progress,
+        )  # fmt: skip
+        return [grade(p, t, self.openings) for p, t in zip(prompts, texts, strict=True)]
+
+
+def answer_rate(label: str, condition: str, grades: Sequence[Grade]) -> AnswerRate:
+    """The share of answers that refuse, with Wilson's interval."""
+    return AnswerRate(label, condition, len(grades), rate(sum(g.refused for g in grades), len(grades)))
+
+
+def refusing_cells(pairs: MatchedPairs, grader: Grader) -> tuple[list[Cell], dict[str, list[Grade]], str]:
+    """Cells where the model refuses harmful prompts more than benign ones, by the sign of the margin or else by graded answers.
+
+    Cells that refuse less than half as often as the cell that refuses most are left to the experiments.
+
+    Args:
+        pairs: matched pairs of all cells.
+        grader: is asked only where the margins show no refusal.
+
+    Returns:
+        The cells; the clean answers by label, if they were generated; and why there is nothing to test, or "".
+    """
+    by_margin = {}
+    for cell, rows in pairs.by_cell().items():
+        by_margin[cell] = float((pairs.harmful_margins[rows] > 0).mean() - (pairs.benign_margins[rows] > 0).mean())
+    best = max(by_margin.values())
+    apart = [c for c, share in by_margin.items() if share >= max(RULE.min_refusal, best / 2)]
+    cells = [c for c in apart if pairs.take(pairs.by_cell()[c]).clean_logit_difference.low > 0]
+    if cells:
+        return cells, {}, ""
+    answers = {label: grader.answers(pairs, label) for label in ("harmful", "benign")}
+    refused = {label: sum(g.refused for g in grades) / len(grades) for label, grades in answers.items()}
+    more = refused["harmful"] - refused["benign"]
+    if more < RULE.min_refusal:
+        why = (
+            f"the model refuses harmful prompts no more than benign ones (graded answers {more:+.2f}, "
+            f"first tokens {best:+.2f}), so there is no refusal to explain"
+        )
+        return [], answers, f"not tested: {why}"
+    difference = pairs.clean_logit_difference
+    if not difference.low > 0:
+        why = f"the refusal margin does not separate harmful from benign prompts (clean logit difference {difference})"
+        return [], answers, f"not tested: {why}"
+    return list(pairs.by_cell()), answers, ""
