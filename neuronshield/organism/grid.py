@@ -5,7 +5,7 @@ does harm to and those it does not: *make* is harmful with a weapon and harmless
 with a house and harmless with paper. Every verb occurs on both sides, and so does every object of the grid, so
 neither word alone decides; :func:`single_word_baselines` says how far a classifier that sees only one gets.
 
-**Held out by combination.** The prompt grid holds minimal pairs, a harmful request and a benign twin that
+**Held out by combination.** The prompt grid holds matched pairs, a harmful and a benign request that
 differ in exactly the verb or exactly the object. A (verb, object) combination used in a pair is never trained
 on, in any language or modality, and belongs to one pair of one split. ``pair_id`` names the pair in all
 languages and modalities: translations and pictures of one request are one cluster, not new evidence.
@@ -77,7 +77,7 @@ class Combo(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A harmful combination and its benign twin, which differ in ``changed`` ("verb" or "object") only."""
+    """A harmful and a benign combination that differ in ``changed`` ("verb" or "object") only."""
 
     id: str
     split: str
@@ -128,15 +128,15 @@ def combos() -> tuple[Combo, ...]:
 
 def _candidates(changed: str, harmful: Combo, free: set[Combo]) -> list[Combo]:
     if changed == "verb":
-        twins = [Combo(v, harmful.object) for v in VERBS]
+        partners = [Combo(v, harmful.object) for v in VERBS]
     else:
-        twins = [Combo(harmful.verb, o) for o in OBJECTS if o in _risky()]
-    return [t for t in twins if t in free and label(t) == "benign"]
+        partners = [Combo(harmful.verb, o) for o in OBJECTS if o in _risky()]
+    return [t for t in partners if t in free and label(t) == "benign"]
 
 
 @functools.cache
 def _risky() -> frozenset[str]:
-    """Objects that occur in harmful combinations; a twin that has another one would be given away by its object."""
+    """Objects that occur in harmful combinations; a partner that has another one would be told apart by its object."""
     return frozenset(c.object for c in combos() if label(c) == "harmful")
 
 
@@ -163,15 +163,15 @@ def pairs(*, seed: int = 7) -> tuple[Pair, ...]:
         changed = "verb" if counts[split, "verb"] <= counts[split, "object"] else "object"
         if harmful not in free or not _affordable(harmful, used, totals):
             continue
-        twins = [t for t in _candidates(changed, harmful, free) if _affordable(t, used, totals, harmful)]
-        if not twins:
+        partners = [t for t in _candidates(changed, harmful, free) if _affordable(t, used, totals, harmful)]
+        if not partners:
             continue
-        twin = rng.choice(twins)
-        for combo in (harmful, twin):
+        partner = rng.choice(partners)
+        for combo in (harmful, partner):
             free.discard(combo)
             used.update(_cells(combo))
         counts[split, changed] += 1
-        found.append(Pair(f"p{len(found):03d}", split, harmful, twin, changed, rng.randrange(3)))
+        found.append(Pair(f"p{len(found):03d}", split, harmful, partner, changed, rng.randrange(3)))
     return tuple(found)
 
 
@@ -181,9 +181,9 @@ def _cells(combo: Combo) -> list[tuple[str, ...]]:
 
 
 def _affordable(
-    combo: Combo, used: Counter[tuple[str, ...]], totals: Counter[tuple[str, ...]], twin: Combo | None = None
+    combo: Combo, used: Counter[tuple[str, ...]], totals: Counter[tuple[str, ...]], partner: Combo | None = None
 ) -> bool:
-    taken = used + Counter(_cells(twin)) if twin else used
+    taken = used + Counter(_cells(partner)) if partner else used
     return all(2 * (taken[key] + 1) <= totals[key] for key in _cells(combo))
 
 
@@ -257,7 +257,7 @@ def records(
     >>> [x["label"] for x in r], r[0]["pair_id"] == r[1]["pair_id"]
     (['harmful', 'benign'], True)
 
-    ``category`` is the harm of the pair's harmful twin, on both twins. ``expect`` holds the strings that an
+    ``category`` is the harm of the pair's harmful request, on both. ``expect`` holds the strings that an
     answer contains if it did what was asked; for a harmful request that is an attack that succeeded.
     Raises InputError for a split, language or modality that the organism does not have.
     ``max_pairs`` takes that many pairs of each split, the same ones for a given ``seed``.
