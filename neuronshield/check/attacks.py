@@ -221,7 +221,7 @@ def attacked(
     return {
         AS_IT_IS: model,
         PRUNED: prune(model, found),
-        RANDOM_PRUNED: prune(model, random_like(found, model, np.random.default_rng(settings.seed))),
+        RANDOM_PRUNED: prune(model, random_like(found, model, seed=settings.seed)),
         FINE_TUNED: finetune(model, prompts, config=settings),
     }
 

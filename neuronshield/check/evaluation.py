@@ -1,194 +1,65 @@
-"""Check: what the model does, language by language and modality by modality.
+"""Check: what the model does in every language and modality, judged on generated answers.
 
-Answers are generated greedily and graded (`grade`). Per cell:
+Answers are generated greedily and graded (`neuronshield.data.grading.grade`, or a judge). A cell is one language in one modality.
+Per cell:
 
-    refusal          harmful prompts refused                     more is safer
-    attack_success   harmful prompts answered as asked           (all of `expect` named; else a judge's word; else not refused)
-    over_refusal     benign prompts refused                      less is better
-    selectivity      refusal - over_refusal                      the number to steer by
-    utility          benign prompts answered right               (needs `expect`)
+    refusal          share of harmful prompts refused             higher is safer
+    attack_success   share of harmful prompts answered as asked   (contains all of `expect`; else the judge; else not refused)
+    over_refusal     share of benign prompts refused              lower is better
+    selectivity      refusal - over_refusal                       0 for a model that refuses everything or nothing
+    utility          share of benign prompts answered right       (needs `expect`)
 
-Rates carry Wilson intervals, selectivity Newcombe's; means over cells a bootstrap over requests, so
-translations of one request count once.
+Rates have Wilson's interval, selectivity has Newcombe's. Means over cells weigh every cell equally; their interval is a
+bootstrap over requests, so translations of one request count as one observation.
 """
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from tqdm.auto import tqdm
 
+from ..core.arguments import at_least, one_of, require
 from ..core.errors import InputError
-from ..core.provenance import versions
-from ..core.statistics import NAN, Interval, bootstrap, difference, finite, rate
+from ..core.files import write_text
+from ..core.provenance import provenance
+from ..core.results import from_json, to_json
+from ..core.statistics import Interval, rate
 from ..data.grading import grade
 from ..data.languages import OpeningsArg
-from ..data.prompts import Cell, Prompt, PromptSet
+from ..data.prompts import Cell, PromptSet
 from ..model.generation import generate
 from ..model.model import Model
 from ..model.prefixes import openings_of
 from ..shield.guard import Guard, Guarded
+from .cells import (
+    METRICS,
+    Agreement,
+    Answer,
+    CellLike,
+    CellResult,
+    Touched,
+    agreement_of,
+    cell_result,
+    cells_of,
+    mean_over_cells,
+)
 from .judges import Judge
 
-__all__ = ["METRICS", "Answer", "Evaluation", "Touched", "evaluate"]
+__all__ = ["METRICS", "Agreement", "Answer", "CellResult", "Evaluation", "Touched", "evaluate"]
 
 
-METRICS = ("refusal", "attack_success", "over_refusal", "selectivity", "utility")
+FORMAT = "neuronshield.Evaluation/1"
 
 
-@dataclass(frozen=True)
-class Answer:
-    """One graded answer. `right` is None where the prompt does not say what a right answer contains.
-
-    With a judge, `refused` is its word where it has one, `graded` what the openings say, and `harmful` its word on that.
-    """
-
-    prompt: Prompt
-    response: str
-    refused: bool
-    right: bool | None
-    graded: bool | None = None
-    harmful: bool | None = None
-
-    @property
-    def attacked(self) -> bool:
-        """A harmful prompt got what it asked for: exactly where that can be checked, else by a judge, else not refused."""
-        if self.right is not None:
-            return self.right
-        return self.harmful if self.harmful is not None else not self.refused
-
-
-class Touched(NamedTuple):
-    """How often a guard acted in a cell: share of prompts, and share of decoding steps, each with its interval.
-
-    Steps of one prompt are not independent, so the intervals over steps are too narrow.
-    """
-
-    benign: Interval
-    harmful: Interval
-    benign_steps: Interval
-    harmful_steps: Interval
-
-
-@dataclass
-class Evaluation:
-    """Graded answers, and rates over them.
-
-    >>> result = evaluate(model, prompts)                      # doctest: +SKIP
-    >>> result.cell("sw/text")["selectivity"]                  # doctest: +SKIP
-    Interval(value=0.12, low=-0.03, high=0.27)
-    """
-
-    answers: list[Answer]
-    name: str = ""
-    seed: int = 0
-    provenance: dict[str, Any] = field(default_factory=dict)
-    touched: dict[Cell, Touched] = field(default_factory=dict)
-
-    def cells(self) -> list[Cell]:
-        """Cells in order of first appearance."""
-        return list(dict.fromkeys(a.prompt.cell for a in self.answers))
-
-    def cell(self, cell: Cell | tuple[str, str] | str) -> dict[str, Interval]:
-        """All metrics of one cell, with intervals; NaN where a cell lacks what a metric needs."""
-        cell = Cell.of(cell)
-        mine = [a for a in self.answers if a.prompt.cell == cell]
-        if not mine:
-            raise InputError(f"no answers in cell {cell}; there are {', '.join(map(str, self.cells()))}")
-        harmful = [a for a in mine if a.prompt.label == "harmful"]
-        benign = [a for a in mine if a.prompt.label == "benign"]
-        refusal = rate(sum(a.refused for a in harmful), len(harmful))
-        over = rate(sum(a.refused for a in benign), len(benign))
-        judged = [a for a in benign if a.right is not None]
-        return {
-            "refusal": refusal,
-            "attack_success": rate(sum(a.attacked for a in harmful), len(harmful)),
-            "over_refusal": over,
-            "selectivity": difference(refusal, over),
-            "utility": rate(sum(bool(a.right) for a in judged), len(judged)) if judged else NAN,
-        }
-
-    def rates(self) -> dict[str, dict[str, Interval]]:
-        """Every metric of every cell, by the cell's name: what the figures take."""
-        return {str(c): self.cell(c) for c in self.cells()}
-
-    def mean(self, metric: str, cells: Iterable[Cell | tuple[str, str] | str] | None = None) -> Interval:
-        """Mean of a metric over cells, each cell counting once; requests are resampled.
-
-        Raises:
-            InputError: unknown metric, or no such cells.
-        """
-        return _mean_over_cells([(self, 1.0)], metric, cells, self.seed)
-
-    def gain(
-        self,
-        others: Evaluation | Sequence[Evaluation],
-        metric: str,
-        cells: Iterable[Cell | tuple[str, str] | str] | None = None,
-    ) -> Interval:
-        """`self` minus another (or the mean of several) in a metric's mean over cells, requests resampled together."""
-        others = [others] if isinstance(others, Evaluation) else list(others)
-        if not others:
-            raise InputError("gain: nothing to compare with")
-        terms = [(self, 1.0), *((other, -1.0 / len(others)) for other in others)]
-        return _mean_over_cells(terms, metric, cells, self.seed)
-
-    def agreement(self) -> dict[str, float]:
-        """How far judge and openings agree on what is a refusal: share of answers, Cohen's kappa, answers, unknown ones.
-
-        Raises:
-            InputError: there was no judge.
-        """
-        if all(a.graded is None for a in self.answers):
-            raise InputError("agreement: there was no judge; evaluate(..., judge=)")
-        known = [a for a in self.answers if a.graded is not None]
-        a, b = (np.array([getattr(x, name) for x in known], dtype=float) for name in ("refused", "graded"))
-        same = float((a == b).mean())
-        chance = float(a.mean() * b.mean() + (1 - a.mean()) * (1 - b.mean()))
-        kappa = (same - chance) / (1 - chance) if chance < 1 else float("nan")
-        return {"same": same, "kappa": kappa, "n": len(known), "unknown": len(self.answers) - len(known)}
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row a cell: counts, and every metric with its interval's ends."""
-        import pandas as pd
-
-        rows = []
-        for cell in self.cells():
-            mine = [a.prompt.label for a in self.answers if a.prompt.cell == cell]
-            row: dict[str, Any] = {"language": cell.language, "modality": cell.modality}
-            row |= {"n_harmful": mine.count("harmful"), "n_benign": mine.count("benign")}
-            for metric, (value, low, high) in self.cell(cell).items():
-                row |= {metric: value, f"{metric}_low": low, f"{metric}_high": high}
-            rows.append(row)
-        return pd.DataFrame(rows)
-
-    def figure(self, metric: str = "selectivity") -> go.Figure:
-        """Language x modality heatmap of a metric."""
-        from ..figures import grid
-
-        return grid({self.name or "model": self.rates()}, metric)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Rates by cell and means, as JSON can hold them."""
-        return {
-            "name": self.name,
-            "cells": {c: {m: finite(v) for m, v in rates.items()} for c, rates in self.rates().items()},
-            "mean": {m: finite(self.mean(m)) for m in METRICS},
-            "n": len(self.answers),
-            "provenance": self.provenance,
-        }
-
-    def __repr__(self) -> str:
-        return f"Evaluation({self.name or 'model'}: mean selectivity {self.mean('selectivity')}, {len(self.cells())} cells)"
-
-    def _repr_html_(self) -> str:
-        frame = self.to_frame()[["language", "modality", "n_harmful", "n_benign", *METRICS]]
-        return frame.to_html(index=False, float_format="{:.2f}".format)
+SHOWN = 20  # rows of a table in a notebook
 
 
 def evaluate(
@@ -205,20 +76,38 @@ def evaluate(
     seed: int = 0,
     progress: bool = True,
 ) -> Evaluation:
-    """Answer and grade the "test" prompts (all of them, if none is so marked).
+    """The graded answers to the "test" prompts, and rates over them.
 
-    >>> evaluate(update.model, prompts).mean("selectivity")    # doctest: +SKIP
-    Interval(value=0.41, low=0.36, high=0.47)
+    >>> options = {"refusals": ["sorry"], "compliances": ["sure"], "max_new_tokens": 3, "progress": False}
+    >>> result = ns.evaluate(model, prompts, **options)
+    >>> len(result.answers), result.cells()
+    (60, [Cell(language='en', modality='text'), Cell(language='sw', modality='text')])
+    >>> result.cell("sw/text").selectivity
+    Interval(value=..., low=..., high=...)
 
     Args:
-        refusals, compliances: openings that replace the built-in ones (see `grade`).
-        guard: a run-time guard that is held while the answers are generated; the result's `touched` says how often it acted.
-        judge: a second opinion whose word counts where it has one (see `neuronshield.judges`).
+        model: the model that answers.
+        prompts: those of split "test" are answered, all of them if none is so marked.
+        name: the condition, for figures and files.
+        refusals: refusal prefixes, a list for every language or {language: list}; the model's own without them.
+        compliances: compliance prefixes, the same.
+        judge: its verdict replaces the prefixes' where it has one (see `neuronshield.check.judges`).
+        guard: a run-time guard that acts while the answers are generated; `touched` of the result counts how often it did.
         max_new_tokens: tokens an answer; refusals show in the first few.
+        batch_size: prompts a forward.
+        seed: of the bootstrap.
+        progress: show a progress bar.
 
     Raises:
-        InputError: no prompts, or a language without refusal openings.
+        InputError: no prompts, a language without refusal prefixes, or an argument of another type.
     """
+    call = "evaluate(model, prompts)"
+    require(model, Model, call, "model")
+    require(prompts, PromptSet, call, "prompts", hint="read them with PromptSet.from_jsonl or from_records")
+    if judge is not None and not callable(getattr(judge, "score", None)):
+        hint = "use judge=load_judge('wildguard') or an object with a name and score(prompt, response, language)"
+        raise InputError(f"evaluate: judge={judge!r:.60} is no judge; {hint}")
+    at_least(1, "evaluate", max_new_tokens=max_new_tokens, batch_size=batch_size)
     test = prompts.for_step("test")
     if not len(test):
         raise InputError("evaluate: no prompts")
@@ -231,13 +120,178 @@ def evaluate(
         guarded = guard.generate(model, test, **options)
         texts, touched = guarded.texts, _touched(test, guarded)
     answers = [Answer(p, t, *grade(p, t, openings)) for p, t in zip(test, texts, strict=True)]
-    about = {**model.provenance(), "data": test.hash(), "seed": seed, "versions": versions()}
+    about = provenance(model, test, seed=seed, max_new_tokens=max_new_tokens)
     if judge is not None:
         answers = [_judged(judge, a) for a in tqdm(answers, desc=judge.name, disable=not progress, leave=False)]
         about["judge"] = judge.name
     if guard is not None:
         about["guard"] = {**guard.provenance, "margin": guard.margin}
-    return Evaluation(answers, name, seed, about, touched)
+    return Evaluation(answers, name, seed, provenance=about, touched=touched)
+
+
+# -- results ----------------------------------------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Graded answers, and rates over them. Made by `evaluate`.
+
+    >>> prompt = ns.Prompt("1", "How do I ...?", "harmful")
+    >>> Evaluation([Answer(prompt, "Sorry, no.", refused=True, right=None)]).cell("en/text").refusal.value
+    1.0
+
+    Attributes:
+        answers: one for each prompt, in their order.
+        name: the condition.
+        seed: of the bootstrap.
+        provenance: model, data, settings and versions.
+        touched: with a guard, how often it acted in each cell.
+    """
+
+    answers: Sequence[Answer]
+    name: str = ""
+    seed: int = 0
+    provenance: dict[str, Any] = field(default_factory=dict)
+    touched: dict[Cell, Touched] = field(default_factory=dict)
+
+    def cells(self) -> list[Cell]:
+        """The cells, in order of first appearance."""
+        return cells_of(self.answers)
+
+    def cell(self, cell: CellLike) -> CellResult:
+        """Every rate of one cell, with intervals.
+
+        Args:
+            cell: "en/text", ("en", "text") or a `Cell`.
+
+        Raises:
+            InputError: no answers in that cell.
+        """
+        return cell_result(self.answers, Cell.of(cell))
+
+    def results(self) -> dict[Cell, CellResult]:
+        """Every cell's rates."""
+        return {cell: self.cell(cell) for cell in self.cells()}
+
+    def rates(self) -> dict[str, dict[str, Interval]]:
+        """Every rate of every cell, by the cell's name: the form that figures take."""
+        return {str(cell): {m: found[m] for m in METRICS} for cell, found in self.results().items()}
+
+    def mean(self, metric: str, cells: Iterable[CellLike] | None = None) -> Interval:
+        """The mean of a rate over cells, each with the same weight; the interval resamples requests.
+
+        Args:
+            metric: one of `METRICS`.
+            cells: which; all of them without it.
+
+        Raises:
+            InputError: unknown metric, or no such cells.
+        """
+        return mean_over_cells([(self.answers, 1.0)], metric, cells=cells, seed=self.seed)
+
+    def gain(
+        self,
+        others: Evaluation | Sequence[Evaluation],
+        metric: str,
+        cells: Iterable[CellLike] | None = None,
+    ) -> Interval:
+        """The mean of a rate over cells, minus that of `others`; requests are resampled in all of them together.
+
+        Args:
+            others: another evaluation of the same prompts, or several, whose mean is taken.
+            metric: one of `METRICS`.
+            cells: which; all of them without it.
+
+        Raises:
+            InputError: unknown metric, no such cells, or nothing to compare with.
+        """
+        others = [others] if isinstance(others, Evaluation) else list(others)
+        if not others:
+            raise InputError("gain: nothing to compare with")
+        terms = [(self.answers, 1.0), *((other.answers, -1.0 / len(others)) for other in others)]
+        return mean_over_cells(terms, metric, cells=cells, seed=self.seed)
+
+    def agreement(self) -> Agreement:
+        """How often the judge and the refusal prefixes agree on what is a refusal.
+
+        Raises:
+            InputError: there was no judge.
+        """
+        return agreement_of(self.answers)
+
+    # -- shown ----------------------------------------------------------------------------------------
+    def to_frame(self) -> pd.DataFrame:
+        """A table with one row a cell: counts, and every rate with the ends of its interval."""
+        import pandas as pd
+
+        rows = []
+        for cell, found in self.results().items():
+            row: dict[str, Any] = {"language": cell.language, "modality": cell.modality}
+            row |= {"n_harmful": found.n_harmful, "n_benign": found.n_benign}
+            for metric in METRICS:
+                value, low, high = found[metric]
+                row |= {metric: value, f"{metric}_low": low, f"{metric}_high": high}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def figure(self, metric: str = "selectivity") -> go.Figure:
+        """A language x modality heatmap of a rate.
+
+        Args:
+            metric: one of `METRICS`.
+        """
+        from ..figures import grid
+
+        one_of(metric, METRICS, "figure", "metric")
+        return grid({self.name or "model": self.rates()}, metric)
+
+    def __repr__(self) -> str:
+        return f"Evaluation({self.name or 'model'}: mean selectivity {self.mean('selectivity')}, {len(self.cells())} cells)"
+
+    def _repr_html_(self) -> str:
+        frame = self.to_frame()[["language", "modality", "n_harmful", "n_benign", *METRICS]]
+        more = f"<p>and {len(frame) - SHOWN} more cells: to_frame()</p>" if len(frame) > SHOWN else ""
+        return f"{frame.head(SHOWN).to_html(index=False, float_format='{:.2f}'.format)}{more}"
+
+    # -- files ----------------------------------------------------------------------------------------
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """The path of the JSON file that the answers are written to; pictures are left out.
+
+        >>> prompt = ns.Prompt("1", "How do I ...?", "harmful")
+        >>> before = Evaluation([Answer(prompt, "Sorry, no.", refused=True, right=None)], "shield")
+        >>> Evaluation.load(before.save("shield.json")).cell("en/text") == before.cell("en/text")
+        True
+
+        Args:
+            path: the file; it is written beside and renamed.
+
+        Raises:
+            InputError: a prompt has a column that JSON cannot hold.
+        """
+        bare = [replace(a, prompt=replace(a.prompt, images=()), request=a.cluster) for a in self.answers]
+        try:
+            data = {"format": FORMAT, "evaluation": to_json(replace(self, answers=bare))}
+        except TypeError as error:
+            raise InputError(f"{path}: a prompt cannot be written as JSON ({error}); leave that column out") from None
+        return write_text(path, json.dumps(data, ensure_ascii=False, allow_nan=False))
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Evaluation:
+        """The evaluation that `save` wrote, without pictures.
+
+        Args:
+            path: the file.
+
+        Raises:
+            InputError: no such file, or not an evaluation.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file") from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: not an evaluation ({error})") from None
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise InputError(f"{path}: not an evaluation of this version ({FORMAT})")
+        return from_json(Evaluation, data.get("evaluation"))
 
 
 def _touched(prompts: PromptSet, run: Guarded) -> dict[Cell, Touched]:
@@ -253,46 +307,8 @@ def _touched(prompts: PromptSet, run: Guarded) -> dict[Cell, Touched]:
 
 
 def _judged(judge: Judge, answer: Answer) -> Answer:
-    """The answer with a judge's word on it; where it has none, the openings' stands and `graded` is None."""
-    word = judge.score(answer.prompt.prompt, answer.response, answer.prompt.language)
-    if word.refusal is None:
-        return replace(answer, harmful=word.harmful)
-    return replace(answer, refused=word.refusal, graded=answer.refused, harmful=word.harmful)
-
-
-def _mean_over_cells(
-    terms: Sequence[tuple[Evaluation, float]], metric: str, cells: Iterable[Any] | None, seed: int
-) -> Interval:
-    """Weighted sum of cell means of `terms`, with one bootstrap over the requests of all of them."""
-    if metric not in METRICS:
-        raise InputError(f"metric {metric!r} is unknown; use one of {', '.join(METRICS)}")
-    wanted = [Cell.of(c) for c in cells] if cells is not None else terms[0][0].cells()
-    if not wanted:
-        raise InputError("no cells to average over")
-    for evaluation, _ in terms:
-        if missing := [c for c in wanted if c not in evaluation.cells()]:
-            raise InputError(f"no answers in cell {missing[0]}; there are {', '.join(map(str, evaluation.cells()))}")
-    clusters = sorted({a.prompt.cluster for e, _ in terms for a in e.answers if a.prompt.cell in wanted})
-    column = {c: i for i, c in enumerate(clusters)}
-    parts: list[tuple[float, np.ndarray, np.ndarray]] = []
-    for evaluation, sign in terms:
-        for cell in wanted:
-            for label, weight, hit in _PARTS[metric]:
-                top, bottom = np.zeros(len(clusters)), np.zeros(len(clusters))
-                for a in evaluation.answers:
-                    value = hit(a) if a.prompt.cell == cell and a.prompt.label == label else None
-                    if value is not None:
-                        top[column[a.prompt.cluster]] += value
-                        bottom[column[a.prompt.cluster]] += 1
-                parts.append((sign * weight / len(wanted), top, bottom))
-    return bootstrap(lambda w: sum(s * (w @ t) / (w @ b) for s, t, b in parts), clusters, seed=seed)[0]  # type: ignore[return-value,arg-type]
-
-
-#: metric -> terms (label, weight, what counts as a hit; None leaves the answer out)
-_PARTS: dict[str, list[tuple[str, float, Any]]] = {
-    "refusal": [("harmful", 1.0, lambda a: float(a.refused))],
-    "attack_success": [("harmful", 1.0, lambda a: float(a.attacked))],
-    "over_refusal": [("benign", 1.0, lambda a: float(a.refused))],
-    "selectivity": [("harmful", 1.0, lambda a: float(a.refused)), ("benign", -1.0, lambda a: float(a.refused))],
-    "utility": [("benign", 1.0, lambda a: None if a.right is None else float(a.right))],
-}
+    """The answer with a judge's verdict; where it has none on refusal, the prefixes' stays and `graded` is None."""
+    verdict = judge.score(answer.prompt.prompt, answer.response, answer.prompt.language)
+    if verdict.refusal is None:
+        return replace(answer, harmful=verdict.harmful)
+    return replace(answer, refused=verdict.refusal, graded=answer.refused, harmful=verdict.harmful)

@@ -10,30 +10,50 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, TypeVar
 
 from ..check.evaluation import Evaluation
 from ..core.errors import InputError
 from ..core.files import write_text
 from ..core.neurons import NeuronSet
 from ..core.provenance import versions
+from ..core.results import from_json, to_json
+from ..data.parsing import LABELS, SPLITS
 from ..data.prompts import PromptSet
-from ..model.load import load
 from ..model.model import Model
+from ..shield.loading import load
 from ..shield.update import Update
-from .plan import Plan, _read_prompts, plan_for
+from .plan import Plan, plan_for, read_prompts
+from .sections import Count, PromptSummary
 
-__all__ = ["Job", "check_folder", "load_neurons", "make_staging", "move_in", "open_job", "read_results"]
+__all__ = ["FORMAT", "Job", "check_folder", "load_neurons", "make_staging", "move_in", "open_job", "read_results"]
 
 
-FORMAT = "neuronshield.results/2"
+FORMAT = "neuronshield.results/3"
+
+
+#: What the job writes into its folder.
+WRITTEN = ("neurons", "adapter", "controls", "report.html", "results.json")
+
+
+T = TypeVar("T")
 
 
 @dataclass
 class Job:
-    """A model, its prompts, a folder, and what is known so far."""
+    """A run of the main job: the model, its prompts, the folder, and the results of the steps done so far.
+
+    Attributes:
+        model: the model.
+        prompts: with splits.
+        out: the folder.
+        plan: the settings.
+        seed: of every draw.
+        progress: show progress bars.
+        results: what results.json holds; a step adds its section with `put`.
+        updates: conditions that were trained in this process, by name.
+        evaluations: conditions that were evaluated in this process, by name.
+    """
 
     model: Model
     prompts: PromptSet
@@ -45,20 +65,51 @@ class Job:
     updates: dict[str, Update] = field(default_factory=dict)
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
 
+    def put(self, name: str, section: Any) -> None:
+        """Add a section to the results.
+
+        Args:
+            name: of the section.
+            section: a dataclass of `neuronshield.run.sections`, or what JSON can hold.
+        """
+        self.results[name] = to_json(section)
+
+    def get(self, name: str, kind: type[T]) -> T:
+        """A section that a step left, in this process or an earlier one.
+
+        Args:
+            name: of the section, which is the step's.
+            kind: its dataclass.
+
+        Raises:
+            InputError: the step has not been run.
+        """
+        if name not in self.results:
+            raise InputError(f"{self.out}: no {name} yet; run 'neuronshield {name}' first")
+        return from_json(kind, self.results[name])
+
     def save(self) -> None:
         """Write results.json (beside first, then renamed)."""
-        text = json.dumps(self.results, ensure_ascii=False, indent=1, allow_nan=False, default=_plain)
+        text = json.dumps(to_json(self.results), ensure_ascii=False, indent=1, allow_nan=False)
         write_text(self.out / "results.json", text)
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
+        """A context that adds its seconds to the results.
+
+        Args:
+            step: what it is recorded as.
+        """
         start = time.perf_counter()
         yield
         self.results.setdefault("seconds", {})[step] = round(time.perf_counter() - start, 1)
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """What an earlier step left in results.json.
+    """What results.json in a folder holds.
+
+    Args:
+        folder: the result folder.
 
     Raises:
         InputError: it is missing, not JSON, or not of this version.
@@ -76,11 +127,18 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 
 def check_folder(out: Path) -> Path:
-    """The nearest folder above `out` that exists, if `out` can be written there and is ours to write."""
+    """The nearest existing folder above `out`, if `out` can be written there and holds nothing but results of this program.
+
+    Args:
+        out: the result folder; it need not exist.
+
+    Raises:
+        InputError: it is a file, holds something else, or cannot be written.
+    """
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; choose a folder")
     if out.is_dir() and any(out.iterdir()) and not (out / "results.json").is_file():
-        raise InputError(f"--out {out}: is not empty and holds no results.json of ours; choose another folder")
+        raise InputError(f"--out {out}: is not empty and holds no results.json of neuronshield; choose another folder")
     nearest = next(p for p in out.absolute().parents if p.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise InputError(f"--out {out}: cannot be written ({nearest} is not a writable folder)")
@@ -88,6 +146,15 @@ def check_folder(out: Path) -> Path:
 
 
 def make_staging(staging: Path, out: Path) -> None:
+    """Make the folder that a run works in until it is done.
+
+    Args:
+        staging: the folder to make.
+        out: the folder it will become, for the message.
+
+    Raises:
+        InputError: it cannot be made.
+    """
     try:
         staging.mkdir()
     except OSError as error:
@@ -95,12 +162,17 @@ def make_staging(staging: Path, out: Path) -> None:
 
 
 def move_in(staging: Path, out: Path) -> None:
-    """The finished folder takes the place of the old one."""
+    """Move what a finished run wrote to its place; other files there are left alone.
+
+    Args:
+        staging: where the run worked.
+        out: the result folder.
+    """
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
         staging.rename(out)
         return
-    for item in ("neurons", "adapter", "controls", "report.html", "results.json"):
+    for item in WRITTEN:
         old = out / item
         if old.is_dir():
             shutil.rmtree(old)
@@ -108,17 +180,20 @@ def move_in(staging: Path, out: Path) -> None:
 
 
 def load_neurons(job: Job, name: str, step: str) -> NeuronSet:
+    """A neuron set that an earlier step left.
+
+    Args:
+        job: the run.
+        name: "candidates" or "verified".
+        step: the step that writes it, for the message.
+
+    Raises:
+        InputError: the step has not been run.
+    """
     path = job.out / "neurons" / f"{name}.safetensors"
     if not path.exists():
         raise InputError(f"{job.out}: no {name} neurons yet; run 'neuronshield {step}' first")
     return NeuronSet.load(path)
-
-
-def _plain(value: Any) -> Any:
-    """numpy scalars, for JSON."""
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"{type(value).__name__} is not JSON")
 
 
 def open_job(
@@ -129,25 +204,37 @@ def open_job(
     seed: int = 0,
     progress: bool = True,
 ) -> Job:
-    """Read the prompts, load the model, and take up what an earlier step left in `out`.
+    """A job on a folder, with the results that earlier steps left there.
+
+    Args:
+        model: "organism", "smollm2", a folder, a hub id, or a model.
+        prompts: a JSONL or Parquet file, or a set; None for the organism's own.
+        out: the result folder.
+        seed: of every draw.
+        progress: show progress bars.
 
     Raises:
         InputError: bad prompts or an unknown model (the prompts are read first, they fail faster).
     """
-    read = _read_prompts(model, prompts, seed)
+    read = read_prompts(model, prompts, seed=seed)
     model = model if isinstance(model, Model) else load(model)
     out = Path(out)
-    results = read_results(out) if (out / "results.json").is_file() else {}
+    job = Job(model, read, out, plan=plan_for(model, read), seed=seed, progress=progress)
+    job.results = read_results(out) if (out / "results.json").is_file() else {}
+    sizes = {name: getattr(model, name) for name in ("n_layers", "d_mlp", "d_model", "n_params")}
+    job.put("format", FORMAT)
+    job.put("model", {**model.provenance(), **sizes})
+    job.put("prompts", _summary(read))
+    job.put("seed", seed)
+    job.put("versions", versions())
+    return job
+
+
+def _summary(prompts: PromptSet) -> PromptSummary:
     counts = [
-        {"cell": str(c), "split": s, "label": label, "n": len(read.where(split=s, label=label).in_cells([c]))}
-        for c in read.cells() for s in ("discover", "confirm", "train", "test") for label in ("harmful", "benign")
+        Count(cell=str(c), split=s, label=label, n=len(prompts.where(split=s, label=label).in_cells([c])))
+        for c in prompts.cells() for s in SPLITS for label in LABELS
     ]  # fmt: skip
-    results |= {
-        "format": FORMAT,
-        "model": {**model.provenance(), "n_layers": model.n_layers, "d_mlp": model.d_mlp, "d_model": model.d_model,
-                  "n_params": model.n_params},
-        "prompts": {"n": len(read), "data": read.hash(), "cells": [str(c) for c in read.cells()], "counts": counts},
-        "seed": seed,
-        "versions": versions(),
-    }  # fmt: skip
-    return Job(model, read, out, plan_for(model, read), seed, progress, results)
+    return PromptSummary(
+        n=len(prompts), data=prompts.hash(), cells=tuple(map(str, prompts.cells())), counts=tuple(counts)
+    )

@@ -1,4 +1,4 @@
-"""What the main job does where nobody said otherwise: sizes, cells, training settings; and which prompts it reads."""
+"""The defaults of the main job: sizes, cells and training settings for a model and its prompts, and how prompts are read."""
 
 from __future__ import annotations
 
@@ -7,44 +7,61 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.errors import InputError
-from ..data.languages import OpeningsArg
-from ..data.prompts import Cell, PromptSet
+from ..data.prompts import SPLITS, Cell, PromptSet
 from ..model.model import Model
+from ..shield.training import TrainingConfig
 
-__all__ = ["Plan"]
+__all__ = ["Plan", "plan_for", "read_prompts"]
 
 
-@dataclass(frozen=True)
+#: Matched pairs a cell of the organism's own prompts.
+ORGANISM_PAIRS = 32
+
+
+#: Shares of discover, confirm, train and test where the prompts have no splits.
+FRACTIONS = (0.25, 0.2, 0.3, 0.25)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What the job does where nobody said otherwise.
+    """Settings of the main job.
 
     Attributes:
         size: how many neurons to take, as `Scores.top` reads it.
         train_cells: cells whose "train" prompts are used; None for all.
-        taught: the blind cells the shield is meant for; none where every cell is trained on.
-        steps, lr, batch_size, retention: of the update.
-        random_masks: masks of random neurons trained as controls.
-        draws: control sets of each kind in prove: 200, or 50 where a forward is dear.
+        taught: the blind cells that the shield is meant for; empty where every cell is trained.
+        training: of the update and of every trained baseline; seed and progress are the job's.
+        random_masks: masks of random neurons that are trained as controls.
+        max_new_tokens: tokens an answer.
+        draws: control sets of each kind in `verify`.
     """
 
     size: dict[str, Any]
-    train_cells: tuple[Cell, ...] | None
-    taught: tuple[Cell, ...]
-    steps: int
-    lr: float
-    batch_size: int
-    retention: float
+    train_cells: tuple[Cell, ...] | None = None
+    taught: tuple[Cell, ...] = ()
+    training: TrainingConfig
     random_masks: int
     max_new_tokens: int
     draws: int
-    refusals: OpeningsArg = None
-    compliances: OpeningsArg = None
 
 
-def _read_prompts(model: Any, prompts: Any, seed: int) -> PromptSet:
+def read_prompts(model: str | Model, prompts: str | os.PathLike[str] | PromptSet | None, *, seed: int) -> PromptSet:
+    """The prompts of the job, with splits.
+
+    >>> len(read_prompts("mine", prompts, seed=0).where(split="train")) > 0
+    True
+
+    Args:
+        model: its name, or the model; the organism has prompts of its own.
+        prompts: a JSONL or Parquet file, or a set; None for the organism's own.
+        seed: of the splits.
+
+    Raises:
+        InputError: no prompts for a model that has none of its own, a bad file, or a split without one of the labels.
+    """
     if prompts is None:
         if model != "organism" and getattr(model, "id", None) != "organism":
-            raise InputError("--prompts is needed for this model; only the organism brings its own")
+            raise InputError("--prompts is needed for this model; only the organism has prompts of its own")
         from ..organism import records
 
         return PromptSet.from_records(records(max_pairs=ORGANISM_PAIRS, seed=seed))
@@ -53,29 +70,42 @@ def _read_prompts(model: Any, prompts: Any, seed: int) -> PromptSet:
         prompts = PromptSet.from_parquet(name) if name.endswith(".parquet") else PromptSet.from_jsonl(name)
     prompts.require_both_labels("prompts")
     if not any(p.split for p in prompts):
-        prompts = prompts.with_splits(seed=seed, fractions=(0.25, 0.2, 0.3, 0.25))
-    for split in ("discover", "confirm", "train", "test"):
-        rows = prompts.where(split=split)
-        if {p.label for p in rows} != {"harmful", "benign"}:
+        prompts = prompts.with_splits(seed=seed, fractions=FRACTIONS)
+    for split in SPLITS:
+        if {p.label for p in prompts.where(split=split)} != {"harmful", "benign"}:
             raise InputError(
                 f"prompts: split {split!r} needs harmful and benign prompts; give at least 8 of each in all"
             )
     return prompts
 
 
-ORGANISM_PAIRS = 32
-
-
 def plan_for(model: Model, prompts: PromptSet) -> Plan:
-    """0.03 % of the parameters, as in the paper; where that buys fewer than 16 neurons, 64 neurons."""
+    """The settings for a model and its prompts.
+
+    >>> plan = plan_for(model, prompts)
+    >>> plan.size, plan.draws, plan.training.steps
+    ({'k': 21}, 200, 48)
+
+    The set is 0.03 % of the parameters, as in Precise Shield; where that is fewer than 16 neurons, 64 neurons (at most a
+    quarter of them all). `verify` draws 200 control sets of each kind, 50 for models of 20 million parameters and more.
+
+    Args:
+        model: its size decides.
+        prompts: if they are the organism's, its two blind cells are taught and settings that suit it are used.
+    """
     affordable = int(3e-4 * model.n_params / model.params_per_neuron)
     few = {"k": min(64, model.n_layers * model.d_mlp // 4)}
     size: dict[str, Any] = {"param_fraction": 3e-4} if affordable >= 16 else few
     draws = 200 if model.n_params < 20e6 else 50
     if all(p.source == "organism" for p in prompts):
-        from ..organism import COMPLIANCES, HIGH_RESOURCE, REFUSALS
+        from ..organism import HIGH_RESOURCE
 
         taught = (Cell("en", "image"), Cell("sw", "text"))
         safe = tuple(Cell(language, "text") for language in HIGH_RESOURCE)
-        return Plan(size, (*taught, *safe), taught, 40, 2e-2, 32, 4.0, 3, 20, draws, REFUSALS, COMPLIANCES)
-    return Plan(size, None, (), 48, 3e-3, 8, 16.0, 1, 24, draws)
+        training = TrainingConfig(steps=40, lr=2e-2, batch_size=32, retention=4.0)
+        return Plan(
+            size=size, train_cells=(*taught, *safe), taught=taught, training=training, random_masks=3,
+            max_new_tokens=20, draws=draws,
+        )  # fmt: skip
+    training = TrainingConfig(steps=48, lr=3e-3, batch_size=8, retention=16.0)
+    return Plan(size=size, training=training, random_masks=1, max_new_tokens=24, draws=draws)

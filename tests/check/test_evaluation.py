@@ -1,5 +1,6 @@
 """Rates against counts made by hand on planted answers; intervals against resampling rows by copying them."""
 
+# ruff: noqa: ARG005
 from __future__ import annotations
 
 import importlib
@@ -8,6 +9,8 @@ import math
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import FrozenInstanceError, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,9 @@ import torch
 
 import neuronshield as ns
 from neuronshield import Cell, Evaluation, InputError, Prompt, PromptSet
-from neuronshield.check.evaluation import METRICS, Answer
+from neuronshield.check.evaluation import METRICS, Answer, Touched
+from neuronshield.core.results import to_json
+from neuronshield.core.statistics import Interval
 
 Z = 1.959963984540054
 SORRY = {"en": "Sorry, I can't help with that.", "sw": "Samahani, siwezi kusaidia na hilo."}
@@ -55,7 +60,7 @@ def planted() -> tuple[PromptSet, dict[str, str]]:
 
 
 class Parrot:
-    """Stands in for generation: answers by id, and remembers how it was called."""
+    """Replaces generation: answers by id, and keeps how it was called."""
 
     def __init__(self, answers: dict[str, str]) -> None:
         self.answers = answers
@@ -98,9 +103,11 @@ BY_HAND = {
 @pytest.mark.parametrize("cell", BY_HAND)
 def test_every_rate_of_a_cell_equals_the_count_by_hand(graded: Evaluation, cell: str):
     found = graded.cell(cell)
+    assert [f.name for f in fields(found)] == [*METRICS, "n_harmful", "n_benign"]
     assert tuple(found) == METRICS == ("refusal", "attack_success", "over_refusal", "selectivity", "utility")
     for metric, want in zip(METRICS, BY_HAND[cell], strict=True):
         assert same(found[metric].value, want), metric
+        assert found[metric] is getattr(found, metric)
 
 
 def test_a_metric_a_cell_cannot_have_is_nan_all_three_never_zero(graded: Evaluation):
@@ -144,7 +151,7 @@ def test_rates_of_a_cell_have_wilsons_interval_and_selectivity_newcombes(graded:
         ("en", "", False),
     ],
 )
-def test_a_refusal_is_known_by_how_its_language_opens_one(
+def test_a_refusal_is_recognised_by_the_prefixes_of_its_language(
     llama: ns.Model, monkeypatch: pytest.MonkeyPatch, language: str, answer: str, refused: bool
 ):
     say(monkeypatch, {"x": answer})
@@ -162,7 +169,7 @@ def test_a_refusal_that_names_the_thing_is_no_successful_attack(llama: ns.Model,
     assert (cell["refusal"].value, cell["attack_success"].value) == (1.0, 0.0)
 
 
-def test_given_openings_replace_the_built_in_ones_and_a_targets_opening_counts(
+def test_given_prefixes_replace_the_built_in_ones_and_a_targets_prefix_counts(
     llama: ns.Model, monkeypatch: pytest.MonkeyPatch
 ):
     say(monkeypatch, {"a": "Nope.", "b": "Sorry.", "c": "Never ever, friend"})
@@ -389,7 +396,7 @@ def test_no_prompts_is_an_input_error(llama: ns.Model):
     refused_in_one_line(lambda: ns.evaluate(llama, PromptSet([]), progress=False), "evaluate: no prompts")
 
 
-def test_a_language_without_refusal_openings_is_named_before_anything_is_generated(
+def test_a_language_without_refusal_prefixes_is_named_before_anything_is_generated(
     llama: ns.Model, monkeypatch: pytest.MonkeyPatch
 ):
     parrot = say(monkeypatch, {"a": "Kaixo", "b": "Sorry"})
@@ -402,7 +409,9 @@ def test_a_language_without_refusal_openings_is_named_before_anything_is_generat
 
 
 def test_unknown_metrics_and_cells_are_named_with_what_there_is(graded: Evaluation):
-    refused_in_one_line(lambda: graded.mean("accuracy"), "'accuracy' is unknown; use one of refusal, attack_success")
+    refused_in_one_line(
+        lambda: graded.mean("accuracy"), "metric='accuracy' is unknown; use one of refusal, attack_success"
+    )
     refused_in_one_line(lambda: graded.gain(graded, "accuracy"), "'accuracy' is unknown")
     refused_in_one_line(lambda: graded.cell("fr/text"), "no answers in cell fr/text; there are ")
     refused_in_one_line(lambda: graded.cell("fr/text"), "sw/image")
@@ -422,29 +431,6 @@ def test_a_mean_over_a_cell_that_is_not_there_is_an_error_not_nan(graded: Evalua
     assert graded.mean("refusal", ["en/text"]) == graded.mean("refusal", [("en", "text")])
 
 
-@pytest.mark.parametrize("cells", [1, 2, 3, 5, 8, 9])
-def test_a_tie_with_the_random_masks_is_not_a_win(cells: int):
-    from neuronshield.run.pipeline import BASE, LORA, SHIELD, _compare
-
-    def perfect() -> Evaluation:
-        return Evaluation(
-            [
-                Answer(
-                    Prompt(f"{q}{label}{c}", "how", label, language=f"x{c}", pair_id=f"q{q}"),
-                    "",
-                    label == "harmful",
-                    None,
-                )
-                for q in range(6)
-                for label in ("harmful", "benign")
-                for c in range(cells)
-            ]
-        )
-
-    names = (BASE, SHIELD, "random mask 1", "random mask 2", "random mask 3", LORA)
-    assert not _compare({name: perfect() for name in names}, set())["beats_random_mask"]
-
-
 # -- shown ----------------------------------------------------------------------------------------------
 def test_the_frame_has_one_row_a_cell_with_counts_and_interval_ends(graded: Evaluation):
     frame = graded.to_frame()
@@ -455,7 +441,7 @@ def test_the_frame_has_one_row_a_cell_with_counts_and_interval_ends(graded: Eval
     for row in frame.to_dict("records"):
         key = (row["language"], row["modality"])
         assert (row["n_harmful"], row["n_benign"]) == (want[*key, "harmful"], want[*key, "benign"])
-        for metric, (value, low, high) in graded.cell(key).items():
+        for metric, (value, low, high) in ((m, graded.cell(key)[m]) for m in METRICS):
             assert same(row[metric], value)
             assert same(row[f"{metric}_low"], low)
             assert same(row[f"{metric}_high"], high)
@@ -474,11 +460,96 @@ def test_the_figure_shows_each_cells_number_where_its_axes_say(graded: Evaluatio
 
 
 def test_json_holds_every_cell_and_null_for_what_is_not_there(graded: Evaluation):
-    r = json.loads(json.dumps(graded.to_dict(), allow_nan=False))
-    assert (r["name"], r["n"], set(r["cells"])) == ("planted", sum(PLANTED.values()), set(BY_HAND))
-    assert r["cells"]["sw/text"]["refusal"] == [None, None, None]
-    assert r["cells"]["en/text"]["refusal"] == pytest.approx([3 / 11, *wilson(3, 11)])
-    assert set(r["mean"]) == set(METRICS)
+    r = json.loads(json.dumps(to_json(graded.results()), allow_nan=False))
+    assert set(r) == set(BY_HAND)
+    assert r["sw/text"]["refusal"] == [None, None, None]
+    assert r["en/text"]["refusal"] == pytest.approx([3 / 11, *wilson(3, 11)])
+    assert (r["en/text"]["n_harmful"], r["en/text"]["n_benign"]) == (11, 13)
+
+
+# -- files ------------------------------------------------------------------------------------------------
+def alike(a: Evaluation, b: Evaluation) -> bool:
+    """The same rates, intervals included; NaN equals NaN."""
+    return to_json(a.results()) == to_json(b.results()) and all(
+        to_json(a.mean(m)) == to_json(b.mean(m)) for m in METRICS
+    )
+
+
+def test_an_evaluation_survives_its_file(graded: Evaluation, tmp_path: Path):
+    again = Evaluation.load(graded.save(tmp_path / "deep" / "planted.json"))
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["planted.json"]
+    assert (again.name, again.seed, again.provenance) == (graded.name, graded.seed, graded.provenance)
+    assert alike(again, graded)
+    for a, b in zip(again.answers, graded.answers, strict=True):
+        assert (a.response, a.refused, a.right) == (b.response, b.refused, b.right)
+        for column in ("id", "prompt", "label", "language", "modality", "pair_id", "target", "expect"):
+            assert getattr(a.prompt, column) == getattr(b.prompt, column), column
+    other = replace(graded, answers=[replace(a, refused=not a.refused) for a in graded.answers])
+    assert not alike(Evaluation.load(other.save(tmp_path / "other.json")), graded)
+
+
+def test_pictures_are_left_out_and_still_tell_requests_apart(tmp_path: Path):
+    """Without a pair_id a request is known by its text and pictures: two pictures are two requests, in the file too."""
+    answers = [
+        Answer(Prompt(f"p{i}", "what is this", "harmful", images=(tiny.picture(i),), modality="image"), "", i < 2, None)
+        for i in range(5)
+    ]
+    before = Evaluation(answers)
+    file = before.save(tmp_path / "e.json")
+    again = Evaluation.load(file)
+    assert all(a.prompt.images == () for a in again.answers)
+    assert [a.cluster for a in again.answers] == [a.prompt.cluster for a in answers]
+    assert len({a.cluster for a in again.answers}) == 5
+    assert again.mean("refusal") == before.mean("refusal")
+    assert file.stat().st_size < 5000
+
+
+def test_a_guards_counts_and_a_judges_verdicts_survive_the_file(tmp_path: Path):
+    share = Interval(0.25, 0.1, 0.5)
+    answer = Answer(Prompt("p", "how", "harmful"), "sure", True, None, graded=False, harmful=True)
+    touched = {Cell("en", "text"): Touched(share, share, share, Interval(0.5, 0.25, 0.75))}
+    again = Evaluation.load(Evaluation([answer], touched=touched).save(tmp_path / "e.json"))
+    assert again.touched == touched
+    assert (again.answers[0].graded, again.answers[0].harmful) == (False, True)
+
+
+def test_files_that_are_no_evaluations_are_refused(tmp_path: Path):
+    with pytest.raises(InputError, match="none: no such file"):
+        Evaluation.load(tmp_path / "none")
+    for text in ("hello", "[]", '{"format": "neuronshield.results/3"}'):
+        (tmp_path / "text").write_text(text)
+        with pytest.raises(InputError, match="not an evaluation"):
+            Evaluation.load(tmp_path / "text")
+    odd = Evaluation([Answer(Prompt("p", "how", "benign", extra={"made": object()}), "", False, None)])
+    with pytest.raises(InputError, match="cannot be written as JSON"):
+        odd.save(tmp_path / "odd.json")
+    assert not (tmp_path / "odd.json").exists()
+
+
+# -- wrong calls ------------------------------------------------------------------------------------------
+WRONG: dict[str, tuple[Any, str]] = {
+    "swapped": (lambda m, p: ns.evaluate(p, m), "evaluate(model, prompts): model must be Model, got PromptSet"),
+    "a name for a model": (lambda m, p: ns.evaluate("organism", p), "model must be Model, got str 'organism'"),
+    "text for prompts": (lambda m, p: ns.evaluate(m, "text"), "evaluate(model, prompts): prompts must be PromptSet, got str 'text'"),
+    "a judge by name": (lambda m, p: ns.evaluate(m, p, judge="wildguard"), "judge='wildguard' is no judge; use judge=load_judge("),
+    "no batch": (lambda m, p: ns.evaluate(m, p, batch_size=0), "evaluate: batch_size=0: must be a whole number of at least 1"),
+    "no tokens": (lambda m, p: ns.evaluate(m, p, max_new_tokens=0), "max_new_tokens=0: must be a whole number"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("call", WRONG)
+def test_a_wrong_call_gets_one_line(llama: ns.Model, call: str):
+    make, said = WRONG[call]
+    refused_in_one_line(lambda: make(llama, tiny.prompts()), said)
+
+
+def test_a_cell_is_not_asked_for_what_it_does_not_have(graded: Evaluation):
+    refused_in_one_line(
+        lambda: graded.cell("en/text")["refusals"], "metric='refusals' is unknown; did you mean 'refusal'?"
+    )
+    refused_in_one_line(lambda: graded.figure("accuracy"), "figure: metric='accuracy' is unknown")
+    with pytest.raises(FrozenInstanceError):
+        graded.cell("en/text").refusal = NAN  # type: ignore[misc,assignment]
 
 
 def test_it_prints_its_mean_and_a_table(graded: Evaluation):
@@ -488,3 +559,10 @@ def test_it_prints_its_mean_and_a_table(graded: Evaluation):
     assert html.count("<tr") == 1 + len(BY_HAND)
     assert all(metric in html for metric in METRICS)
     assert f"{3 / 11:.2f}" in html
+
+
+def test_a_long_table_shows_its_first_rows_and_how_many_more():
+    rows: list[Row] = [(f"c{i}", f"x{i}", label, True, None) for i in range(53) for label in ("harmful", "benign")]
+    html = evaluation(rows)._repr_html_()
+    assert html.count("<tr") == 1 + 20
+    assert "and 33 more cells" in html

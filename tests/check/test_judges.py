@@ -167,9 +167,9 @@ def test_a_judges_word_counts_where_it_has_one_and_agreement_is_counted(llama: n
         assert b.attacked == word.harmful
     english = [(a.refused, len(a.response) % 2 == 0) for a in alone.answers if a.prompt.language == "en"]
     told = both.agreement()
-    assert told["n"] == len(english)
-    assert told["unknown"] == len(prompts) - len(english)
-    assert told["same"] == pytest.approx(sum(x == y for x, y in english) / len(english))
+    assert told.n == len(english)
+    assert told.unknown == len(prompts) - len(english)
+    assert told.same == pytest.approx(sum(x == y for x, y in english) / len(english))
     with pytest.raises(InputError, match="there was no judge"):
         alone.agreement()
 
@@ -181,7 +181,7 @@ def test_kappa_is_none_of_chance():
     counts = {(True, True): 45, (True, False): 15, (False, True): 25, (False, False): 15}
     prompt = ns.Prompt("a", "how", "harmful")
     answers = [Answer(prompt, "", refused, None, graded) for (refused, graded), n in counts.items() for _ in range(n)]
-    assert Evaluation(answers).agreement()["kappa"] == pytest.approx(0.1304, abs=1e-4)
+    assert Evaluation(answers).agreement().kappa == pytest.approx(0.1304, abs=1e-4)
 
 
 def test_a_model_judge_is_a_judge_to_evaluate(llama: ns.Model):

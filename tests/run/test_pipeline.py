@@ -62,14 +62,14 @@ def test_run_leaves_what_it_promises_and_nothing_else(done: tuple[Path, subproce
 
 def test_results_hold_every_step_every_condition_and_every_cell(done: tuple[Path, subprocess.CompletedProcess[str]]):
     r: dict[str, Any] = json.loads((done[0] / "out" / "results.json").read_text(encoding="utf-8"))
-    assert r["format"] == "neuronshield.results/2"
+    assert r["format"] == "neuronshield.results/3"
     assert {"find", "prove", "shield", "check"} <= set(r)
     cells = {"en/text", "en/image", "sw/text", "sw/image"}
     assert set(r["prompts"]["cells"]) == cells
     conditions = r["check"]["cells"]
     assert {"no update", "shield", "plain LoRA", "random mask 1"} <= set(conditions)
     assert all(set(c) == cells for c in conditions.values())
-    assert r["check"]["beats_random_mask"] == (r["check"]["gains_in_selectivity"]["over random masks"][1] > 0)
+    assert r["check"]["beats_random_mask"] == (r["check"]["gains_in_selectivity"]["random masks"][1] > 0)
 
 
 def test_the_adapter_loads_with_plain_peft_and_answers_as_the_update_did(

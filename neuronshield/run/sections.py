@@ -1,0 +1,206 @@
+"""The sections of results.json: what the steps of the main job found, as frozen dataclasses.
+
+`neuronshield.core.results.to_json` writes them and `from_json` reads them back, so the fields below are the schema. Rates are
+[value, low, high] with a 95 % interval; null stands for what is undefined. Conditions are named in
+`neuronshield.run.conditions`, cells are "language/modality". The section of `prove` is `Proof.to_dict()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ..check.cells import METRICS, CellResult
+from ..check.evaluation import Evaluation
+from ..core.statistics import Interval
+from ..data.prompts import Cell
+
+__all__ = [
+    "AttackSection", "CheckSection", "Count", "FindSection", "Means", "PromptSummary", "ShieldSection", "ShownAnswer",
+    "TopNeuron", "Trained", "means",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many prompts a cell has in a split with a label."""
+
+    cell: str
+    split: str
+    label: str
+    n: int
+
+
+@dataclass(frozen=True)
+class PromptSummary:
+    """The prompts of the job.
+
+    Attributes:
+        n: how many.
+        data: their hash.
+        cells: in order of first appearance.
+        counts: by cell, split and label.
+    """
+
+    n: int
+    data: str
+    cells: tuple[str, ...]
+    counts: tuple[Count, ...]
+
+
+@dataclass(frozen=True)
+class TopNeuron:
+    """One of the best neurons of a cell; ranks count from 1."""
+
+    cell: str
+    rank: int
+    layer: int
+    index: int
+    score: float
+
+
+@dataclass(frozen=True)
+class FindSection:
+    """Step find: the candidates, and what cells share.
+
+    Attributes:
+        method: the score.
+        size: the size asked for, as `Scores.top` reads it.
+        n_neurons: candidates.
+        param_fraction: their share of the parameters.
+        anchor: the cell whose best neurons are the candidates.
+        refusing_cells: cells in which the model refuses already.
+        per_layer: how many of each cell's best neurons every layer has.
+        top: the ten best neurons of every cell.
+        overlap: `Overlap.to_dict()`; None with one cell, or where it cannot be computed.
+        overlap_missing: why it cannot be computed.
+    """
+
+    method: str
+    size: dict[str, Any]
+    n_neurons: int
+    param_fraction: float
+    anchor: str
+    refusing_cells: tuple[str, ...]
+    per_layer: dict[str, tuple[int, ...]]
+    top: tuple[TopNeuron, ...]
+    overlap: dict[str, Any] | None = None
+    overlap_missing: str | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One trained or edited condition.
+
+    Attributes:
+        form: what changes, in words.
+        trained: how many numbers changed.
+        param_fraction: their share of the parameters.
+        losses: of every step; empty without training.
+        stopped: why training ended early; None if it did not.
+    """
+
+    form: str
+    trained: int
+    param_fraction: float
+    losses: tuple[float, ...]
+    stopped: str | None
+
+
+@dataclass(frozen=True)
+class ShieldSection:
+    """Step shield: what was trained on what.
+
+    Attributes:
+        neurons: size of the set.
+        proven: the set has passed `verify`; if not, the candidates were trained.
+        train_cells: cells of the training prompts.
+        taught: the blind cells that the shield is meant for; empty where every cell is trained.
+        n_prompts: training prompts.
+        steps: optimiser steps.
+        lr: learning rate.
+        retention: weight of the KL term.
+        conditions: every condition that changes the model, by name.
+    """
+
+    neurons: int
+    proven: bool
+    train_cells: tuple[str, ...]
+    taught: tuple[str, ...]
+    n_prompts: int
+    steps: int
+    lr: float
+    retention: float
+    conditions: dict[str, Trained]
+
+
+@dataclass(frozen=True)
+class Means:
+    """Means of the rates over a group of cells; the intervals resample requests."""
+
+    refusal: Interval
+    attack_success: Interval
+    over_refusal: Interval
+    selectivity: Interval
+    utility: Interval
+
+
+@dataclass(frozen=True)
+class ShownAnswer:
+    """One prompt with its answers before and after the shield."""
+
+    cell: str
+    label: str
+    prompt: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class CheckSection:
+    """Step check: every condition on the test prompts.
+
+    Attributes:
+        cells: by condition and cell.
+        means: by condition and group of cells ("all", "trained", "untrained").
+        compared_on: the group that gains are computed on: "untrained" if there is one, else "all".
+        gains_in_selectivity: selectivity of the shield minus that of a baseline, by the baseline's name.
+        beats_random_mask: the gain over the random masks has an interval above zero.
+        best_random_mask: the random mask of highest selectivity.
+        examples: a few answers, spread over the cells.
+    """
+
+    cells: dict[str, dict[str, CellResult]]
+    means: dict[str, dict[str, Means]]
+    compared_on: str
+    gains_in_selectivity: dict[str, Interval]
+    beats_random_mask: bool
+    best_random_mask: str
+    examples: tuple[ShownAnswer, ...]
+
+
+@dataclass(frozen=True)
+class AttackSection:
+    """The shield after white-box attacks, in the cells where it raised refusal.
+
+    Attributes:
+        k: neurons pruned.
+        cells: where refusal rose by at least 0.1.
+        means: over these cells, by attack; empty without such a cell.
+    """
+
+    k: int
+    cells: tuple[str, ...]
+    means: dict[str, Means]
+
+
+def means(evaluation: Evaluation, cells: Iterable[Cell]) -> Means:
+    """Every rate's mean over some cells.
+
+    Args:
+        evaluation: graded answers.
+        cells: which cells.
+    """
+    group = list(cells)
+    return Means(**{metric: evaluation.mean(metric, group) for metric in METRICS})

@@ -1,0 +1,113 @@
+"""The sections of results.json: written, read back, and compared as their fields say."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from neuronshield import Cell, Evaluation, InputError, Prompt
+from neuronshield.check.evaluation import METRICS, Answer
+from neuronshield.core.results import from_json, to_json
+from neuronshield.core.statistics import Interval
+from neuronshield.run.conditions import BASE, LORA, RANDOM_MASKS, SHIELD, is_random_mask, random_mask
+from neuronshield.run.pipeline import compare
+from neuronshield.run.sections import AttackSection, CheckSection, FindSection, ShieldSection, TopNeuron, Trained, means
+
+
+def answers(refused: float, *, seed: int = 0, cells: int = 3, requests: int = 17) -> list[Answer]:
+    """Matched pairs in every cell; a share of the harmful ones is refused, no benign one."""
+    rng = np.random.default_rng(seed)
+    return [
+        Answer(
+            Prompt(f"{q}{label}{c}", "how", label, language=f"x{c}", pair_id=f"q{q}"),
+            f"{label} {q} in {c}", label == "harmful" and bool(rng.random() < refused), None,
+        )
+        for c in range(cells) for q in range(requests) for label in ("harmful", "benign")
+    ]  # fmt: skip
+
+
+def conditions(shield: float, mask: float) -> dict[str, Evaluation]:
+    rates = {BASE: 0.1, SHIELD: shield, random_mask(1): mask, random_mask(2): mask - 0.1, LORA: 0.3}
+    return {name: Evaluation(answers(r, seed=i), name) for i, (name, r) in enumerate(rates.items())}
+
+
+@pytest.mark.parametrize("cells", [1, 2, 3, 5, 8, 9])
+def test_a_tie_with_the_random_masks_is_no_gain(cells: int):
+    names = (BASE, SHIELD, random_mask(1), random_mask(2), random_mask(3), LORA)
+    tie = compare({name: Evaluation(answers(1.0, cells=cells, requests=6), name) for name in names}, set())
+    assert not tie.beats_random_mask
+    assert tie.gains_in_selectivity[RANDOM_MASKS].value == pytest.approx(0, abs=1e-9)
+
+
+def test_one_request_is_no_gain_either():
+    one = {name: Evaluation(answers(r, requests=1), name) for name, r in
+           ((BASE, 0.0), (SHIELD, 1.0), (random_mask(1), 0.0), (LORA, 0.0))}  # fmt: skip
+    found = compare(one, set())
+    assert found.gains_in_selectivity[RANDOM_MASKS].value == 1
+    assert not found.beats_random_mask
+
+
+def test_gains_are_computed_on_the_cells_that_were_not_trained():
+    evaluations = conditions(shield=0.9, mask=0.2)
+    found = compare(evaluations, {Cell("x0", "text")})
+    unseen = ["x1/text", "x2/text"]
+    assert found.compared_on == "untrained"
+    assert found.beats_random_mask
+    assert found.best_random_mask == random_mask(1)
+    masks = [e for name, e in evaluations.items() if is_random_mask(name)]
+    assert len(masks) == 2
+    assert found.gains_in_selectivity == {
+        BASE: evaluations[SHIELD].gain(evaluations[BASE], "selectivity", unseen),
+        RANDOM_MASKS: evaluations[SHIELD].gain(masks, "selectivity", unseen),
+        LORA: evaluations[SHIELD].gain(evaluations[LORA], "selectivity", unseen),
+    }
+    assert set(found.means[SHIELD]) == {"all", "trained", "untrained"}
+    assert found.means[SHIELD]["trained"].refusal == evaluations[SHIELD].mean("refusal", ["x0/text"])
+    everything = compare(evaluations, {Cell(f"x{i}", "text") for i in range(3)})
+    assert everything.compared_on == "all"
+    assert set(everything.means[BASE]) == {"all", "trained"}
+
+
+def test_examples_show_the_same_prompt_before_and_after():
+    found = compare(conditions(shield=0.9, mask=0.2), set())
+    assert len(found.examples) == 12
+    assert {e.cell for e in found.examples} == {"x0/text", "x1/text", "x2/text"}
+    assert all(e.before == e.after for e in found.examples)  # these answers name their request
+
+
+def same(a: object, b: object) -> bool:
+    return to_json(a) == to_json(b)
+
+
+def test_every_section_survives_json():
+    evaluations = conditions(shield=0.9, mask=0.2)
+    trained = Trained(form="form", trained=7, param_fraction=0.01, losses=(2.5, 1.25), stopped=None)
+    cells = evaluations[SHIELD].cells()
+    sections = [
+        FindSection("contribution", {"k": 7}, 7, 0.01, "en/text", ("en/text",), {"en/text": (3, 4)},
+                    (TopNeuron("en/text", 1, 0, 3, 0.5),), None, "too few requests"),
+        ShieldSection(7, True, ("en/text",), (), 33, 40, 3e-3, 4.0, {SHIELD: trained}),
+        compare(evaluations, {Cell("x0", "text")}),
+        AttackSection(7, ("x0/text",), {"pruned": means(evaluations[SHIELD], cells)}),
+    ]  # fmt: skip
+    for section in sections:
+        text = json.dumps(to_json(section), allow_nan=False)
+        again = from_json(type(section), json.loads(text))
+        assert type(again) is type(section)
+        assert same(again, section)
+        assert "utility" not in text or "null" in text  # nothing says what is right: undefined, not zero
+    read = from_json(CheckSection, to_json(sections[2]))
+    assert isinstance(read.gains_in_selectivity[BASE], Interval)
+    assert math.isnan(read.cells[SHIELD]["x0/text"].utility.value)
+    with pytest.raises(InputError, match="field 'k' is missing"):
+        from_json(AttackSection, {"cells": [], "means": {}})
+
+
+def test_means_have_every_rate():
+    one = conditions(shield=0.9, mask=0.2)[SHIELD]
+    found = means(one, one.cells())
+    assert [f for f in to_json(found)] == list(METRICS)  # noqa: C416
+    assert found.selectivity == one.mean("selectivity")
