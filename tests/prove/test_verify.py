@@ -386,7 +386,7 @@ def test_without_twins_a_random_benign_prompt_of_the_cell_stands_in(planted: ns.
         ),
         (
             {"refusals": ["  "], "prompts": ns.PromptSet.from_records(UNTARGETED)},
-            "refusals openings of 'en' tokenise to nothing",
+            "refusal prefixes of 'en' tokenise to nothing",
         ),
         ({"compliances": ["sorry"], "prompts": ns.PromptSet.from_records(UNTARGETED)}, "share their first tokens"),
         ({"draws": 0}, "draws=0; at least 1"),
