@@ -3,7 +3,7 @@
 Every language backbone has 3 layers of 29 neurons on 20 dimensions where the family lets one choose; pictures are 12 x 12
 pixels, and `image_tokens` is the number of image tokens a picture takes, counted by hand from the family's own rule.
 
-    python tests/families.py                    prints the README's table
+    python tests/families.py                    prints the table of docs/models.md
     python tests/families.py "Gemma 3" FOLDER   writes one of them, to load or to examine
 """
 
@@ -25,7 +25,6 @@ import numpy as np
 import pytest
 import tiny
 import torch
-import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -34,6 +33,8 @@ from neuronshield.find.moments import Moments, _trace_moments
 from neuronshield.model.encoding import batches, render
 from neuronshield.model.forward import answer_logits
 from neuronshield.model.intervention import Intervention
+
+transformers: Any = importlib.import_module("transformers")  # its classes take more than their annotations say
 
 D_MODEL, D_MLP, N_LAYERS = 20, 29, 3
 SIZE = 12  # pixels
@@ -103,7 +104,7 @@ def square(pil: type, **options: Any) -> Any:
     return pil(**{"size": {"height": SIZE, "width": SIZE}, **options})
 
 
-CLIP = dict(
+CLIP: dict[str, Any] = dict(
     hidden_size=16, intermediate_size=22, num_hidden_layers=2, num_attention_heads=2, image_size=SIZE, patch_size=4
 )
 
@@ -469,7 +470,7 @@ def check_capture(family: Family) -> None:
                     got = None
                     for batch in batches(model, list(rows), batch_size=size, side=side):
                         member = torch.zeros(len(batch.rows), dtype=torch.long)
-                        counts, values = _trace_moments(model, batch, role, member, 1)
+                        counts, values = _trace_moments(model, batch, role, member=member, n_groups=1)
                         part = Moments(int(counts[0]), *(v[0] for v in values))
                         got = part if got is None else got.merge(part)
                     assert got is not None
@@ -688,7 +689,7 @@ REFUSED: dict[str, Callable[[], torch.nn.Module]] = {
 }  # fmt: skip
 
 
-# -- the README's table ---------------------------------------------------------------------------------------------
+# -- the table of docs/models.md ---------------------------------------------------------------------------------------------
 def row(family: Family) -> str:
     model = family.load()
     cells = []

@@ -43,7 +43,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def llama_config(**changes: int) -> LlamaConfig:
-    sizes = dict(vocab_size=len(WORDS), hidden_size=20, intermediate_size=29, num_hidden_layers=3,
+    sizes: dict[str, Any] = dict(vocab_size=len(WORDS), hidden_size=20, intermediate_size=29, num_hidden_layers=3,
                  num_attention_heads=2, num_key_value_heads=2, pad_token_id=0, bos_token_id=1, eos_token_id=2,
                  initializer_range=0.3)  # fmt: skip
     return LlamaConfig(**{**sizes, **changes})
@@ -66,9 +66,9 @@ def llava(seed: int = 0) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]
     torch.manual_seed(seed)
     vision = CLIPVisionConfig(hidden_size=14, intermediate_size=22, num_hidden_layers=2, num_attention_heads=2,
                               image_size=6, patch_size=2)  # fmt: skip
-    config = LlavaConfig(vision_config=vision, text_config=llama_config(), image_token_id=WORDS.index("<image>"),
+    options: dict[str, Any] = dict(vision_config=vision, text_config=llama_config(), image_token_id=WORDS.index("<image>"),
                          vision_feature_layer=-1, image_seq_length=9, pad_token_id=0)  # fmt: skip
-    module = LlavaForConditionalGeneration(config).eval()
+    module = LlavaForConditionalGeneration(LlavaConfig(**options)).eval()
     images = CLIPImageProcessorPil(size={"height": 6, "width": 6}, crop_size={"height": 6, "width": 6})
     processor = LlavaProcessor(images, tokenizer(), patch_size=2, vision_feature_select_strategy="default",
                                num_additional_image_tokens=1, image_token="<image>")  # fmt: skip
@@ -86,7 +86,7 @@ def picture(seed: int, size: tuple[int, int] = (6, 6)) -> Image.Image:
 
 
 def records(*, pictures: bool = False, languages: Sequence[str] = ("en", "sw"), **columns: Any) -> list[dict[str, Any]]:
-    """Twins of different lengths in every cell: 15 requests x 2 labels a cell; pairs share a `pair_id`."""
+    """Matched pairs of different lengths in every cell: 15 requests x 2 labels a cell; pairs share a `pair_id`."""
     rows = []
     for language in languages:
         for modality in ("text", "image") if pictures else ("text",):
@@ -100,7 +100,7 @@ def records(*, pictures: bool = False, languages: Sequence[str] = ("en", "sw"), 
                             THINGS[label][t],
                         ]
                         target = "sorry i cannot help" if label == "harmful" else f"sure {verb} it"
-                        row = {
+                        row: dict[str, Any] = {
                             "id": f"{language}-{modality}-{v}-{t}-{label}",
                             "prompt": " ".join(words),
                             "label": label,
@@ -130,7 +130,7 @@ def downs(model: ns.Model) -> list[torch.nn.Module]:
 
 
 def encode(model: ns.Model, prompt: ns.Prompt, answer: str | None = None) -> tuple[dict[str, torch.Tensor], int]:
-    """One prompt, unpadded, encoded the way the README says; the number of its prompt tokens."""
+    """One prompt, unpadded, encoded the way the guide says; the number of its prompt tokens."""
     if prompt.images:
         text = "<image>\n" * len(prompt.images) + prompt.prompt
         encoding = dict(model.processor(text=text, images=prompt.load_images(), return_tensors="pt"))
@@ -179,7 +179,8 @@ def activations(model: ns.Model, prompt: ns.Prompt, answer: str | None = None) -
 def own_answer(model: ns.Model, prompt: ns.Prompt) -> list[int]:
     """Greedy, one token at a time, unpadded; what masked_update must take for the answer to keep."""
     encoding, _ = encode(model, prompt)
-    ids, out = encoding["input_ids"], []
+    ids = encoding["input_ids"]
+    out: list[int] = []
     while len(out) < 24 and (not out or out[-1] != 2):
         with torch.no_grad():
             logits = model.module(**{**encoding, "input_ids": ids, "attention_mask": torch.ones_like(ids)}).logits

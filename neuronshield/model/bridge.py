@@ -1,8 +1,9 @@
-"""TransformerLens bridges: taking the transformers model out of one again.
+"""TransformerLens bridges: taking the transformers model and its processor out of one again.
 
 A `TransformerBridge` rewires its transformers model in place: every module is wrapped in a component with hooks, reachable as
 `_original_component`. `unwrapped` builds the same class from the same config and gives it the very same parameters and
-buffers, so that both act on one set of weights.
+buffers, so that both act on one set of weights. A bridge also makes its tokenizer put a beginning-of-sequence token before every
+text; `processor_of` reads the checkpoint's own tokenizer again, so that the model reads what was written.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import nn
 
 from ..core.errors import InputError
 
-__all__ = ["is_bridge", "unwrapped"]
+__all__ = ["is_bridge", "processor_of", "unwrapped"]
 
 WRAPPED = "_original_component."
 
@@ -69,3 +70,26 @@ def unwrapped(bridge: Any) -> nn.Module:
             table[leaf] = given[name]  # type: ignore[assignment]
     plain.generation_config = getattr(original, "generation_config", None)  # type: ignore[assignment]
     return plain.eval()
+
+
+def processor_of(bridge: Any) -> Any:
+    """The processor of a bridge's model; for a text model, the checkpoint's tokenizer as it was before the bridge.
+
+    Args:
+        bridge: a `TransformerBridge`.
+
+    Raises:
+        InputError: the tokenizer cannot be read again where the bridge's came from.
+    """
+    from transformers import AutoTokenizer
+
+    processor = getattr(bridge, "processor", None)
+    if processor is not None:
+        return processor
+    source = getattr(bridge.tokenizer, "name_or_path", "")
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"load(bridge): its tokenizer cannot be read again from {source!r}; pass processor= (a tokenizer or processor)"
+        ) from error

@@ -22,7 +22,7 @@ from torch import nn
 from ..core.arguments import require
 from ..core.errors import InputError
 from ..data.languages import OpeningsArg, Prefixes
-from .bridge import is_bridge, unwrapped
+from .bridge import is_bridge, processor_of, unwrapped
 from .families import EXPERTS, SITES, Site, find_decoder_layers, has_site, projections
 from .model import Model
 from .weights import out_in
@@ -82,8 +82,7 @@ def load(
     """
     _check_call(model, processor, remote, quantize)
     if is_bridge(model):
-        processor = processor or getattr(model, "processor", None) or model.tokenizer  # type: ignore[union-attr]
-        model = unwrapped(model)
+        processor, model = processor or processor_of(model), unwrapped(model)
     if isinstance(model, nn.Module):
         if processor is None:
             raise InputError("load(module): pass processor= (a processor, or a tokenizer for a text model)")

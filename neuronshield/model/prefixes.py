@@ -1,8 +1,12 @@
-"""The refusal margin: refusal against compliance at the first answer token.
+"""Refusal and compliance prefixes of a model, and the refusal margin between them.
 
     margin = logsumexp(first tokens of refusal prefixes) - logsumexp(first tokens of compliance prefixes)
 
-One forward, signed, no judge. A first token that both sides share says nothing and is dropped.
+read from the logits of the first answer token: one forward pass, signed, no judge. A first token that both sides share says nothing
+and is dropped. A claim from it is a margin claim: it is about the first token, not about the answer.
+
+A model carries its prefixes (`model.prefixes`, set by `load(..., refusals=, compliances=)`); those of a call come before them, and
+the built-in prefixes of each language hold where neither gives any.
 """
 
 from __future__ import annotations
@@ -20,17 +24,22 @@ from ..data.languages import OpeningsArg
 from ..data.prompts import Prompt
 from .model import Model
 
+__all__ = ["OpeningTokens", "margin", "opening_tokens", "openings_of"]
 
-# -- the margin -----------------------------------------------------------------------------------------
+
 def openings_of(
     model: Model, prompts: Sequence[Prompt], *, refusals: OpeningsArg = None, compliances: OpeningsArg = None
 ) -> Openings:
-    """The prefixes that hold for these prompts with this model.
+    """The prefixes that hold for these prompts with this model, by language.
+
+    >>> openings_of(model, prompts, refusals=["sorry"], compliances=["sure"]).compliances["en"][0]
+    'sure'
 
     Args:
         model: its `prefixes` hold where none are given.
         prompts: their languages and targets count.
-        refusals, compliances: instead of the model's own (see `openings_for`).
+        refusals: refusal prefixes instead of the model's own: a list for every language, or {language: list}.
+        compliances: compliance prefixes, the same.
 
     Raises:
         InputError: a language without a refusal or compliance prefix.
@@ -43,7 +52,15 @@ def openings_of(
 
 
 class OpeningTokens(NamedTuple):
-    """First-token ids of one language's openings."""
+    """First-token ids of one language's prefixes.
+
+    >>> OpeningTokens(refusal=[19, 20], compliance=[18]).refusal
+    [19, 20]
+
+    Attributes:
+        refusal: ids of first tokens of refusal prefixes only.
+        compliance: ids of first tokens of compliance prefixes only.
+    """
 
     refusal: list[int]
     compliance: list[int]
@@ -52,23 +69,31 @@ class OpeningTokens(NamedTuple):
 def opening_tokens(model: Model, openings: Openings) -> dict[str, OpeningTokens]:
     """First-token ids by language.
 
+    >>> openings = openings_of(model, prompts, refusals=["sorry"], compliances=["sure"])
+    >>> sorted(opening_tokens(model, openings))
+    ['en', 'sw']
+
+    Args:
+        model: its tokenizer is used, with and without a space before the prefix.
+        openings: prefixes by language, from `openings_of`.
+
     Raises:
-        InputError: a language whose openings tokenise to nothing, or to the same tokens on both sides.
+        InputError: a language whose prefixes tokenise to nothing, or to the same tokens on both sides.
     """
     out = {}
     for language in openings.refusals:
         refusal = _first_ids(model, openings.refusals[language])
         compliance = _first_ids(model, openings.compliances[language])
-        for name, ids, other in (("refusals", refusal, compliance), ("compliances", compliance, refusal)):
+        for name, ids, other in (("refusal", refusal, compliance), ("compliance", compliance, refusal)):
             if not ids - other:
                 why = "share their first tokens with the other side's" if ids else "tokenise to nothing"
-                raise InputError(f"{name} openings of {language!r} {why} with {model.id!r}: pass other {name}=[...]")
+                raise InputError(f"{name} prefixes of {language!r} {why} with {model.id!r}: pass other {name}s=[...]")
         out[language] = OpeningTokens(sorted(refusal - compliance), sorted(compliance - refusal))
     return out
 
 
 def _first_ids(model: Model, texts: Sequence[str]) -> set[int]:
-    """First tokens of each opening, with and without a leading space (templates differ in which comes)."""
+    """First tokens of each prefix, with and without a leading space (templates differ in which comes)."""
     tokenizer = model.tokenizer
     unknown = tokenizer.unk_token_id
     ids = set()
@@ -82,7 +107,15 @@ def _first_ids(model: Model, texts: Sequence[str]) -> set[int]:
 
 
 def margin(logits: Float[Tensor, "batch vocab"], tokens: Sequence[OpeningTokens]) -> Float[Tensor, " batch"]:
-    """Refusal margin of each row: logsumexp(refusal openings) - logsumexp(compliance openings)."""
+    """Refusal margin of each row, in nats: positive where a refusal is likelier than compliance.
+
+    >>> margin(torch.tensor([[0.0, 2.0, 5.0]]), [OpeningTokens(refusal=[1], compliance=[0])])
+    tensor([2.])
+
+    Args:
+        logits: of the first answer token, [batch, vocab].
+        tokens: first-token ids for each row.
+    """
     out = torch.empty(len(logits))
     for kind in dict.fromkeys((tuple(t.refusal), tuple(t.compliance)) for t in tokens):
         rows = [i for i, t in enumerate(tokens) if (tuple(t.refusal), tuple(t.compliance)) == kind]

@@ -24,6 +24,8 @@ NAMES = ["llama", "gpt2", "llava"]
 
 def both(name: str) -> tuple[ns.Model, ns.Model]:
     """The same weights, traced here and as if there."""
+    module: Any
+    processor: Any
     if name == "llava":
         module, processor = tiny.llava()
     else:

@@ -21,7 +21,7 @@ PAIRS = [(0, 3), (0, 28), (2, 7), (2, 8)]
 NEURONS = ns.NeuronSet(PAIRS, n_layers=3, d_mlp=29)
 LAYERS = NEURONS.by_layer()
 NAMES = ("gpt2", "llama", "llava")
-NEAR = {"rtol": 0, "atol": 1e-4}
+NEAR: dict[str, Any] = {"rtol": 0, "atol": 1e-4}
 
 
 @pytest.fixture(scope="module", params=NAMES)

@@ -1,0 +1,65 @@
+"""Frozen norms: what nothing reads has no effect, and the last norm equals the formula."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from oracles import TOKENS, margin_by_hand, some
+
+import neuronshield as ns
+from neuronshield.model.forward import margins
+from neuronshield.model.intervention import Intervention
+
+
+def test_with_norms_frozen_what_nothing_reads_has_no_effect_at_all() -> None:
+    module = tiny.llama(seed=3)
+    with torch.no_grad():  # neuron (0, 5) writes, loudly, where nothing reads
+        for layer in module.model.layers:
+            for linear in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj, layer.mlp.gate_proj,
+                           layer.mlp.up_proj, module.lm_head):  # fmt: skip
+                linear.weight[:, 19] = 0
+        module.model.layers[0].mlp.down_proj.weight[:, 5] = 0
+        module.model.layers[0].mlp.down_proj.weight[19, 5] = 40
+    model = ns.load(module, processor=tiny.tokenizer())
+    prompts = some("llama")
+    conditions = [
+        None,
+        Intervention(ns.NeuronSet([(0, 5)]), "clamp", 1.0),
+        Intervention(ns.NeuronSet([(0, 6)]), "clamp", 1.0),
+    ]
+    free, frozen = (margins(model, prompts, conditions, TOKENS, frozen=f) for f in (False, True))
+    assert np.abs(free[1] - free[0]).max() > 0.05
+    np.testing.assert_allclose(frozen[1], frozen[0], atol=1e-5)
+    assert np.abs(frozen[2] - frozen[0]).max() > 1e-3
+    np.testing.assert_allclose(frozen[0], free[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_frozen_norms_equal_the_same_by_hand(request: pytest.FixtureRequest, name: str) -> None:
+    """The last layer's neuron, with the final norm's mean and scale of the clean run."""
+    model: ns.Model = request.getfixturevalue(name)
+    prompts = some(name)
+    got = margins(
+        model, prompts, [Intervention(ns.NeuronSet([(2, 7)]), "clamp", 4.0)], TOKENS, batch_size=4, frozen=True
+    )[0]
+    down = tiny.downs(model)[2]
+    norm = model.module.model.norm if name == "llama" else model.module.transformer.ln_f
+    column = down.weight[:, 7] if name == "llama" else down.weight[7]
+    for margin, prompt in zip(got, prompts, strict=True):
+        encoding, _ = tiny.encode(model, prompt)
+        seen: dict[str, torch.Tensor] = {}
+        handles = [norm.register_forward_pre_hook(lambda _, a, s=seen: s.update(x=a[0][0, -1])),
+                   down.register_forward_pre_hook(lambda _, a, s=seen: s.update(h=a[0][0, -1, 7]))]  # fmt: skip
+        with torch.no_grad():
+            model.module(**encoding)
+            for handle in handles:
+                handle.remove()
+            x, moved = seen["x"], seen["x"] + (4.0 - seen["h"]) * column
+            if name == "llama":
+                out = norm.weight * moved / (x.pow(2).mean() + norm.variance_epsilon).sqrt()
+            else:
+                out = norm.weight * (moved - x.mean()) / (x.var(unbiased=False) + norm.eps).sqrt() + norm.bias
+            logits = model.module.lm_head(out).double()
+        assert margin == pytest.approx(margin_by_hand(logits), rel=2e-3, abs=2e-4)
