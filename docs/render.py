@@ -4,7 +4,7 @@
     python docs/render.py --check      changes nothing; exit status 1 if a marked part differs from its result file
     python docs/render.py --families   measures families.json again (tests/families.py), then rewrites
 
-Three kinds of part are marked:
+These parts are marked:
 
     <!-- table: NAME; columns: a | b; rows: x | y -->    a table of NAME.json, and where it was measured
     <!-- /table -->
@@ -12,6 +12,8 @@ Three kinds of part are marked:
     <!-- n: NAME[row].column -->0.05<!-- /n -->          one cell of its table; [row] is the first column's value
     <!-- output: NAME -->                                code and what it printed, from NAME.json
     <!-- /output -->
+    <!-- schema: neuronshield/run/sections.py Name -->   the fields of a result, from the source of its dataclass
+    <!-- /schema -->
 
 A result file holds "title", "source" (commit, command, machine), and "numbers" or "columns" and "rows", or "code" and "output". A value
 is a number, a list of numbers or a text; "format" is a Python format string over it. A missing value is shown as n/a.
@@ -20,6 +22,7 @@ is a number, a list of numbers or a text; "format" is a Python format string ove
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import re
 import sys
@@ -31,6 +34,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 TABLE = re.compile(r"<!-- table: ([^\n]*?) -->\n.*?<!-- /table -->", re.S)
 NUMBER = re.compile(r"<!-- n: ([\w-]+)(?:\[([^\]\n]+)\])?\.(\w+) -->[^<]*<!-- /n -->")
+SCHEMA = re.compile(r"<!-- schema: (\S+) (\w+) -->\n.*?<!-- /schema -->", re.S)
 OUTPUT = re.compile(r"<!-- output: ([\w-]+) -->\n.*?<!-- /output -->", re.S)
 
 
@@ -57,6 +61,11 @@ def shown(value: Any, form: str = "{}") -> str:
     return form.format(*value) if isinstance(value, list) else form.format(value)
 
 
+def whole(value: Any, form: str) -> str:
+    """A value as text that is not broken across lines."""
+    return shown(value, form).replace(" ", "\u00a0") if isinstance(value, list) else shown(value, form)
+
+
 def split(text: str) -> list[str]:
     return [part.strip() for part in text.split("|")]
 
@@ -74,7 +83,7 @@ def table(spec: str) -> str:
         rows = [by_name[wanted] for wanted in choice["rows"]]
     lines = [[c["title"] for c in columns.values()], ["---"] * len(columns)]
     for row in rows:
-        cells = ["" if row[c] is None else shown(row[c], about.get("format", "{}")) for c, about in columns.items()]
+        cells = ["" if row[c] is None else whole(row[c], about.get("format", "{}")) for c, about in columns.items()]
         if row.get("emphasis"):
             cells[0] = f"**{cells[0]}**"
         lines.append(cells)
@@ -106,9 +115,42 @@ def output(name: str) -> str:
     return f"```python\n{data['code']}\n```\n\n```text\n{data['output']}\n```"
 
 
+def schema(path: str, name: str) -> str:
+    """The fields of a dataclass with what JSON holds for each and what its docstring says."""
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    node = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
+    document = ast.get_docstring(node) or ""
+    said: dict[str, str] = {}
+    for names, text in re.findall(r"^ {4}(\w+(?:, \w+)*): (.*(?:\n {5,}.*)*)", document, re.M):
+        said |= dict.fromkeys(names.split(", "), " ".join(text.split()))
+    fields = [n for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
+    lines = [["key", "JSON", *(["meaning"] if said else [])]]
+    lines.append(["---"] * len(lines[0]))
+    for field in fields:
+        key = ast.unparse(field.target)
+        lines.append([f"`{key}`", json_type(field.annotation), *([said.get(key, "")] if said else [])])
+    body = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+    return f"{document.splitlines()[0]}\n\n{body}"
+
+
+def json_type(node: ast.expr) -> str:
+    """What JSON holds for an annotation, in words."""
+    plain = {"str": "text", "int": "number", "float": "number", "bool": "true or false", "None": "null", "Any": "any",
+             "Interval": "[value, low, high]", "Spread": "[mean, low, high]", "NeuronSet": "[[layer, index]]"}  # fmt: skip
+    if isinstance(node, ast.BinOp):
+        return f"{json_type(node.left)} or {json_type(node.right)}"
+    if isinstance(node, ast.Subscript):
+        inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        if ast.unparse(node.value) == "dict":
+            return f"{{name: {json_type(inner[1])}}}"
+        return f"list of {json_type(inner[0])}"
+    return plain.get(ast.unparse(node), ast.unparse(node))
+
+
 def rendered(text: str) -> str:
     """A page with every marked part written again."""
     text = TABLE.sub(lambda m: f"<!-- table: {m[1]} -->\n\n{table(m[1])}\n\n<!-- /table -->", text)
+    text = SCHEMA.sub(lambda m: f"<!-- schema: {m[1]} {m[2]} -->\n\n{schema(m[1], m[2])}\n\n<!-- /schema -->", text)
     text = OUTPUT.sub(lambda m: f"<!-- output: {m[1]} -->\n\n{output(m[1])}\n\n<!-- /output -->", text)
     return NUMBER.sub(
         lambda m: f"{m[0][: m[0].index('-->') + 3]}{number(m[1], m[2], m[3])}<!-- /n -->",

@@ -368,6 +368,24 @@ def test_the_documentation_builds_without_a_warning(tmp_path: Path):
     )
 
 
+def test_the_page_on_results_json_has_every_key():
+    page = PAGES["docs/results-json.md"]
+    table = page.split("| key | holds |")[1].split("\n\n")[0]
+    keys = {name for row in re.findall(r"^\| (`.*?) \|", table, re.M) for name in re.findall(r"`(\w+)`", row)}
+    source = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "neuronshield" / "run").glob("*.py"))
+    written = set(re.findall(r"""\.put\("(\w+)\"""", source)) | set(
+        re.findall(r"""results\.setdefault\("(\w+)\"""", source)
+    )
+    assert keys == written
+
+
+def test_every_section_of_results_json_is_described():
+    from neuronshield.run import sections
+
+    shown = set(re.findall(r"<!-- schema: \S+ (\w+) -->", PAGES["docs/results-json.md"]))
+    assert {n for n in sections.__all__ if n.endswith(("Section", "Summary"))} <= shown
+
+
 # -- numbers and the rule -------------------------------------------------------------------------------
 RENDER = renderer()
 
@@ -403,7 +421,7 @@ TYPED = {"0.05", "0.5", "3.6"}
 
 @pytest.mark.parametrize("page", sorted(PAGES))
 def test_no_measured_number_is_typed_by_hand(page: str):
-    text = re.sub(r"<!-- (table|output): .*?<!-- /\1 -->|<!-- n: .*?<!-- /n -->", "", PAGES[page], flags=re.S)
+    text = re.sub(r"<!-- (table|output|schema): .*?<!-- /\1 -->|<!-- n: .*?<!-- /n -->", "", PAGES[page], flags=re.S)
     text = re.sub(r"`[^`\n]+`|\]\([^)]*\)", "", prose(text))
     names = re.sub(r"(LLaVA|Qwen\d?|Llama|Apache|Python|Phi|version)[- ]\d(\.\d+)*", "", text)
     assert set(re.findall(r"\d+\.\d+", names)) <= TYPED
