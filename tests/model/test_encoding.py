@@ -153,3 +153,29 @@ def test_the_tokenizer_is_left_as_it_was() -> None:
 def test_pictures_for_a_text_model_are_refused(llama: ns.Model) -> None:
     with pytest.raises(InputError, match="has pictures but 'LlamaForCausalLM' has no image processor"):
         collate(llama, list(two(1)))
+
+
+# -- natural and wrong calls ------------------------------------------------------------------------------
+def test_strings_are_rendered_as_prompts_are(llama: ns.Model) -> None:
+    (p, q) = two()
+    assert render(llama, p.prompt) == render(llama, p)
+    assert render(llama, [p, q.prompt]) == [render(llama, p), render(llama, q)]
+    assert torch.equal(
+        collate(llama, [p.prompt, q.prompt]).encoding["input_ids"],  # type: ignore[list-item]
+        collate(llama, [p, q]).encoding["input_ids"],
+    )
+
+
+def test_a_batch_of_unlike_prompts_or_of_none_is_refused(llava: ns.Model) -> None:
+    with pytest.raises(InputError, match=r"collate: different numbers of pictures \[0, 1\] in one batch; use batches"):
+        collate(llava, [two()[0], two(1)[0]])
+    with pytest.raises(InputError, match="collate: no prompts"):
+        collate(llava, [])
+    with pytest.raises(InputError, match="batches: batch_size=0: must be a whole number of at least 1"):
+        list(batches(llava, two(), batch_size=0))
+    with pytest.raises(InputError, match=r"render\(model, prompts\): prompts must be PromptSet, got bytes"):
+        render(llava, b"make cake")  # type: ignore[call-overload]
+
+
+def test_the_repr_of_a_batch_fits_a_line(llama: ns.Model) -> None:
+    assert repr(collate(llama, list(two()))) == "Batch(2 x 6 tokens, input_ids, attention_mask, position_ids)"

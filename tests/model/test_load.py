@@ -258,3 +258,30 @@ def test_what_a_load_fails_on_is_advised_on(
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", fail)
     with pytest.raises(InputError, match=f"cannot load model .*{advice}"):
         ns.load(wide)
+
+
+# -- wrong calls ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda _: ns.load(None), "load(model): model must be str or a path or Module, got NoneType; use 'organism'"),
+        (lambda _: ns.load(7), "load(model): model must be str or a path or Module, got int 7"),
+        (lambda _: ns.load(tiny.tokenizer()), "which is a processor; pass the model first: load(model, processor=...)"),
+        (lambda _: ns.load(tiny.llava()[1]), "load(model): got a LlavaProcessor, which is a processor"),
+        (lambda _: ns.load(tiny.llama()), "load(module): pass processor="),
+        (lambda m: ns.load(model=m), "load(model): this model is loaded already"),
+        (lambda _: ns.load("organism", dtype="float99"), "load: dtype='float99' is unknown; use 'float32'"),
+        (lambda _: ns.load("organism", dtype=16), "load: dtype=16 is unknown"),
+        (lambda _: ns.load("organism", processor="organism"), "pass the processor object, not its name"),
+        (lambda m: answer_logits(list(tiny.prompts()), m), "answer_logits(model, prompts): model must be Model, got list"),
+        (lambda m: answer_logits(m, []), "answer_logits: no prompts"),
+        (lambda m: answer_logits(m, "make cake", batch_size=0), "answer_logits: batch_size=0"),
+        (lambda m: answer_logits(m, "make cake", "zero"), "intervention must be Intervention or NoneType, got str 'zero'"),
+        (lambda m: ns.doctor(m.module), "doctor(model): model must be Model, got LlamaForCausalLM; ns.load makes one"),
+    ],
+)  # fmt: skip
+def test_a_wrong_call_is_one_line(llama: ns.Model, call: Any, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        call(llama)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from transformers import LlamaForCausalLM
 
 import neuronshield as ns
 from neuronshield.cli import main
+from neuronshield.run import doctor
+from neuronshield.run.bridge import BridgeMissing, bridge_of
 
 
 def line(checkup: Any, name: str) -> Any:
@@ -27,6 +31,54 @@ def test_sound_models_pass(name: str) -> None:
     assert "3 layers, d_mlp 29, d_model 20: 87 neurons" in line(checkup, "backbone").text
     assert (line(checkup, "image tokens").passed is None) == (family.image_tokens == 0)
     assert ("run only where there is a picture" in line(checkup, "backbone").text) == (name == "Llama 3.2 Vision")
+
+
+def test_transformer_lens_is_compared_with_and_the_model_stays_as_it_is(llava: ns.Model) -> None:
+    before, tree = {n: p.clone() for n, p in llava.module.state_dict().items()}, str(llava.module)
+    found = line(ns.doctor(llava), "TransformerLens")
+    assert found.passed is True
+    assert "hook_post, and the logits with 10 neurons of layer 1 at zero: off by at most" in found.text
+    assert str(llava.module) == tree
+    after = llava.module.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[n], after[n]) for n in before)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("InternVL", "has no adapter for this family"), ("Qwen2.5-VL", "needs torchvision for this family")],
+)
+def test_where_transformer_lens_cannot_be_used_the_line_says_why_and_nothing_is_installed(
+    name: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name == "Qwen2.5-VL" and importlib.util.find_spec("torchvision") is not None:
+        pytest.skip("torchvision is installed")
+    started: list[Any] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **_: started.append(args))
+    model = next(f for f in families.FAMILIES if f.name == name).load()
+    with pytest.raises(BridgeMissing, match=said):
+        bridge_of(model)
+    assert started == []
+
+
+def test_a_disagreement_with_transformer_lens_fails_that_line(llama: ns.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = doctor.by_bridge
+
+    def off(*args: Any, **options: Any) -> Any:
+        h, logits = checked(*args, **options)
+        return h, logits.roll(1, dims=1)
+
+    monkeypatch.setattr(doctor, "by_bridge", off)
+    checkup = ns.doctor(llama)
+    assert line(checkup, "TransformerLens").passed is False
+    assert line(checkup, "parity").passed is True
+    assert repr(checkup) == "Checkup(13 lines, failed: TransformerLens)"
+
+
+def test_packed_or_remote_weights_are_not_bridged(llama: ns.Model) -> None:
+    there = ns.load(llama.module, processor=llama.processor, remote="local")
+    with pytest.raises(BridgeMissing, match="not tried: the weights are elsewhere"):
+        bridge_of(there)
 
 
 def test_what_a_budget_buys_is_counted(llama: ns.Model) -> None:
