@@ -136,7 +136,7 @@ def schema(path: str, name: str) -> str:
 def json_type(node: ast.expr) -> str:
     """What JSON holds for an annotation, in words."""
     plain = {"str": "text", "int": "number", "float": "number", "bool": "true or false", "None": "null", "Any": "any",
-             "Interval": "[value, low, high]", "Spread": "[mean, low, high]", "NeuronSet": "[[layer, index]]"}  # fmt: skip
+             "Interval": "[value, low, high]", "Spread": "[mean, low, high]", "NeuronSet": "{members: list of [layer, index], n_layers, d_mlp, provenance}"}  # fmt: skip
     if isinstance(node, ast.BinOp):
         return f"{json_type(node.left)} or {json_type(node.right)}"
     if isinstance(node, ast.Subscript):

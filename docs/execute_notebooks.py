@@ -1,0 +1,43 @@
+"""Runs notebooks and keeps their outputs, figures as pictures too: python docs/execute_notebooks.py [NAME ...]
+
+Needs nbclient (in the `dev` extra), kaleido (`pip install kaleido`) and a Chromium, which BROWSER_PATH names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+
+
+def execute(path: Path) -> None:
+    """Run one notebook and write it back without what only this machine knows."""
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(
+        notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+    ).execute()
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
+    nbformat.write(notebook, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=sorted(p.stem for p in NOTEBOOKS.glob("*.ipynb")))
+    os.environ.setdefault("PLOTLY_RENDERER", "plotly_mimetype+png")
+    for name in parser.parse_args().names:
+        start = time.perf_counter()
+        execute(NOTEBOOKS / f"{name}.ipynb")
+        print(f"{name}: {time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
