@@ -1,6 +1,7 @@
-"""The example of README.md, run: python benchmarks/example.py writes benchmarks/results/example.json (half a minute on two cores).
+"""The examples of README.md and docs/models.md, run: python benchmarks/example.py (a minute on two cores).
 
-The code is the text below and nothing else; what it prints is kept beside it. `python docs/render.py` puts both into README.md.
+Writes benchmarks/results/example.json and doctor.json. The code is the text below and nothing else; what it prints is kept beside it.
+`python docs/render.py` puts both into the pages.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import warnings
 from pathlib import Path
 
-OUT = Path(__file__).parent / "results" / "example.json"
+RESULTS = Path(__file__).parent / "results"
 
 CODE = """\
 import neuronshield as ns
@@ -37,11 +38,18 @@ def printed(code: str) -> str:
     return out.getvalue().rstrip()
 
 
+def keep(name: str, title: str, **content: str) -> None:
+    """Write a result file."""
+    source = {"commit": "of this file", "command": "python benchmarks/example.py", "machine": "2 CPU cores, no GPU"}
+    data = {"title": title, "source": source, **content}
+    (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(content["output"])
+
+
 def main() -> None:
-    source = {"commit": "HEAD", "command": "python benchmarks/example.py", "machine": "2 CPU cores, no GPU"}
-    data = {"title": "The example of README.md", "source": source, "code": CODE, "output": printed(CODE)}
-    OUT.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(data["output"])
+    checks = printed("import neuronshield as ns\nprint(ns.doctor(ns.load('organism')))")
+    keep("doctor", "The organism examined", language="sh", code="neuronshield doctor organism", output=checks)
+    keep("example", "The example of README.md", language="python", code=CODE, output=printed(CODE))
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def number(name: str, row: str | None, key: str) -> str:
 def output(name: str) -> str:
     """Code and what it printed."""
     data = result(name)
-    return f"```python\n{data['code']}\n```\n\n```text\n{data['output']}\n```"
+    return f"```{data['language']}\n{data['code']}\n```\n\n```text\n{data['output']}\n```"
 
 
 def schema(path: str, name: str) -> str:
