@@ -1,9 +1,9 @@
-"""The picture of README.md: python benchmarks/readme_picture.py --run neuronshield-out --out assets
+"""The pictures of README.md and of the organism's results: python benchmarks/readme_picture.py --run neuronshield-out --out assets
 
 Left: overlap of the selected neurons of every two cells, from the run. Right: of the verified neurons that are more active on harmful
 prompts, the one with the largest effect: its activation at every token of a matched pair, and at the last prompt token of all
 *confirm* pairs.
-Writes readme.png and readme-dark.png. Needs kaleido and a Chromium (`pip install kaleido`; BROWSER_PATH names the browser).
+Writes readme.png and readme-dark.png, and overlap.png: overlap, benign null and split-half reliability of all cells. Needs kaleido and a Chromium (`pip install kaleido`; BROWSER_PATH names the browser).
 """
 
 from __future__ import annotations
@@ -147,6 +147,12 @@ def main() -> None:
     args = parser.parse_args()
     results = json.loads((args.run / "results.json").read_text(encoding="utf-8"))
     view = neuron_view(results, ns.load("organism"))
+    shared = results["find"]["overlap"]
+    matrices = {n: np.array(shared[n], dtype=float) for n in ("jaccard", "benign_null", "split_half")}
+    ns.figures.overlap_heatmap(
+        shared["cells"], matrices["jaccard"], benign_null=matrices["benign_null"], split_half=matrices["split_half"],
+        method=shared["method"],
+    ).write_image(args.out / "overlap.png", width=1180, scale=1.5)  # fmt: skip
     for name, theme in THEMES.items():
         figure(results, view, theme).write_image(args.out / f"{name}.png", scale=2)
 
