@@ -321,8 +321,8 @@ def mistral3() -> tuple[PreTrainedModel, Any]:
     """PixtralProcessor's file imports torchvision for a helper that the PIL processor's file has too; it gets that one."""
     from transformers.models.pixtral import image_processing_pil_pixtral as pil
 
-    twin = pil.__name__.replace("_pil", "")
-    with mock.patch.dict(sys.modules, {twin: pil}):
+    other = pil.__name__.replace("_pil", "")
+    with mock.patch.dict(sys.modules, {other: pil}):
         processing = importlib.import_module("transformers.models.pixtral.processing_pixtral")
     tok = tokenizer("[IMG]", "[IMG_BREAK]", "[IMG_END]")
     vision = dict(hidden_size=16, intermediate_size=22, num_hidden_layers=2, num_attention_heads=2, image_size=SIZE,
@@ -622,8 +622,8 @@ def check_bridge(family: Family) -> None:
     from transformer_lens.model_bridge import TransformerBridge
 
     model = family.load()
-    twin = copy.deepcopy(model.module)
-    twin.config.architectures = [type(twin).__name__]
+    second = copy.deepcopy(model.module)
+    second.config.architectures = [type(second).__name__]
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         PreTrainedTokenizerFast.save_pretrained(tokenizer(), folder)
 
@@ -633,7 +633,7 @@ def check_bridge(family: Family) -> None:
         patch.setattr(subprocess, "check_call", refuse)
         try:
             bridge = TransformerBridge.boot_transformers(
-                folder, hf_model=twin, tokenizer=transformers.AutoTokenizer.from_pretrained(folder)
+                folder, hf_model=second, tokenizer=transformers.AutoTokenizer.from_pretrained(folder)
             )
         except Exception as error:  # whatever it says is the reason
             raise NotHere(" ".join(str(error).split())[:100]) from error

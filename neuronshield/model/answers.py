@@ -1,8 +1,11 @@
-"""Reference answers, and how likely a model finds them.
+"""Reference answers of prompts, and their likelihood under a model.
 
-harmful   its `target`, else the first of `refusals`, else a refusal sentence in its language
-benign    its `target`, if it has one; otherwise what the model itself answers (greedy), to be retained
-texts     generic text of any language, every token of which is to be retained
+    prompt    reference answer
+    harmful   its `target`, else the first refusal prefix, else a refusal sentence in its language
+    benign    its `target`; without one, what the model itself answers (greedy), to be retained
+    text      generic text of any language without a prompt; every token is to be retained
+
+Training teaches the first kind and retains the others; SNIP differentiates the likelihood of all of them.
 """
 
 from __future__ import annotations
@@ -28,7 +31,14 @@ __all__ = ["Example", "answer_loss", "examples", "refusal_for"]
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt with the answer it is taught, or (`keep`) the answer it is to go on giving; `generic` text has no prompt."""
+    """A prompt with its reference answer.
+
+    Attributes:
+        prompt: the prompt; of a generic text, an empty one.
+        response: the answer.
+        keep: whether the answer is the model's own, to be retained, and not taught.
+        generic: whether it is a text without a prompt.
+    """
 
     prompt: Prompt
     response: str
@@ -46,7 +56,19 @@ def examples(
     labels: Sequence[str] = LABELS,
     progress: bool = False,
 ) -> list[Example]:
-    """Each prompt with its answer (see the module); every one of `labels` is needed.
+    """Each prompt with its reference answer (see the module), then the texts.
+
+    >>> [(e.prompt.label, e.response) for e in examples(model, prompts[:2])]
+    [('harmful', 'sorry i cannot help'), ('benign', 'sure make it')]
+
+    Args:
+        model: answers benign prompts that have no `target`.
+        prompts: the prompts.
+        texts: generic sentences of any language.
+        refusals: refusal prefixes, a list for every language or {language: list}.
+        compliances: compliance prefixes, the same; the first is retained where the model's own answer is empty.
+        labels: labels that must have an answer.
+        progress: show a progress bar.
 
     Raises:
         InputError: only one label, a language without a refusal, or nothing to teach for a label.
@@ -80,7 +102,18 @@ def _generic(number: int, text: str) -> Example:
 
 
 def refusal_for(prompt: Prompt, refusals: OpeningsArg) -> str:
-    """The refusal to teach for a prompt."""
+    """The refusal that is taught for a prompt without a `target`.
+
+    >>> refusal_for(prompts[0], None)
+    "Sorry, I can't help with that."
+
+    Args:
+        prompt: its language counts.
+        refusals: refusal prefixes, whose first is taken; None for the sentence of the language.
+
+    Raises:
+        InputError: neither has one for the language.
+    """
     sentence = _first(refusals, prompt.language) or REFUSAL_SENTENCES.get(
         prompt.language, REFUSAL_SENTENCES.get(prompt.language.split("-")[0], "")
     )
@@ -98,12 +131,29 @@ def _first(given: OpeningsArg, language: str) -> str:
 
 
 def answer_loss(model: Model, batch: Batch) -> Float[Tensor, " batch"]:
-    """Mean negative log-likelihood of each row's answer."""
+    """Mean negative log-likelihood of each row's answer, in nats a token.
+
+    >>> batch = next(answer_batches(model, examples(model, prompts[:4])))
+    >>> answer_loss(model, batch).shape
+    torch.Size([4])
+
+    Args:
+        model: the model.
+        batch: prompts with answers, from `answer_batches`.
+    """
     return cross_entropy(answer_positions(model, model.module, batch), batch)
 
 
 def answer_batches(model: Model, chosen: Sequence[Example]) -> Iterator[Batch]:
-    """Prompts of a kind together (left-padded, so answers end each row); generic texts by themselves."""
+    """Batches of examples: prompts together (padded on the left, so that answers end each row), then generic texts.
+
+    >>> [len(batch.rows) for batch in answer_batches(model, examples(model, prompts[:4], texts=["one step"]))]
+    [4, 1]
+
+    Args:
+        model: the model.
+        chosen: the examples, whose prompts all have the same number of pictures.
+    """
     requests = [e for e in chosen if not e.generic]
     if requests:
         yield from batches(
@@ -129,7 +179,17 @@ def _plain_batch(model: Model, texts: Sequence[str]) -> Batch:
 
 
 def answer_positions(model: Model, module: Any, batch: Batch) -> Float[Tensor, "batch pos vocab"]:
-    """Logits from before the first answer token on; the last one predicts nothing and is left out."""
+    """Logits from before the first answer token on; the last one predicts nothing and is left out.
+
+    >>> batch = next(answer_batches(model, examples(model, prompts[:4])))
+    >>> answer_positions(model, model.module, batch).shape        # 5 answer tokens
+    torch.Size([4, 5, 38])
+
+    Args:
+        model: the model, for what its forward takes.
+        module: the module that is run, such as an adapter on it.
+        batch: prompts with answers.
+    """
     keep = _width(batch)
     encoding: dict[str, Any] = dict(batch.encoding)
     if model.forward_takes("logits_to_keep"):
@@ -145,16 +205,34 @@ def _width(batch: Batch) -> int:
 
 
 def answer_tokens(batch: Batch) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
-    """The tokens those logits predict, and which of them belong to an answer."""
+    """The tokens that `answer_positions` predicts, and which of them belong to an answer.
+
+    Args:
+        batch: prompts with answers.
+    """
     keep = _width(batch)
     return batch.encoding["input_ids"][:, -keep:][:, 1:], batch.roles["response"][:, -keep:][:, 1:]
 
 
 def cross_entropy(logits: Float[Tensor, "batch pos vocab"], batch: Batch) -> Float[Tensor, " batch"]:
-    """Cross-entropy of the answer, mean over its tokens."""
+    """Cross-entropy of each row's answer, mean over its tokens.
+
+    Args:
+        logits: from `answer_positions`.
+        batch: the same batch.
+    """
     ids, answer = answer_tokens(batch)
     return mean_over(F.cross_entropy(logits.transpose(1, 2), ids, reduction="none"), answer)
 
 
 def mean_over(values: Float[Tensor, "batch pos"], keep: Bool[Tensor, "batch pos"]) -> Float[Tensor, " batch"]:
+    """Mean of each row over the positions that are kept; 0 where none is.
+
+    >>> mean_over(torch.tensor([[1.0, 3.0, 9.0]]), torch.tensor([[True, True, False]]))
+    tensor([2.])
+
+    Args:
+        values: one number a position.
+        keep: which positions count.
+    """
     return (values * keep).sum(dim=1) / keep.sum(dim=1).clamp(min=1)

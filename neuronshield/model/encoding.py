@@ -85,18 +85,32 @@ def as_prompts(model: Model, requests: str | Prompt | Iterable[str | Prompt], *,
         InputError: `model` is no model, or `requests` are no requests.
     """
     swapped = isinstance(requests, Model)
-    require(model, Model, f"{call}(model, prompts)", "model", hint="the model comes first" if swapped else "use load")
+    require(
+        model,
+        Model,
+        call=f"{call}(model, prompts)",
+        name="model",
+        hint="the model comes first" if swapped else "use load",
+    )
     if isinstance(requests, PromptSet):
         return requests
     given: Any = [requests] if isinstance(requests, (str, Prompt)) else requests
     if isinstance(given, (Mapping, bytes)) or not isinstance(given, Iterable):
         require(
-            given, PromptSet, f"{call}(model, prompts)", "prompts", hint="a string or a list of strings is right too"
+            given,
+            PromptSet,
+            call=f"{call}(model, prompts)",
+            name="prompts",
+            hint="a string or a list of strings is right too",
         )
     rows = list(given)
     for i, row in enumerate(rows):
         require(
-            row, (Prompt, str), f"{call}(model, prompts)", f"prompts[{i}]", hint="PromptSet.from_records reads dicts"
+            row,
+            (Prompt, str),
+            call=f"{call}(model, prompts)",
+            name=f"prompts[{i}]",
+            hint="PromptSet.from_records reads dicts",
         )
     texts = [row for row in rows if isinstance(row, str)]
     if not texts:

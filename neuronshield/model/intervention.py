@@ -86,13 +86,13 @@ class Intervention:
 
     def __post_init__(self) -> None:
         require(
-            self.neurons, NeuronSet, "Intervention(neurons, kind)", "neurons",
+            self.neurons, NeuronSet, call="Intervention(neurons, kind)", name="neurons",
             hint="the neuron set comes first" if isinstance(self.kind, NeuronSet) else "NeuronSet(pairs) makes one",
         )  # fmt: skip
         if not len(self.neurons):
             raise InputError("an intervention on an empty neuron set does nothing; pass at least one neuron")
-        one_of(self.kind, KINDS, "Intervention", "kind")
-        one_of(self.positions, POSITIONS, "Intervention", "positions")
+        one_of(self.kind, KINDS, call="Intervention", name="kind")
+        one_of(self.positions, POSITIONS, call="Intervention", name="positions")
         if (self.value is None) != (self.kind == "zero"):
             raise InputError(f"kind={self.kind!r} {'takes no' if self.kind == 'zero' else 'needs a'} value")
         if self.cells is not None:
@@ -273,4 +273,4 @@ def require_intervention(value: Any, call: str) -> None:
         InputError: something else.
     """
     hint = "wrap the neurons: Intervention(neurons, 'zero')"
-    require(value, (Intervention, type(None)), f"{call}(..., intervention=)", "intervention", hint=hint)
+    require(value, (Intervention, type(None)), call=f"{call}(..., intervention=)", name="intervention", hint=hint)

@@ -80,7 +80,7 @@ def load(
         InputError: something that is no model, an unknown id, no processor, no decoder layers with an MLP that is known, or
             mixture-of-experts layers.
     """
-    _check_call(model, processor, remote, quantize)
+    _check_call(model, processor, remote=remote, quantize=quantize)
     if is_bridge(model):
         processor, model = processor or processor_of(model), unwrapped(model)
     if isinstance(model, nn.Module):
@@ -111,7 +111,7 @@ def load(
     return _with_prefixes(out, refusals, compliances)
 
 
-def _check_call(model: Any, processor: Any, remote: Any, quantize: str | None) -> None:
+def _check_call(model: Any, processor: Any, *, remote: Any, quantize: str | None) -> None:
     """Raise on a call that cannot be meant."""
     if hasattr(model, "apply_chat_template") or hasattr(model, "image_processor"):
         raise InputError(
@@ -121,7 +121,7 @@ def _check_call(model: Any, processor: Any, remote: Any, quantize: str | None) -
     if isinstance(model, Model):
         raise InputError("load(model): this model is loaded already; use it as it is")
     require(
-        model, (str, os.PathLike, nn.Module), "load(model)", "model",
+        model, (str, os.PathLike, nn.Module), call="load(model)", name="model",
         hint="use 'organism', 'smollm2', a folder, a hub id or a built transformers model",
     )  # fmt: skip
     if isinstance(processor, (str, os.PathLike)):
@@ -333,7 +333,7 @@ def addressed(
     """
     family = type(module).__name__
     path, found = find_decoder_layers(module, family, layers)
-    chosen = _site(family, path, found, site)
+    chosen = _site(family, path, found, by_hand=site)
     widths = {out_in(layer.get_submodule(chosen.down)) for layer in found}
     if len(widths) != 1:
         raise InputError(f"{family}: layers differ in MLP width {sorted(widths)}; not supported")
@@ -353,7 +353,7 @@ def addressed(
     )  # fmt: skip
 
 
-def _site(family: str, path: str, layers: nn.ModuleList, by_hand: Any) -> Site:
+def _site(family: str, path: str, layers: nn.ModuleList, *, by_hand: Any) -> Site:
     """Where the MLP of each of these layers is."""
     for i, layer in enumerate(layers):
         expert = next((n for n, _ in layer.named_modules() if EXPERTS.search(n)), None)

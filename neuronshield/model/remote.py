@@ -1,11 +1,12 @@
 """Running traces elsewhere: on NDIF (https://ndif.us), whose servers hold models that fit no machine of yours.
 
-`load(hub_id, remote=True)` builds the model without weights; each trace is sent with its source, run there, and only what
-it saves comes back: moments, not activations. `load(..., remote="local")` sends a trace through the same serialisation and
-runs it here, with this package hidden, which shows that it would run there.
+`load(hub_id, remote=True)` builds the model without weights and asks nobody yet; each trace is sent with its source, run there, and
+only what it saves comes back: moments, not activations. Norms, fingerprint and dtype of the weights are asked once, on first use.
+`load(..., remote="local")` sends a trace through the same serialisation and runs it here, with this package hidden, which shows
+that it would run there.
 
-What asks for one forward can be asked for: `capture`, `record`, `attribution`, and logits under an intervention. What
-changes weights, generates, or holds norms (`masked_update`, `generate`, `verify`) needs the model here.
+One forward pass can be run there: `capture`, `record`, `attribution`, and logits under an intervention. What changes weights,
+generates, or holds norms (`masked_update`, `generate`, `verify`) needs the model here.
 """
 
 from __future__ import annotations
@@ -19,13 +20,19 @@ from torch import Tensor, nn
 
 from ..core.errors import InputError
 from .families import Site
-from .weights import is_conv1d
+from .weights import SAMPLED_ROWS, is_conv1d
 
 __all__ = ["Facts", "facts", "wrap"]
 
 
 class Facts(NamedTuple):
-    """What weights tell that are not here: norms of order 1 and 2, a sample of each layer, their dtype."""
+    """What weights tell that are not here.
+
+    Attributes:
+        norms: ||W_down[:, i]|| of every neuron, by order (1 and 2).
+        samples: the first rows of each layer's W_down, for the fingerprint.
+        dtype: name of the weights' dtype.
+    """
 
     norms: dict[int, Float[Tensor, "n_layers d_mlp"]]
     samples: list[Tensor]
@@ -33,7 +40,14 @@ class Facts(NamedTuple):
 
 
 def wrap(model: str | nn.Module, processor: Any, *, multimodal: bool, **options: Any) -> Any:
-    """nnsight's wrapper of a model that can be traced elsewhere: by its hub id without weights, or a module that is here."""
+    """nnsight's wrapper of a model that can be traced elsewhere.
+
+    Args:
+        model: a hub id, whose weights are not loaded, or a module that is here.
+        processor: its processor or tokenizer.
+        multimodal: whether it takes pictures.
+        **options: what loading its config needs (revision, trust_remote_code).
+    """
     nnsight.register("neuronshield")  # our own functions in a trace travel by their source
     task = "image-text-to-text" if multimodal else "text-generation"
     return nnsight.TransformersModel(
@@ -60,7 +74,10 @@ class Traced(Protocol):
 
 
 def facts(model: Traced) -> Facts:
-    """Ask once, where the weights are.
+    """What the weights tell, asked where they are.
+
+    Args:
+        model: a model that is traced elsewhere.
 
     Raises:
         InputError: nobody there answers for this model.
@@ -76,7 +93,7 @@ def facts(model: Traced) -> Facts:
                 weight = weight.T if turned else weight
                 ones.append(weight.double().norm(1, dim=0).cpu())
                 twos.append(weight.double().norm(2, dim=0).cpu())
-                samples.append(weight[:4].float().cpu())
+                samples.append(weight[:SAMPLED_ROWS].float().cpu())
             tracer.stop()
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -109,7 +109,7 @@ def doctor(model: Model) -> Checkup:
     Raises:
         InputError: something that is no model.
     """
-    require(model, Model, "doctor(model)", "model", hint="ns.load makes one")
+    require(model, Model, call="doctor(model)", name="model", hint="ns.load makes one")
     out = Checkup(Line(name, None, text) for name, text in (("versions", _versions()), ("model", _about(model))))
     text = _prompts(None)
     checks: list[tuple[str, Callable[[], str]]] = [

@@ -58,7 +58,7 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return request.getfixturevalue(request.param), bridge
 
 
-def twins(model: ns.Model) -> list[tuple[ns.Prompt, ns.Prompt]]:
+def pairs_of(model: ns.Model) -> list[tuple[ns.Prompt, ns.Prompt]]:
     pairs = tiny.prompts(pictures=model.takes_images).pairs()
     return pairs[::13] if model.takes_images else pairs[::7]
 
@@ -90,7 +90,7 @@ def zeroed(layer: int, h: torch.Tensor) -> torch.Tensor | None:
 
 def test_clean_logits_are_the_same_three_ways(both: tuple[ns.Model, Any]) -> None:
     model, bridge = both
-    prompts = [p for pair in twins(model) for p in pair]
+    prompts = [p for pair in pairs_of(model) for p in pair]
     ours = answer_logits(model, prompts, batch_size=4).numpy()
     for mine, prompt in zip(ours, prompts, strict=True):
         np.testing.assert_allclose(mine, by_hooks(model, prompt, lambda *_: None), **NEAR)
@@ -99,7 +99,7 @@ def test_clean_logits_are_the_same_three_ways(both: tuple[ns.Model, Any]) -> Non
 
 def test_zero_ablation_is_the_same_three_ways_and_through_the_hooks_a_set_yields(both: tuple[ns.Model, Any]) -> None:
     model, bridge = both
-    prompts = [p for pair in twins(model) for p in pair]
+    prompts = [p for pair in pairs_of(model) for p in pair]
     ours = answer_logits(model, prompts, Intervention(NEURONS, "zero", positions="all"), batch_size=4).numpy()
     hooks = NEURONS.to_transformer_lens()
     assert [name for name, _ in hooks] == ["blocks.0.mlp.hook_post", "blocks.2.mlp.hook_post"]
@@ -109,14 +109,14 @@ def test_zero_ablation_is_the_same_three_ways_and_through_the_hooks_a_set_yields
         assert np.abs(mine - by_bridge(bridge, model, prompt, [])).max() > 1e-2  # the hooks fired
 
 
-def test_a_patch_from_the_harmful_twin_is_the_same_three_ways(both: tuple[ns.Model, Any]) -> None:
+def test_a_patch_from_the_harmful_side_is_the_same_three_ways(both: tuple[ns.Model, Any]) -> None:
     model, bridge = both
-    pairs = twins(model)
+    pairs = pairs_of(model)
     benign = [b for _, b in pairs]
     donor = ns.record(model, [h for h, _ in pairs])
     ours = answer_logits(model, benign, Intervention(NEURONS, "patch", donor), batch_size=3).numpy()
     for mine, (h, b), recorded in zip(ours, pairs, donor, strict=True):
-        kept: dict[int, torch.Tensor] = {}  # what the harmful twin did, as the bridge saw it
+        kept: dict[int, torch.Tensor] = {}  # what the harmful side did, as the bridge saw it
 
         def keep(act: torch.Tensor, hook: Any, kept: dict[int, torch.Tensor] = kept) -> None:
             kept[int(hook.name.split(".")[1])] = act[0, -1].clone()
