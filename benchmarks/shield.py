@@ -80,7 +80,7 @@ def conditions(
         )  # fmt: skip
 
     out: dict[str, Callable[[], Update | None]] = {"no update": lambda: None, "chosen": masked(chosen)}
-    masks = [masked(random_like(chosen, model, np.random.default_rng(i)), i) for i in range(5)]
+    masks = [masked(random_like(chosen, model, seed=i), i) for i in range(5)]
     out["random mask 1"] = masks[0]
     out["plain LoRA"] = lambda: plain_lora(model, budget, prompts, **common)
     out["next ranks"] = masked(next_ranks(scores, chosen))

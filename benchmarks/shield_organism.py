@@ -79,7 +79,7 @@ def dev(model: ns.Model, prompts: ns.PromptSet) -> list[dict[str, Any]]:
         for seed in range(2):
             masks = {
                 "chosen": chosen,
-                "same layers": random_like(chosen, model, np.random.default_rng(seed)),
+                "same layers": random_like(chosen, model, seed=seed),
                 "anywhere": anywhere(model, k, seed),
             }
             for what, mask in masks.items():
@@ -133,9 +133,7 @@ def conditions(
         "no update": lambda _: None,
         "chosen": lambda seed: update(model, chosen, rows, seed),
         "proven": lambda seed: update(model, proven, rows, seed),
-        "random mask, same layers": lambda seed: update(
-            model, random_like(chosen, model, np.random.default_rng(seed)), rows, seed
-        ),
+        "random mask, same layers": lambda seed: update(model, random_like(chosen, model, seed=seed), rows, seed),
         "random mask, any layer": lambda seed: update(model, anywhere(model, len(chosen), seed), rows, seed),
         "next ranks": lambda seed: update(model, nexts, rows, seed),
         "plain LoRA": lambda seed: plain_lora(model, budget, rows, seed=seed, **TRAINING),
@@ -188,7 +186,7 @@ def rest(model: ns.Model, prompts: ns.PromptSet) -> dict[str, Any]:
               "after 2 rounds, not zeroed": other[-1]}  # fmt: skip
     for name, m in models.items():
         found = find_again(m, rows, 64)
-        random = prune(m, random_like(found, m, np.random.default_rng(0)))
+        random = prune(m, random_like(found, m, seed=0))
         out[name] = {
             what: {k: list(check(x, rows).mean(k, SAFE)) for k in ("refusal", "over_refusal", "utility")}
             for what, x in (("as it is", m), ("found again and pruned", prune(m, found)), ("random pruned", random))

@@ -88,7 +88,7 @@ def find(job: Job) -> Scores:
         for cell, neurons in sets.items():
             neurons.save(folder / f"{cell.language}-{cell.modality.replace('+', '-')}.safetensors")
         candidates.save(folder / "candidates.safetensors")
-        shared, missing = _overlap(job, stats, method=scores.method)
+        shared, missing = _overlap(job, stats, scores)
         layers = range(job.model.n_layers)
         section = FindSection(
             method=scores.method,
@@ -107,12 +107,12 @@ def find(job: Job) -> Scores:
     return scores
 
 
-def _overlap(job: Job, stats: Stats, *, method: str) -> tuple[dict[str, Any] | None, str | None]:
+def _overlap(job: Job, stats: Stats, scores: Scores) -> tuple[dict[str, Any] | None, str | None]:
     """The overlap of cells as JSON, or why there is none."""
-    if len(stats.cells) < 2:
+    if len(scores.cells) < 2:
         return None, None
     try:
-        return overlap(stats, method=method, **job.plan.size).to_dict(), None
+        return overlap(stats, method=scores.method, **job.plan.size).to_dict(), None
     except InputError as error:
         return None, str(error)
 
@@ -171,7 +171,7 @@ def shield(job: Job) -> None:
         rows = _taught_rows(job)
         job.updates = {SHIELD: masked_update(job.model, neurons, rows, allow_unproven=True, config=config)}
         for i in range(plan.random_masks):
-            mask = random_like(neurons, job.model, np.random.default_rng([job.seed, i]))
+            mask = random_like(neurons, job.model, seed=[job.seed, i])
             update = masked_update(job.model, mask, rows, allow_unproven=True, config=config)
             job.updates[random_mask(i + 1)] = update
         job.updates[LORA] = plain_lora(job.model, job.updates[SHIELD].trained, rows, config=config)
