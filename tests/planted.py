@@ -1,18 +1,17 @@
-"""Models whose safety circuit is known because it was written in by hand.
+"""Models whose refusal circuit is known, because it was written into the weights.
 
-Harm is readable in the last word; attention is silent. In the residual stream of the last token a few dimensions have a
-job: HARM (the word is harmful), OUT (what the head reads as "sorry"), ONE (a constant, read as "sure"; MINUS is its negative), one PRIVATE
-dimension for every neuron that has a backup, and IDLE ones that nothing reads. Into a small random model are planted, at
-random addresses:
+Harm is readable in the last word; attention writes nothing. Some dimensions of the residual stream have a fixed meaning: HARM (the
+word is harmful), OUT (what the head reads as "sorry"), ONE (a constant, read as "sure"; MINUS is its negative), one PRIVATE dimension
+for every neuron that has a backup, and IDLE ones that nothing reads. Into a small random model are planted, at random places:
 
-    causal    read HARM, write OUT: together they make the model refuse; strengths differ by a factor of three
-    backups   read HARM minus the PRIVATE dimension of a causal neuron of an earlier layer: silent while that one works,
-              they write what it would have written once it is ablated
-    decoys    read HARM as cleanly, write as loudly, into IDLE: they move nothing but the final norm
-    opposers  read HARM, write against OUT
-    always    read ONE, write into IDLE: loud, and about nothing
+    causal        read HARM, write OUT: together they make the model refuse; strengths differ by a factor of three
+    backups       read HARM minus the PRIVATE dimension of a causal neuron of an earlier layer: inactive while that one is active,
+                  they write what it would have written once it is ablated
+    decoys        read HARM as well and write as much, into IDLE: they move nothing but the final norm
+    anti_refusal  read HARM, write against OUT
+    always        read ONE, write into IDLE: active on every prompt
 
-`check` measures all this with plain hooks, so that a test of `verify` rests on facts.
+`check` measures all this with plain hooks, independently of the package.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class Planted:
     model: ns.Model
     causal: set[Address]
     decoys: set[Address]
-    opposers: set[Address]
+    anti_refusal: set[Address]
     backs: dict[Address, Address]
 
     @property
@@ -54,11 +53,11 @@ class Planted:
     @property
     def loud(self) -> set[Address]:
         """What a contrast finds."""
-        return self.causal | self.decoys | self.opposers
+        return self.causal | self.decoys | self.anti_refusal
 
 
 def prompts(**columns: Any) -> ns.PromptSet:
-    """Sixty requests and their twins, half of them to find on and half to confirm on."""
+    """Sixty matched pairs, half of them to find on and half to confirm on."""
     rows = []
     for v, verb in enumerate(tiny.VERBS):
         for t in range(3):
@@ -166,13 +165,13 @@ def build(family: str, seed: int, *, balanced: bool = False, n_backups: int = 2)
     causal = place(int(rng.integers(6, 12)), 0, N_LAYERS - 1)
     backed = causal[:n_backups]
     backs = {place(1, at[0] + 1, N_LAYERS)[0]: at for at in backed}
-    decoys, opposers = place(len(causal) + 4, 0, N_LAYERS), place(int(rng.integers(2, 5)), 0, N_LAYERS)
+    decoys, anti_refusal = place(len(causal) + 4, 0, N_LAYERS), place(int(rng.integers(2, 5)), 0, N_LAYERS)
     always = place(4, 0, N_LAYERS)
     strength = rng.uniform(1, 3, len(causal))
-    opposing = rng.uniform(1, 2, len(opposers))
-    total = 6.0 + 1.0  # to be written into OUT, the opposers' share included
+    against = rng.uniform(1, 2, len(anti_refusal))
+    total = 6.0 + 1.0  # to be written into OUT, the anti_refusal' share included
     strength *= total / strength.sum()
-    opposing *= 1.0 / opposing.sum()
+    against *= 1.0 / against.sum()
     writes: dict[Address, dict[int, float]] = {}
     reads: dict[Address, dict[int, float]] = {}
     sharp = 40.0 if balanced else 8.0
@@ -184,7 +183,7 @@ def build(family: str, seed: int, *, balanced: bool = False, n_backups: int = 2)
     for at in decoys:
         amount, (here, there) = rng.uniform(1, 3) * total / 2 / len(causal), rng.choice(IDLE, 2, replace=False).tolist()
         writes[at], reads[at] = {here: amount, **({there: -amount} if balanced else {})}, {HARM: sharp}
-    for at, amount in zip(opposers, opposing, strict=True):
+    for at, amount in zip(anti_refusal, against, strict=True):
         writes[at], reads[at] = {OUT: -amount}, {HARM: sharp}
     for at in always:
         writes[at], reads[at] = {int(rng.choice(IDLE)): 2.0}, {ONE: 1.0}
@@ -200,7 +199,7 @@ def build(family: str, seed: int, *, balanced: bool = False, n_backups: int = 2)
                 value = float(_run(wires, ids, dict.fromkeys(silent, 0.0))[1][at])
                 wires.write(at, writes[at], value)
     model = ns.load(module, processor=tiny.tokenizer())
-    return Planted(model, set(causal), set(decoys), set(opposers), backs)
+    return Planted(model, set(causal), set(decoys), set(anti_refusal), backs)
 
 
 def _run(
@@ -223,7 +222,7 @@ def _run(
 
 
 def check(planted: Planted) -> dict[str, Any]:
-    """What was planted, measured with plain hooks: effects of ablation to the benign twin's value, shares of the gap."""
+    """What was planted, measured with plain hooks: effects of ablation to the matched benign prompt's value, normalised."""
     wires = _Wires(planted.model.module)
     pairs = prompts().pairs()
     harmful, benign = (
@@ -231,18 +230,18 @@ def check(planted: Planted) -> dict[str, Any]:
         for side in zip(*pairs, strict=True)
     )
     clean, _ = _run(wires, harmful, {})
-    other, twin = _run(wires, benign, {})
-    gap = float((clean - other).mean())
+    other, matched = _run(wires, benign, {})
+    difference = float((clean - other).mean())
 
     def effect(addresses: set[Address]) -> float:
-        return float((clean - _run(wires, harmful, {a: twin[a] for a in addresses})[0]).mean()) / gap
+        return float((clean - _run(wires, harmful, {a: matched[a] for a in addresses})[0]).mean()) / difference
 
     backed = set(planted.backs.values())
     return {
         "refuses": bool((clean > 0).all() and (other < 0).all()),
-        "gap": gap,
+        "clean_logit_difference": difference,
         "causal": {a: effect({a}) for a in planted.causal - backed},
         "backed": {a: (effect({b}), effect({a}), effect({a, b})) for b, a in planted.backs.items()},
         "decoys": {a: effect({a}) for a in planted.decoys},
-        "opposers": {a: effect({a}) for a in planted.opposers},
+        "anti_refusal": {a: effect({a}) for a in planted.anti_refusal},
     }

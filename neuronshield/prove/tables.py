@@ -112,10 +112,10 @@ class CellEffect(Row):
     """
 
     n_pairs: int
-    clean_logit_difference: float
+    clean_logit_difference: float = field(repr=False)
     effect: Interval
-    strongest_control: float | None
-    p: float
+    strongest_control: float | None = field(repr=False)
+    p: float = field(repr=False)
     p_holm: float
     verdict: str
 
@@ -138,9 +138,9 @@ class Member(Row):
     layer: int
     index: int
     alone: Interval
-    last: Interval
-    after_peers: Interval
-    alone_frozen_norms: Interval
+    last: Interval = field(repr=False)
+    after_peers: Interval = field(repr=False)
+    alone_frozen_norms: Interval = field(repr=False)
     role: str
     verified: bool
 
@@ -182,7 +182,7 @@ class DosePoint(Row):
     alpha: float
     harmful: Interval
     benign: Interval
-    random: Spread | None
+    random: Spread | None = field(repr=False)
 
 
 @dataclass(frozen=True, repr=False)
@@ -191,7 +191,7 @@ class SizePoint(Row):
 
     size: int
     effect: Interval
-    random: Spread | None
+    random: Spread | None = field(repr=False)
 
 
 @dataclass(frozen=True, repr=False)
@@ -226,8 +226,8 @@ class Completeness(Row):
 
     frame: str
     share: Interval
-    random: Spread | None
-    without_set: Interval
+    random: Spread | None = field(repr=False)
+    without_set: Interval = field(repr=False)
 
 
 @dataclass(frozen=True, repr=False)
@@ -237,7 +237,7 @@ class BackupRound(Row):
     ablated: str
     n: int
     effect: Interval
-    random: Spread | None
+    random: Spread | None = field(repr=False)
 
 
 @dataclass(frozen=True, repr=False)
@@ -258,7 +258,7 @@ class Activity(Row):
     n: int
     activity: Interval
     effect: Interval
-    random: Spread | None
+    random: Spread | None = field(repr=False)
 
 
 @dataclass(frozen=True, repr=False)
@@ -269,7 +269,7 @@ class CrossCellEffect(Row):
     target: str
     n: int
     effect: Interval
-    random: Spread | None
+    random: Spread | None = field(repr=False)
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,4 +1,4 @@
-"""verify on models whose circuit was planted: it keeps what causes refusals and nothing that merely goes along."""
+"""verify on models whose circuit was planted: it keeps what causes refusals and nothing that is merely correlated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import planted
 import pytest
 
 import neuronshield as ns
-from neuronshield.prove.experiments import _standing
+from neuronshield.prove.backups import _because
 from neuronshield.prove.members import Members
 
 PROMPTS = planted.prompts()
@@ -19,17 +19,17 @@ CELL = ns.Cell("en", "text")
 @pytest.mark.parametrize("balanced", [False, True])
 @pytest.mark.parametrize("family", list(planted.FAMILIES))
 @pytest.mark.parametrize("seed", range(5))
-def test_the_models_are_what_they_are_said_to_be(family: str, seed: int, balanced: bool):
-    """By plain hooks, without the package: a test of `verify` must rest on facts."""
+def test_the_models_are_as_described(family: str, seed: int, balanced: bool):
+    """By plain hooks, without the package."""
     found = planted.check(planted.build(family, seed, balanced=balanced))
     weakest = min(found["causal"].values())
     assert found["refuses"]
     assert weakest > 0.03
     assert max(found["decoys"].values()) < weakest / 3
-    assert max(found["opposers"].values()) < -0.015
+    assert max(found["anti_refusal"].values()) < -0.015
     for backup, first, both in found["backed"].values():
-        assert abs(backup) < 0.02  # silent while the first one works
-        assert first < both - 0.04  # and stands in for it
+        assert abs(backup) < 0.02  # inactive while the first one is active
+        assert first < both - 0.04  # self-repair
 
 
 @pytest.mark.parametrize("balanced", [False, True])
@@ -39,7 +39,7 @@ def test_contrast_finds_decoys_and_verify_keeps_none(family: str, seed: int, bal
     model = planted.build(family, seed, balanced=balanced)
     scores = ns.contrast(ns.capture(model.model, PROMPTS, progress=False))
     candidates = scores.top(k=len(model.loud) + 5)[CELL]
-    assert model.loud <= set(candidates)  # decoys and opposers are found as readily as causes
+    assert model.loud <= set(candidates)  # decoys and anti_refusal are found as readily as causes
     if seed % 2:  # with the backups among the candidates, and without them
         candidates = candidates | ns.NeuronSet(model.backups, n_layers=planted.N_LAYERS, d_mlp=planted.D_MLP)
     proof = ns.verify(model.model, candidates, PROMPTS, draws=25, **planted.ASK)
@@ -47,11 +47,11 @@ def test_contrast_finds_decoys_and_verify_keeps_none(family: str, seed: int, bal
     assert len(kept & truth) >= 0.95 * len(truth), truth - kept
     assert len(kept & truth) >= 0.95 * len(kept), kept - truth
     assert not kept & model.decoys
-    assert set(proof.opposing) == model.opposers
+    assert set(proof.anti_refusal) == model.anti_refusal
     assert set(proof.backups) == model.backups - set(candidates)
 
 
-def test_decoys_by_themselves_are_no_cause():
+def test_decoys_by_themselves_are_not_verified():
     model = planted.build("llama", 0)
     decoys = ns.NeuronSet(model.decoys, n_layers=planted.N_LAYERS, d_mlp=planted.D_MLP)
     proof = ns.verify(model.model, decoys, PROMPTS, draws=25, **planted.ASK)
@@ -59,13 +59,13 @@ def test_decoys_by_themselves_are_no_cause():
     assert not len(proof.verified)
 
 
-def test_a_set_that_is_fully_backed_up_is_kept_as_part_of_the_group_that_has_the_effect():
+def test_a_set_that_is_fully_backed_up_is_verified_as_part_of_the_group_that_has_the_effect():
     model = planted.build("llama", 0, balanced=True)
     firsts = ns.NeuronSet(model.backs.values(), n_layers=planted.N_LAYERS, d_mlp=planted.D_MLP)
     proof = ns.verify(model.model, firsts, PROMPTS, draws=25, **planted.ASK)
     assert not proof.passed  # ablating it alone changes nothing
     assert set(proof.backups) == model.backups
-    assert {m["how"] for m in proof.members} == {"in a group"}
+    assert {m.role for m in proof.members} == {"in a group"}
     assert proof.verified == firsts
     assert "together with 2 backups" in proof.reason
 
@@ -83,41 +83,42 @@ def test_a_whole_layer_leaves_nothing_to_draw_controls_from_and_its_causes_are_s
     proof = ns.verify(model.model, every(layers), PROMPTS, draws=25, **planted.ASK)
     assert not proof.passed  # a claim without a control does not pass
     assert "no other neurons to draw controls from" in proof.claims[1].note
-    assert "is left to draw from" in proof.controls["missing"]["random"]
+    assert "is left to draw from" in proof.controls.missing["random"]
     assert set(proof.verified) == {a for a in model.causal | model.backups if a[0] in layers}
-    assert set(proof.opposing) == {a for a in model.opposers if a[0] in layers}
+    assert set(proof.anti_refusal) == {a for a in model.anti_refusal if a[0] in layers}
 
 
 @pytest.mark.parametrize("family", list(planted.FAMILIES))
 def test_half_of_the_causes_among_decoys_is_told_from_them(family: str):
-    """The other causes are louder controls than any; they are counted, not drawn."""
+    """The other causes have larger effects than any control; they are counted, not drawn."""
     model = planted.build(family, 2, n_backups=0)
     half = set(sorted(model.causal)[::2])
-    candidates = ns.NeuronSet(half | model.decoys | model.opposers, n_layers=planted.N_LAYERS, d_mlp=planted.D_MLP)
+    candidates = ns.NeuronSet(half | model.decoys | model.anti_refusal, n_layers=planted.N_LAYERS, d_mlp=planted.D_MLP)
     proof = ns.verify(model.model, candidates, PROMPTS, draws=25, **planted.ASK)
     assert set(proof.verified) == half
     assert (
         proof.passed
-        or "of its members, chosen on half of the requests, lower refusal on the other half" in proof.reason
+        or "of its members, selected on half of the requests, lower the refusal margin on the other half"
+        in proof.reason
     )
 
 
-def test_opposers_by_themselves_are_reported_and_none_is_kept():
+def test_anti_refusal_by_themselves_are_reported_and_none_is_kept():
     model = planted.build("gpt2", 0)
-    opposers = ns.NeuronSet(model.opposers, n_layers=planted.N_LAYERS, d_mlp=planted.D_MLP)
-    proof = ns.verify(model.model, opposers, PROMPTS, draws=25, **planted.ASK)
+    anti_refusal = ns.NeuronSet(model.anti_refusal, n_layers=planted.N_LAYERS, d_mlp=planted.D_MLP)
+    proof = ns.verify(model.model, anti_refusal, PROMPTS, draws=25, **planted.ASK)
     assert proof.word == "no"
-    assert proof.opposing == opposers
+    assert proof.anti_refusal == anti_refusal
     assert not len(proof.verified)
 
 
 def decide(alone: float, last: float, peers: float) -> str:
-    """The word for a neuron with these effects (shares of the gap, norms frozen), beside one that does 0.5 everywhere."""
+    """The word for a neuron with these effects (normalised, norms frozen), beside one that does 0.5 everywhere."""
     noise = np.random.default_rng(0).normal(0, 0.001, (3, 2, 30))
     path = np.array([[alone, 0.5], [last, 0.5], [peers, 0.5]])[:, :, None] + noise
-    lab = SimpleNamespace(clusters=np.arange(30), gaps=np.ones(30))
-    members = SimpleNamespace(lab=lab, path=path, pairs=[(0, 0), (0, 1)])
-    return Members.decide(members)[0]  # type: ignore[arg-type]
+    pairs = SimpleNamespace(requests=np.arange(30), differences=np.ones(30))
+    members = SimpleNamespace(pairs=pairs, frozen=path, neurons=((0, 0), (0, 1)))
+    return Members.roles(members)[0]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -129,8 +130,8 @@ def decide(alone: float, last: float, peers: float) -> str:
         (0.0, 0.0, 0.3, "in a group"),
         (0.1, 0.3, 0.3, "in a group"),  # it does more than twice as much there
         (-0.1, 0.3, 0.0, "in a group"),  # its backup overdoes it
-        (-0.3, 0.1, 0.0, "opposing"),  # on balance
-        (-0.3, -0.3, -0.3, "opposing"),
+        (-0.3, 0.1, 0.0, "anti-refusal"),  # on balance
+        (-0.3, -0.3, -0.3, "anti-refusal"),
         (0.02, 0.02, 0.02, ""),  # less than 5 % of what the strongest of its layer does
         (-0.02, 0.0, 0.0, ""),
         (0.0, 0.0, 0.0, ""),
@@ -140,9 +141,9 @@ def test_what_a_member_is_called(alone: float, last: float, peers: float, word: 
     assert decide(alone, last, peers) == word
 
 
-def test_only_what_the_ablation_of_the_set_wakes_stands_in_for_it():
+def test_only_what_gains_an_effect_by_the_ablation_of_the_set_is_a_backup():
     alone, on_top = np.array([0.0, 0.5, -0.5, 0.0, 0.0]), np.array([0.3, 0.5, 0.0, 0.0, 0.0])
     last, other = np.array([0.3, 0.5, 0.0, 0.4, 0.4]), np.array([0.0, 0.5, -0.5, 0.0, 0.4])
-    first, second = _standing(*(v[:, None] for v in (alone, on_top, last, other)))[:, :, 0]
-    assert first.tolist() == [0.3, 0, 0, 0, 0]  # a backup; a cause of its own; an opposer that falls silent
+    first, second = _because(*(v[:, None] for v in (alone, on_top, last, other)))[:, :, 0]
+    assert first.tolist() == [0.3, 0, 0, 0, 0]  # a backup; a cause of its own; an anti-refusal neuron that falls silent
     assert second.tolist() == pytest.approx([0.3, 0, 0, 0.4, 0])  # a backup's backup; another neuron's backup
