@@ -54,7 +54,7 @@ def random_7b(n_layers: int) -> ns.Model:
     try:
         with torch.device(device):
             module = transformers.LlavaForConditionalGeneration(
-                transformers.LlavaConfig(text_config=text, vision_config=vision, image_token_id=32000)
+                transformers.LlavaConfig(text_config=text, vision_config=vision, image_token_index=32000)
             )
     finally:
         torch.set_default_dtype(before)

@@ -164,10 +164,12 @@ def options_of(name: str, value: Any) -> set[Any]:
     options = [value] if single or not isinstance(value, (list, tuple, set, frozenset)) else list(value)
     if name == "cell":
         return {Cell.of(option) for option in options}
-    known = {"label": LABELS, "modality": MODALITIES, "split": (*SPLITS, None)}.get(name)
+    known = {"label": LABELS, "modality": MODALITIES, "split": SPLITS}.get(name)
     for option in options:
+        if option is None:  # a column without a value
+            continue
         if known is not None:
-            one_of(option, [k for k in known if k is not None or option is None], "where", name)
-        elif option is not None:
+            one_of(option, known, "where", name)
+        else:
             require(option, str, "where", name)
     return set(options)

@@ -1,12 +1,13 @@
-"""Attribution patching: what ablating every neuron would do, to first order, from two forwards and a backward.
+"""Attribution patching: the effect of ablating every neuron, to first order, from two forwards and one backward.
 
-With M the refusal margin of a harmful prompt, h its activations at the last prompt token and h' those of its
-benign twin, ablating neuron i to the twin's value changes M by about -a_i, where
+With M the refusal margin of a harmful prompt, h its activations at the last prompt token and h' those of its matched benign
+prompt, ablating neuron i to the benign value changes M by about -a_i, where
 
     a_i = dM/dh_i * (h_i - h'_i)
 
-All neurons at once, so it ranks half a million of them; it is blind to what a finite change does (saturation,
-backups), so `verify` confirms by exact ablation. Positive a_i supports refusal, negative opposes it.
+One backward gives all neurons, so it can rank half a million of them. It misses what a finite change does (saturation,
+self-repair), so `verify` confirms by exact ablation. A neuron with positive a_i promotes refusal, one with negative a_i
+promotes compliance.
 
 Source: Nanda (2023), "Attribution patching"; Syed, Rager, Conmy (2023), arXiv 2310.10348.
 """
@@ -21,9 +22,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..core.arguments import at_least
 from ..core.errors import InputError
 from ..core.neurons import NEURON_VALUE
-from ..core.provenance import versions
+from ..core.provenance import provenance
 from ..data.languages import OpeningsArg
 from ..data.prompts import Prompt, PromptSet
 from ..model.edits import edits_for
@@ -31,8 +33,8 @@ from ..model.encoding import batches
 from ..model.intervention import Intervention
 from ..model.model import Model, by_row
 from ..model.prefixes import OpeningTokens, margin, opening_tokens, openings_of
-from .moments import record
-from .scores import Scores
+from .moments import check_inputs, record
+from .selection import Scores
 
 __all__ = ["attribution", "gradients"]
 
@@ -45,32 +47,46 @@ def attribution(
     compliances: OpeningsArg = None,
     batch_size: int = 16,
 ) -> Scores:
-    """Mean attribution of every neuron in every cell, over the twins among the "discover" prompts.
+    """Mean attribution of every neuron in every cell, over the matched pairs among the "discover" prompts.
 
-    >>> scores = attribution(model, prompts)                   # doctest: +SKIP
-    >>> scores.top(k=64)[Cell("en", "text")]                   # doctest: +SKIP
-    NeuronSet(64 neurons in 3 layers)
+    Scores are signed and `top` ranks by magnitude, so a set may hold anti-refusal neurons (`verify` says which).
 
-    Scores are signed; `top` ranks by magnitude, so a set may hold neurons that oppose refusal (`verify` says which).
+    >>> scores = attribution(model, prompts, refusals=["sorry"], compliances=["sure"])
+    >>> scores.top(k=8)["en/text"]
+    NeuronSet(8 neurons in ... layers)
+
+    Args:
+        model: the model.
+        prompts: harmful and benign prompts; the two of a matched pair share `pair_id` and cell.
+        refusals: refusal prefixes, a list for every language or {language: list}; the model's own or the built-in ones
+            by default.
+        compliances: compliance prefixes, the same.
+        batch_size: prompts in a forward and backward.
 
     Raises:
-        InputError: no twins (harmful and benign prompts of one cell that share `pair_id`), or openings as in `grade`.
+        InputError: arguments of another type, no matched pair, or a language without prefixes.
     """
+    check_inputs("attribution", model, prompts)
+    at_least(1, "attribution", batch_size=batch_size)
     chosen = prompts.for_step("discover")
     pairs = chosen.pairs()
     if not pairs:
-        raise InputError("attribution: no harmful prompt has a benign twin; give twins the same pair_id")
+        raise InputError("attribution: no harmful prompt has a matched benign prompt; give both the same pair_id")
     tokens = opening_tokens(model, openings_of(model, chosen, refusals=refusals, compliances=compliances))
     harmful = [h for h, _ in pairs]
     slope, act = gradients(model, harmful, tokens, batch_size=batch_size)
     score = (slope * (act - record(model, [b for _, b in pairs], batch_size=batch_size))).double().numpy()
     cells = list(dict.fromkeys(h.cell for h in harmful))
-    values = np.stack([score[[h.cell == cell for h in harmful]].mean(axis=0) for cell in cells])
-    about = {
-        **model.provenance(), "data": chosen.hash(), "tokens": "last_prompt", "neuron_value": NEURON_VALUE,
-        "versions": versions(), "seen": sorted({p.cluster for pair in pairs for p in pair}),
-    }  # fmt: skip
-    return Scores(cells, values, None, "attribution", model.n_params, model.params_per_neuron, about)
+    seen = [p for pair in pairs for p in pair]
+    return Scores(
+        cells=cells,
+        values=np.stack([score[[h.cell == cell for h in harmful]].mean(axis=0) for cell in cells]),
+        against=None,
+        method="attribution",
+        n_params=model.n_params,
+        params_per_neuron=model.params_per_neuron,
+        provenance=provenance(model, chosen, seen=seen, tokens="last_prompt", neuron_value=NEURON_VALUE),
+    )
 
 
 def gradients(
@@ -81,7 +97,21 @@ def gradients(
     condition: Intervention | None = None,
     batch_size: int = 16,
 ) -> tuple[Float[Tensor, "prompt n_layers d_mlp"], Float[Tensor, "prompt n_layers d_mlp"]]:
-    """dM/dh and h of every neuron at the last prompt token, clean or under an intervention (float32)."""
+    """dM/dh and h of every neuron at the last prompt token, clean or under an intervention (float32).
+
+    >>> from neuronshield.model.prefixes import OpeningTokens
+    >>> tokens = {language: OpeningTokens([19], [18]) for language in ("en", "sw")}     # ids of refusals, compliances
+    >>> slope, act = gradients(model, prompts[:4], tokens)
+    >>> slope.shape, act.shape
+    (torch.Size([4, 3, 29]), torch.Size([4, 3, 29]))
+
+    Args:
+        model: the model.
+        prompts: the rows, in order.
+        tokens: first tokens of refusal and compliance prefixes, by language.
+        condition: an intervention that holds while M is computed; None for the clean model.
+        batch_size: prompts in a forward and backward.
+    """
     slopes = torch.zeros(len(prompts), model.n_layers, model.d_mlp)
     acts = torch.zeros_like(slopes)
     envoys, traced = model.envoys, model.traced

@@ -1,35 +1,39 @@
-"""Scores of the literature that need the model itself, on the interface of `contrast`: each gives `Scores`.
+"""Baselines: scores of the literature that need the model itself; each returns `Scores`, as `contrast` does.
 
-    snip           sum over a neuron's weights of E |W * dL/dW|, L the loss of the reference answer (Wei et al.)
-    change_score   RMS over answer tokens of the difference between two models (Chen et al.)
+    snip           sum over a neuron's weights of E |W * dL/dW|, L the loss of the reference answer (Wei et al. 2024)
+    change_score   RMS over answer tokens of the difference between the activations of two models (Chen et al. 2024)
 
-`attribution` is the third. What moments are enough for is in `contrast`.
+`attribution` is a third. Scores that moments are enough for are in `scores`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
-import nnsight
 import numpy as np
 import torch
+from einops import reduce
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..core.arguments import at_least, require
 from ..core.errors import InputError
 from ..core.neurons import NEURON_VALUE
-from ..core.provenance import versions
+from ..core.provenance import provenance
 from ..data.languages import OpeningsArg
-from ..data.prompts import Prompt, PromptSet
-from ..model.answers import answer_loss, examples
+from ..data.prompts import Cell, Prompt, PromptSet
+from ..model.answers import Example, answer_loss, examples
 from ..model.encoding import Batch, batches
 from ..model.families import PARTS
+from ..model.forward import read_layers
 from ..model.generation import generate
-from ..model.model import Model, by_row
+from ..model.model import Model
 from ..model.weights import is_conv1d
-from .scores import Scores
+from .moments import check_inputs
+from .selection import Scores
 
 __all__ = ["change_score", "snip"]
 
@@ -42,33 +46,56 @@ def snip(
     compliances: OpeningsArg = None,
     progress: bool = True,
 ) -> Scores:
-    """SNIP of every neuron in every cell, over the "discover" prompts: harmful, and benign as what is taken away.
-
-    >>> snip(model, prompts).top(k=64)[Cell("en", "text")]     # doctest: +SKIP
-    NeuronSet(64 neurons in 4 layers)
+    """SNIP of every neuron in every cell, on harmful "discover" prompts; the same on benign ones is taken away.
 
     I_i = sum over the weights W of neuron i (gate and up rows, down column) of E_prompt |W * dL/dW|, with L the mean
-    negative log-likelihood of the answer: `target`, else a refusal (harmful) or what the model says (benign). One
-    backward a prompt, as the expectation of an absolute value asks for.
+    negative log-likelihood of the answer: `target`, or else a refusal (harmful) or the model's own answer (benign). The
+    expectation of an absolute value takes one backward a prompt.
+
+    >>> snip(model, prompts, progress=False).top(k=8)["en/text"]
+    NeuronSet(8 neurons in ... layers)
+
+    Args:
+        model: with weights that are neither packed nor remote.
+        prompts: harmful and benign prompts.
+        refusals: refusal prefixes, a list for every language or {language: list}; the built-in ones by default.
+        compliances: compliance prefixes, the same.
+        progress: show a progress bar.
 
     Raises:
-        InputError: packed weights, only one label, or a language without a refusal.
+        InputError: arguments of another type, packed weights, only one label, or a language without a refusal.
 
     Source: Lee et al. (2019), "SNIP"; Wei et al. (2024), arXiv 2402.05162, eq. 1 and its set difference.
     """
+    check_inputs("snip", model, prompts)
     model.needs_weights("snip")
     chosen = prompts.for_step("discover")
     chosen.require_both_labels("snip")
     data = examples(model, chosen, refusals=refusals, compliances=compliances)
-    cells = [
-        c
-        for c in dict.fromkeys(p.cell for p in chosen)
-        if len({e.prompt.label for e in data if e.prompt.cell == c}) == 2
-    ]
+    labels: dict[Cell, set[str]] = {cell: set() for cell in chosen.cells()}
+    for example in data:
+        labels[example.prompt.cell].add(example.prompt.label)
+    cells = [cell for cell, found in labels.items() if len(found) == 2]
     if not cells:
         raise InputError("snip: no cell has both harmful and benign prompts; a contrast needs both")
-    total = {(label, c): np.zeros((model.n_layers, model.d_mlp)) for label in ("harmful", "benign") for c in cells}
-    count = dict.fromkeys(total, 0)
+    mean = _mean_sensitivity(model, [e for e in data if e.prompt.cell in cells], progress=progress)
+    return Scores(
+        cells=cells,
+        values=np.stack([mean["harmful", c] for c in cells]),
+        against=np.stack([mean["benign", c] for c in cells]),
+        method="snip",
+        n_params=model.n_params,
+        params_per_neuron=model.params_per_neuron,
+        provenance=provenance(model, chosen, seen=chosen, tokens="response", neuron_value=NEURON_VALUE),
+    )
+
+
+def _mean_sensitivity(
+    model: Model, data: Sequence[Example], *, progress: bool
+) -> dict[tuple[str, Cell], Float[np.ndarray, "n_layers d_mlp"]]:
+    """Mean of `_sensitivity` by label and cell; weights ask for a gradient meanwhile."""
+    total: dict[tuple[str, Cell], np.ndarray] = {}
+    count: Counter[tuple[str, Cell]] = Counter()
     weights = _weights(model)
     flat = [w for ws in weights for w, _ in ws]
     asked = [w.requires_grad for w in flat]
@@ -77,22 +104,12 @@ def snip(
             w.requires_grad_(True)
         for example in tqdm(data, desc="snip", unit="prompt", disable=not progress, leave=False):
             key = (example.prompt.label, example.prompt.cell)
-            if key in total:
-                total[key] += _sensitivity(model, weights, example.prompt, example.response)
-                count[key] += 1
+            total[key] = total.get(key, 0) + _sensitivity(model, weights, example.prompt, response=example.response)
+            count[key] += 1
     finally:
         for w, before in zip(flat, asked, strict=True):
             w.requires_grad_(before)
-    mean = {key: total[key] / count[key] for key in total}
-    return Scores(
-        cells,
-        np.stack([mean["harmful", c] for c in cells]),
-        np.stack([mean["benign", c] for c in cells]),
-        "snip",
-        model.n_params,
-        model.params_per_neuron,
-        _about(model, chosen, "response"),
-    )
+    return {key: value / count[key] for key, value in total.items()}
 
 
 def _weights(model: Model) -> list[list[tuple[torch.nn.Parameter, str]]]:
@@ -109,7 +126,7 @@ def _weights(model: Model) -> list[list[tuple[torch.nn.Parameter, str]]]:
 
 
 def _sensitivity(
-    model: Model, weights: list[list[tuple[torch.nn.Parameter, str]]], prompt: Prompt, response: str
+    model: Model, weights: list[list[tuple[torch.nn.Parameter, str]]], prompt: Prompt, *, response: str
 ) -> Float[np.ndarray, "n_layers d_mlp"]:
     """|W * dL/dW| of one prompt, summed over each neuron's weights."""
     (batch,) = batches(model, [prompt], batch_size=1, responses=[response])
@@ -142,29 +159,34 @@ def change_score(
 ) -> Scores:
     """RMS over the answer's tokens of the difference between two models' activations, in every cell.
 
-    >>> change_score(shielded, model, prompts).top(k=64)       # doctest: +SKIP
+    The answer is what `model` generates greedily. Both models read the same prompt and answer. A token counts where it is
+    predicted: from the last prompt token to the last but one. All prompts of the "discover" split count, of either label.
 
-    The answer is what `model` says (greedy), up to `max_new_tokens`; both models read the same prompt and answer, and a
-    token counts where it is predicted, from the last prompt token on. All prompts of the "discover" split count, of
-    either label.
+    >>> change_score(model, model, prompts[:4], max_new_tokens=2, progress=False).values.any().item()
+    False
+
+    Args:
+        model: the model that answers.
+        other: the model it is compared with.
+        prompts: the prompts.
+        max_new_tokens: length of an answer.
+        batch_size: prompts in a forward.
+        progress: show a progress bar.
 
     Raises:
-        InputError: models of different shapes or dtypes (a difference would be of rounding), or no prompts.
+        InputError: arguments of another type, models of different shapes or dtypes (the difference would be rounding), or
+            no prompts.
 
     Source: Chen et al. (2024), "Finding Safety Neurons in Large Language Models", eq. 3 (generation-time contrast).
     """
-    mine, theirs = model.dtype, other.dtype
-    if mine != theirs:
-        raise InputError(f"change_score: models in {mine} and {theirs}; load both in one dtype")
-    shapes = [(m.n_layers, m.d_mlp, m.d_model) for m in (model, other)]
-    if shapes[0] != shapes[1]:
-        raise InputError(
-            f"change_score: models of different shapes, {shapes[0]} and {shapes[1]} (n_layers, d_mlp, d_model)"
-        )
+    require(other, Model, "change_score(model, other, prompts)", "other", hint="the model that is compared")
+    check_inputs("change_score", model, prompts)
+    at_least(1, "change_score", max_new_tokens=max_new_tokens, batch_size=batch_size)
+    _check_comparable(model, other)
     chosen = prompts.for_step("discover")
     if not len(chosen):
         raise InputError("change_score: no prompts")
-    cells = list(dict.fromkeys(p.cell for p in chosen))
+    cells = chosen.cells()
     answers = generate(model, chosen, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress)
     squares = {c: np.zeros((model.n_layers, model.d_mlp)) for c in cells}
     count = dict.fromkeys(cells, 0)
@@ -172,15 +194,34 @@ def change_score(
         where = batch.roles["response"] | batch.roles["last_prompt"]
         where &= ~_final(batch)  # nothing is predicted from the end-of-sequence token
         row = where.nonzero()[:, 0].cpu()
-        difference = [a - b for a, b in zip(_read(model, batch, where), _read(other, batch, where), strict=True)]
+        difference = _read(model, batch, where) - _read(other, batch, where)
         owner = [chosen[batch.rows[int(i)]].cell for i in row]
         for cell in dict.fromkeys(owner):
             keep = torch.tensor([o == cell for o in owner])
-            squares[cell] += np.stack([(d[keep] ** 2).sum(dim=0).double().numpy() for d in difference])
+            squares[cell] += (
+                reduce(difference[:, keep] ** 2, "layer token neuron -> layer neuron", "sum").double().numpy()
+            )
             count[cell] += int(keep.sum())
-    values = np.stack([np.sqrt(squares[c] / count[c]) for c in cells])
-    about = {**_about(model, chosen, "response"), "against": other.provenance()}
-    return Scores(cells, values, None, "change_score", model.n_params, model.params_per_neuron, about)
+    about = provenance(
+        model, chosen, seen=chosen, tokens="response", neuron_value=NEURON_VALUE, against=other.provenance()
+    )
+    return Scores(
+        cells=cells,
+        values=np.stack([np.sqrt(squares[c] / count[c]) for c in cells]),
+        against=None,
+        method="change_score",
+        n_params=model.n_params,
+        params_per_neuron=model.params_per_neuron,
+        provenance=about,
+    )
+
+
+def _check_comparable(model: Model, other: Model) -> None:
+    if model.dtype != other.dtype:
+        raise InputError(f"change_score: models in {model.dtype} and {other.dtype}; load both in one dtype")
+    mine, theirs = ((m.n_layers, m.d_mlp, m.d_model) for m in (model, other))
+    if mine != theirs:
+        raise InputError(f"change_score: models of different shapes, {mine} and {theirs} (n_layers, d_mlp, d_model)")
 
 
 def _final(batch: Batch) -> Tensor:
@@ -191,24 +232,12 @@ def _final(batch: Batch) -> Tensor:
     return answer & ~following
 
 
-def _read(model: Model, batch: Batch, where: Tensor) -> Iterator[Float[Tensor, "token d_mlp"]]:
+def _read(model: Model, batch: Batch, where: Tensor) -> Float[Tensor, "layer token d_mlp"]:
     """Every layer's neurons at the chosen tokens, float32."""
-    idle = model.idle(batch.encoding)
-    n = int(where.sum())
-    with torch.no_grad(), model.traced.trace(**batch.encoding, **model.there) as tracer:
-        kept = nnsight.save([])
-        for layer, envoy in enumerate(model.envoys):
-            if layer in idle:
-                kept.append(torch.zeros(n, model.d_mlp))
-                continue
-            h = by_row(envoy.input, len(where))
-            kept.append(h[where.to(h.device)].float().cpu())
-        tracer.stop()
-    yield from list(kept)
+    silent = torch.zeros(int(where.sum()), model.d_mlp)
 
+    def chosen(layer: int, h: Tensor, envoy: Any) -> Tensor:
+        return h[where.to(h.device)].float().cpu()
 
-def _about(model: Model, rows: PromptSet, tokens: str) -> dict[str, Any]:
-    return {
-        **model.provenance(), "data": rows.hash(), "tokens": tokens, "neuron_value": NEURON_VALUE, "versions": versions(),
-        "seen": sorted({p.cluster for p in rows}),
-    }  # fmt: skip
+    layers = read_layers(model, batch, chosen)
+    return torch.stack([silent if h is None else h for h in layers])

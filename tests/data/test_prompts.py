@@ -360,7 +360,7 @@ def test_one_label_alone_is_refused_by_what_needs_both():
 
 
 def test_the_hash_sees_text_label_picture_and_order():
-    base = [{**OK, "id": "a"}, {**BAD, "id": "b"}]
+    base: list[dict[str, Any]] = [{**OK, "id": "a"}, {**BAD, "id": "b"}]
     hashes = {
         PromptSet.from_records(rows).hash()
         for rows in (base, base[::-1], [{**OK, "id": "a", "prompt": "x"}, base[1]], [{**base[0], "label": "harmful"}, base[1]],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import planted
 import pytest
@@ -16,7 +18,7 @@ from neuronshield.model.prefixes import OpeningTokens
 
 WORD = {w: i for i, w in enumerate(tiny.WORDS)}
 TOKENS = {x: OpeningTokens([WORD["sorry"], WORD["no"]], [WORD["sure"]]) for x in ("en", "sw")}
-ASK = {"refusals": ["sorry"], "compliances": ["sure"]}
+ASK: dict[str, Any] = {"refusals": ["sorry"], "compliances": ["sure"]}
 
 
 @pytest.mark.parametrize("ablated", [False, True])
@@ -38,17 +40,17 @@ def test_gradients_equal_finite_differences(request: pytest.FixtureRequest, name
         np.testing.assert_allclose((sides[0] - sides[1]) / (2 * step), slope[:, layer, index], rtol=2e-2, atol=2e-3)
 
 
-def test_causes_come_first_opposers_last_and_decoys_get_nothing():
+def test_causes_come_first_anti_refusal_neurons_last_and_decoys_get_nothing():
     model = planted.build("llama", 0, balanced=True, n_backups=0)
     scores = ns.attribution(model.model, planted.prompts(), **ASK)
     value = scores.values[0]
-    gap = planted.check(model)["gap"]
+    difference = planted.check(model)["clean_logit_difference"]
     order = [tuple(map(int, np.unravel_index(i, value.shape))) for i in np.argsort(-value, axis=None)]
     assert set(order[: len(model.causal)]) == model.causal
-    assert set(order[-len(model.opposers) :]) == model.opposers
+    assert set(order[-len(model.anti_refusal) :]) == model.anti_refusal
     exact = planted.check(model)["causal"]
     for address, effect in exact.items():  # the planted circuit is nearly linear
-        assert value[address] / gap == pytest.approx(effect, rel=0.3)
+        assert value[address] / difference == pytest.approx(effect, rel=0.3)
     assert max(abs(value[a]) for a in model.decoys) < min(value[a] for a in model.causal) / 10
 
 
@@ -65,9 +67,11 @@ def test_scores_are_signed_per_cell_and_remember_what_they_saw(llama: ns.Model):
         ns.verify(llama, chosen, prompts, **ASK)
 
 
-def test_prompts_without_twins_are_refused(llama: ns.Model):
+def test_prompts_without_matched_pairs_are_refused(llama: ns.Model):
     rows = [{k: v for k, v in row.items() if k != "pair_id"} for row in tiny.records()]
-    with pytest.raises(ns.InputError, match="no harmful prompt has a benign twin; give twins the same pair_id"):
+    with pytest.raises(
+        ns.InputError, match="no harmful prompt has a matched benign prompt; give both the same pair_id"
+    ):
         ns.attribution(llama, ns.PromptSet.from_records(rows), **ASK)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import families
 import numpy as np
 import pytest
@@ -64,8 +66,9 @@ def test_snip_of_a_fused_projection_is_that_of_the_two_it_fuses():
     llama = ns.load(tiny.llama(), processor=tiny.tokenizer())
     family = next(f for f in families.FAMILIES if f.name == "Phi-3")
     module, _ = family.build()
+    source: Any = llama.module
     with torch.no_grad():
-        for mine, theirs in zip(module.model.layers, llama.module.model.layers, strict=True):
+        for mine, theirs in zip(module.model.layers, source.model.layers, strict=True):
             mine.mlp.gate_up_proj.weight.copy_(torch.cat([theirs.mlp.gate_proj.weight, theirs.mlp.up_proj.weight]))
             mine.mlp.down_proj.weight.copy_(theirs.mlp.down_proj.weight)
             qkv = [getattr(theirs.self_attn, f"{x}_proj").weight for x in "qkv"]
@@ -137,12 +140,13 @@ def test_a_model_has_not_changed_against_itself_and_a_planted_change_is_found(ll
     for value in scores.values:
         assert (value[0] == 0).all()
         assert np.unravel_index(np.argmax(np.where(np.arange(3)[:, None] == 1, value, 0)), value.shape) == (1, 3)
-        assert {tuple(x) for x in np.argwhere(value[:2] > 0)} == {(1, 3)}  # layer 2 hears of it too
+        assert {tuple(x) for x in np.argwhere(value[:2] > 0)} == {(1, 3)}  # layer 2 reads it
 
 
 def test_models_that_cannot_be_compared_are_refused(llama: ns.Model, gpt2: ns.Model):
     wide = ns.load(tiny.llama(intermediate_size=31), processor=tiny.tokenizer())
-    half = ns.load(tiny.llama().to(torch.bfloat16), processor=tiny.tokenizer())
+    cast: Any = tiny.llama()
+    half = ns.load(cast.to(torch.bfloat16), processor=tiny.tokenizer())
     with pytest.raises(InputError, match=r"different shapes, \(3, 29, 20\) and \(3, 31, 20\)"):
         ns.baselines.change_score(llama, wide, some(False), progress=False)
     with pytest.raises(InputError, match="models in float32 and bfloat16; load both in one dtype"):

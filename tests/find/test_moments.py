@@ -13,10 +13,11 @@ import torch
 import neuronshield as ns
 from neuronshield import Cell, InputError, PromptSet
 from neuronshield.find.moments import Moments, Stats, capture, record
+from neuronshield.model.encoding import Role
 
 IMAGE = tiny.WORDS.index("<image>")
 #: which positions a role means, given the token ids and the number of prompt tokens
-CHOOSE: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+CHOOSE: dict[Role, Callable[[np.ndarray, int], np.ndarray]] = {
     "last_prompt": lambda ids, n: np.arange(len(ids)) == n - 1,
     "prompt": lambda ids, n: np.arange(len(ids)) < n,
     "image": lambda ids, n: (np.arange(len(ids)) < n) & (ids == IMAGE),
@@ -25,7 +26,7 @@ CHOOSE: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
 }
 
 
-def oracle(model: ns.Model, prompts: PromptSet, role: str) -> dict[tuple[str, Cell], np.ndarray]:
+def oracle(model: ns.Model, prompts: PromptSet, role: Role) -> dict[tuple[str, Cell], np.ndarray]:
     """{(label, cell): [token, n_layers, d_mlp]} from hooks alone."""
     out: dict[tuple[str, Cell], list[np.ndarray]] = {}
     for p in prompts:
@@ -45,11 +46,13 @@ def assert_moments(got: Moments, h: np.ndarray) -> None:
     assert got.mean.dtype == np.float64
 
 
-CASES = [(m, r) for m in ("llama", "gpt2", "llava") for r in CHOOSE if m == "llava" or r != "image"]
+CASES: list[tuple[str, Role]] = [
+    (m, r) for m in ("llama", "gpt2", "llava") for r in CHOOSE if m == "llava" or r != "image"
+]
 
 
 @pytest.mark.parametrize(("name", "role"), CASES)
-def test_moments_are_those_of_a_plain_hook_for_any_batch_size(request: pytest.FixtureRequest, name: str, role: str):
+def test_moments_are_those_of_a_plain_hook_for_any_batch_size(request: pytest.FixtureRequest, name: str, role: Role):
     model: ns.Model = request.getfixturevalue(name)
     prompts = tiny.prompts(pictures=True, languages=["en"])[::5] if name == "llava" else tiny.prompts()[::5]
     want = oracle(model, prompts, role)

@@ -1,4 +1,4 @@
-"""Overlap with its floor and ceiling, each recomputed from raw activations."""
+"""Overlap with its benign null and split-half reliability, each recomputed from raw activations."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def found(llava: ns.Model) -> tuple[ns.PromptSet, dict, ns.Overlap]:
     return prompts, raw, overlap(capture(llava, prompts, progress=False), method="contribution", k=K)
 
 
-def test_overlap_floor_and_ceiling_are_as_recomputed_by_hand(llava: ns.Model, found: tuple):
+def test_overlap_benign_null_and_split_half_are_as_recomputed_by_hand(llava: ns.Model, found: tuple):
     prompts, raw, got = found
     norms = llava.down_norms().numpy()
     whole, halves, null = {}, {}, {}
@@ -68,35 +68,35 @@ def test_overlap_floor_and_ceiling_are_as_recomputed_by_hand(llava: ns.Model, fo
     for i, a in enumerate(got.cells):
         for j, b in enumerate(got.cells):
             assert got.jaccard[i, j] == pytest.approx(share(whole[a], whole[b]))
-            assert got.floor[i, j] == pytest.approx(share(null[a], null[b]))
-            assert got.ceiling[i, j] == pytest.approx(np.sqrt(share(*halves[a]) * share(*halves[b])))
+            assert got.benign_null[i, j] == pytest.approx(share(null[a], null[b]))
+            assert got.split_half[i, j] == pytest.approx(np.sqrt(share(*halves[a]) * share(*halves[b])))
             assert got.coefficient[i, j] == pytest.approx(len(whole[a] & whole[b]) / K)
     # the three differ here, so none can stand in for another
     off = ~np.eye(4, dtype=bool)
-    assert not np.allclose(got.jaccard[off], got.floor[off])
-    assert not np.allclose(got.jaccard[off], got.ceiling[off])
+    assert not np.allclose(got.jaccard[off], got.benign_null[off])
+    assert not np.allclose(got.jaccard[off], got.split_half[off])
 
 
 def test_matrices_are_symmetric_and_whole_on_the_diagonal(found: tuple):
     got = found[2]
-    for matrix in (got.jaccard, got.coefficient, got.floor, got.ceiling):
+    for matrix in (got.jaccard, got.coefficient, got.benign_null, got.split_half):
         assert matrix.shape == (4, 4)
         np.testing.assert_allclose(matrix, matrix.T)
     np.testing.assert_allclose(np.diag(got.jaccard), 1)
-    assert (np.diag(got.ceiling) <= 1).all()
+    assert (np.diag(got.split_half) <= 1).all()
 
 
 def test_the_frame_has_each_pair_of_different_cells_once(found: tuple):
     frame = found[2].to_frame()
     assert len(frame) == 6
     assert (frame.a != frame.b).all()
-    assert list(frame.columns) == ["a", "b", "jaccard", "coefficient", "floor", "ceiling"]
+    assert list(frame.columns) == ["a", "b", "jaccard", "coefficient", "benign_null", "split_half"]
     assert found[2].to_dict()["cells"] == [str(c) for c in found[2].cells]
 
 
 def test_a_cell_with_too_few_requests_for_halves_is_refused(llama: ns.Model):
     stats = capture(llama, tiny.prompts(languages=["en"]).where(pair_id="0-0"), progress=False)
-    with pytest.raises(InputError, match=r"en/text has too few .* prompts for a split-half ceiling"):
+    with pytest.raises(InputError, match=r"en/text has too few .* prompts for a split-half reliability"):
         overlap(stats, k=3)
 
 
@@ -105,7 +105,7 @@ def test_along_an_axis_is_the_mean_over_cells_that_differ_in_it_only(found: tupl
     for axis, other, names in (("language", "modality", ["en", "sw"]), ("modality", "language", ["text", "image"])):
         part = got.along(axis)
         assert sorted(part.cells) == sorted(names)
-        for name in ("jaccard", "coefficient", "floor", "ceiling"):
+        for name in ("jaccard", "coefficient", "benign_null", "split_half"):
             whole, mine = getattr(got, name), getattr(part, name)
             for i, a in enumerate(part.cells):
                 for j, b in enumerate(part.cells):
@@ -123,7 +123,7 @@ def test_along_an_axis_is_the_mean_over_cells_that_differ_in_it_only(found: tupl
         got.along("language").along("language")
 
 
-def test_neurons_taken_out_are_out_of_sets_floor_and_ceiling(llava: ns.Model, found: tuple):
+def test_neurons_taken_out_are_out_of_sets_and_both_references(llava: ns.Model, found: tuple):
     prompts, raw, whole = found
     cells = whole.cells
     out = whole.sets[cells[0]]
@@ -136,7 +136,7 @@ def test_neurons_taken_out_are_out_of_sets_floor_and_ceiling(llava: ns.Model, fo
     null = {c: best(np.abs(raw["benign", c, 0].mean(0) - raw["benign", c, 1].mean(0)) * norms) - gone for c in cells}
     for i, a in enumerate(cells):
         for j, b in enumerate(cells):
-            assert got.floor[i, j] == pytest.approx(share(null[a], null[b]))
+            assert got.benign_null[i, j] == pytest.approx(share(null[a], null[b]))
 
 
 def test_what_is_shared_with_an_anchor(found: tuple):
@@ -144,5 +144,5 @@ def test_what_is_shared_with_an_anchor(found: tuple):
     shared = ns.overlaps.anchored(sets, ("en", "text"))
     for cell, neurons in shared.items():
         assert set(neurons) == set(sets[cell]) & set(sets[Cell("en", "text")])
-    with pytest.raises(InputError, match=r"no set of ko/text; there are en/text"):
+    with pytest.raises(InputError, match=r"no such cell; there are en/text"):
         ns.overlaps.anchored(sets, ("ko", "text"))
