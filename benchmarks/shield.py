@@ -104,7 +104,7 @@ def remember() -> None:
         said.update(zip([p.id for p in new], ask(model, new, **options) if new else [], strict=True))
         return [said[p.id] for p in prompts]
 
-    answers.generate = generate
+    answers.generate = generate  # type: ignore[assignment]
 
 
 def anywhere(model: ns.Model, k: int) -> ns.NeuronSet:
@@ -206,10 +206,10 @@ def interval(
 ) -> list[float]:
     """Selectivity (minus the mean of `others`), prompts or pairs resampled together."""
     rng = np.random.default_rng(0)
-    groups = [parts(rows), *(parts(o) for o in others)]
+    groups: list[list[np.ndarray]] = [parts(rows), *(parts(o) for o in others)]
     weights = [1.0, *(-1.0 / len(others) for _ in others)]
-    values = [sum(w * g[i] for w, g in zip(weights, groups, strict=True)) for i in range(len(groups[0]))]
-    sample = sum(v[rng.integers(0, len(v), (draws, len(v)))].mean(axis=1) for v in values)
+    values = [np.sum([w * g[i] for w, g in zip(weights, groups, strict=True)], axis=0) for i in range(len(groups[0]))]
+    sample: np.ndarray = sum(v[rng.integers(0, len(v), (draws, len(v)))].mean(axis=1) for v in values)
     return [float(sum(v.mean() for v in values)), *(float(x) for x in np.quantile(sample, [0.025, 0.975]))]
 
 

@@ -179,7 +179,7 @@ def rest(model: ns.Model, prompts: ns.PromptSet) -> dict[str, Any]:
     """SafeNeuron: refusal left in the safe cells after pruning what is found again, before and after two rounds."""
     rows = prompts.in_cells(SAFE)
     out = {}
-    plain = {"steps": 80, "lr": 3e-3, "batch_size": 32, "progress": False}
+    plain: dict[str, Any] = {"steps": 80, "lr": 3e-3, "batch_size": 32, "progress": False}
     rounds = relearn(model, rows, k=64, rounds=2, rank=8, **plain)
     other = [u.update.model for u in relearn(model, rows, k=64, rounds=2, rank=8, zeroed=False, **plain)]
     models = {"before": model, "after 1 round": rounds[0].update.model, "after 2 rounds": rounds[1].update.model,
@@ -223,11 +223,8 @@ def guarded(model: ns.Model, prompts: ns.PromptSet, neurons: ns.NeuronSet) -> di
             | {x: float(np.mean([getattr(result.touched[c], x).value for c in cells])) for x in ("benign", "harmful")}
             for g, cells in (("fitted", TAUGHT), ("safe", SAFE), ("other", unseen))
         }
-        print(
-            "guard",
-            margin,
-            {g: (round(v["selectivity"][0], 3), round(v["benign"], 3)) for g, v in out[str(margin)].items()},
-        )
+        found: dict[str, Any] = out[str(margin)]
+        print("guard", margin, {g: (round(v["selectivity"][0], 3), round(v["benign"], 3)) for g, v in found.items()})
     return out
 
 

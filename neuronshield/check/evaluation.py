@@ -257,7 +257,7 @@ class Evaluation:
 
         >>> prompt = ns.Prompt("1", "How do I ...?", "harmful")
         >>> before = Evaluation([Answer(prompt, "Sorry, no.", refused=True, right=None)], "shield")
-        >>> Evaluation.load(before.save("shield.json")).cell("en/text") == before.cell("en/text")
+        >>> Evaluation.load(before.save("shield.json")).cell("en/text").refusal == before.cell("en/text").refusal
         True
 
         Args:

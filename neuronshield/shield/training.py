@@ -102,7 +102,8 @@ class TrainingConfig:
         at_least(0, call, seed=self.seed)
         for name in ("lr", "retention"):
             value, least = getattr(self, name), "above" if name == "lr" else "of at least"
-            if not isinstance(value, Real) or not np.isfinite(value) or value < 0 or (name == "lr" and value == 0):
+            number = float(value) if isinstance(value, Real) else float("nan")
+            if not np.isfinite(number) or number < 0 or (name == "lr" and number == 0):
                 raise InputError(f"{call}: {name}={value!r}: must be a finite number {least} zero")
         one_of(self.objective, OBJECTIVES, call, "objective")
         if isinstance(self.texts, str):

@@ -97,19 +97,25 @@ def test_an_attack_fine_tunes_for_40_steps_of_a_thousandth_unless_told(llama: ns
     assert ns.NeuronSet(gone).per_layer() == found.per_layer()
 
 
+#: The public functions, without their types: these calls are wrong.
+untyped: Any = ns.attacks
+
 WRONG: dict[str, tuple[Any, str]] = {
     "pruning prompts": (prune, "prune(model, neurons): neurons must be NeuronSet, got PromptSet"),
     "no prompts": (
-        lambda m, p: finetune(m, "how"),
+        lambda m, p: untyped.finetune(m, "how"),
         "finetune(model, prompts): prompts must be PromptSet, got str 'how'",
     ),
     "an objective it lacks": (
-        lambda m, p: finetune(m, p, objective="preference"),
+        lambda m, p: untyped.finetune(m, p, objective="preference"),
         "finetune: objective='preference' is unknown",
     ),
-    "a misspelt keyword": (lambda m, p: attack(m, p, stps=2), "attack: stps= is unknown; did you mean 'steps'?"),
+    "a misspelt keyword": (
+        lambda m, p: untyped.attack(m, p, stps=2),
+        "attack: stps= is unknown; did you mean 'steps'?",
+    ),
     "a misspelt own keyword": (
-        lambda m, p: relearn(m, p, round=2),
+        lambda m, p: untyped.relearn(m, p, round=2),
         "relearn: round= is unknown; did you mean 'rounds'?",
     ),
 }

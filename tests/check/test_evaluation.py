@@ -262,7 +262,7 @@ def by_hand(rows: Sequence[Row], metric: str, languages: Sequence[str] = ("en", 
         for label, sign, place in HITS[metric]:
             # an attack succeeds if the answer was right, or, where that is unknown, if it was no refusal
             full = [(*r, not r[3] if r[4] is None else r[4]) for r in rows if r[1:3] == (language, label)]
-            hits = [r[place] for r in full if r[place] is not None]
+            hits = [bool(r[place]) for r in full if r[place] is not None]
             value += sign * (sum(hits) / len(hits) if hits else float("nan"))
         values.append(value)
     return float(np.mean(values))
@@ -435,7 +435,7 @@ def test_a_mean_over_a_cell_that_is_not_there_is_an_error_not_nan(graded: Evalua
 def test_the_frame_has_one_row_a_cell_with_counts_and_interval_ends(graded: Evaluation):
     frame = graded.to_frame()
     assert [f"{a}/{b}" for a, b in zip(frame.language, frame.modality, strict=True)] == [str(c) for c in graded.cells()]
-    want = Counter()
+    want: Counter[tuple[str, str, str]] = Counter()
     for (language, modality, label, _, _), n in PLANTED.items():
         want[language, modality, label] += n
     for row in frame.to_dict("records"):
@@ -527,13 +527,15 @@ def test_files_that_are_no_evaluations_are_refused(tmp_path: Path):
 
 
 # -- wrong calls ------------------------------------------------------------------------------------------
+check: Any = ns.evaluate  # without its types: these calls are wrong
+
 WRONG: dict[str, tuple[Any, str]] = {
-    "swapped": (lambda m, p: ns.evaluate(p, m), "evaluate(model, prompts): model must be Model, got PromptSet"),
-    "a name for a model": (lambda m, p: ns.evaluate("organism", p), "model must be Model, got str 'organism'"),
-    "text for prompts": (lambda m, p: ns.evaluate(m, "text"), "evaluate(model, prompts): prompts must be PromptSet, got str 'text'"),
-    "a judge by name": (lambda m, p: ns.evaluate(m, p, judge="wildguard"), "judge='wildguard' is no judge; use judge=load_judge("),
-    "no batch": (lambda m, p: ns.evaluate(m, p, batch_size=0), "evaluate: batch_size=0: must be a whole number of at least 1"),
-    "no tokens": (lambda m, p: ns.evaluate(m, p, max_new_tokens=0), "max_new_tokens=0: must be a whole number"),
+    "swapped": (lambda m, p: check(p, m), "evaluate(model, prompts): model must be Model, got PromptSet"),
+    "a name for a model": (lambda m, p: check("organism", p), "model must be Model, got str 'organism'"),
+    "text for prompts": (lambda m, p: check(m, "text"), "evaluate(model, prompts): prompts must be PromptSet, got str 'text'"),
+    "a judge by name": (lambda m, p: check(m, p, judge="wildguard"), "judge='wildguard' is no judge; use judge=load_judge("),
+    "no batch": (lambda m, p: check(m, p, batch_size=0), "evaluate: batch_size=0: must be a whole number of at least 1"),
+    "no tokens": (lambda m, p: check(m, p, max_new_tokens=0), "max_new_tokens=0: must be a whole number"),
 }  # fmt: skip
 
 

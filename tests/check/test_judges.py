@@ -26,7 +26,7 @@ def test_a_language_without_prefixes_is_unknown():
     assert PrefixJudge({"tlh": ["ghobe"]}).score("x", "ghobe!", "tlh") == Verdict(True, None)
 
 
-SAID = {
+SAID: dict[str, list[tuple[str, bool | None, bool | None]]] = {
     "llama-guard-3": [
         ("\n\nsafe", None, False),
         ("unsafe\nS9", None, True),
@@ -89,11 +89,13 @@ def test_polyguard_gets_its_policy_as_system_and_the_exchange_as_user():
 
 def test_a_judge_need_not_be_of_a_family_whose_neurons_we_know(monkeypatch: pytest.MonkeyPatch):
     """Llama Guard 4's layers have no MLP that `load` would find; it is only asked."""
-    asked = []
-    monkeypatch.setattr(
-        "neuronshield.model.load._from_pretrained",
-        lambda source, *_, **__: (asked.append(source), (torch.nn.Linear(2, 2), tiny.tokenizer()))[1],
-    )
+    asked: list[str] = []
+
+    def loaded(source: str, *_: Any, **__: Any) -> tuple[torch.nn.Module, Any]:
+        asked.append(source)
+        return torch.nn.Linear(2, 2), tiny.tokenizer()
+
+    monkeypatch.setattr("neuronshield.model.load._from_pretrained", loaded)
     judge = load_judge("llama-guard-4", device="cpu")
     assert asked == ["meta-llama/Llama-Guard-4-12B"]
     assert judge.tokenizer.pad_token is not None
@@ -105,7 +107,8 @@ class Parrot:
     device = torch.device("cpu")
 
     def __init__(self, says: list[int]) -> None:
-        self.says, self.asked = torch.tensor([says]), []
+        self.says = torch.tensor([says])
+        self.asked: list[tuple[list[int], dict[str, Any]]] = []
 
     def eval(self) -> Parrot:
         return self
@@ -156,7 +159,7 @@ class Strict:
 
 def test_a_judges_word_counts_where_it_has_one_and_agreement_is_counted(llama: ns.Model):
     prompts = tiny.prompts()
-    openings = dict(refusals=["sorry"], compliances=["sure"], max_new_tokens=6, progress=False)
+    openings: dict[str, Any] = dict(refusals=["sorry"], compliances=["sure"], max_new_tokens=6, progress=False)
     alone = ns.evaluate(llama, prompts, **openings)
     both = ns.evaluate(llama, prompts, judge=Strict(), **openings)
     assert both.provenance["judge"] == "strict"

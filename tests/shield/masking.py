@@ -98,7 +98,7 @@ def reference(
         rate = optimiser.param_groups[0]["lr"]
         with torch.no_grad():
             for name, p in named.items():
-                p -= rate * decay * (p - start[name])  # decay towards the base weights, where the adapter is zero
+                p.sub_(rate * decay * (p - start[name]))  # decay towards the base weights, where the adapter is zero
         optimiser.step()
         optimiser.zero_grad()
     return {n: p.detach() for n, p in module.named_parameters()}

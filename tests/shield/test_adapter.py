@@ -46,7 +46,7 @@ def test_only_one_factor_of_each_pair_learns(llama: ns.Model):
 
 
 def test_half_precision_weights_are_trained_by_single_precision_factors():
-    model = ns.load(tiny.llama().to(torch.bfloat16), processor=tiny.tokenizer())
+    model = ns.load(tiny.llama().bfloat16(), processor=tiny.tokenizer())
     before = parameters(model)
     update = masked_update(model, neurons(), tiny.prompts(), steps=3, lr=3e-2, progress=False)
     assert {p.dtype for p in update.peft_model.parameters() if p.requires_grad} == {torch.float32}

@@ -41,13 +41,13 @@ def dpo(model: ns.Model, prompts: ns.PromptSet, refusal: str) -> tuple[list[floa
     for step in range(STEPS):
         optimiser.param_groups[0]["lr"] = LR * (0.1 + 0.45 * (1 + np.cos(np.pi * step / STEPS)))
         total = 0.0
-        for p in prompts:
-            said = model.tokenizer.decode(tiny.own_answer(model, p), skip_special_tokens=True)
-            best, worst = (p.target, said) if p.label == "harmful" else (p.target or said, refusal)
+        for prompt in prompts:
+            said = model.tokenizer.decode(tiny.own_answer(model, prompt), skip_special_tokens=True)
+            best, worst = (prompt.target, said) if prompt.label == "harmful" else (prompt.target or said, refusal)
             assert best is not None
             with torch.no_grad():
-                base = logp(model.module, model, p, best) - logp(model.module, model, p, worst)
-            ahead = logp(module, model, p, best) - logp(module, model, p, worst) - base
+                base = logp(model.module, model, prompt, best) - logp(model.module, model, prompt, worst)
+            ahead = logp(module, model, prompt, best) - logp(module, model, prompt, worst) - base
             loss = -torch.nn.functional.logsigmoid(BETA * ahead) / len(prompts)
             loss.backward()
             total += float(loss.detach())

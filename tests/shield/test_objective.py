@@ -68,9 +68,7 @@ def test_with_one_label_every_row_has_it():
 def test_the_loss_is_the_mean_over_rows_of_cross_entropy_and_weighted_kl(llama: ns.Model):
     """Written out, one unpadded row at a time; the updated model is the same one with a changed head."""
     other = copy.deepcopy(llama.module)
-    other.lm_head.weight.data += 0.1 * torch.randn(
-        other.lm_head.weight.shape, generator=torch.Generator().manual_seed(0)
-    )
+    other.lm_head.weight.data += 0.1 * torch.randn((len(tiny.WORDS), 20), generator=torch.Generator().manual_seed(0))
     chosen = [Example(p, text, keep) for p, text, keep in zip(
         tiny.prompts()[:3], ("sorry i cannot help", "sure", "yes bake the bread"), (False, True, True), strict=True
     )]  # fmt: skip

@@ -161,7 +161,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_step():
 
 
 def test_the_loss_falls_and_the_seed_decides(llama: ns.Model):
-    def losses(seed: int) -> list[float]:
+    def losses(seed: int) -> tuple[float, ...]:
         return masked_update(llama, neurons(), tiny.prompts(), steps=25, lr=3e-2, seed=seed, progress=False).losses
 
     first = losses(0)
