@@ -1,0 +1,56 @@
+"""Tables by language: they cover the same languages, and names and prefixes are found."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from neuronshield import InputError
+from neuronshield.data.languages import (
+    COMPLIANCES,
+    LANGUAGE_NAMES,
+    REFUSAL_SENTENCES,
+    REFUSALS,
+    chosen_openings,
+    language_tag,
+    refusal_sentence,
+    target_opening,
+)
+
+
+def test_every_language_has_refusals_compliances_and_a_sentence():
+    assert set(REFUSALS) == set(COMPLIANCES) == set(REFUSAL_SENTENCES)
+    for language in REFUSALS:
+        assert REFUSALS[language]
+        assert not set(REFUSALS[language]) & set(COMPLIANCES[language])
+        assert any(refusal_sentence(language).startswith(prefix) for prefix in REFUSALS[language])
+
+
+def test_names_lead_to_tags():
+    assert all(re.fullmatch("[a-z]{2}", tag) for tag in LANGUAGE_NAMES.values())
+    assert all(language_tag(name.title()) == tag for name, tag in LANGUAGE_NAMES.items())
+    assert [language_tag(x) for x in ("zh-Hans", " sw ", "pt_BR")] == ["zh-Hans", "sw", "pt_BR"]
+    for wrong in ("Klingon", "", None, "en us", 5):
+        with pytest.raises(InputError, match="is not a BCP-47 tag, nor an English name"):
+            language_tag(wrong)
+
+
+def test_given_prefixes_replace_the_built_in_ones_of_their_language_only():
+    built_in = {"en": ["Sorry"], "zh": ["抱歉"]}
+    assert chosen_openings(None, built_in, "zh-Hant") == ["抱歉"]
+    assert chosen_openings(["No"], built_in, "zh") == ["No"]
+    assert chosen_openings("No", built_in, "zh") == ["No"]
+    assert chosen_openings({"zh": ["不"]}, built_in, "zh-Hant") == ["不"]
+    assert chosen_openings({"zh": ["不"]}, built_in, "en") == ["Sorry"]
+    assert chosen_openings(None, built_in, "eu") == []
+
+
+def test_the_prefix_of_a_target_ends_at_punctuation_or_three_words():
+    found = [target_opening(t) for t in ("Sorry, no.", "one two three four", "抱歉，我", "", None)]
+    assert found == ["Sorry", "one two three", "抱歉", "", ""]
+
+
+def test_a_language_without_a_sentence_is_named():
+    with pytest.raises(InputError, match="no refusal sentence for 'eu'; there are en, es"):
+        refusal_sentence("eu")

@@ -1,0 +1,67 @@
+"""One row to the fields of a prompt."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+from neuronshield import InputError
+from neuronshield.data.parsing import COLUMNS, is_null, jsonl_rows, parquet_rows, parse_row
+
+OK: dict[str, Any] = {"prompt": "how do i bake a cake", "label": "benign"}
+
+
+def test_a_row_fills_every_column():
+    row = parse_row({**OK, "mine": {"a": 1}}, "x:1", None)
+    assert set(row) == {*COLUMNS, "extra"}
+    assert row["extra"] == {"mine": {"a": 1}}
+    assert (row["id"], row["expect"], row["images"], row["messages"]) == ("", (), (), None)
+
+
+def test_pictures_decide_the_modality_unless_it_is_given():
+    picture = tiny.picture(0)
+    assert parse_row({**OK, "images": picture}, "x:1", None)["modality"] == "text+image"
+    assert parse_row({**OK, "images": picture, "modality": "typographic"}, "x:1", None)["modality"] == "typographic"
+
+
+@pytest.mark.parametrize(("value", "kept"), [(7, "7"), ("7", "7"), (None, None)])
+def test_names_may_be_numbers(value: Any, kept: str | None):
+    row = parse_row({**OK, "pair_id": value, "category": value}, "x:1", None)
+    assert (row["pair_id"], row["category"]) == (kept, kept)
+
+
+@pytest.mark.parametrize("value", [1.5, [1], {"a": 1}])
+def test_other_types_are_named_with_their_column(value: Any):
+    with pytest.raises(InputError, match="x:1: source must be a string, got"):
+        parse_row({**OK, "source": value}, "x:1", None)
+
+
+def test_the_parts_of_a_message_are_joined_to_its_text():
+    parts = [{"type": "text", "text": "how do"}, {"type": "image"}, {"type": "text", "text": "i bake"}]
+    row = parse_row({"messages": [{"role": "user", "content": parts}], "label": "benign"}, "x:1", None)
+    assert row["prompt"] == "how do i bake"
+
+
+def test_nulls_are_none_and_nan_only():
+    assert [is_null(v) for v in (None, float("nan"), 0, "", [], False)] == [True, True, False, False, False, False]
+
+
+def test_rows_are_numbered_by_line(tmp_path: Path):
+    path = tmp_path / "p.jsonl"
+    path.write_text(f"\n{json.dumps(OK)}\n\n{json.dumps(OK)}\n", encoding="utf-8")
+    assert [where for where, _ in jsonl_rows(path)] == [f"{path}:2", f"{path}:4"]
+
+
+def test_an_empty_parquet_file_is_said_to_be_empty(tmp_path: Path):
+    import pandas as pd
+
+    path = tmp_path / "p.parquet"
+    pd.DataFrame({"prompt": pd.Series([], dtype=str)}).to_parquet(path)
+    with pytest.raises(InputError, match=r"p\.parquet: empty"):
+        parquet_rows(path)
+    with pytest.raises(InputError, match=r"none\.parquet: no such file"):
+        parquet_rows(tmp_path / "none.parquet")

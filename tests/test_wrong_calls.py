@@ -1,0 +1,184 @@
+"""The natural wrong call gets one line that names the argument and says what to do."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+
+import neuronshield as ns
+from neuronshield import Cell, InputError, NeuronSet, PromptSet
+
+ROW = {"prompt": "how do i bake a cake", "label": "benign"}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What wrong calls are made of."""
+
+    model: Any
+    prompts: Any
+    stats: Any
+    scores: Any
+    sets: Any
+    neurons: Any
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def bench(llama: ns.Model, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    prompts = tiny.prompts()
+    stats = ns.capture(llama, prompts, progress=False)
+    scores = ns.contrast(stats)
+    neurons = NeuronSet([(0, 3), (1, 5)], n_layers=3, d_mlp=29)
+    return Bench(llama, prompts, stats, scores, scores.top(k=4), neurons, tmp_path_factory.mktemp("wrong"))
+
+
+CALLS: dict[str, tuple[Callable[[Bench], Any], str]] = {
+    # prompts
+    "where(lang=)": (lambda b: b.prompts.where(lang="en"), "where: lang= is unknown; did you mean 'language'? use one of"),
+    "where(label=harmfull)": (lambda b: b.prompts.where(label="harmfull"), "label='harmfull' is unknown; did you mean 'harmful'?"),
+    "where(modality=video)": (lambda b: b.prompts.where(modality="video"), "modality='video' is unknown; use one of text, image"),
+    "where(split=dev)": (lambda b: b.prompts.where(split=["test", "dev"]), "split='dev' is unknown; "),
+    "where(language=3)": (lambda b: b.prompts.where(language=3), "where: language must be str, got int 3"),
+    "where(cell=en)": (lambda b: b.prompts.where(cell="en"), "cell 'en' is not a language and a modality, as in 'en/text'"),
+    "prompts[id] of none": (lambda b: b.prompts["en-text-0-0-harmfull"], "did you mean 'en-text-0-0-harmful'?"),
+    "head(0)": (lambda b: b.prompts.head(0), "head: n=0: must be a whole number of at least 1"),
+    "prompts + list": (lambda b: operator.add(b.prompts, [ROW]), "prompts + other: other must be PromptSet, got list"),
+    "PromptSet of dicts": (lambda _: PromptSet([ROW]), "every row must be Prompt, got dict; read rows with PromptSet.from_records"),  # type: ignore[list-item]
+    "PromptSet of a path": (lambda _: PromptSet("p.jsonl"), "every row must be Prompt, got str 'p'; read rows"),  # type: ignore[arg-type]
+    "from_jsonl(records)": (lambda _: PromptSet.from_jsonl([ROW]), "path must be str or a path, got list; for records in memory use from_records"),  # type: ignore[arg-type]
+    "from_parquet(frame)": (lambda _: PromptSet.from_parquet(pd.DataFrame([ROW])), "path must be str or a path, got DataFrame"),  # type: ignore[arg-type]
+    "from_records(path)": (lambda _: PromptSet.from_records("file.jsonl"), "got str; read a file with from_jsonl(path)"),  # type: ignore[arg-type]
+    "from_records(dict)": (lambda _: PromptSet.from_records(ROW), "got dict; put it in a list: [record]"),  # type: ignore[arg-type]
+    "from_records(frame)": (lambda _: PromptSet.from_records(pd.DataFrame([ROW])), 'got DataFrame; pass frame.to_dict("records")'),  # type: ignore[arg-type]
+    "from_records(None)": (lambda _: PromptSet.from_records(None), "must be dicts in a list, got NoneType"),  # type: ignore[arg-type]
+    "from_dataset(splits)": (lambda _: PromptSet.from_dataset({"train": [ROW]}), "got dict; choose a split, as in dataset['train']"),  # type: ignore[dict-item]
+    "fractions of two": (lambda b: b.prompts.with_splits(fractions=(1, 1)), "give four numbers, for discover, confirm, train, test"),
+    "negative fractions": (lambda b: b.prompts.with_splits(fractions=(1, -1, 1, 1)), "give numbers of at least 0 that are not all 0"),
+    "zero fractions": (lambda b: b.prompts.with_splits(fractions=(0, 0, 0, 0)), "give numbers of at least 0 that are not all 0"),
+    "fraction of a set": (lambda b: b.prompts.with_splits(fractions=0.5), "give four numbers"),
+    "Cell.of(5)": (lambda _: Cell.of(5), "cell 5 is not a language and a modality, as in 'en/text'"),  # type: ignore[arg-type]
+    "Cell.of(en)": (lambda _: Cell.of("en"), "cell 'en' is not a language and a modality"),
+    "to_jsonl(number)": (lambda b: b.prompts.to_jsonl(3), "to_jsonl(path): path must be str or a path, got int 3"),
+    "read swapped": (lambda _: ns.read("advbench.csv", "advbench"), "the arguments are swapped; call read('advbench', 'advbench.csv')"),
+    "read of a path alone": (lambda _: ns.read(Path("advbench.csv"), []), "name must be str, got PosixPath; it comes first"),  # type: ignore[arg-type]
+    "read of a number": (lambda _: ns.read("advbench", 5), "source must be a path or rows, got int"),  # type: ignore[arg-type]
+    # capture
+    "capture swapped": (lambda b: ns.capture(b.prompts, b.model), "capture(model, prompts): the arguments are swapped; the model comes first"),
+    "capture of a text": (lambda b: ns.capture(b.model, "text"), "prompts must be PromptSet, got str 'text'; read a file with"),  # type: ignore[arg-type]
+    "capture of texts": (lambda b: ns.capture(b.model, ["a", "b"]), "prompts must be PromptSet, got list; "),  # type: ignore[arg-type]
+    "capture of a model's name": (lambda b: ns.capture("organism", b.prompts), "model must be Model, got str 'organism'; load one with ns.load"),  # type: ignore[arg-type]
+    "capture in batches of 0": (lambda b: ns.capture(b.model, b.prompts, batch_size=0), "capture: batch_size=0: must be a whole number of at least 1"),
+    "capture in batches of -1": (lambda b: ns.capture(b.model, b.prompts, batch_size=-1), "batch_size=-1: must be"),
+    "capture of the last": (lambda b: ns.capture(b.model, b.prompts, tokens="last"), "tokens='last' is unknown; did you mean 'last_prompt'?"),  # type: ignore[arg-type]
+    "record swapped": (lambda b: ns.record(b.prompts, b.model), "record(model, prompts): model must be Model, got PromptSet; the model comes first"),
+    "record of texts": (lambda b: ns.record(b.model, ["a"]), "every row of prompts must be Prompt, got str 'a'"),  # type: ignore[list-item]
+    # scores
+    "contrast(prompts)": (lambda b: ns.contrast(b.prompts), "stats must be Stats, got PromptSet; capture makes them"),
+    "contrast by an unknown method": (lambda b: ns.contrast(b.stats, "sass"), "method='sass' is unknown; did you mean 'sas'? use one of contribution"),
+    "stats of no such cell": (lambda b: b.stats["ko/text"], "nothing captured for harmful prompts of ko/text; there are harmful en/text"),
+    "scores of no such cell": (lambda b: b.scores["ko/text"], "scores['ko/text']: no such cell; there are en/text, sw/text"),
+    "sets of no such cell": (lambda b: b.sets["ko/text"], "sets['ko/text']: no such cell; there are en/text, sw/text"),
+    "sets by number": (lambda b: b.sets[0], "cell 0 is not a language and a modality"),
+    "top(64)": (lambda b: b.scores.top(64), "top(64): name the size, as in top(k=64); one of k, fraction, per_layer, param_fraction"),
+    "top()": (lambda b: b.scores.top(), "give exactly one of k, fraction, per_layer, param_fraction (got 0)"),
+    "top(k=1.5)": (lambda b: b.scores.top(k=1.5), "top: k=1.5: must be a whole number"),
+    "top(k='64')": (lambda b: b.scores.top(k="64"), "top: k='64': must be a whole number"),
+    "top(fraction='all')": (lambda b: b.scores.top(fraction="all"), "fraction must be int or float, got str 'all'"),
+    "attribution without pairs": (
+        lambda b: ns.attribution(b.model, PromptSet.from_records(tiny.records(pair_id=None)), refusals=["sorry"], compliances=["sure"]),
+        "no harmful prompt has a matched benign prompt; give both the same pair_id",
+    ),
+    "attribution swapped": (lambda b: ns.attribution(b.prompts, b.model), "attribution(model, prompts): the arguments are swapped"),
+    "snip of stats": (lambda b: ns.baselines.snip(b.model, b.stats), "snip(model, prompts): prompts must be PromptSet, got Stats"),
+    "change_score of one model": (lambda b: ns.baselines.change_score(b.model, b.prompts, b.prompts), "other must be Model, got PromptSet"),
+    # sets and overlap
+    "NeuronSet(text)": (lambda _: NeuronSet("abc"), "give (layer, index) pairs, as in NeuronSet([(0, 3), (1, 5)]); got str"),  # type: ignore[arg-type]
+    "NeuronSet of numbers": (lambda _: NeuronSet([1, 2]), "give (layer, index) pairs, as in NeuronSet([(0, 3), (1, 5)]); got 1"),  # type: ignore[list-item]
+    "NeuronSet by layer": (lambda _: NeuronSet({0: [1, 2]}), "give (layer, index) pairs, as in NeuronSet([(0, 3), (1, 5)]); got dict"),  # type: ignore[dict-item]
+    "intersection of a list": (lambda b: NeuronSet.intersection([b.neurons]), "every set must be NeuronSet, got list; unpack a list with *"),  # type: ignore[arg-type]
+    "save to a number": (lambda b: b.neurons.save(5), "save(path): path must be str or a path, got int 5"),
+    "load of a set": (lambda b: NeuronSet.load(b.neurons), "load(path): path must be str or a path, got NeuronSet"),
+    "overlap(scores)": (lambda b: ns.overlap(b.scores, k=4), "stats must be Stats, got Scores; capture makes them"),
+    "overlap without a size": (lambda b: ns.overlap(b.stats), "give the size of the sets, exactly one of k, fraction, per_layer, param_fraction"),
+    "overlap without a dict": (lambda b: ns.overlap(b.stats, k=4, without={}), "without must be NeuronSet, got dict"),  # type: ignore[arg-type]
+    "overlap by lape": (lambda b: ns.overlap(b.stats, k=4, method="lape"), "contrast of pairs: method='lape' is unknown; "),
+    "anchored on no such cell": (lambda b: ns.overlaps.anchored(b.sets, "ko/text"), "no such cell; there are en/text, sw/text"),
+    "anchored of one set": (lambda b: ns.overlaps.anchored(b.neurons), "sets must be Mapping, got NeuronSet; such as scores.top"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_wrong_call_is_one_line(bench: Bench, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    call, said = CALLS[name]
+    with pytest.raises(InputError) as caught:
+        call(bench)
+    message = str(caught.value)
+    assert said in message
+    assert "\n" not in message
+    assert len(message) < 330
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_python_names_a_missing_argument_and_a_plain_set_is_no_neuron_set(bench: Bench):
+    with pytest.raises(TypeError, match=r"missing .*argument: 'path'"):
+        bench.neurons.save()
+    with pytest.raises(TypeError, match=r"cannot combine a NeuronSet with set; wrap its pairs in NeuronSet\(\.\.\.\)"):
+        bench.neurons & {(0, 1)}
+
+
+def test_the_natural_calls_work(bench: Bench):
+    both = bench.sets["en/text"], bench.sets[Cell("en", "text")]
+    assert both[0] == both[1] == bench.sets["en", "text"]
+    assert "en/text" in bench.sets
+    assert "ko/text" not in bench.sets
+    assert 5 not in bench.sets
+    assert bench.sets.get("ko/text") is None
+    shared = NeuronSet.intersection(*bench.sets.values())
+    assert shared == NeuronSet.intersection(bench.sets) == bench.sets["en/text"] & bench.sets["sw/text"]
+    np.testing.assert_array_equal(bench.scores["sw/text"], bench.scores.values[1])
+    assert "sw/text" in bench.scores
+    assert bench.stats["en/text"].benign.n == 15
+    assert bench.prompts["en-text-0-0-harmful"].label == "harmful"
+    assert list(bench.prompts.head(3)["id"]) == [p.id for p in bench.prompts[:3]]
+    for cell in ("sw/text", ("sw", "text"), Cell("sw", "text"), ["sw/text"], {Cell("sw", "text")}):
+        assert bench.prompts.where(cell=cell).cells() == [Cell("sw", "text")]
+    assert len(bench.prompts.where(cell=("en/text", "sw/text"))) == 60
+    assert ns.contrast(bench.stats, "sas").method == "sas"
+
+
+def test_what_users_see_offers_no_save_that_raises(bench: Bench, tmp_path: Path):
+    own = [bench.stats, bench.scores, bench.sets, bench.neurons, ns.overlap(bench.stats, k=4)]
+    for i, value in enumerate(own):
+        path = value.save(tmp_path / str(i))
+        assert type(value).load(path).__class__ is type(value)
+    others = [
+        bench.prompts,
+        bench.prompts[0],
+        bench.prompts[0].cell,
+        bench.stats["en/text"],
+        bench.stats["en/text"].harmful,
+    ]
+    for value in [*others, next(iter(bench.stats.groups))]:
+        assert "save" not in dir(value), type(value)
+
+
+def test_every_repr_is_a_line_and_every_table_a_screen(bench: Bench):
+    long = ns.Prompt("an id " * 20, "how do i bake " * 50, "benign")
+    shown = [bench.prompts, bench.prompts[0], long, bench.stats, bench.stats["en/text"].harmful, bench.scores, bench.sets,
+             bench.neurons, ns.overlap(bench.stats, k=4), next(iter(bench.stats.groups)), bench.prompts[0].cell]  # fmt: skip
+    for value in shown:
+        assert len(repr(value)) <= 110, repr(value)
+        assert "\n" not in repr(value)
+        if hasattr(value, "_repr_html_"):
+            html = value._repr_html_()
+            assert html.count("<tr") <= 14
