@@ -1,8 +1,8 @@
-"""Every score of the literature on one cell: which neurons it picks, and what ablating them does: python benchmarks/methods.py --out methods
+"""Every score of the literature on one cell: which neurons it selects, and the effect of ablating them: python benchmarks/methods.py --out methods
 
 64 neurons of English text on the organism by each score, from the same prompts; then `verify` on requests that no score saw.
 The change score sets the organism against itself after forty steps on benign prompts. Language-bound neurons (LAPE) and
-random ones are the controls that should do nothing. Writes OUT.json and OUT.html (the figure).
+random ones are controls that should have no effect. Writes OUT.json and OUT.html (the figure).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +26,15 @@ from neuronshield.find.scores import METHODS
 
 CELL = ns.Cell("en", "text")
 K = 64
-OPENINGS: dict[str, Any] = {"refusals": organism.REFUSALS, "compliances": organism.COMPLIANCES}
 
 
 def sets(model: ns.Model, prompts: ns.PromptSet) -> dict[str, ns.NeuronSet]:
     """K neurons by every score."""
     stats = ns.capture(model, prompts, progress=False)
     english = prompts.in_cells([CELL])
-    scores: dict[str, Callable[[], ns.contrast.Scores]] = {
-        name: (lambda name=name: ns.contrast(stats, method=name)) for name in METHODS
-    }
-    scores["attribution"] = lambda: ns.attribution(model, english, **OPENINGS)
-    scores["snip"] = lambda: ns.baselines.snip(model, english, progress=False, **OPENINGS)
+    scores: dict[str, Callable[[], ns.Scores]] = {name: partial(ns.contrast, stats, method=name) for name in METHODS}
+    scores["attribution"] = lambda: ns.attribution(model, english)
+    scores["snip"] = lambda: ns.baselines.snip(model, english, progress=False)
     scores["change_score"] = lambda: ns.baselines.change_score(
         model, finetune(model, english, steps=40, lr=1e-3, progress=False), english, progress=False
     )
@@ -62,7 +60,7 @@ def main() -> None:
     rows: dict[str, dict[str, Any]] = {}
     for name, neurons in chosen.items():
         start = time.perf_counter()
-        proof = ns.verify(model, neurons, prompts.in_cells([CELL]), draws=args.draws, progress=False, **OPENINGS)
+        proof = ns.verify(model, neurons, prompts.in_cells([CELL]), draws=args.draws, progress=False)
         claims = {c.name: c for c in proof.claims}
         need = [c for n, c in claims.items() if n.startswith("necessity")]
         least = min(need, key=lambda c: c.effect.value)
@@ -75,9 +73,8 @@ def main() -> None:
     matrix = [[jaccard(a, b) for b in chosen.values()] for a in chosen.values()]
     found = {"methods": rows, "jaccard": matrix, "names": list(chosen)}
     args.out.with_suffix(".json").write_text(json.dumps(found, default=float), encoding="utf-8")
-    figure = figures.methods(
-        list(chosen), np.array(matrix), {n: r["effect"] for n, r in rows.items()}, {n: r["n"] for n, r in rows.items()}
-    )
+    effects, sizes = {n: r["effect"] for n, r in rows.items()}, {n: r["n"] for n, r in rows.items()}
+    figure = figures.methods(list(chosen), np.array(matrix), effects=effects, sizes=sizes)
     figure.write_html(args.out.with_suffix(".html"))
     print(
         f"\n| score | neurons | least necessity effect of the set | strongest control | per neuron | verified | verdict |\n|{'---|' * 7}"

@@ -1,7 +1,7 @@
-"""What verify costs, and what it says: python benchmarks/verify.py [--model smollm2 --prompts advbench.jsonl --update]
+"""Cost and verdict of verify: python benchmarks/verify.py [--model smollm2 --prompts advbench.jsonl --update]
 
 1. One control draw against one full forward of the same prompts, for sets in the upper half of the model: both run in
-   turn in the same process, and the figure to quote is their ratio, with its smallest and largest value over rounds.
+   turn in the same process. The result is their ratio, with its smallest and largest value over rounds.
 2. `verify` as a whole, in seconds, and its verdict. With --update the neurons found first are trained (masked update) on
    the "train" prompts, and the set is found again and verified on the updated model: a model that refuses.
 """
@@ -14,15 +14,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import neuronshield as ns
 from neuronshield import organism
-from neuronshield.data.grading import openings_for
 from neuronshield.model.encoding import batches
 from neuronshield.model.forward import margins
-from neuronshield.model.prefixes import opening_tokens
+from neuronshield.model.prefixes import opening_tokens, openings_of
 from neuronshield.prove.controls import random_like
 
 
@@ -38,29 +36,29 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where the proof goes, as JSON")
     args = parser.parse_args()
     model = ns.load(args.model)
-    openings: dict[str, Any] = {}
     if args.prompts:
         prompts = ns.PromptSet.from_jsonl(args.prompts).with_splits(fractions=(0.2, 0.55, 0.15, 0.1))
         size: dict[str, Any] = {"param_fraction": 3e-4}
     else:
         prompts = ns.PromptSet.from_records(organism.records(max_pairs=32))
         size = {"k": 64}
-        openings = {"refusals": organism.REFUSALS, "compliances": organism.COMPLIANCES}
     neurons = find(model, prompts, size)
     if args.update:
         model = ns.masked_update(model, neurons, prompts, allow_unproven=True, progress=False).model
         neurons = find(model, prompts, size)
     if args.rounds:
-        ratio(model, prompts, openings, args.rounds)
+        ratio(model, prompts, rounds=args.rounds)
     start = time.perf_counter()
-    proof = ns.verify(model, neurons, prompts, draws=args.draws, progress=False, **openings)
+    proof = ns.verify(model, neurons, prompts, draws=args.draws, progress=False)
     seconds = time.perf_counter() - start
     print(f"verify: {seconds:.0f} s, {proof.n_pairs} pairs, {args.draws} draws\n{proof}")
-    print(f"kept {len(proof.verified)} of {len(neurons)}, opposing {len(proof.opposing)}, backups {len(proof.backups)}")
-    for name, value in proof.answers.items():
-        print(f"refused, {name}: {value}")
+    print(
+        f"kept {len(proof.verified)} of {len(neurons)}, anti-refusal {len(proof.anti_refusal)}, backups {len(proof.backups)}"
+    )
+    for answers in proof.answers:
+        print(f"refused, {answers.label}, {answers.condition}: {answers.refused}")
     if args.out:
-        args.out.write_text(json.dumps({"seconds": seconds, **proof.to_dict()}, default=float), encoding="utf-8")
+        args.out.write_text(json.dumps({"seconds": seconds, **proof.to_dict()}), encoding="utf-8")
 
 
 def find(model: ns.Model, prompts: ns.PromptSet, size: dict[str, Any]) -> ns.NeuronSet:
@@ -69,11 +67,11 @@ def find(model: ns.Model, prompts: ns.PromptSet, size: dict[str, Any]) -> ns.Neu
     return scores.top(**size)[scores.cells[0]]
 
 
-def ratio(model: ns.Model, prompts: ns.PromptSet, openings: dict[str, Any], rounds: int) -> None:
+def ratio(model: ns.Model, prompts: ns.PromptSet, *, rounds: int) -> None:
     """Full forward / control draw, per set."""
     cell = prompts.cells()[0]
     rows = list(prompts.for_step("confirm").in_cells([cell]).where(label="harmful"))[:32]
-    tokens = opening_tokens(model, openings_for(rows, **openings))
+    tokens = opening_tokens(model, openings_of(model, rows))
     layer = model.n_layers // 2
     upper = ns.NeuronSet([(la, i) for la in range(layer, model.n_layers) for i in range(4)])
     draws = 10
@@ -86,7 +84,8 @@ def ratio(model: ns.Model, prompts: ns.PromptSet, openings: dict[str, Any], roun
                     model.module(**batch.encoding, use_cache=False)
 
     def drawn(positions: Any) -> None:
-        margins(model, rows, [ns.Intervention(s, "zero", positions=positions) for s in sets], tokens, batch_size=32)
+        conditions = [ns.Intervention(s, "zero", positions=positions) for s in sets]
+        margins(model, rows, conditions, tokens=tokens, batch_size=32)
 
     for positions in ("last_prompt", "prompt"):
         ratios = []

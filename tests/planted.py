@@ -26,6 +26,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 import neuronshield as ns
+from neuronshield.model.prefixes import opening_tokens, openings_of
+from neuronshield.prove.controls import random_like
+from neuronshield.prove.pairs import match, measure
 
 HARM, OUT, ONE = 0, 1, 2
 PRIVATE, IDLE, MINUS = range(3, 7), range(7, 17), 17
@@ -34,6 +37,7 @@ WORD = {w: i for i, w in enumerate(tiny.WORDS)}
 ASK: dict[str, Any] = {"refusals": ["sorry"], "compliances": ["sure"], "progress": False}
 
 Address = tuple[int, int]
+SHAPE: dict[str, Any] = {"n_layers": N_LAYERS, "d_mlp": D_MLP}
 
 
 @dataclass
@@ -51,8 +55,8 @@ class Planted:
         return set(self.backs)
 
     @property
-    def loud(self) -> set[Address]:
-        """What a contrast finds."""
+    def separating(self) -> set[Address]:
+        """What a contrast finds: every neuron that separates harmful from benign."""
         return self.causal | self.decoys | self.anti_refusal
 
 
@@ -245,3 +249,21 @@ def check(planted: Planted) -> dict[str, Any]:
         "decoys": {a: effect({a}) for a in planted.decoys},
         "anti_refusal": {a: effect({a}) for a in planted.anti_refusal},
     }
+
+
+class Bench:
+    """A circuit without backups, and its matched confirm prompts."""
+
+    def __init__(self, n_backups: int = 0) -> None:
+        self.planted = build("llama", 1, balanced=True, n_backups=n_backups)
+        self.model = self.planted.model
+        confirm = prompts().for_step("confirm")
+        tokens = opening_tokens(self.model, openings_of(self.model, confirm, refusals=["sorry"], compliances=["sure"]))
+        self.pairs = measure(self.model, match(confirm, seed=0)[0], tokens)
+        self.causal = ns.NeuronSet(self.planted.causal, **SHAPE)
+        rng = np.random.default_rng(0)
+        self.random = [random_like(self.causal, self.model, seed=rng) for _ in range(5)]
+        read = self.pairs.on_harmful([self.pairs.ablate(ns.NeuronSet([p])) for p in self.causal])
+        effects = self.pairs.normalised_effects(self.pairs.harmful_margins - read)
+        self.alone = dict(zip(self.causal, effects, strict=True))
+        self.ranked = sorted(self.alone, key=lambda p: -self.alone[p])

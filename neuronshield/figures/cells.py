@@ -105,7 +105,9 @@ def layers(counts: Int[np.ndarray, "cell n_layers"], cells: Sequence[str], *, me
     )  # fmt: skip
     figure.update_yaxes(autorange="reversed", dtick=1, tickfont={"size": 9})
     figure.update_xaxes(title="layer")
-    figure = styled(figure, f"Layers of the best neurons ({method})", height=max(300, 150 + 16 * len(cells)))
+    sizes = sorted({int(n) for n in counts.sum(axis=1)})
+    best = f"{sizes[0]} best neurons" if len(sizes) == 1 else "best neurons"
+    figure = styled(figure, f"Layers of each cell's {best} ({method})", height=max(300, 150 + 16 * len(cells)))
     return figure.update_layout(margin={"l": 130})
 
 
@@ -170,7 +172,7 @@ def grid(rates: Rates, metric: str = "selectivity") -> go.Figure:
     Raises:
         InputError: an unknown metric.
     """
-    one_of(metric, TITLES, "grid", "metric")
+    one_of(metric, TITLES, call="grid", name="metric")
     keys = [c.split("/", 1) for c in next(iter(rates.values()))]
     languages, modalities = list(dict.fromkeys(k[0] for k in keys)), list(dict.fromkeys(k[1] for k in keys))
     figure = make_subplots(1, len(rates), subplot_titles=list(rates), horizontal_spacing=0.03, shared_yaxes=True)

@@ -31,7 +31,7 @@ def proof_figure(proof: Mapping[str, Any], what: str = "claims") -> go.Figure:
     drawers: dict[str, Callable[[Mapping[str, Any]], go.Figure]] = {
         "claims": _claims, "dose_response": _dose_response, "size": _size, "cross_cell": _cross_cell,
     }  # fmt: skip
-    one_of(what, drawers, "figure", "what")
+    one_of(what, drawers, call="figure", name="what")
     if what != "claims" and not proof["experiments"][what]:
         raise InputError(f"figure: the experiment {what!r} was not done (verdict: {proof['reason']})")
     return drawers[what](proof)

@@ -77,7 +77,7 @@ def search_backups(pairs: MatchedPairs, neurons: NeuronSet) -> BackupSearch:
     tried = _candidates(pairs, neurons)
     if not len(tried):
         nothing = np.empty((2, 0, len(pairs)))
-        return BackupSearch((), nothing, nothing, ())
+        return BackupSearch((), more=nothing, frozen=nothing, rounds=())
     model = pairs.model
     rng = np.random.default_rng(pairs.seed)
     others = [random_like(tried, model, seed=rng, leave_out=neurons) for _ in range(BESIDE)]
@@ -92,8 +92,10 @@ def search_backups(pairs: MatchedPairs, neurons: NeuronSet) -> BackupSearch:
     free, frozen = zip(*(pairs.added_effects(members, context) for context in contexts), strict=True)
     random = Spread.of(pairs.normalised_effects(change[2:]))
     rounds = (
-        BackupRound("the set", len(neurons), pairs.normalised_effect(change[0]), None),
-        BackupRound("the set and its backup candidates", len(tried), pairs.normalised_effect(change[1]), random),
+        BackupRound("the set", len(neurons), effect=pairs.normalised_effect(change[0]), random=None),
+        BackupRound(
+            "the set and its backup candidates", len(tried), effect=pairs.normalised_effect(change[1]), random=random
+        ),
     )
     return BackupSearch(tuple(members), more=_because(*free), frozen=_because(*frozen), rounds=rounds)
 

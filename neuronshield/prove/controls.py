@@ -75,15 +75,15 @@ def random_like(neurons: NeuronSet, model: Model, *, seed: Seed = 0, leave_out: 
     Args:
         neurons: the set.
         model: gives the number of layers and of neurons per layer.
-        seed: an int, a sequence of ints, or a numpy Generator.
+        seed: an int, a sequence of ints, or a numpy Generator, which goes on from its state.
         leave_out: further neurons that are not drawn.
 
     Raises:
         InputError: arguments of another type, such as swapped ones.
     """
     call = "random_like(neurons, model)"
-    require(neurons, NeuronSet, call, "neurons")
-    require(model, Model, call, "model")
+    require(neurons, NeuronSet, call=call, name="neurons")
+    require(model, Model, call=call, name="model")
     rng = np.random.default_rng(seed)
     barred = (neurons | leave_out if leave_out else neurons).by_layer()
     pairs: list[tuple[int, int]] = []
@@ -187,7 +187,7 @@ def control_sets(
         fixed["language"] = _best(neurons, model, score=-language_entropy(stats), name="LAPE")
     except InputError:
         missing["language"] = "language: needs prompts in two languages"
-    return complete(Controls(drawn, fixed, missing, recovered), neurons)
+    return complete(Controls(drawn, fixed=fixed, missing=missing, recovered=recovered), neurons)
 
 
 def complete(controls: Controls, neurons: NeuronSet) -> Controls:
@@ -207,7 +207,7 @@ def complete(controls: Controls, neurons: NeuronSet) -> Controls:
             fixed.pop(kind, None)
         elif len(sets[0]) < len(neurons):
             missing[kind] = f"{kind}: only {len(sets[0])} neurons are left for a set of {len(neurons)}"
-    return Controls(drawn, fixed, missing, controls.recovered)
+    return Controls(drawn, fixed=fixed, missing=missing, recovered=controls.recovered)
 
 
 def _cells_of(neurons: NeuronSet, stats: Stats) -> list[Cell]:

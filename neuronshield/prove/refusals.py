@@ -49,7 +49,7 @@ class Grader:
 
 def answer_rate(label: str, condition: str, grades: Sequence[Grade]) -> AnswerRate:
     """The share of answers that refuse, with Wilson's interval."""
-    return AnswerRate(label, condition, len(grades), rate(sum(g.refused for g in grades), len(grades)))
+    return AnswerRate(label, condition, n=len(grades), refused=rate(sum(g.refused for g in grades), len(grades)))
 
 
 def refusing_cells(pairs: MatchedPairs, grader: Grader) -> tuple[list[Cell], dict[str, list[Grade]], str]:

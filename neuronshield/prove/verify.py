@@ -129,9 +129,11 @@ def verify(
 def _confirmed_on(model: Model, neurons: NeuronSet, prompts: PromptSet) -> PromptSet:
     """The prompts to test on, once the arguments are what `verify` takes."""
     call = "verify(model, neurons, prompts)"
-    require(model, Model, call, "model", hint="load one with ns.load")
-    require(neurons, NeuronSet, call, "neurons", hint="pass one set, such as scores.top(k=64)['en/text']")
-    require(prompts, PromptSet, call, "prompts", hint="read them with ns.PromptSet.from_jsonl or from_records")
+    require(model, Model, call=call, name="model", hint="load one with ns.load")
+    require(neurons, NeuronSet, call=call, name="neurons", hint="pass one set, such as scores.top(k=64)['en/text']")
+    require(
+        prompts, PromptSet, call=call, name="prompts", hint="read them with ns.PromptSet.from_jsonl or from_records"
+    )
     if not len(neurons):
         raise InputError("verify: the neuron set is empty; select neurons first (scores.top)")
     model.needs_here("verify")

@@ -118,7 +118,7 @@ def _section_find(r: dict[str, Any]) -> str:
     if f.get("overlap"):
         o = f["overlap"]
         figure = overlap_heatmap(
-            o["cells"], _matrix(o["jaccard"]), benign_null=_matrix(o["floor"]), split_half=_matrix(o["ceiling"]),
+            o["cells"], _matrix(o["jaccard"]), benign_null=_matrix(o["benign_null"]), split_half=_matrix(o["split_half"]),
             method=f["method"],
         )  # fmt: skip
         text += drawing(figure) + note(

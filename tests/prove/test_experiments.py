@@ -3,38 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import planted
 import pytest
+from planted import SHAPE, Bench
 
 import neuronshield as ns
 from neuronshield.model.prefixes import opening_tokens, openings_of
 from neuronshield.prove import experiments
-from neuronshield.prove.backups import search_backups
 from neuronshield.prove.controls import random_like
 from neuronshield.prove.pairs import MatchedPairs, match, measure
-
-SHAPE: dict[str, Any] = {"n_layers": planted.N_LAYERS, "d_mlp": planted.D_MLP}
-
-
-class Bench:
-    """A circuit without backups, and its matched confirm prompts."""
-
-    def __init__(self, n_backups: int = 0) -> None:
-        self.planted = planted.build("llama", 1, balanced=True, n_backups=n_backups)
-        self.model = self.planted.model
-        confirm = planted.prompts().for_step("confirm")
-        tokens = opening_tokens(self.model, openings_of(self.model, confirm, refusals=["sorry"], compliances=["sure"]))
-        self.pairs = measure(self.model, match(confirm, seed=0)[0], tokens)
-        self.causal = ns.NeuronSet(self.planted.causal, **SHAPE)
-        rng = np.random.default_rng(0)
-        self.random = [random_like(self.causal, self.model, seed=rng) for _ in range(5)]
-        read = self.pairs.on_harmful([self.pairs.ablate(ns.NeuronSet([p])) for p in self.causal])
-        effects = self.pairs.normalised_effects(self.pairs.harmful_margins - read)
-        self.alone = dict(zip(self.causal, effects, strict=True))
-        self.ranked = sorted(self.alone, key=lambda p: -self.alone[p])
 
 
 @pytest.fixture(scope="module")
@@ -93,16 +72,6 @@ def test_the_causes_alone_are_enough_and_random_neurons_are_not(bench: Bench):
     assert row.share.value > 0.9
     assert row.random[2] < 0.5
     assert row.without_set.value > 0.8
-
-
-def test_backups_are_found_only_where_there_are_some(bench: Bench):
-    assert not len(search_backups(bench.pairs, bench.causal).found(bench.pairs, least=0.01, alpha=0.05))
-    other = Bench(n_backups=2)
-    firsts = ns.NeuronSet(other.planted.backs.values(), **SHAPE)
-    again = search_backups(other.pairs, firsts)
-    assert set(again.found(other.pairs, least=0.01, alpha=0.05)) == other.planted.backups
-    the_set, with_more = again.rounds
-    assert the_set.effect.value < 0.05 < with_more.effect.value
 
 
 def half_answered(bench: Bench, *, silent: bool) -> MatchedPairs:

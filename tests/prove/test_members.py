@@ -9,7 +9,6 @@ import planted
 import pytest
 
 import neuronshield as ns
-from neuronshield.prove.backups import _because
 from neuronshield.prove.members import Members
 
 PROMPTS = planted.prompts()
@@ -38,8 +37,8 @@ def test_the_models_are_as_described(family: str, seed: int, balanced: bool):
 def test_contrast_finds_decoys_and_verify_keeps_none(family: str, seed: int, balanced: bool):
     model = planted.build(family, seed, balanced=balanced)
     scores = ns.contrast(ns.capture(model.model, PROMPTS, progress=False))
-    candidates = scores.top(k=len(model.loud) + 5)[CELL]
-    assert model.loud <= set(candidates)  # decoys and anti_refusal are found as readily as causes
+    candidates = scores.top(k=len(model.separating) + 5)[CELL]
+    assert model.separating <= set(candidates)  # decoys and anti-refusal neurons are found as readily as causes
     if seed % 2:  # with the backups among the candidates, and without them
         candidates = candidates | ns.NeuronSet(model.backups, n_layers=planted.N_LAYERS, d_mlp=planted.D_MLP)
     proof = ns.verify(model.model, candidates, PROMPTS, draws=25, **planted.ASK)
@@ -139,11 +138,3 @@ def decide(alone: float, last: float, peers: float) -> str:
 )
 def test_what_a_member_is_called(alone: float, last: float, peers: float, word: str):
     assert decide(alone, last, peers) == word
-
-
-def test_only_what_gains_an_effect_by_the_ablation_of_the_set_is_a_backup():
-    alone, on_top = np.array([0.0, 0.5, -0.5, 0.0, 0.0]), np.array([0.3, 0.5, 0.0, 0.0, 0.0])
-    last, other = np.array([0.3, 0.5, 0.0, 0.4, 0.4]), np.array([0.0, 0.5, -0.5, 0.0, 0.4])
-    first, second = _because(*(v[:, None] for v in (alone, on_top, last, other)))[:, :, 0]
-    assert first.tolist() == [0.3, 0, 0, 0, 0]  # a backup; a cause of its own; an anti-refusal neuron that falls silent
-    assert second.tolist() == pytest.approx([0.3, 0, 0, 0.4, 0])  # a backup's backup; another neuron's backup
