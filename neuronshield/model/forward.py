@@ -274,7 +274,8 @@ def _chunks(conditions: Sequence[Intervention | None], n: int, shared: _Shared) 
     """Conditions that go through one forward together: as many as fit, with the same first layer."""
     size = 0
     if shared.cache is not None:
-        size = sum(x.numel() * x.element_size() for a in shared.cache.layers for x in (a.keys, a.values))
+        run = [layer for layer in shared.cache.layers if layer.is_initialized]  # idle layers keep nothing
+        size = sum(x.numel() * x.element_size() for layer in run for x in (layer.keys, layer.values))
     limit = max(1, min(STACKED_ROWS // n, STACKED_BYTES // max(size, 1)))
     if any(k not in PER_TOKEN for k in shared.encoding):  # pictures: rows may not line up with prompts
         limit = 1

@@ -17,6 +17,7 @@ import torch
 from einops import repeat
 from torch import Tensor, nn
 
+from .families import by_row
 from .hooks import hooked
 from .model import Model
 
@@ -44,11 +45,14 @@ class FrozenNorms:
         self.modules = [m for m in (*inside, *owner.children()) if _is_norm(m, model.d_model)]
         self.hooks = hooked(self.modules, after=self._hold)
         self._clean: dict[int, tuple[Tensor, Tensor]] = {}
+        self._rows = 1
 
     def _hold(self, key: int, x: Tensor, out: Tensor) -> Tensor | None:
         """Remember mean and size the first time; later, the output under those."""
         module: Any = self.modules[key]
-        last = x[:, -1].float()
+        if x.ndim == 3:
+            self._rows = len(x)  # OPT flattens batch and position before some of its norms
+        last = by_row(x, self._rows)[:, -1].float()
         centred = isinstance(module, nn.LayerNorm)
         mean = last.mean(dim=-1, keepdim=True) if centred else torch.zeros_like(last[:, :1])
         epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", 0.0))
@@ -62,7 +66,8 @@ class FrozenNorms:
         bias = 0.0 if bias is None else bias
         shift = 0.0 if weight is None else weight * (mean - mean0) / size0
         out = out.clone()
-        out[:, -1] = ((out[:, -1] - bias) * size / size0 + shift + bias).to(out.dtype)
+        view = by_row(out, self._rows)
+        view[:, -1] = ((view[:, -1] - bias) * size / size0 + shift + bias).to(out.dtype)
         return out
 
 

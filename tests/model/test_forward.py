@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import families
 import numpy as np
 import pytest
 import tiny
@@ -165,3 +166,16 @@ def test_transformer_lens_ablates_the_same_neurons_to_the_same_logits(gpt2: ns.M
         with torch.no_grad():
             clean, cut = bridge(ids)[0, -1].double(), bridge.run_with_hooks(ids, fwd_hooks=hooks)[0, -1].double()
         np.testing.assert_allclose(got[:, i], [margin_by_hand(clean), margin_by_hand(cut)], rtol=2e-3, atol=2e-4)
+
+
+def test_many_conditions_run_where_a_layer_is_idle() -> None:
+    """Llama 3.2 Vision's cross-attention layers keep no cache for a prompt without a picture."""
+    model = next(f for f in families.FAMILIES if f.name == "Llama 3.2 Vision").load()
+    prompts = families.prompts(pictures=False)
+    assert model.idle({}) == [1]
+    conditions = [None, *(Intervention(ns.NeuronSet([(layer, 3)]), "clamp", 3.0) for layer in (0, 1, 2, 2))]
+    together = margins(model, prompts, conditions, TOKENS, batch_size=8)
+    alone = np.concatenate([margins(model, prompts, [c], TOKENS, batch_size=8) for c in conditions])
+    np.testing.assert_allclose(together, alone, rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(alone[2], alone[0])  # an idle layer's neurons are silent
+    assert np.abs(alone[3] - alone[0]).max() > 1e-3

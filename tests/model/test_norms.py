@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import families
 import numpy as np
 import pytest
 import tiny
@@ -62,4 +65,29 @@ def test_frozen_norms_equal_the_same_by_hand(request: pytest.FixtureRequest, nam
             else:
                 out = norm.weight * (moved - x.mean()) / (x.var(unbiased=False) + norm.eps).sqrt() + norm.bias
             logits = model.module.lm_head(out).double()
+        assert margin == pytest.approx(margin_by_hand(logits), rel=2e-3, abs=2e-4)
+
+
+def test_norms_of_a_family_that_flattens_its_batch_are_frozen_too() -> None:
+    """OPT: by hand for a neuron of the last layer, which only the final norm reads."""
+    model = next(f for f in families.FAMILIES if f.name == "OPT").load()
+    prompts, change = families.prompts(pictures=False), Intervention(ns.NeuronSet([(2, 7)]), "clamp", 4.0)
+    free = margins(model, prompts, [None], TOKENS, batch_size=4)[0]
+    clean, got = margins(model, prompts, [None, change], TOKENS, batch_size=4, frozen=True)
+    np.testing.assert_allclose(clean, free, atol=1e-5)
+    module: Any = model.module
+    down, norm = module.model.decoder.layers[2].fc2, module.model.decoder.final_layer_norm
+    for margin, prompt in zip(got, prompts, strict=True):
+        seen: dict[str, torch.Tensor] = {}
+        handles = [
+            norm.register_forward_pre_hook(lambda _, a, s=seen: s.update(x=a[0].reshape(-1, 20)[-1])),
+            down.register_forward_pre_hook(lambda _, a, s=seen: s.update(h=a[0].reshape(-1, 29)[-1, 7])),
+        ]
+        with torch.no_grad():
+            module(**families.encode(model, prompt))
+            for handle in handles:
+                handle.remove()
+            x, moved = seen["x"], seen["x"] + (4.0 - seen["h"]) * down.weight[:, 7]
+            out = norm.weight * (moved - x.mean()) / (x.var(unbiased=False) + norm.eps).sqrt() + norm.bias
+            logits = module.lm_head(out).double()
         assert margin == pytest.approx(margin_by_hand(logits), rel=2e-3, abs=2e-4)
