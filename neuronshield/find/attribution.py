@@ -30,8 +30,9 @@ from ..data.languages import OpeningsArg
 from ..data.prompts import Prompt, PromptSet
 from ..model.edits import edits_for
 from ..model.encoding import batches
+from ..model.families import by_row
 from ..model.intervention import Intervention
-from ..model.model import Model, by_row
+from ..model.model import Model
 from ..model.prefixes import OpeningTokens, margin, opening_tokens, openings_of
 from .moments import check_inputs, record
 from .selection import Scores

@@ -26,8 +26,9 @@ from ..core.neurons import NEURON_VALUE
 from ..core.provenance import provenance
 from ..data.prompts import Prompt, PromptSet
 from ..model.encoding import Batch, Role, batches
+from ..model.families import by_row
 from ..model.forward import read_layers
-from ..model.model import Model, by_row
+from ..model.model import Model
 from .groups import Group, Moments, Stats
 
 __all__ = ["Group", "Moments", "Stats", "capture", "half_of", "record"]

@@ -23,9 +23,9 @@ from ..core.errors import InputError
 from ..data.languages import Prefixes
 from . import families, weights
 from . import remote as elsewhere
-from .families import Site, by_row
+from .families import Site
 
-__all__ = ["Model", "by_row"]
+__all__ = ["Model"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
