@@ -90,8 +90,8 @@ CALLS: dict[str, tuple[Callable[[Bench], Any], str]] = {
     "sets by number": (lambda b: b.sets[0], "cell 0 is not a language and a modality"),
     "top(64)": (lambda b: b.scores.top(64), "top(64): name the size, as in top(k=64); one of k, fraction, per_layer, param_fraction"),
     "top()": (lambda b: b.scores.top(), "give exactly one of k, fraction, per_layer, param_fraction (got 0)"),
-    "top(k=1.5)": (lambda b: b.scores.top(k=1.5), "top: k=1.5: must be a whole number"),
-    "top(k='64')": (lambda b: b.scores.top(k="64"), "top: k='64': must be a whole number"),
+    "top(k=1.5)": (lambda b: b.scores.top(k=1.5), "top(k=1.5): give a whole number of neurons"),
+    "top(k='64')": (lambda b: b.scores.top(k="64"), "top(k='64'): give a whole number of neurons"),
     "top(fraction='all')": (lambda b: b.scores.top(fraction="all"), "fraction must be int or float, got str 'all'"),
     "attribution without pairs": (
         lambda b: ns.attribution(b.model, PromptSet.from_records(tiny.records(pair_id=None)), refusals=["sorry"], compliances=["sure"]),

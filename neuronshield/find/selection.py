@@ -144,7 +144,8 @@ class Scores:
         """Neurons that a size asks for."""
         n_layers, d_mlp = self.values.shape[1:]
         if name in ("k", "per_layer"):
-            at_least(-(10**18), "top", **{name: value})
+            if not hasattr(value, "__index__") or isinstance(value, bool):
+                raise InputError(f"top({name}={value!r:.40}): give a whole number of neurons")
             count = int(value)
         else:
             require(value, (int, float), f"top({name}=...)", name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from dataclasses import FrozenInstanceError
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import torch
 
 import neuronshield as ns
 from neuronshield import Cell, InputError, PromptSet
-from neuronshield.find.moments import Moments, Stats, capture, record
+from neuronshield.find.moments import Group, Moments, Stats, capture, record
 from neuronshield.model.encoding import Role
 
 IMAGE = tiny.WORDS.index("<image>")
@@ -235,3 +237,81 @@ def test_cells_come_in_the_order_of_the_prompts_not_of_the_batches(llama: ns.Mod
         mixed = ns.PromptSet([p for language in order for p in rows if p.language == language])
         stats = ns.capture(llama, mixed, batch_size=3, progress=False)
         assert [c.language for c in stats.cells()] == order
+
+
+# -- exact zeros ------------------------------------------------------------------------------------------
+def test_a_neuron_at_exactly_zero_is_not_active():
+    h = np.array([[[0.0, 1.0]], [[0.0, 0.0]], [[-1.0, 2.0]], [[0.0, -3.0]]])
+    np.testing.assert_array_equal(Moments.of(h).positive, [[0.0, 0.5]])
+
+
+def test_a_silent_neuron_is_not_active_in_a_trace():
+    # trap: P(h >= 0) of a neuron that never writes would be 1, and LAPE would take it for one of every language
+    module = tiny.llama()
+    with torch.no_grad():
+        module.model.layers[1].mlp.up_proj.weight[4] = 0
+    stats = capture(ns.load(module, processor=tiny.tokenizer()), tiny.prompts()[:8], tokens="prompt", progress=False)
+    for moments in stats.groups.values():
+        assert moments.positive[1, 4] == moments.mean_abs[1, 4] == moments.least[1, 4] == moments.share[1, 4] == 0
+        assert (moments.positive[1] > 0).any()
+
+
+def test_least_and_share_are_those_of_a_plain_hook(llama: ns.Model):
+    prompts = tiny.prompts(languages=["en"])[:6]
+    stats = capture(llama, prompts, tokens="prompt", batch_size=4, progress=False)
+    norms = [m.weight.detach().double().numpy() for m in tiny.downs(llama)]  # type: ignore[union-attr,operator]
+    for label in ("harmful", "benign"):
+        h = np.concatenate([tiny.activations(llama, p)[0] for p in prompts if p.label == label])
+        out = np.stack([np.linalg.norm(h[:, layer] @ norms[layer].T, axis=-1) for layer in range(3)], axis=1)
+        got = stats.moments(label, "en/text")
+        np.testing.assert_allclose(got.least, np.abs(h).min(0), rtol=1e-3, atol=1e-7)
+        np.testing.assert_allclose(got.share, (np.abs(h) / out[:, :, None]).mean(0), rtol=1e-3)
+        again = Moments.of(h, out)
+        np.testing.assert_allclose(got.share, again.share, rtol=1e-3)
+
+
+def test_merging_keeps_the_least_and_weighs_the_share():
+    rng = np.random.default_rng(0)
+    h, out = rng.normal(0, 1, (11, 2, 5)), rng.uniform(1, 2, (11, 2))
+    whole, merged = Moments.of(h, out), Moments.of(h[:3], out[:3]).merge(Moments.of(h[3:], out[3:]))
+    for name in ("mean", "m2", "mean_abs", "positive", "least", "share"):
+        np.testing.assert_allclose(getattr(merged, name), getattr(whole, name), rtol=1e-12)
+
+
+# -- files ------------------------------------------------------------------------------------------------
+def test_moments_come_back_from_their_file(llava: ns.Model, tmp_path: Path):
+    stats = capture(llava, tiny.prompts(pictures=True), tokens="prompt", progress=False, seed=3)
+    back = Stats.load(stats.save(tmp_path / "new" / "stats.safetensors"))
+    assert list(back.groups) == list(stats.groups)
+    for group, moments in stats.groups.items():
+        assert back.groups[group].n == moments.n
+        for name in ("mean", "m2", "mean_abs", "positive", "least", "share"):
+            np.testing.assert_array_equal(getattr(back.groups[group], name), getattr(moments, name))
+    np.testing.assert_array_equal(back.down_norms, stats.down_norms)
+    np.testing.assert_array_equal(back.down_l1, stats.down_l1)
+    for name in ("tokens", "n_params", "params_per_neuron", "provenance"):
+        assert getattr(back, name) == getattr(stats, name)
+    assert ns.contrast(back, "cett").top(k=9) == ns.contrast(stats, "cett").top(k=9)
+    with pytest.raises(InputError, match=r"holds neuronshield\.Stats/1, expected neuronshield\.Scores/1"):
+        ns.Scores.load(tmp_path / "new" / "stats.safetensors")
+
+
+def test_results_cannot_be_changed(llama: ns.Model):
+    stats = capture(llama, tiny.prompts()[:8], progress=False)
+    for value, name in ((stats, "tokens"), (next(iter(stats.groups.values())), "n"), (ns.contrast(stats), "method")):
+        with pytest.raises(FrozenInstanceError):
+            setattr(value, name, 1)
+
+
+def test_tables_of_many_cells_fit_a_screen():
+    zeros = np.zeros((2, 3))
+    moments = Moments(4, zeros, zeros, zeros, zeros, zeros, zeros)
+    groups = {Group(label, f"{a}{b}", "text", half): moments
+              for a in "abcdef" for b in "abcde" for label in ("harmful", "benign") for half in (0, 1)}  # fmt: skip
+    stats = Stats(groups, zeros + 1, zeros + 1, "prompt", 1000, 10)
+    scores = ns.contrast(stats)
+    for value in (stats, scores, scores.top(k=2), ns.overlap(stats, k=2)):
+        html = value._repr_html_()
+        assert html.count("<tr") <= 14
+        assert "more rows" in html
+        assert len(repr(value)) <= 110

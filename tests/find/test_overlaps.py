@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tiny
@@ -146,3 +148,24 @@ def test_what_is_shared_with_an_anchor(found: tuple):
         assert set(neurons) == set(sets[cell]) & set(sets[Cell("en", "text")])
     with pytest.raises(InputError, match=r"no such cell; there are en/text"):
         ns.overlaps.anchored(sets, ("ko", "text"))
+
+
+def test_an_overlap_comes_back_from_its_file(found: tuple, tmp_path: Path):
+    for i, got in enumerate((found[2], found[2].along("language"))):
+        back = ns.Overlap.load(got.save(tmp_path / str(i)))
+        for name in ("jaccard", "coefficient", "benign_null", "split_half"):
+            np.testing.assert_array_equal(getattr(back, name), getattr(got, name))
+        assert (back.cells, back.method, back.provenance) == (got.cells, got.method, got.provenance)
+        assert dict(back.sets) == dict(got.sets)
+        assert repr(back) == repr(got)
+    assert back.cells == ["en", "sw"]
+    with pytest.raises(InputError, match="use 'language' or 'modality', once"):
+        back.along("language")
+
+
+def test_all_methods_with_one_size_give_an_overlap(llama: ns.Model):
+    stats = capture(llama, tiny.prompts(), progress=False)
+    for method in ns.scores.METHODS:
+        got = overlap(stats, method=method, per_layer=5)
+        assert (got.method, got.jaccard.shape) == (method, (2, 2))
+        assert dict(got.sets) == dict(ns.contrast(stats, method).top(per_layer=5))

@@ -1,0 +1,108 @@
+"""Sets from scores: their files, what a set difference leaves, and warnings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from neuronshield import Cell, InputError, NeuronSet
+from neuronshield.core.results import save_arrays
+from neuronshield.find.cells import CellSets
+from neuronshield.find.selection import Scores
+
+CELLS = [Cell("en", "text"), Cell("sw", "text+image")]
+
+
+def scores(*, against: bool = False, seed: int = 0) -> Scores:
+    rng = np.random.default_rng(seed)
+    values = rng.normal(0, 1, (2, 3, 11))
+    return Scores(CELLS, values, rng.normal(0, 1, (2, 3, 11)) if against else None, "m", 3300, 10, {"seen": ["x"]})
+
+
+def test_sizes_of_one_amount_agree():
+    found = scores()
+    # 33 neurons, 3,300 parameters, 10 a neuron
+    assert found.top(k=8) == found.top(fraction=8 / 33) == found.top(param_fraction=80 / 3300)
+    assert found.top(fraction=8.99 / 33) == found.top(k=8)
+    assert found.top(k=33) == found.top(per_layer=11)
+
+
+@pytest.mark.parametrize("size", [{"k": 33}, {"fraction": 1.0}, {"param_fraction": 0.1}, {"per_layer": 11}])
+def test_the_whole_model_may_be_chosen_and_no_more(size: dict[str, float]):
+    assert [len(s) for s in scores().top(**size).values()] == [33, 33]  # type: ignore[arg-type]
+    more = {name: value + 1 if isinstance(value, int) else value * 34 / 33 for name, value in size.items()}
+    with pytest.raises(InputError, match="must be 1 to"):
+        scores().top(**more)  # type: ignore[arg-type]
+
+
+def test_a_set_difference_takes_the_least_k_that_leaves_exactly_enough():
+    # one layer, ranks 1..6 by harmful; benign shares the first: k = 3 leaves two
+    values = np.array([[[6.0, 5, 4, 3, 2, 1]]])
+    against = np.array([[[6.0, 0.1, 0.2, 0.3, 4, 5]]])
+    found = Scores(CELLS[:1], values, against, "m", 60, 10)
+    assert list(found.top(k=1)["en/text"]) == [(0, 1)]  # k = 2: {0, 1} - {0, 5}
+    assert list(found.top(k=2)["en/text"]) == [(0, 1), (0, 2)]  # k = 3: {0, 1, 2} - {0, 5, 4}
+    assert list(found.top(per_layer=3)["en/text"]) == [(0, 1), (0, 2)]
+
+
+def test_too_little_left_by_a_set_difference_is_warned_of(caplog: pytest.LogCaptureFixture):
+    same = np.arange(6.0).reshape(1, 1, 6)
+    other = np.array([[[5.0, 4, 3, 2, 1, 0]]])
+    found = Scores(CELLS[:1], same, other, "m", 60, 10)
+    with caplog.at_level("WARNING", logger="neuronshield"):
+        assert len(found.top(k=3)["en/text"]) == 3
+    assert not caplog.text
+    with caplog.at_level("WARNING", logger="neuronshield"):
+        assert len(found.top(k=4)["en/text"]) == 3
+    assert "en/text: a set difference leaves only 3" in caplog.text
+
+
+def test_signs_do_not_matter_and_zeros_are_last():
+    values = np.array([[[-3.0, 0, 2, 0, -1]]])
+    found = Scores(CELLS[:1], values, None, "m", 50, 10)
+    assert [list(found.top(k=k)["en/text"]) for k in (1, 2, 4)] == [
+        [(0, 0)], [(0, 0), (0, 2)], [(0, 0), (0, 1), (0, 2), (0, 4)],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("against", [False, True])
+def test_scores_come_back_from_their_file(tmp_path: Path, against: bool):
+    found = scores(against=against)
+    back = Scores.load(found.save(tmp_path / "s"))
+    np.testing.assert_array_equal(back.values, found.values)
+    assert (back.against is None) is (found.against is None)
+    if back.against is not None and found.against is not None:
+        np.testing.assert_array_equal(back.against, found.against)
+    for name in ("cells", "method", "n_params", "params_per_neuron", "provenance"):
+        assert getattr(back, name) == getattr(found, name)
+    assert back.top(k=5) == found.top(k=5)
+
+
+def test_scores_that_do_not_fit_their_cells_are_refused(tmp_path: Path):
+    about = {"cells": ["en/text"], "method": "m", "n_params": 1, "params_per_neuron": 1, "provenance": {}}
+    save_arrays(tmp_path / "s", "neuronshield.Scores/1", {"values": np.zeros((2, 3, 4))}, about)
+    with pytest.raises(InputError, match="its arrays do not fit its cells"):
+        Scores.load(tmp_path / "s")
+
+
+def test_sets_come_back_from_their_file_with_their_provenance(tmp_path: Path):
+    sets = CellSets({**scores().top(k=5), "ko/text": NeuronSet(n_layers=3, d_mlp=11)})
+    back = CellSets.load(sets.save(tmp_path / "s"))
+    assert list(back) == list(sets)
+    assert back == sets
+    for cell, neurons in sets.items():
+        assert (back[cell].provenance, back[cell].n_layers, back[cell].d_mlp) == (neurons.provenance, 3, 11)
+    save_arrays(tmp_path / "t", "neuronshield.CellSets/1", {"members": np.array([[1, 0, 0]])}, [])
+    with pytest.raises(InputError, match="its neuron sets cannot be read"):
+        CellSets.load(tmp_path / "t")
+
+
+def test_sets_are_a_mapping():
+    sets = scores().top(k=5)
+    assert dict(sets) == {cell: sets[cell] for cell in CELLS}
+    assert [str(c) for c in sets] == ["en/text", "sw/text+image"]
+    assert sets.get("en/text") == sets[CELLS[0]]
+    assert sets.get("ko/text", 1) == 1
+    assert repr(CellSets({f"{a}{b}/text": NeuronSet([(0, 1)]) for a in "ab" for b in "abc"})).endswith("2 more)")
