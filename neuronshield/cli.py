@@ -1,6 +1,7 @@
-"""Command line: `neuronshield run` does all of it; its steps can be run one by one on the same folder.
+"""Command line: `neuronshield run` runs all steps; each step can also be run by itself on the same folder.
 
-Exit status: 0 done, 1 a check of `doctor` failed, 2 bad input (one line on standard error: what, where, what to do), 130 interrupted.
+Exit status: 0 done, 1 a check of `doctor` failed, 2 bad input (one line on standard error: what, where, what to do), 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ __all__ = ["main"]
 
 
 def _common(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options every step shares."""
+    """The options that all steps share."""
     options = [
         click.option("--model", default="organism", show_default=True, help="organism, smollm2, a folder or a hub id."),
-        click.option("--prompts", type=click.Path(), help="JSONL or Parquet file; the organism brings its own."),
+        click.option("--prompts", type=click.Path(), help="JSONL or Parquet file; the organism has its own."),
         click.option("--out", default="neuronshield-out", show_default=True, type=click.Path(), help="Result folder."),
-        click.option("--seed", default=0, show_default=True, help="Seeds every draw."),
+        click.option("--seed", default=0, show_default=True, help="Seed of every random draw."),
         click.option("--quiet", is_flag=True, help="No progress bars."),
     ]
     for option in reversed(options):
@@ -43,7 +44,7 @@ def cli() -> None:
 @cli.command()
 @_common
 def run(model: str, prompts: str | None, out: str, seed: int, quiet: bool) -> None:
-    """Find, prove, shield, check, report."""
+    """Run all steps: find, prove, shield, check, report."""
     from .run.pipeline import run as run_all
     from .run.report import summary
 
@@ -66,16 +67,16 @@ def _step(name: str, text: str) -> None:
     cli.command(name, help=text)(command)
 
 
-_step("find", "Capture, contrast, overlap: candidate neurons.")
+_step("find", "Find candidate neurons: capture, contrast, overlap of cells.")
 
 
-_step("prove", "Ablation and patching against controls: verified neurons.")
+_step("prove", "Verify the candidates: ablation and patching against matched controls.")
 
 
-_step("shield", "Train those neurons only, and the controls.")
+_step("shield", "Train the verified neurons only, and the baselines.")
 
 
-_step("check", "Refusal, over-refusal and utility per language and modality.")
+_step("check", "Measure refusal, over-refusal and utility per language and modality.")
 
 
 @cli.command()
@@ -89,11 +90,12 @@ def report(out: str) -> None:
 
 @cli.command()
 @click.argument("what", type=click.Choice(["smollm2", "advbench", "harmbench"]))
-@click.option("--out", type=click.Path(), help="Where a data set goes (JSONL).")
+@click.option("--out", type=click.Path(), help="File to write a data set to (JSONL).")
 @click.option("-n", "n", default=64, show_default=True, help="Prompts of each label.")
 @click.option("--seed", default=0, show_default=True)
 def fetch(what: str, out: str | None, n: int, seed: int) -> None:
     """Fetch SmolLM2 into the cache, or a public prompt set into a file."""
+    from .core.files import write_text
     from .data import fetch as source
 
     if what == "smollm2":
@@ -102,7 +104,7 @@ def fetch(what: str, out: str | None, n: int, seed: int) -> None:
     if out is None:
         raise InputError(f"fetch {what}: --out FILE is needed")
     rows = source.dataset(what, n=n, seed=seed)
-    source._write(Path(out), "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows).encode())
+    write_text(out, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
     click.echo(out)
 
 
@@ -110,8 +112,8 @@ def fetch(what: str, out: str | None, n: int, seed: int) -> None:
 @click.argument("model")
 @click.option("--dtype", help="float32, bfloat16, float16.")
 @click.option("--device", help="cpu, cuda, cuda:1.")
-@click.option("--quantize", type=click.Choice(["4bit", "8bit"]), help="Load packed, through bitsandbytes.")
-@click.option("--trust-remote-code", is_flag=True, help="Run code that the checkpoint brings.")
+@click.option("--quantize", type=click.Choice(["4bit", "8bit"]), help="Load quantised weights, through bitsandbytes.")
+@click.option("--trust-remote-code", is_flag=True, help="Run code that the checkpoint contains.")
 def doctor(model: str, dtype: str | None, device: str | None, quantize: str | None, trust_remote_code: bool) -> None:
     """Check a model: its neurons, image tokens, memory, and that reading and changing them works."""
     from .model.load import load
@@ -134,7 +136,7 @@ def organism() -> None:
 @click.option("--sources", type=click.Path(exists=True), help="Folder with the source packages, if already fetched.")
 @click.option("--seed", default=0, show_default=True)
 def build(out: str, sources: str | None, seed: int) -> None:
-    """Remake the organism from its public sources."""
+    """Rebuild the organism from its public sources."""
     from .organism.build import build as build_all
 
     table = build_all(Path(out), sources=Path(sources) if sources else None, seed=seed)
@@ -142,7 +144,7 @@ def build(out: str, sources: str | None, seed: int) -> None:
 
 
 def main() -> None:
-    """Entry point: turns bad input into one line and exit status 2, Ctrl-C into 130."""
+    """Entry point: bad input becomes one line and exit status 2, Ctrl-C exit status 130."""
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -157,7 +159,7 @@ def main() -> None:
     except click.ClickException as error:
         _fail(error.format_message(), 2)
     except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted; nothing half-written is left", 130)
+        _fail("interrupted; no partial results are left", 130)
     except OSError as error:
         if error.filename is None and error.strerror is None:
             raise

@@ -219,11 +219,11 @@ def _three_lines(text: str) -> Verdict:
 
 
 JUDGES: dict[str, Format] = {
-    "llama-guard-3": Format("meta-llama/Llama-Guard-3-8B", _turns, _safe_or_unsafe, 12),
-    "llama-guard-4": Format("meta-llama/Llama-Guard-4-12B", _turns, _safe_or_unsafe, 12),
-    "wildguard": Format("allenai/wildguard", _fill(WILDGUARD), _three_lines, 32),
-    "polyguard": Format("ToxicityPrompts/PolyGuard-Qwen", _polyguard, _three_lines, 100),
-    "harmbench": Format("cais/HarmBench-Llama-2-13b-cls", _fill(HARMBENCH), _yes_or_no, 2),
+    "llama-guard-3": Format("meta-llama/Llama-Guard-3-8B", _turns, _safe_or_unsafe, max_new_tokens=12),
+    "llama-guard-4": Format("meta-llama/Llama-Guard-4-12B", _turns, _safe_or_unsafe, max_new_tokens=12),
+    "wildguard": Format("allenai/wildguard", _fill(WILDGUARD), _three_lines, max_new_tokens=32),
+    "polyguard": Format("ToxicityPrompts/PolyGuard-Qwen", _polyguard, _three_lines, max_new_tokens=100),
+    "harmbench": Format("cais/HarmBench-Llama-2-13b-cls", _fill(HARMBENCH), _yes_or_no, max_new_tokens=2),
 }
 
 
@@ -285,7 +285,7 @@ def load_judge(
     Raises:
         InputError: unknown name, weights that cannot be loaded, or a module without its tokenizer.
     """
-    one_of(name, JUDGES, "load_judge", "name")
+    one_of(name, JUDGES, "load_judge", name="name")
     if (module is None) != (tokenizer is None):
         raise InputError(f"load_judge({name!r}): give module and tokenizer, or neither")
     if module is None:
@@ -295,4 +295,4 @@ def load_judge(
             JUDGES[name].hub, dtype=dtype, device=device, device_map=device_map, quantize=quantize
         )
         tokenizer = getattr(processor, "tokenizer", processor)
-    return ModelJudge(module.eval(), tokenizer, JUDGES[name], name)
+    return ModelJudge(module.eval(), tokenizer, JUDGES[name], name=name)

@@ -125,7 +125,7 @@ def places(model: Model, neurons: NeuronSet | None, parts: tuple[str, ...], *, o
         for path, found in rows.items():
             whole = neurons is None and len(found) == 1 + (model.site.fused and path == model.site.up)
             name = f"{model.layers_path}.{layer}.{path}"
-            out.append(Place(name, layer, path == model.site.down, None if whole else torch.cat(found)))
+            out.append(Place(name, layer, down=path == model.site.down, own=None if whole else torch.cat(found)))
     return out
 
 

@@ -128,7 +128,7 @@ def low_rank_edit(
             free = wrapped[name].lora_B[ADAPTER].weight
             free.data[:, : change.shape[1]] = (strength * change).to(free)
         edited = merge(model, wrapped, where)
-        refused = margins(edited, list(rows), [None], tokens)[0] > 0
+        refused = margins(edited, list(rows), [None], tokens=tokens)[0] > 0
         apart = float(refused[harmful].mean() - refused[~harmful].mean())
         if best is None or apart > best[0] + 1e-9:
             best = (apart, strength, edited)

@@ -197,5 +197,5 @@ def test_ctrl_c_exits_130_and_leaves_nothing(tmp_path: Path):
     finally:
         process.kill()
     assert process.returncode == 130
-    assert errors.strip() == "neuronshield: interrupted; nothing half-written is left"  # after the line of ^C
+    assert errors.strip() == "neuronshield: interrupted; no partial results are left"  # after the line of ^C
     assert not any(tmp_path.iterdir())
