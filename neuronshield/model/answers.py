@@ -207,6 +207,10 @@ def _width(batch: Batch) -> int:
 def answer_tokens(batch: Batch) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
     """The tokens that `answer_positions` predicts, and which of them belong to an answer.
 
+    >>> ids, answer = answer_tokens(next(answer_batches(model, examples(model, prompts[:4]))))
+    >>> ids.shape, answer.sum(dim=1)
+    (torch.Size([4, 5]), tensor([5, 4, 5, 4]))
+
     Args:
         batch: prompts with answers.
     """
@@ -216,6 +220,10 @@ def answer_tokens(batch: Batch) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, 
 
 def cross_entropy(logits: Float[Tensor, "batch pos vocab"], batch: Batch) -> Float[Tensor, " batch"]:
     """Cross-entropy of each row's answer, mean over its tokens.
+
+    >>> batch = next(answer_batches(model, examples(model, prompts[:4])))
+    >>> cross_entropy(answer_positions(model, model.module, batch), batch).shape
+    torch.Size([4])
 
     Args:
         logits: from `answer_positions`.

@@ -36,6 +36,10 @@ def is_bridge(value: Any) -> bool:
 def unwrapped(bridge: Any) -> nn.Module:
     """The transformers model of a bridge, without the bridge's components, on the same parameters and buffers.
 
+    >>> from neuronshield.run.bridge import bridge_of
+    >>> type(unwrapped(bridge_of(model))).__name__
+    'LlamaForCausalLM'
+
     Args:
         bridge: a `TransformerBridge` that is not in compatibility mode.
 
@@ -74,6 +78,10 @@ def unwrapped(bridge: Any) -> nn.Module:
 
 def processor_of(bridge: Any) -> Any:
     """The processor of a bridge's model; for a text model, the checkpoint's tokenizer as it was before the bridge.
+
+    >>> from neuronshield.run.bridge import bridge_of
+    >>> type(processor_of(bridge_of(vlm))).__name__
+    'LlavaProcessor'
 
     Args:
         bridge: a `TransformerBridge`.

@@ -47,6 +47,11 @@ class Edit(NamedTuple):
     def apply(self, h: Tensor) -> int:
         """How many tokens were touched; `h` is changed in place.
 
+        >>> h = torch.ones(2, 4, 29)
+        >>> edit = Edit(False, 0, 2, torch.tensor([3, 5]), 0.0, where=None, active=None, tokens=2)
+        >>> edit.apply(h), h[:, -1].sum().item()
+        (2, 54.0)
+
         Args:
             h: activations of the layer, [rows, pos, d_mlp].
         """

@@ -142,6 +142,9 @@ EXPERTS = re.compile(r"(^|[._])(experts?|moe|router)([._]|$)")
 def projections(layer: nn.Module) -> str:
     """Names of the projections of a layer, for an error message.
 
+    >>> projections(model.module.model.layers[0])
+    'self_attn.q_proj, ..., mlp.gate_proj, mlp.up_proj, mlp.down_proj'
+
     Args:
         layer: a decoder layer.
     """

@@ -45,13 +45,15 @@ class Means(Protocol):
     """Means of a group of prompts, as `Stats.moments(label, cell)` gives them."""
 
     @property
-    def mean(self) -> np.ndarray: ...
+    def mean(self) -> np.ndarray:
+        """Mean activation of every neuron, [n_layers, d_mlp]."""
 
 
 class Captured(Protocol):
     """What `capture` returns, as far as it is asked here (`Stats` is one)."""
 
-    def moments(self, label: str, cell: Any, half: int | None = None) -> Means: ...
+    def moments(self, label: str, cell: Any, half: int | None = None) -> Means:
+        """Moments of one label in one cell."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -171,6 +173,8 @@ class Intervention:
     def check(self, model: Model, prompts: Sequence[Prompt]) -> None:
         """Raise unless its value and cells fit this model and these prompts.
 
+        >>> Intervention(neurons, "clamp", 1.5).check(model, prompts)
+
         Args:
             model: the model it will be applied to.
             prompts: the prompts.
@@ -188,6 +192,9 @@ class Intervention:
     def new(self, layer: int, members: list[int], rows: list[int]) -> Float[Tensor, "rows k"] | float:
         """What the members of one layer become on some prompts: [rows or 1, k] or a number (for "scale": their factor).
 
+        >>> Intervention(neurons, "patch", torch.zeros(60, 3, 29)).new(1, [5], rows=[7, 9]).shape
+        torch.Size([2, 1])
+
         Args:
             layer: the layer, from 0.
             members: indices of neurons of that layer, [k].
@@ -204,6 +211,9 @@ class Intervention:
     # -- files ----------------------------------------------------------------------------------------
     def to_json(self) -> str:
         """All of it as a JSON text; of the values, those of its neurons.
+
+        >>> Intervention(neurons, "clamp", 1.5).to_json()
+        '{"format": "neuronshield.Intervention/1", "kind": "clamp", ...}'
 
         Raises:
             InputError: per-neuron values and a set that does not know its model's shape.
@@ -225,6 +235,9 @@ class Intervention:
     @staticmethod
     def from_json(text: str) -> Intervention:
         """The intervention that `to_json` wrote.
+
+        >>> Intervention.from_json(Intervention(neurons, "zero").to_json())
+        Intervention(zero, 3 neurons in 3 layers, positions='last_prompt')
 
         Args:
             text: JSON.

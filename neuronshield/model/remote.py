@@ -42,6 +42,9 @@ class Facts(NamedTuple):
 def wrap(model: str | nn.Module, processor: Any, *, multimodal: bool, **options: Any) -> Any:
     """nnsight's wrapper of a model that can be traced elsewhere.
 
+    >>> type(wrap(model.module, model.processor, multimodal=False)).__name__
+    'TransformersModel'
+
     Args:
         model: a hub id, whose weights are not loaded, or a module that is here.
         processor: its processor or tokenizer.
@@ -75,6 +78,10 @@ class Traced(Protocol):
 
 def facts(model: Traced) -> Facts:
     """What the weights tell, asked where they are.
+
+    >>> there = ns.load(model.module, processor=model.processor, remote="local")
+    >>> facts(there).dtype
+    'float32'
 
     Args:
         model: a model that is traced elsewhere.
