@@ -24,6 +24,8 @@ def execute(path: Path) -> None:
     ).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":  # progress bars and warnings of this machine
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
     nbformat.write(notebook, path)
