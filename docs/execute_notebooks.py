@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import tempfile
 import time
 from pathlib import Path
 
@@ -14,6 +15,9 @@ import nbformat
 from nbclient import NotebookClient
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+
+#: Run by the kernel before a notebook: how large the pictures of figures are.
+STARTUP = "import plotly.io\nplotly.io.defaults.default_width, plotly.io.defaults.default_scale = 1050, 1.25\n"
 
 
 def execute(path: Path) -> None:
@@ -34,11 +38,16 @@ def execute(path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=sorted(p.stem for p in NOTEBOOKS.glob("*.ipynb")))
-    os.environ.setdefault("PLOTLY_RENDERER", "plotly_mimetype+png")
-    for name in parser.parse_args().names:
-        start = time.perf_counter()
-        execute(NOTEBOOKS / f"{name}.ipynb")
-        print(f"{name}: {time.perf_counter() - start:.0f} s")
+    names = parser.parse_args().names
+    with tempfile.TemporaryDirectory() as folder:
+        startup = Path(folder) / "profile_default" / "startup"
+        startup.mkdir(parents=True)
+        (startup / "pictures.py").write_text(STARTUP, encoding="utf-8")
+        os.environ.update(IPYTHONDIR=folder, PLOTLY_RENDERER="plotly_mimetype+png")
+        for name in names:
+            start = time.perf_counter()
+            execute(NOTEBOOKS / f"{name}.ipynb")
+            print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
