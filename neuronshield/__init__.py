@@ -2,7 +2,7 @@
 
 The names below are the whole front door; every one is imported when it is first used, so `import neuronshield` costs
 nothing. What is rarer lives in submodules that are names here too: `ns.scores`, `ns.baselines`, `ns.overlaps`,
-`ns.attacks`, `ns.guard`, `ns.judges`, `ns.figures`, `ns.shipped`.
+`ns.attacks`, `ns.guard`, `ns.judges`, `ns.figures`, `ns.report`, `ns.shipped`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .prove.controls import random_like
     from .prove.verdict import Proof
     from .prove.verify import verify
+    from .run import report
     from .run.doctor import doctor
     from .shield import guard
     from .shield.edits import clamp_edit, low_rank_edit
@@ -74,6 +75,7 @@ _SUBMODULES = {
     "guard": "shield.guard",
     "judges": "check.judges",
     "overlaps": "find.overlaps",
+    "report": "run.report",
     "scores": "find.scores",
     "shipped": "data.shipped",
 }
@@ -119,6 +121,7 @@ __all__ = [
     "random_like",
     "read",
     "record",
+    "report",
     "scores",
     "shipped",
     "verify",
