@@ -21,6 +21,10 @@ NORMALISED = "normalised effect (1 is the clean logit difference)"
 def proof_figure(proof: Mapping[str, Any], what: str = "claims") -> go.Figure:
     """A figure of a proof: its claims beside every control set, or one of its experiments.
 
+    >>> proof = ns.verify(model, neurons, prompts, draws=1, refusals=["sorry"], compliances=["sure"], progress=False)
+    >>> ns.figures.proof_figure(proof.to_dict(), "size").layout.title.text
+    'Effect by size of the set'
+
     Args:
         proof: `Proof.to_dict()`, or the section "prove" of `results.json`.
         what: "claims", "dose_response", "size" or "cross_cell".

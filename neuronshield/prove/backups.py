@@ -2,6 +2,14 @@
 
 The set is ablated, neurons are selected again by attribution under that ablation, those are ablated too, and so on for three
 rounds. A candidate is a backup where ablating it has a larger effect with the set ablated than without (McGrath et al. 2023).
+
+>>> from neuronshield.model.prefixes import opening_tokens, openings_of
+>>> from neuronshield.prove.pairs import match, measure
+>>> tokens = opening_tokens(model, openings_of(model, prompts, refusals=["sorry"], compliances=["sure"]))
+>>> pairs = measure(model, match(prompts, seed=0)[0], tokens)
+>>> search = search_backups(pairs, neurons)
+>>> search.more.shape == (2, len(search.tried), 30)
+True
 """
 
 from __future__ import annotations

@@ -1,4 +1,14 @@
-"""Claims about a set: necessity, sufficiency, specificity and utility, each beside its control sets (see `verify`)."""
+"""Claims about a set: necessity, sufficiency, specificity and utility, each beside its control sets (see `verify`).
+
+>>> from neuronshield.model.prefixes import opening_tokens, openings_of
+>>> from neuronshield.prove.pairs import match, measure
+>>> tokens = opening_tokens(model, openings_of(model, prompts, refusals=["sorry"], compliances=["sure"]))
+>>> pairs = measure(model, match(prompts, seed=0)[0], tokens)
+>>> controls = Controls({"random": [ns.random_like(neurons, model, seed=i) for i in range(3)]})
+>>> claims, changes = measure_claims(pairs, neurons, controls)
+>>> len(claims), changes["necessity: mean"].shape              # the set, then three controls, on 30 pairs
+(6, (4, 30))
+"""
 
 from __future__ import annotations
 

@@ -103,6 +103,10 @@ def matched_like(
 ) -> list[NeuronSet]:
     """`draws` sets in which each neuron is replaced by another of its layer that is similar in every feature.
 
+    >>> features = np.random.default_rng(0).random((2, 3, 29))              # mean |h| and column norm [feature, n_layers, d_mlp]
+    >>> [s.per_layer() == neurons.per_layer() for s in matched_like(neurons, features, draws=2)]
+    [True, True]
+
     Features are compared as ranks within the layer. Replacements are drawn without replacement from the `MATCHED_POOL` (20)
     nearest that are still free.
 
@@ -148,6 +152,9 @@ def control_sets(
     batch_size: int = 32,
 ) -> Controls:
     """All controls of a set, `draws` of each kind that is drawn.
+
+    >>> control_sets(model, neurons, prompts, features=np.ones((2, 3, 29)), draws=4)
+    Controls(4 random, 4 matched, 4 permuted, 1 next rank, 1 general, 1 language)
 
     Args:
         model: the model.

@@ -9,7 +9,21 @@
 
 Effects are normalised: a change of the refusal margin divided by the clean logit difference (see `pairs`).
 
-The search for backup neurons is in `backups`.
+The search for backup neurons is in `backups`. Every experiment takes matched pairs, a set, and random sets beside it:
+
+>>> from neuronshield.model.prefixes import opening_tokens, openings_of
+>>> from neuronshield.prove.pairs import match, measure
+>>> tokens = opening_tokens(model, openings_of(model, prompts, refusals=["sorry"], compliances=["sure"]))
+>>> pairs = measure(model, match(prompts, seed=0)[0], tokens)
+>>> random = [ns.random_like(neurons, model, seed=i) for i in range(2)]
+>>> [p.alpha for p in dose_response(pairs, neurons, random)]
+[-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0]
+>>> [p.size for p in size(pairs, list(neurons), draws=1)], [g.group for g in groups(pairs, neurons, list(neurons))]
+([1, 2, 3], ['layer 0', 'layer 1', 'layer 2'])
+>>> [c.frame for c in completeness(pairs, neurons, random)]
+['all layers']
+>>> [(e.source, e.target) for e in cross_cell(pairs, neurons, random, sources=[ns.Cell("en", "text")])]
+[('en/text', 'en/text'), ('en/text', 'sw/text')]
 
 Sources: Wang et al. (2023), completeness and minimality; Zhang and Nanda (2024), patching and its normalisation.
 """

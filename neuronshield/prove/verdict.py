@@ -113,6 +113,10 @@ def failed_of(claims: Sequence[Claim]) -> list[str]:
 class Proof:
     """What `verify` found. Prints as a table; `verified` is the set that may be trained, possibly empty.
 
+    >>> proof = ns.verify(model, neurons, prompts, draws=1, refusals=["sorry"], compliances=["sure"], progress=False)
+    >>> proof.passed, proof.n_pairs, list(proof.to_frame().columns[:4])
+    (False, 15, ['claim', 'effect', 'low', 'high'])
+
     Attributes:
         neurons: the set that was tested.
         verified: its members that lower the refusal margin, alone or in a group; empty unless the set passed, or those members,

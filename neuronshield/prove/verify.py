@@ -90,8 +90,8 @@ def verify(
     """A `Proof` of whether refusals depend on a set, tested on the "confirm" prompts (all of them, if none is so marked).
 
     >>> proof = ns.verify(model, neurons, prompts, draws=1, refusals=["sorry"], compliances=["sure"], progress=False)
-    >>> proof, len(proof.claims)                # a random model does not refuse
-    (Proof(not tested, 0 of 3 verified), 7)
+    >>> proof, len(proof.claims)                # three arbitrary neurons of a random model
+    (Proof(no, 0 of 3 verified), 7)
 
     Args:
         model: the model.

@@ -27,6 +27,10 @@ th{color:var(--muted);font-weight:600;white-space:nowrap}td.n{font-variant-numer
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]], main: int | None = None) -> str:
     """An HTML table; every cell is escaped, numbers are aligned.
 
+    >>> from neuronshield.run.page import table
+    >>> "&lt;b&gt;" in table(["claim", "verdict"], [["<b>", "passed"]])
+    True
+
     Args:
         head: names of the columns.
         rows: cells, as text or numbers.
