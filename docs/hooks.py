@@ -12,7 +12,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 STYLE = re.compile(r"<(style|script)\b.*?</\1>", re.S)
-LOOK = re.compile(r"(<(?:table|tr|td|th|thead|tbody)\b)[^>]*>")
+LOOK = re.compile(r"""(<(?:table|tr|td|th)\b[^>]*?) (?:class|border|style)=["'][^"']*["']""")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -51,7 +51,9 @@ def output_part(output: dict[str, Any], stem: str, pictures: dict[str, bytes]) -
         pictures[name] = base64.b64decode("".join(data["image/png"]))
         return f'<div class="notebook-output" markdown>\n\n![Output of the cell above]({name})\n\n</div>'
     if "text/html" in data:
-        html = LOOK.sub(r"\1>", STYLE.sub("", "".join(data["text/html"])).strip())
+        html = STYLE.sub("", "".join(data["text/html"])).strip()
+        while LOOK.search(html):
+            html = LOOK.sub(r"\1", html)
         html = "\n".join(line for line in html.splitlines() if line.strip())
         return f'<div class="notebook-output">\n{html}\n</div>'
     text = "".join(output.get("text", data.get("text/plain", "")))
