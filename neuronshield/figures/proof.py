@@ -53,8 +53,9 @@ def _claims(proof: Mapping[str, Any]) -> go.Figure:
     figure.update_xaxes(title=NORMALISED, zeroline=True, zerolinecolor=INK)
     n = len(proof["neurons"]["members"])
     title = f"Claims beside matched control sets ({n} neurons, {proof['n_pairs']} pairs)"
-    figure = styled(figure, title, height=150 + 66 * len(claims))
-    return figure.update_layout(margin={"l": 160, "b": 60}, legend={"y": -0.1})
+    figure = styled(figure, title, height=170 + 66 * len(claims))
+    below = 48 / (34 + 66 * len(claims))  # pixels below the plot, as a share of its height
+    return figure.update_layout(margin={"l": 160, "b": 60}, legend={"y": -below})
 
 
 def _control_points(claims: Sequence[Mapping[str, Any]]) -> list[go.Scatter]:
