@@ -291,9 +291,7 @@ def compare(evaluations: dict[str, Evaluation], trained: set[Cell]) -> CheckSect
         },
         compared_on="untrained" if unseen else "all",
         gains_in_selectivity=gains,
-        beats_random_mask=bool(
-            np.isfinite(low) and low > 1e-9
-        ),  # sums over cells have rounding errors: a tie is no gain
+        beats_random_mask=bool(low > 1e-9),  # sums over cells have rounding errors; NaN is no gain
         best_random_mask=best.name,
         examples=_examples(evaluations),
     )
