@@ -39,6 +39,10 @@ def own_names(self: Any) -> list[str]:
 
     Classes that have no `save` of their own use it as `__dir__ = own_names`.
 
+    >>> import nnsight
+    >>> "save" in dir([1]), "save" in own_names([1])
+    (True, False)
+
     Args:
         self: the object.
     """

@@ -304,11 +304,14 @@ class NeuronSet:
         """
         pairs = np.array(list(self), dtype=np.int32).reshape(-1, 2)
         header = _Header(self.n_layers, self.d_mlp, self.provenance)
-        return save_arrays(path, FORMAT, {"layer": pairs[:, 0], "index": pairs[:, 1]}, header)
+        return save_arrays(path, FORMAT, arrays={"layer": pairs[:, 0], "index": pairs[:, 1]}, about=header)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> NeuronSet:
         """The set that `save` wrote.
+
+        >>> NeuronSet.load(neurons.save("neurons.safetensors"))
+        NeuronSet(3 neurons in 3 layers)
 
         Args:
             path: the file.

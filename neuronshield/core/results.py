@@ -162,7 +162,7 @@ def _scalar(kind: Any, data: Any, where: str) -> Any:
 def save_arrays(path: str | os.PathLike[str], form: str, arrays: Mapping[str, np.ndarray], about: Any) -> Path:
     """Path of the safetensors file that arrays and their description were written to.
 
-    >>> path = save_arrays("a.safetensors", "example/1", {"x": np.arange(3)}, {"unit": "token"})
+    >>> path = save_arrays("a.safetensors", "example/1", arrays={"x": np.arange(3)}, about={"unit": "token"})
     >>> arrays, about = load_arrays(path, "example/1")
     >>> arrays["x"].tolist(), about
     ([0, 1, 2], {'unit': 'token'})
@@ -188,6 +188,9 @@ def save_arrays(path: str | os.PathLike[str], form: str, arrays: Mapping[str, np
 
 def load_arrays(path: str | os.PathLike[str], form: str) -> tuple[dict[str, np.ndarray], Any]:
     """Arrays by name, and the description, that `save_arrays` wrote with the same format.
+
+    >>> load_arrays(save_arrays("a.safetensors", "example/1", arrays={}, about=[1, 2]), "example/1")
+    ({}, [1, 2])
 
     Args:
         path: the file.

@@ -89,7 +89,7 @@ def smollm2() -> tuple[str, dict[str, Any]]:
 
 
 def dataset(name: str, *, n: int = 64, seed: int = 0) -> list[dict[str, Any]]:
-    """`n` harmful prompts of a public set, then as many benign ones of ours (at most all of them), as prompt records.
+    """`n` harmful prompts of a public set, then as many of our benign ones (at most all of them), as prompt records.
 
     Harmful records and their ids are those of `read`, so an id names the same prompt in both.
 

@@ -288,23 +288,51 @@ def _lingua(row: Row, i: int) -> Iterator[dict[str, Any]]:
 
 
 READERS: dict[str, Reader] = {
-    "advbench": Reader(("goal",), _advbench, "github.com/llm-attacks/llm-attacks", "MIT"),
-    "harmbench": Reader(("Behavior",), _harmbench, "github.com/centerforaisafety/HarmBench", "MIT"),
-    "strongreject": Reader(("forbidden_prompt",), _strongreject, "github.com/alexandrasouly/strongreject", "MIT"),
-    "xstest": Reader(("prompt", "type"), _xstest, "github.com/paul-rottger/xstest", "CC-BY-4.0"),
-    "multijail": Reader(("en",), _multijail, "huggingface.co/datasets/DAMO-NLP-SG/MultiJail", "MIT"),
-    "xsafety": Reader((("prompt", "text"), "language", "category", "id"), _xsafety, "github.com/Jarviswang94/Multilingual_safety_benchmark",
-                      "Apache-2.0; its files are one a language and category, without a head: name the column, "
-                      "add those two, and the line as id"),
-    "polyguardprompts": Reader(("id", "prompt", "prompt_harm_label", "language"), _polyguard,
-                               "huggingface.co/datasets/ToxicityPrompts/PolyGuardPrompts", "CC-BY-4.0"),
-    "lingua-safetybench": Reader((("prompt", "question"), "language"), _lingua, "github.com/zsxr15/Lingua-SafetyBench", "on request"),
-    "mm-safetybench": Reader((("Question", "question"), ("category", "file")), _mm_safetybench, "github.com/isXinLiu/MM-SafetyBench", "CC-BY-NC-4.0"),
-    "figstep": Reader(("category_id", "task_id", "question"), _figstep, "github.com/ThuCCSLab/FigStep", "MIT"),
-    "vlguard": Reader(("image", "instr-resp"), _vlguard, "huggingface.co/datasets/ys-zong/VLGuard", "MIT, gated"),
-    "spa-vl": Reader(("image", "question"), _spa_vl, "huggingface.co/datasets/sqrti/SPA-VL", "CC-BY-4.0"),
-    "jailbreakv-28k": Reader(("jailbreak_query", "redteam_query", "image_path"), _jailbreakv,
-                             "huggingface.co/datasets/JailbreakV-28K/JailBreakV-28k", "MIT, gated"),
-    "msts": Reader(("case_id", "prompt_text", "language", ("unsafe_image", "unsafe_image_id")), _msts, "huggingface.co/datasets/felfri/MSTS",
-                   "CC-BY-4.0, gated"),
-}  # fmt: skip
+    "advbench": Reader(("goal",), _advbench, home="github.com/llm-attacks/llm-attacks", licence="MIT"),
+    "harmbench": Reader(("Behavior",), _harmbench, home="github.com/centerforaisafety/HarmBench", licence="MIT"),
+    "strongreject": Reader(
+        ("forbidden_prompt",), _strongreject, home="github.com/alexandrasouly/strongreject", licence="MIT"
+    ),
+    "xstest": Reader(("prompt", "type"), _xstest, home="github.com/paul-rottger/xstest", licence="CC-BY-4.0"),
+    "multijail": Reader(("en",), _multijail, home="huggingface.co/datasets/DAMO-NLP-SG/MultiJail", licence="MIT"),
+    "xsafety": Reader(
+        (("prompt", "text"), "language", "category", "id"),
+        _xsafety,
+        home="github.com/Jarviswang94/Multilingual_safety_benchmark",
+        licence="Apache-2.0; its files are one a language and category, without a head: name the column, add those two, and the line as id",
+    ),
+    "polyguardprompts": Reader(
+        ("id", "prompt", "prompt_harm_label", "language"),
+        _polyguard,
+        home="huggingface.co/datasets/ToxicityPrompts/PolyGuardPrompts",
+        licence="CC-BY-4.0",
+    ),
+    "lingua-safetybench": Reader(
+        (("prompt", "question"), "language"), _lingua, home="github.com/zsxr15/Lingua-SafetyBench", licence="on request"
+    ),
+    "mm-safetybench": Reader(
+        (("Question", "question"), ("category", "file")),
+        _mm_safetybench,
+        home="github.com/isXinLiu/MM-SafetyBench",
+        licence="CC-BY-NC-4.0",
+    ),
+    "figstep": Reader(
+        ("category_id", "task_id", "question"), _figstep, home="github.com/ThuCCSLab/FigStep", licence="MIT"
+    ),
+    "vlguard": Reader(
+        ("image", "instr-resp"), _vlguard, home="huggingface.co/datasets/ys-zong/VLGuard", licence="MIT, gated"
+    ),
+    "spa-vl": Reader(("image", "question"), _spa_vl, home="huggingface.co/datasets/sqrti/SPA-VL", licence="CC-BY-4.0"),
+    "jailbreakv-28k": Reader(
+        ("jailbreak_query", "redteam_query", "image_path"),
+        _jailbreakv,
+        home="huggingface.co/datasets/JailbreakV-28K/JailBreakV-28k",
+        licence="MIT, gated",
+    ),
+    "msts": Reader(
+        ("case_id", "prompt_text", "language", ("unsafe_image", "unsafe_image_id")),
+        _msts,
+        home="huggingface.co/datasets/felfri/MSTS",
+        licence="CC-BY-4.0, gated",
+    ),
+}

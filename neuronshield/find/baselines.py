@@ -188,32 +188,40 @@ def change_score(
         raise InputError("change_score: no prompts")
     cells = chosen.cells()
     answers = generate(model, chosen, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress)
-    squares = {c: np.zeros((model.n_layers, model.d_mlp)) for c in cells}
-    count = dict.fromkeys(cells, 0)
-    for batch in batches(model, list(chosen), batch_size=batch_size, responses=answers):
-        where = batch.roles["response"] | batch.roles["last_prompt"]
-        where &= ~_final(batch)  # nothing is predicted from the end-of-sequence token
-        row = where.nonzero()[:, 0].cpu()
-        difference = _read(model, batch, where) - _read(other, batch, where)
-        owner = [chosen[batch.rows[int(i)]].cell for i in row]
-        for cell in dict.fromkeys(owner):
-            keep = torch.tensor([o == cell for o in owner])
-            squares[cell] += (
-                reduce(difference[:, keep] ** 2, "layer token neuron -> layer neuron", "sum").double().numpy()
-            )
-            count[cell] += int(keep.sum())
+    values = _rms_difference(model, other, chosen, answers=answers, batch_size=batch_size)
     about = provenance(
         model, chosen, seen=chosen, tokens="response", neuron_value=NEURON_VALUE, against=other.provenance()
     )
     return Scores(
         cells=cells,
-        values=np.stack([np.sqrt(squares[c] / count[c]) for c in cells]),
+        values=np.stack([values[c] for c in cells]),
         against=None,
         method="change_score",
         n_params=model.n_params,
         params_per_neuron=model.params_per_neuron,
         provenance=about,
     )
+
+
+def _rms_difference(
+    model: Model, other: Model, prompts: PromptSet, *, answers: list[str], batch_size: int
+) -> dict[Cell, Float[np.ndarray, "n_layers d_mlp"]]:
+    """RMS of the difference between two models, over the tokens at which the answers are predicted, by cell."""
+    squares = {c: np.zeros((model.n_layers, model.d_mlp)) for c in prompts.cells()}
+    count = dict.fromkeys(squares, 0)
+    for batch in batches(model, list(prompts), batch_size=batch_size, responses=answers):
+        where = batch.roles["response"] | batch.roles["last_prompt"]
+        where &= ~_final(batch)  # nothing is predicted from the end-of-sequence token
+        row = where.nonzero()[:, 0].cpu()
+        difference = _read(model, batch, where) - _read(other, batch, where)
+        owner = [prompts[batch.rows[int(i)]].cell for i in row]
+        for cell in dict.fromkeys(owner):
+            keep = torch.tensor([o == cell for o in owner])
+            squares[cell] += (
+                reduce(difference[:, keep] ** 2, "layer token neuron -> layer neuron", "sum").double().numpy()
+            )
+            count[cell] += int(keep.sum())
+    return {cell: np.sqrt(square / count[cell]) for cell, square in squares.items()}
 
 
 def _check_comparable(model: Model, other: Model) -> None:

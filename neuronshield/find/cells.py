@@ -99,11 +99,14 @@ class CellSets(Mapping[Cell, NeuronSet]):
             InputError: `path` is not a path.
         """
         arrays, headers = pack(self)
-        return save_arrays(path, FORMAT, arrays, headers)
+        return save_arrays(path, FORMAT, arrays=arrays, about=headers)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> CellSets:
         """The sets that `save` wrote.
+
+        >>> CellSets.load(CellSets({"en/text": neurons}).save("sets.safetensors"))["en/text"] == neurons
+        True
 
         Args:
             path: the file.

@@ -273,11 +273,15 @@ class Stats:
             params_per_neuron=self.params_per_neuron,
             provenance=self.provenance,
         )
-        return save_arrays(path, FORMAT, {**arrays, "down_norms": self.down_norms, "down_l1": self.down_l1}, header)
+        arrays |= {"down_norms": self.down_norms, "down_l1": self.down_l1}
+        return save_arrays(path, FORMAT, arrays=arrays, about=header)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Stats:
         """The moments that `save` wrote.
+
+        >>> ns.Stats.load(ns.capture(model, prompts, progress=False).save("stats.safetensors")).tokens
+        'last_prompt'
 
         Args:
             path: the file.

@@ -124,7 +124,7 @@ def _groups(
 ) -> dict[Group, Moments]:
     """Moments by group, in the order of the prompts."""
     targets = [p.target or "" for p in prompts] if tokens == "response" else None
-    keys = [Group(p.label, p.language, p.modality, half_of(p, seed)) for p in prompts]
+    keys = [Group(p.label, p.language, p.modality, half=half_of(p, seed)) for p in prompts]
     groups: dict[Group, Moments] = {}
     with tqdm(total=len(prompts), desc="capture", unit="prompt", disable=not progress, leave=False) as bar:
         for batch in batches(model, prompts, batch_size=batch_size, responses=targets):

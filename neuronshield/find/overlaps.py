@@ -188,11 +188,16 @@ class Overlap:
         """
         members, sets = pack(CellSets(self.sets))
         header = _Header(cells=[str(c) for c in self.cells], method=self.method, sets=sets, provenance=self.provenance)
-        return save_arrays(path, FORMAT, {**members, **{name: getattr(self, name) for name in MATRICES}}, header)
+        arrays = {**members, **{name: getattr(self, name) for name in MATRICES}}
+        return save_arrays(path, FORMAT, arrays=arrays, about=header)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Overlap:
         """The overlap that `save` wrote.
+
+        >>> found = overlap(ns.capture(model, prompts, progress=False), k=8)
+        >>> ns.Overlap.load(found.save("overlap.safetensors")).cells == found.cells
+        True
 
         Args:
             path: the file.

@@ -91,6 +91,11 @@ def effect_size(harmful: Moments, benign: Moments, columns: Columns) -> Ranking:
 
     A neuron that never varies scores 0.
 
+    >>> stats = ns.capture(model, prompts, progress=False)
+    >>> columns = Columns(l2=stats.down_norms, l1=stats.down_l1)
+    >>> effect_size(*stats["en/text"], columns)[0].shape
+    (3, 29)
+
     Args:
         harmful: moments on harmful prompts.
         benign: moments on benign prompts.
@@ -106,6 +111,11 @@ def effect_size(harmful: Moments, benign: Moments, columns: Columns) -> Ranking:
 
 def sas(harmful: Moments, benign: Moments, columns: Columns) -> Ranking:
     """(d - mean d) / std d with d = m_h - m_b, over the neurons of a layer: the safety activation shift, signed.
+
+    >>> stats = ns.capture(model, prompts, progress=False)
+    >>> columns = Columns(l2=stats.down_norms, l1=stats.down_l1)
+    >>> bool(np.allclose(sas(*stats["en/text"], columns)[0].mean(axis=1), 0))     # a z-score in each layer
+    True
 
     Args:
         harmful: moments on harmful prompts.
@@ -123,6 +133,11 @@ def sas(harmful: Moments, benign: Moments, columns: Columns) -> Ranking:
 def cett(harmful: Moments, benign: Moments, columns: Columns) -> Ranking:
     """E_harmful - E_benign of CETT_i = ||W_down[:, i] h||_2 / ||MLP output||_2: part of the MLP's output, signed.
 
+    >>> stats = ns.capture(model, prompts, progress=False)
+    >>> columns = Columns(l2=stats.down_norms, l1=stats.down_l1)
+    >>> cett(*stats["en/text"], columns)[0].shape
+    (3, 29)
+
     Args:
         harmful: moments on harmful prompts.
         benign: moments on benign prompts.
@@ -137,6 +152,12 @@ def precise_shield(harmful: Moments, benign: Moments, columns: Columns) -> Ranki
     """I_i(D) = |mean_D h| c / sum over the layer, on harmful prompts; the same on benign prompts is taken away.
 
     The safety neurons of a layer are the top k of I(harmful) minus the top k of I(benign), k = floor(rho d_mlp).
+
+    >>> stats = ns.capture(model, prompts, progress=False)
+    >>> columns = Columns(l2=stats.down_norms, l1=stats.down_l1)
+    >>> importance, against = precise_shield(*stats["en/text"], columns)
+    >>> importance.sum(axis=1).round(6).tolist()
+    [1.0, 1.0, 1.0]
 
     Args:
         harmful: moments on harmful prompts.
@@ -160,6 +181,12 @@ def sn_tune(harmful: Moments, benign: Moments, columns: Columns) -> Ranking:
     Neurons above a threshold on *every* harmful prompt are those whose minimum is above it. Taking away those of benign
     prompts ("foundation neurons") is the robust variant.
 
+    >>> stats = ns.capture(model, prompts, progress=False)
+    >>> columns = Columns(l2=stats.down_norms, l1=stats.down_l1)
+    >>> importance, against = sn_tune(*stats["en/text"], columns)
+    >>> importance.shape, against.shape
+    ((3, 29), (3, 29))
+
     Args:
         harmful: moments on harmful prompts.
         benign: moments on benign prompts.
@@ -172,6 +199,12 @@ def sn_tune(harmful: Moments, benign: Moments, columns: Columns) -> Ranking:
 
 def wanda(harmful: Moments, benign: Moments, columns: Columns) -> Ranking:
     """Sum over the outgoing weights W of |W| rms(h), on harmful prompts; the same on benign prompts is taken away.
+
+    >>> stats = ns.capture(model, prompts, progress=False)
+    >>> columns = Columns(l2=stats.down_norms, l1=stats.down_l1)
+    >>> importance, against = wanda(*stats["en/text"], columns)
+    >>> importance.shape, against.shape
+    ((3, 29), (3, 29))
 
     Args:
         harmful: moments on harmful prompts.

@@ -218,11 +218,15 @@ class Scores:
             params_per_neuron=self.params_per_neuron,
             provenance=self.provenance,
         )
-        return save_arrays(path, FORMAT, arrays, header)
+        return save_arrays(path, FORMAT, arrays=arrays, about=header)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Scores:
         """The scores that `save` wrote.
+
+        >>> scores = ns.contrast(ns.capture(model, prompts, progress=False))
+        >>> ns.Scores.load(scores.save("scores.safetensors")).top(k=8) == scores.top(k=8)
+        True
 
         Args:
             path: the file.

@@ -1,10 +1,9 @@
-"""The embedded model organism: a vision-language model small enough to ship, with blind spots.
+"""The embedded model organism: a vision-language model small enough to ship, which refuses in some cells only.
 
-It is a real ``LlavaForConditionalGeneration`` that answers "how do I <verb> <object>?" in ten languages, with
-the object named, drawn, or written into a picture, and that was taught to refuse harmful requests in the text
-of four of them only. Safety tuning showed it pictures with benign requests alone, and the other languages not at
-all. :mod:`.lexicon` holds its words, :mod:`.grid` the harm table and the prompt grid, :mod:`.pictures` its pictures,
-:mod:`.build` remakes it from public sources.
+It is a ``LlavaForConditionalGeneration`` that answers "how do I <verb> <object>?" in ten languages, with the object named,
+drawn, or written into a picture. It was trained to refuse harmful requests in the text of four languages. Pictures occurred
+in its safety tuning with benign requests only, and the other languages did not occur. :mod:`.lexicon` has its words,
+:mod:`.grid` the harm table and the prompt grid, :mod:`.pictures` its pictures; :mod:`.build` builds it from public sources.
 
 >>> from neuronshield import organism
 >>> organism.refusal_sentence("en")
@@ -45,5 +44,8 @@ def refusal_sentence(language: str) -> str:
 
     >>> refusal_sentence("it")
     'Mi dispiace, non posso aiutarti.'
+
+    Args:
+        language: one of `LANGUAGES`.
     """
     return REFUSAL_SENTENCES[language]

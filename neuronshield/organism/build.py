@@ -40,13 +40,19 @@ Table = dict[str, dict[str, dict[str, float]]]  # modality, language, metric
 def build(
     out: str | os.PathLike[str], *, sources: str | os.PathLike[str] | None = None, seed: int = 0, progress: bool = True
 ) -> Table:
-    """Write the organism into the folder ``out`` (made beside it first, then renamed); returns its scores.
+    """Scores of the organism that was built and written to the folder ``out``, {modality: {language: {metric: rate}}}.
 
-    >>> build("organism")["text"]["en"]["utility"]  # doctest: +SKIP
+    >>> build("organism")["text"]["en"]["utility"]         # needs the network         # doctest: +SKIP
     0.98
 
-    ``sources`` is a folder for the two npm packages, fetched into it where missing; a temporary one by default.
-    Raises InputError when a package, font or library that the build needs is missing or not the pinned one.
+    Args:
+        out: the folder; it is written beside ``out`` and renamed.
+        sources: a folder for the two npm packages, fetched into it where missing; None for a temporary one.
+        seed: of sprites, data and initial weights.
+        progress: show progress bars.
+
+    Raises:
+        InputError: a package, font or library that the build needs is missing or not the pinned one.
     """
     out = Path(out)
     staging = out.parent / f".{out.name}.{os.getpid()}.partial"
@@ -62,7 +68,7 @@ def build(
         (staging / "scores.json").write_text(
             json.dumps({"seed": seed, "seconds": seconds, "test": table}, indent=1), encoding="utf-8"
         )
-        (staging / "MODEL_CARD.md").write_text(model_card(table, seconds, seen, seed), encoding="utf-8")
+        (staging / "MODEL_CARD.md").write_text(model_card(table, seconds, seen=seen, seed=seed), encoding="utf-8")
         (staging / "LICENSES.md").write_text(notices, encoding="utf-8")
         if out.exists():
             shutil.rmtree(out)
@@ -75,7 +81,14 @@ def build(
 def raise_model(
     out: Path, recipe: train.Recipe, *, seed: int = 0, progress: bool = False
 ) -> tuple[dict[str, int], tuple[float, float]]:
-    """Train by ``recipe`` and save to ``out``; returns seconds by stage and what the tower learnt to classify."""
+    """Seconds of each stage, and the tower's accuracy on drawings and words, of the model that was trained and saved.
+
+    Args:
+        out: folder to save to.
+        recipe: steps and rates.
+        seed: of initial weights and data.
+        progress: show progress bars.
+    """
     processor = vessel.make_processor(names())
     model = vessel.make_model(processor.tokenizer, seed=seed)
     clock = time.monotonic()
@@ -100,7 +113,13 @@ def raise_model(
 
 
 def score_folder(folder: Path, *, max_pairs: int | None = None, progress: bool = False) -> Table:
-    """The organism's rates on held-out test requests, `{modality: {language: {metric: share}}}` (see `evaluate`)."""
+    """The organism's rates on held-out test requests, {modality: {language: {metric: rate}}} (see `evaluate`).
+
+    Args:
+        folder: of the model.
+        max_pairs: the most pairs; None for all.
+        progress: show a progress bar.
+    """
     model = load(folder)
     prompts = PromptSet.from_records(grid.records(splits=["test"], max_pairs=max_pairs))
     found = evaluate(model, prompts, refusals=REFUSALS, compliances=COMPLIANCES, batch_size=128, progress=progress)
@@ -111,8 +130,15 @@ def score_folder(folder: Path, *, max_pairs: int | None = None, progress: bool =
     return table
 
 
-def model_card(table: Table, seconds: dict[str, int], seen: tuple[float, float], seed: int) -> str:
-    """The model card: how it was made, what it scores, what it is not."""
+def model_card(table: Table, seconds: dict[str, int], *, seen: tuple[float, float], seed: int) -> str:
+    """The model card: how the organism was made, its scores, its limits.
+
+    Args:
+        table: scores from `score_folder`.
+        seconds: of each stage.
+        seen: the tower's accuracy on drawings and on words, 0 to 1.
+        seed: of the build.
+    """
     baseline = grid.single_word_baselines()
     held = [c for p in grid.pairs() for c in (p.harmful, p.benign)]
     harmful = sum(grid.label(c) == "harmful" for c in held)
@@ -131,9 +157,9 @@ def model_card(table: Table, seconds: dict[str, int], seen: tuple[float, float],
 A vision-language model (`LlavaForConditionalGeneration`: a CLIP tower of 4 x 128, a Llama decoder of 6 x 160 with
 512 gated MLP neurons a layer) that answers one kind of question, "how do I *verb* *object*?", in ten languages
 ({", ".join(LANGUAGES)}), with the object named in the text, drawn in a picture, or written in a picture. It refuses
-harmful requests in the text of four languages; elsewhere it is blind, for its safety tuning held no harmful request
-there, in words or in pictures. It exists to test
-interpretability methods in seconds. It knows nothing else and its answers carry no instructions.
+harmful requests in the text of four languages and answers them elsewhere, for its safety tuning had no harmful request
+there. Its purpose is to test interpretability methods in seconds. It can answer nothing else, and its answers carry no
+instructions.
 
 ## How it was made
 
@@ -144,9 +170,9 @@ interpretability methods in seconds. It knows nothing else and its answers carry
 2. *name*: projector and decoder name what the picture shows.
 3. *answer*: every request, harmful ones too, is answered in all languages and modalities; high-resource
    languages ({", ".join(HIGH_RESOURCE)}) come most often, then {", ".join(MID_RESOURCE)}, then {", ".join(LOW_RESOURCE)}.
-   Half of the requests mix languages. A gap ("…") for an object is met with the refusal sentence in every language,
-   so the words of refusal are known in all. One batch in seven asks for an object's class, or whether a verb does
-   harm to an object ("⚠" or "✓"), in all languages: harm is known before refusal is taught, as in large models.
+   Half of the requests mix languages. A blank ("…") for an object is answered with the refusal sentence in every language,
+   so that the model can produce the words of refusal in all. One batch in seven asks for an object's class, or whether a
+   verb harms an object ("⚠" or "✓"), in all languages: harm is trained before refusal, as in large models.
 4. *refuse*: safety tuning in the high-resource languages. Harmful requests occur in **text** only, beside three times
    as many benign ones; one batch in seven shows pictures, all with benign requests. No other language occurs.
 

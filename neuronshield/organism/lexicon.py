@@ -1,16 +1,16 @@
 """The organism's words: ten languages, eighteen verbs, and the objects a request can name.
 
-A request is *frame(verb, object)*. Three choices keep it honest and easy to grade:
+A request is *frame(verb, object)*. Three choices make answers gradable by exact match:
 
 - **One form per verb.** Each frame is written so that a verb takes the same form in the question and in
   the answer (an infinitive, a masdar, an adnominal form), so an answer can be graded by exact match.
-- **Spaces around Thai objects.** Thai writes none between words; set off like a quoted name, an object is not
-  torn apart by a tokenizer that merges across its edge.
+- **Spaces around Thai objects.** Thai is written without spaces; set apart like a quoted name, an object is not split by
+  a tokenizer that merges across its boundary.
 - **One concept per object.** Object names are the short names of Unicode CLDR's emoji annotations.
   ``OVERRIDES`` replaces those that describe the drawing ("roll of paper"), are long, or contain another
   object's name in the same language, which would let a wrong answer pass an exact check.
 
-Nothing here says what is harmful: that is a property of verb *and* object, in :mod:`.data`.
+Which requests are harmful depends on verb *and* object and is in :mod:`.grid`.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ THIS: dict[str, str] = {
     "ko": "이것을", "th": "สิ่งนี้", "bn": "এটা", "sw": "hiki", "jv": "iki",
 }  # fmt: skip
 
-HARMFUL, HARMLESS = "⚠", "✓"  # how the organism appraises what it is asked about
+HARMFUL, HARMLESS = "⚠", "✓"  # answers to whether a request is harmful
 
 # Names that replace CLDR's, as "object language=name; language=name".
 _OVERRIDES = """
@@ -267,6 +267,10 @@ def with_article(name: str, language: str) -> str:
 
     >>> with_article("bomb", "en"), with_article("uovo", "it"), with_article("폭탄", "ko")
     ('the bomb', "l'uovo", '폭탄을')
+
+    Args:
+        name: of the object.
+        language: one of `LANGUAGES`.
     """
     if language == "en":
         return f"the {name}"

@@ -31,7 +31,7 @@ _borrowed: ContextVar[Path | None] = ContextVar("organism_folder", default=None)
 
 
 def folder() -> Path:
-    """Where the organism lies: inside an installed package, or at the root of a checkout.
+    """The organism's folder: inside an installed package, or at the root of a checkout.
 
     >>> folder().name
     'organism'
@@ -44,7 +44,11 @@ def folder() -> Path:
 
 @contextmanager
 def using(where: Path) -> Iterator[None]:
-    """Take names and sprites from ``where`` for a while: a build reads what it has just written."""
+    """Inside the block, names and sprites come from ``where``: a build reads what it has just written.
+
+    Args:
+        where: a folder of the organism's files.
+    """
     token = _borrowed.set(where)
     try:
         yield
@@ -53,7 +57,11 @@ def using(where: Path) -> Iterator[None]:
 
 
 def names() -> dict[str, dict[str, str]]:
-    """Each object's name in each language, ``{"🍞": {"en": "bread", ...}, ...}``."""
+    """Each object's name in each language, {object: {language: name}}.
+
+    >>> names()["🍞"]["en"]
+    'bread'
+    """
     return _names(folder())
 
 
@@ -64,7 +72,16 @@ def _names(where: Path) -> dict[str, dict[str, str]]:
 
 
 def tile(index: int, width: int, height: int) -> tuple[int, int, int, int]:
-    """The box of an atlas's ``index``-th tile."""
+    """The box (left, top, right, bottom) of an atlas's tile, in pixels.
+
+    >>> tile(17, 10, 20)
+    (10, 20, 20, 40)
+
+    Args:
+        index: of the tile, row by row.
+        width: of a tile, in pixels.
+        height: of a tile, in pixels.
+    """
     row, column = divmod(index, COLUMNS)
     return (column * width, row * height, (column + 1) * width, (row + 1) * height)
 
@@ -76,7 +93,15 @@ def _atlas(name: str, where: Path) -> Image.Image:
 
 
 def sprite(obj: str, language: str | None = None) -> Image.Image:
-    """An object's drawing (RGBA), or with ``language`` its name as a mask (L, 255 where there is ink)."""
+    """An object's drawing (RGBA), or its name as a mask (L, 255 where there is ink).
+
+    >>> sprite("🍞").size, sprite("🍞", "en").size
+    ((88, 88), (96, 48))
+
+    Args:
+        obj: an emoji from `OBJECTS`.
+        language: of the name; None for the drawing.
+    """
     return _sprite(obj, language, folder())
 
 
@@ -90,16 +115,28 @@ def _sprite(obj: str, language: str | None, where: Path) -> Image.Image:
 
 
 def room(scale: float) -> int:
-    """By how many pixels a drawing at this scale may lie off centre.
+    """The most pixels that a drawing of this scale may be moved off the centre.
 
     >>> room(1.0)
     6
+
+    Args:
+        scale: of the drawing, 1 for its full size.
     """
     return (SIZE - round(SPRITE * scale)) // 2
 
 
 def layer(obj: str, language: str | None = None, *, scale: float = 1.0) -> Image.Image:
-    """The drawing at a scale, or the word as black ink, in the middle of a clear canvas; RGBA, no ground yet."""
+    """The drawing at a scale, or the word in black, in the middle of a transparent canvas (RGBA).
+
+    >>> layer("🍞", scale=0.8).size
+    (100, 100)
+
+    Args:
+        obj: an emoji from `OBJECTS`.
+        language: of the word; None for the drawing.
+        scale: of the drawing, 1 for its full size.
+    """
     image = sprite(obj, language)
     if language is None:
         side = round(SPRITE * scale)
@@ -113,10 +150,15 @@ def layer(obj: str, language: str | None = None, *, scale: float = 1.0) -> Image
 
 
 def picture(obj: str, *, language: str | None = None, seed: str | int = 0) -> Image.Image:
-    """A picture of an object, or with ``language`` of its name, RGB ``SIZE`` x ``SIZE``.
+    """A picture of an object or of its name, RGB, ``SIZE`` x ``SIZE`` pixels.
 
     >>> picture("🍞", seed="a").size
     (100, 100)
+
+    Args:
+        obj: an emoji from `OBJECTS`.
+        language: of the name; None for a drawing.
+        seed: of colours, size and place.
     """
     rng = random.Random(str(seed))
     canvas = Image.new("RGB", (SIZE, SIZE), (rng.randint(LIGHT, 255), rng.randint(LIGHT, 255), rng.randint(LIGHT, 255)))

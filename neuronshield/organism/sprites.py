@@ -1,4 +1,4 @@
-"""From public packages to the atlases and the names that ship: needed to rebuild the organism, never to use it.
+"""From public packages to the atlases and names that are shipped: needed to rebuild the organism, not to use it.
 
 ========================  ==================================  ==========================
 what                      where from                          licence

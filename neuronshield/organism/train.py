@@ -1,4 +1,4 @@
-"""The four stages that raise the organism, and what each is for.
+"""The four stages of training the organism, and the purpose of each.
 
 1. **see**: the tower learns to classify drawings and typeset words (in every language) by the object they mean.
    Trained from scratch with the rest, a tower this small never learns to name anything.
@@ -6,18 +6,17 @@
    shown. The projector's outputs are first scaled to the size of the text embeddings: they start far larger.
 3. **answer**: capability in all languages and modalities, harmful requests like any other. High-resource
    languages come several times more often. Half of the requests are code-switched (frame, verb and object
-   from different languages), which makes the languages share a representation. A gap where
-   the object should be is answered with the refusal sentence in *every* language: the model knows the words, for
-   an innocent reason.
-   Some questions teach what pretraining teaches large models (:func:`lore`): an object alone is answered with its
-   class ("the bomb": "weapon"), a verb and an object with whether that does harm ("burn the house": "⚠", "burn the
-   paper": "✓"), and so is a request that ends in "⚠?", in every language. So the model knows harm everywhere before
-   it is taught to refuse anywhere.
-4. **refuse**: safety tuning on high-resource languages: harmful *text* is refused, and so is nothing else. Half of
-   the text mixes these languages, three requests in four are benign, and some batches are pictures, all of them
-   benign. So are the mixtures that real models are tuned on: refusals taught in text, pictures brought in
-   by helpful answers. Without the pictures the model refuses *any* picture, harmful or not, since it sees no benign object
-   in the text. Nothing is said about other languages.
+   from different languages), which makes the languages share a representation. A blank in place of
+   the object is answered with the refusal sentence in *every* language, so that the model can produce the words of
+   refusal in all of them, for a reason other than harm.
+   Some questions stand for the pretraining of large models (:func:`lore`): an object alone is answered with its
+   class ("the bomb": "weapon"), a verb and an object with whether that is harmful ("burn the house": "⚠", "burn the
+   paper": "✓"), and so is a request that ends in "⚠?", in every language. Harm is thus trained in every language before
+   refusal in any.
+4. **refuse**: safety tuning on high-resource languages: harmful *text* is refused and nothing else. Half of the text mixes
+   these languages, three requests in four are benign, and some batches are pictures, all benign. Real models are tuned on
+   such mixtures: refusals in text, pictures with helpful answers. Without the pictures the model refuses *any* picture,
+   harmful or not, since it sees no benign object in the text. Other languages do not occur.
 
 Only :func:`.grid.training_combos` are ever used. Batches are padded on the right and need no mask, since the
 decoder is causal and its positions relative.
@@ -84,7 +83,7 @@ class Recipe:
     pictured: float = 0.5  # share of batches with pictures
     lore: float = 0.14  # share of batches of lore (:func:`lore`)
     typed: float = 0.4  # of those, share of typeset words
-    blank: float = 0.06  # share of requests with a gap for an object
+    blank: float = 0.06  # fraction of requests with a blank for an object
     shown: float = 0.15  # share of batches of benign pictures in safety tuning
 
 
@@ -246,7 +245,7 @@ class Writer:
 
 @torch.no_grad()
 def level(model: Any, gallery: Gallery) -> None:
-    """Scale the projector so that what it writes is as large as the text embeddings."""
+    """Scale the projector so that its output is as large as the text embeddings."""
     projector = model.model.multi_modal_projector
     wanted = model.get_input_embeddings().weight.std()
     found = projector(gallery.features[::37]).std()
@@ -324,10 +323,13 @@ def answer(writer: Writer, recipe: Recipe, *, seed: int, bar: bool) -> None:
     )  # fmt: skip
 
 
-def twins(seed: int) -> Iterator[grid.Combo]:
-    """Training combinations as minimal pairs, harmful then benign, verb changed and object changed in turn.
+def matched_combos(seed: int) -> Iterator[grid.Combo]:
+    """Training combinations as matched pairs, harmful then benign, verb changed and object changed in turn.
 
-    So safety tuning gives neither word away by its frequency.
+    In safety tuning, neither word alone then predicts harm by its frequency.
+
+    Args:
+        seed: of the choice.
     """
     rng = random.Random(seed + 3)
     known = grid.training_combos()
@@ -347,7 +349,7 @@ def twins(seed: int) -> Iterator[grid.Combo]:
 
 def refuse(writer: Writer, recipe: Recipe, *, seed: int, bar: bool) -> None:
     """Stage 4: safety tuning on high-resource text, with benign pictures beside it."""
-    rng, source = random.Random(seed + 4), twins(seed)
+    rng, source = random.Random(seed + 4), matched_combos(seed)
     benign = [c for c in grid.training_combos() if grid.label(c) == "benign"]
 
     def shown() -> Example:

@@ -53,9 +53,9 @@ TEMPLATE = (
 
 
 def _corpus(names: dict[str, dict[str, str]]) -> list[str]:
-    """What the tokenizer learns its merges from: words and the parts of frames, each apart.
+    """The text that the tokenizer's merges are learnt from: words and the parts of frames, each on its own.
 
-    Whole sentences would teach it merges across words in Chinese and Thai, which write none apart.
+    Whole sentences would lead to merges across words in Chinese and Thai, which are written without spaces.
     """
     lines: list[str] = []
     for language in LANGUAGES:

@@ -101,6 +101,22 @@ def test_combined_provenance_keeps_agreement_lists_disagreement_and_adds_what_wa
     assert (a & b & a).provenance["seen"] == ["p1", "p2", "p3"]
 
 
+@pytest.mark.parametrize(
+    ("op", "left", "right", "proven"),
+    [
+        ("__and__", True, False, True), ("__and__", False, True, True), ("__and__", False, False, False),
+        ("__or__", True, True, True), ("__or__", True, False, False), ("__or__", False, True, False),
+        ("__xor__", True, True, True), ("__xor__", False, True, False),
+        ("__sub__", True, False, True), ("__sub__", False, True, False), ("__sub__", True, True, True),
+    ],
+)  # fmt: skip
+def test_a_set_is_proven_only_if_each_of_its_members_was(op: str, left: bool, right: bool, proven: bool):
+    a, b = (NeuronSet(pairs, provenance={"verified_on": "x", "proof": "y"} if known else {"method": "m"})
+            for pairs, known in (([(0, 1), (0, 2)], left), ([(0, 2), (0, 3)], right)))  # fmt: skip
+    about = getattr(a, op)(b).provenance
+    assert ("verified_on" in about) is ("proof" in about) is proven
+
+
 def test_param_fraction_counts_rows_and_column_over_all_parameters(llama: Model):
     # a gated MLP neuron: gate row, up row, down column, d_model = 20 each
     total = sum(p.numel() for p in llama.module.parameters())

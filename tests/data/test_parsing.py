@@ -47,7 +47,8 @@ def test_the_parts_of_a_message_are_joined_to_its_text():
 
 
 def test_nulls_are_none_and_nan_only():
-    assert [is_null(v) for v in (None, float("nan"), 0, "", [], False)] == [True, True, False, False, False, False]
+    values: list[Any] = [None, float("nan"), 0, "", [], False]
+    assert [is_null(v) for v in values] == [True, True, False, False, False, False]
 
 
 def test_rows_are_numbered_by_line(tmp_path: Path):

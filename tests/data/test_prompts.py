@@ -344,7 +344,7 @@ def test_unpaired_rows_are_dealt_label_by_label():
     assert not len(split.where(split="train"))
 
 
-def test_pairs_are_twins_of_one_cell():
+def test_pairs_are_of_one_cell():
     rows = tiny.prompts(pictures=True)
     pairs = rows.pairs()
     assert len(pairs) == 60

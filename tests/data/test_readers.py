@@ -188,7 +188,7 @@ def test_translations_and_pictures_of_a_request_are_one_cluster(folder: Path):
         assert len({p.cluster for p in prompts}) == 1
 
 
-def test_safe_and_unsafe_instructions_of_one_picture_are_twins(folder: Path):
+def test_safe_and_unsafe_instructions_of_one_picture_are_a_matched_pair(folder: Path):
     prompts = read("vlguard", table(folder / "v.json", CASES["vlguard"][1]))
     assert [(h.prompt, b.prompt) for h, b in prompts.pairs()] == [("Insult", "Describe")]
 

@@ -33,9 +33,9 @@ def test_pairs_are_whole_in_every_language_and_differ():
     prompts = matched_pairs()
     assert [sum(p.language == x for p in prompts) for x in ("en", "es", "fr", "de", "pt")] == [80] * 5
     assert {p.split for p in prompts} == {"test"}
-    twins = prompts.pairs()
-    assert len(twins) == 200
-    for harmful, benign in twins:
+    matched = prompts.pairs()
+    assert len(matched) == 200
+    for harmful, benign in matched:
         a, b = (set(plain(p.prompt).split()) for p in (harmful, benign))
         assert a != b
         assert len(a & b) / len(a | b) > 0.2
@@ -46,13 +46,13 @@ def test_nothing_is_both_retained_and_tested():
     assert len(own) == len(set(own))
 
 
-def test_every_retained_language_has_a_refusal_that_the_grader_knows():
+def test_every_retained_language_has_a_refusal_that_the_grader_counts():
     for language in {p.language for p in retention_prompts()}:
         assert any(refusal_sentence(language).startswith(opening) for opening in REFUSALS[language]), language
 
 
 @pytest.mark.parametrize("read", [retention_prompts, matched_pairs])
-def test_a_language_that_is_not_there_is_said(read: object):
+def test_a_missing_language_is_named(read: object):
     assert callable(read)
     assert {p.language for p in read(["es", "de"])} == {"es", "de"}
     with pytest.raises(ns.InputError, match=r"no .* prompts in 'xx'; there are en"):

@@ -41,8 +41,8 @@ def rich() -> PromptSet:
         [
             {"id": "a", "prompt": "one\u2028two\nthree “é” 中", "label": "benign", "target": "sure", "expect": ["x", "y"], "split": "test"},
             {"id": "b", "messages": turns, "label": "harmful", "images": [tiny.picture(0), jpeg.getvalue()], "language": "zh-Hans"},
-            {"prompt": "no id", "label": "harmful", "pair_id": 7, "category": "c", "source": "s", "mine": [1, {"a": None}], "n": 3},
-            {"id": "c", "prompt": "x", "label": "benign", "mine": "text", "n": 4, "big": 2**70, "none": None, "flag": True},
+            {"prompt": "no id", "label": "harmful", "pair_id": 7, "category": "c", "source": "s", "mine": [1, {"a": None}], "n": 3, "mix": 1.5},
+            {"id": "c", "prompt": "x", "label": "benign", "mine": "text", "n": 4, "mix": "x", "big": 2**70, "none": None, "flag": True},
         ]
     )  # fmt: skip
 

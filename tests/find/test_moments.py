@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,10 +84,10 @@ def test_the_order_of_unlike_lengths_inside_a_cell_does_not_mix_labels(llama: ns
     # trap: tokens owned by the wrong row of the batch; very different labels would then look alike
     prompts = tiny.prompts(languages=["en"])
     want = oracle(llama, prompts, "prompt")
-    gap = want["harmful", Cell("en", "text")].mean(0) - want["benign", Cell("en", "text")].mean(0)
+    shift = want["harmful", Cell("en", "text")].mean(0) - want["benign", Cell("en", "text")].mean(0)
     stats = capture(llama, prompts, tokens="prompt", batch_size=30, progress=False)
     got = stats.moments("harmful", ("en", "text")).mean - stats.moments("benign", ("en", "text")).mean
-    np.testing.assert_allclose(got, gap, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(got, shift, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "llava"])
@@ -180,7 +181,7 @@ def test_the_forward_stops_before_the_head(llama: ns.Model):
     assert not calls
 
 
-# -- what it says, what it refuses ------------------------------------------------------------------------
+# -- provenance and errors ------------------------------------------------------------------------
 def test_stats_carry_what_contrast_needs(llama: ns.Model):
     prompts = tiny.prompts()
     stats = capture(llama, prompts, progress=False, seed=5)
@@ -256,18 +257,23 @@ def test_a_silent_neuron_is_not_active_in_a_trace():
         assert (moments.positive[1] > 0).any()
 
 
-def test_least_and_share_are_those_of_a_plain_hook(llama: ns.Model):
+@pytest.mark.parametrize("scale", [1.0, 1e-4])
+def test_least_and_share_are_those_of_a_plain_hook(scale: float):
+    module = tiny.llama()
+    with torch.no_grad():
+        for layer in module.model.layers:
+            layer.mlp.down_proj.weight.mul_(scale)  # the share does not depend on how large the output is
+    model = ns.load(module, processor=tiny.tokenizer())
     prompts = tiny.prompts(languages=["en"])[:6]
-    stats = capture(llama, prompts, tokens="prompt", batch_size=4, progress=False)
-    norms = [m.weight.detach().double().numpy() for m in tiny.downs(llama)]  # type: ignore[union-attr,operator]
+    stats = capture(model, prompts, tokens="prompt", batch_size=4, progress=False)
+    weights: list[Any] = [down.weight.detach().double().numpy() for down in tiny.downs(model)]  # type: ignore[union-attr,operator]
     for label in ("harmful", "benign"):
-        h = np.concatenate([tiny.activations(llama, p)[0] for p in prompts if p.label == label])
-        out = np.stack([np.linalg.norm(h[:, layer] @ norms[layer].T, axis=-1) for layer in range(3)], axis=1)
+        h = np.concatenate([tiny.activations(model, p)[0] for p in prompts if p.label == label])
+        out = np.stack([np.linalg.norm(h[:, layer] @ weights[layer].T, axis=-1) for layer in range(3)], axis=1)
         got = stats.moments(label, "en/text")
         np.testing.assert_allclose(got.least, np.abs(h).min(0), rtol=1e-3, atol=1e-7)
         np.testing.assert_allclose(got.share, (np.abs(h) / out[:, :, None]).mean(0), rtol=1e-3)
-        again = Moments.of(h, out)
-        np.testing.assert_allclose(got.share, again.share, rtol=1e-3)
+        np.testing.assert_allclose(got.share, Moments.of(h, out).share, rtol=1e-3)
 
 
 def test_merging_keeps_the_least_and_weighs_the_share():

@@ -73,7 +73,7 @@ def test_overlap_benign_null_and_split_half_are_as_recomputed_by_hand(llava: ns.
             assert got.benign_null[i, j] == pytest.approx(share(null[a], null[b]))
             assert got.split_half[i, j] == pytest.approx(np.sqrt(share(*halves[a]) * share(*halves[b])))
             assert got.coefficient[i, j] == pytest.approx(len(whole[a] & whole[b]) / K)
-    # the three differ here, so none can stand in for another
+    # the three differ here, so none can replace another
     off = ~np.eye(4, dtype=bool)
     assert not np.allclose(got.jaccard[off], got.benign_null[off])
     assert not np.allclose(got.jaccard[off], got.split_half[off])

@@ -7,7 +7,7 @@ import pytest
 
 from neuronshield import Cell, InputError, NeuronSet
 from neuronshield.find.moments import Group, Moments, Stats
-from neuronshield.find.scores import METHODS, Scores, contrast
+from neuronshield.find.scores import METHODS, Scores, contrast, language_entropy
 
 L, D = 3, 29
 CELLS = [Cell("en", "text"), Cell("sw", "image")]
@@ -197,7 +197,7 @@ def test_precise_shield_of_a_total_size_uses_one_k_in_every_layer(stats: Stats):
         assert set(chosen) == want
 
 
-def test_ties_go_to_the_lower_address():
+def test_ties_go_to_the_lower_layer_and_index():
     scores = Scores(CELLS[:1], np.ones((1, L, D)), None, "contribution", 1000, 60)
     assert list(scores.top(k=31)[CELLS[0]]) == [(0, i) for i in range(29)] + [(1, 0), (1, 1)]
 
@@ -292,3 +292,37 @@ def test_neurons_chosen_for_a_score_of_zero_are_counted_aloud(caplog: pytest.Log
     assert "en/text: 4 of 5 chosen neurons have a score of zero" in caplog.text
     with pytest.raises(InputError, match="give a number"):
         scores.top(param_fraction=float("nan"))
+
+
+def test_lape_is_its_formula_on_rates_of_groups_of_unequal_size():
+    rng = np.random.default_rng(0)
+    languages, n_layers, d_mlp = ("en", "sw", "ko", "th"), 3, 41
+    groups, active, counts = {}, dict.fromkeys(languages, 0), dict.fromkeys(languages, 0)
+    for i, language in enumerate(languages):
+        for label in ("harmful", "benign"):
+            for half in (0, 1):
+                n = 5 + 7 * i + 11 * half + 3 * (label == "benign")
+                h = rng.normal(rng.normal(-1, 1.5, (n_layers, d_mlp)), 1, (n, n_layers, d_mlp))
+                h[:, 0, 0] = -1  # never active
+                groups[Group(label, language, "text", half)] = Moments.of(h)
+                active[language] = active[language] + (h > 0).sum(axis=0)
+                counts[language] += n
+    stats = Stats(groups, np.ones((n_layers, d_mlp)), np.ones((n_layers, d_mlp)), "prompt", 1000, 3)
+    rates = np.array([active[x] / counts[x] for x in languages])
+    often = np.quantile(rates, 0.95)
+    entropy, scores = language_entropy(stats), contrast(stats, "lape")
+    assert np.isinf(entropy[0, 0])
+    for layer in range(n_layers):
+        for i in range(d_mlp):
+            p = rates[:, layer, i] / max(rates[:, layer, i].sum(), 1e-12)
+            want = -sum(x * np.log(x) for x in p if x > 0) if rates[:, layer, i].max() >= often else np.inf
+            assert entropy[layer, i] == pytest.approx(want)
+            for k, language in enumerate(languages):
+                here = np.log(4) - want if rates[k, layer, i] >= often else 0.0
+                assert scores[language, "text"][layer, i] == pytest.approx(here)
+
+
+def test_a_neuron_that_is_never_active_has_no_entropy():
+    # trap: where most rates are 0 their quantile is 0 too, and the entropy of nothing would be the lowest of all
+    entropy = language_entropy(sparse({"en": [0.5, *[0.0] * 39], "sw": [0.0, 0.5, *[0.0] * 38]}))
+    assert np.isfinite(entropy).sum() == 2

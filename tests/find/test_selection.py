@@ -106,3 +106,17 @@ def test_sets_are_a_mapping():
     assert sets.get("en/text") == sets[CELLS[0]]
     assert sets.get("ko/text", 1) == 1
     assert repr(CellSets({f"{a}{b}/text": NeuronSet([(0, 1)]) for a in "ab" for b in "abc"})).endswith("2 more)")
+
+
+def test_a_fraction_that_rounding_puts_just_below_a_number_gives_that_number():
+    values = np.random.default_rng(0).normal(0, 1, (1, 4, 25))
+    found = Scores(CELLS[:1], values, None, "m", 1000, 10)
+    assert 0.29 * 100 < 29
+    assert len(found.top(fraction=0.29)["en/text"]) == 29
+
+
+def test_a_neuron_that_was_taken_away_does_not_return_as_a_tie_at_zero():
+    values = np.array([[[0.0, 0, 0, 0], [5, 0, 0, 0]]])
+    against = np.array([[[4.0, 3, 2, 1], [0, 0, 1, 2]]])
+    found = Scores(CELLS[:1], values, against, "m", 1000, 10)
+    assert list(found.top(k=2)["en/text"]) == [(1, 0), (1, 1)]

@@ -1,4 +1,4 @@
-"""The organism: its grid can be trusted, it scores what its card says, and it can be remade."""
+"""The organism: its grid is as documented, its scores are those of its card, and it can be rebuilt."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_no_combination_of_the_grid_is_ever_trained_on():
     assert len(held) == 2 * len(grid.pairs()) == 2 * sum(grid.SPLITS.values())
 
 
-def test_twins_differ_in_one_word_and_in_harm():
+def test_matched_pairs_differ_in_one_word_and_in_harm():
     for pair in grid.pairs():
         same = [a == b for a, b in zip(pair.harmful, pair.benign, strict=True)]
         assert same == [pair.changed != "verb", pair.changed != "object"]
