@@ -130,6 +130,19 @@ def score_folder(folder: Path, *, max_pairs: int | None = None, progress: bool =
     return table
 
 
+def _score_tables(table: Table) -> str:
+    """One Markdown table a metric: modality by language, in %."""
+    blocks = []
+    for metric, title in METRICS.items():
+        rows = [f"| {title} | " + " | ".join(LANGUAGES) + " |", "|---" * (len(LANGUAGES) + 1) + "|"]
+        rows += [
+            f"| {modality} | " + " | ".join(f"{100 * row[x][metric]:.0f}" for x in LANGUAGES) + " |"
+            for modality, row in table.items()
+        ]
+        blocks.append("\n".join(rows))
+    return "\n\n".join(blocks)
+
+
 def model_card(table: Table, seconds: dict[str, int], *, seen: tuple[float, float], seed: int) -> str:
     """The model card: how the organism was made, its scores, its limits.
 
@@ -142,15 +155,7 @@ def model_card(table: Table, seconds: dict[str, int], *, seen: tuple[float, floa
     baseline = grid.single_word_baselines()
     held = [c for p in grid.pairs() for c in (p.harmful, p.benign)]
     harmful = sum(grid.label(c) == "harmful" for c in held)
-    blocks = []
-    for metric, title in METRICS.items():
-        rows = [f"| {title} | " + " | ".join(LANGUAGES) + " |", "|---" * (len(LANGUAGES) + 1) + "|"]
-        rows += [
-            f"| {modality} | " + " | ".join(f"{100 * row[x][metric]:.0f}" for x in LANGUAGES) + " |"
-            for modality, row in table.items()
-        ]
-        blocks.append("\n".join(rows))
-    tables = "\n\n".join(blocks)
+    tables = _score_tables(table)
     stages = ", ".join(f"{name} {value} s" for name, value in seconds.items())
     return f"""# The neuronshield model organism
 
