@@ -100,7 +100,7 @@ def prune(model: Model, neurons: NeuronSet) -> Model:
     Raises:
         InputError: a set of another model, or packed weights.
     """
-    require(neurons, NeuronSet, "prune(model, neurons)", name="neurons")
+    require(neurons, NeuronSet, call="prune(model, neurons)", name="neurons")
     neurons.check_model(model)
     model.needs_weights("prune")
     module = shared_copy(model.module)
@@ -136,8 +136,8 @@ def finetune(
     Source: Qi et al. (2024), benign fine-tuning.
     """
     settings = training_config("finetune", config, changes, objectives=("supervised",), also=("config",))
-    require(model, Model, "finetune(model, prompts)", name="model")
-    require(prompts, PromptSet, "finetune(model, prompts)", name="prompts")
+    require(model, Model, call="finetune(model, prompts)", name="model")
+    require(prompts, PromptSet, call="finetune(model, prompts)", name="prompts")
     model.needs_weights("finetune")
     benign = PromptSet(p for p in prompts.for_step("train") if p.label == "benign")
     answered = examples(model, benign, progress=settings.progress, labels=("benign",))

@@ -97,7 +97,7 @@ class CellResult:
     n_benign: int
 
     def __getitem__(self, metric: str) -> Interval:
-        one_of(metric, METRICS, "CellResult", name="metric")
+        one_of(metric, METRICS, call="CellResult", name="metric")
         return getattr(self, metric)  # type: ignore[no-any-return]
 
     def __iter__(self) -> Iterator[str]:
@@ -188,7 +188,7 @@ def mean_over_cells(
     Raises:
         InputError: unknown metric, or a cell without answers in one of the terms.
     """
-    one_of(metric, METRICS, "mean", name="metric")
+    one_of(metric, METRICS, call="mean", name="metric")
     wanted = [Cell.of(c) for c in cells] if cells is not None else cells_of(terms[0][0])
     if not wanted:
         raise InputError("no cells to average over")

@@ -102,8 +102,8 @@ def evaluate(
         InputError: no prompts, a language without refusal prefixes, or an argument of another type.
     """
     call = "evaluate(model, prompts)"
-    require(model, Model, call, name="model")
-    require(prompts, PromptSet, call, name="prompts", hint="read them with PromptSet.from_jsonl or from_records")
+    require(model, Model, call=call, name="model")
+    require(prompts, PromptSet, call=call, name="prompts", hint="read them with PromptSet.from_jsonl or from_records")
     if judge is not None and not callable(getattr(judge, "score", None)):
         hint = "use judge=load_judge('wildguard') or an object with a name and score(prompt, response, language)"
         raise InputError(f"evaluate: judge={judge!r:.60} is no judge; {hint}")
@@ -240,7 +240,7 @@ class Evaluation:
         """
         from ..figures import grid
 
-        one_of(metric, METRICS, "figure", name="metric")
+        one_of(metric, METRICS, call="figure", name="metric")
         return grid({self.name or "model": self.rates()}, metric)
 
     def __repr__(self) -> str:

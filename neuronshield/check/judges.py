@@ -285,7 +285,7 @@ def load_judge(
     Raises:
         InputError: unknown name, weights that cannot be loaded, or a module without its tokenizer.
     """
-    one_of(name, JUDGES, "load_judge", name="name")
+    one_of(name, JUDGES, call="load_judge", name="name")
     if (module is None) != (tokenizer is None):
         raise InputError(f"load_judge({name!r}): give module and tokenizer, or neither")
     if module is None:

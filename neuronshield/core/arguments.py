@@ -15,10 +15,10 @@ T = TypeVar("T")
 _KINDS: dict[type, str] = {os.PathLike: "a path"}
 
 
-def require(value: Any, kind: type[T] | tuple[type, ...], call: str, name: str, *, hint: str = "") -> T:
+def require(value: Any, kind: type[T] | tuple[type, ...], *, call: str, name: str, hint: str = "") -> T:
     """`value`, if it is of the type that the argument takes.
 
-    >>> require("cake", int, "top(k=...)", "k")
+    >>> require("cake", int, call="top(k=...)", name="k")
     Traceback (most recent call last):
         ...
     neuronshield.core.errors.InputError: top(k=...): k must be int, got str 'cake'
@@ -63,10 +63,10 @@ def at_least(least: int, call: str, **values: Any) -> None:
             raise InputError(f"{call}: {name}={value!r}: must be a whole number of at least {least}")
 
 
-def one_of(value: Any, known: Iterable[str], call: str, name: str) -> None:
+def one_of(value: Any, known: Iterable[str], *, call: str, name: str) -> None:
     """Raise unless `value` is one of the names that are known; the nearest one is offered.
 
-    >>> one_of("contribtion", ("contribution", "sas"), "contrast", "method")
+    >>> one_of("contribtion", ("contribution", "sas"), call="contrast", name="method")
     Traceback (most recent call last):
         ...
     neuronshield.core.errors.InputError: contrast: method='contribtion' is unknown; did you mean 'contribution'? use one of contribution, sas

@@ -347,7 +347,7 @@ def _sets(given: tuple[Any, ...], name: str) -> list[NeuronSet]:
     if not found:
         raise InputError(f"{name} of no sets: pass at least one NeuronSet")
     hint = "unpack a list with *, and a mapping with *sets.values()"
-    return [require(one, NeuronSet, f"NeuronSet.{name}(*sets)", "every set", hint=hint) for one in found]
+    return [require(one, NeuronSet, call=f"NeuronSet.{name}(*sets)", name="every set", hint=hint) for one in found]
 
 
 def _merge_provenance(parents: list[dict[str, Any]], op: str) -> dict[str, Any]:

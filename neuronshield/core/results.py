@@ -105,7 +105,7 @@ def _read(kind: Any, data: Any, where: str) -> Any:
     if hasattr(kind, "from_json"):
         return kind.from_json(data)
     if dataclasses.is_dataclass(kind):
-        return _read_fields(kind, {f.name: f for f in dataclasses.fields(kind)}, data, where)
+        return _read_fields(kind, data, where)
     if isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields"):
         hints = list(typing.get_type_hints(kind).values())
         values = _sequence(data, where, len(hints))
@@ -123,7 +123,8 @@ def _read(kind: Any, data: Any, where: str) -> Any:
     return _scalar(kind, data, where)
 
 
-def _read_fields(kind: Any, fields: dict[str, Any], data: Any, where: str) -> Any:
+def _read_fields(kind: Any, data: Any, where: str) -> Any:
+    fields = {field.name: field for field in dataclasses.fields(kind)}
     if not isinstance(data, dict):
         raise InputError(f"{where}: expected an object, got {type(data).__name__}")
     if unknown := sorted(set(data) - set(fields)):
@@ -177,7 +178,7 @@ def save_arrays(path: str | os.PathLike[str], form: str, arrays: Mapping[str, np
         InputError: `path` is not a path.
         OSError: the file cannot be written; what was there before stays.
     """
-    require(path, (str, os.PathLike), "save(path)", "path")
+    require(path, (str, os.PathLike), call="save(path)", name="path")
     from safetensors.numpy import save_file
 
     text = json.dumps({"format": form, "about": to_json(about)}, ensure_ascii=False)
@@ -199,7 +200,7 @@ def load_arrays(path: str | os.PathLike[str], form: str) -> tuple[dict[str, np.n
     Raises:
         InputError: no such file, damaged, or of another format.
     """
-    require(path, (str, os.PathLike), "load(path)", "path")
+    require(path, (str, os.PathLike), call="load(path)", name="path")
     from safetensors import SafetensorError, safe_open
 
     try:

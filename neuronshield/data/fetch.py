@@ -106,7 +106,7 @@ def dataset(name: str, *, n: int = 64, seed: int = 0) -> list[dict[str, Any]]:
     """
     import numpy as np
 
-    one_of(name, DATASETS, "fetch", "name")
+    one_of(name, DATASETS, call="fetch", name="name")
     table = csv.DictReader(io.StringIO(_member(DTX, DATASETS[name]).decode("utf-8")))
     known, benign = read(name, table), benign_prompts()
     if not 1 <= n <= len(known):

@@ -49,11 +49,11 @@ class PromptSet(Sequence[Prompt]):
 
     def __init__(self, prompts: Iterable[Prompt]) -> None:
         hint = "read rows with PromptSet.from_records(rows), a file with PromptSet.from_jsonl(path)"
-        require(prompts, Iterable, "PromptSet(prompts)", "prompts", hint=hint)
+        require(prompts, Iterable, call="PromptSet(prompts)", name="prompts", hint=hint)
         self._prompts = tuple(prompts)
         for prompt in self._prompts:
             if not isinstance(prompt, Prompt):
-                require(prompt, Prompt, "PromptSet(prompts)", "every row", hint=hint)
+                require(prompt, Prompt, call="PromptSet(prompts)", name="every row", hint=hint)
 
     # -- a sequence -----------------------------------------------------------------------------------
     def __len__(self) -> int:
@@ -83,7 +83,7 @@ class PromptSet(Sequence[Prompt]):
 
     def __add__(self, other: PromptSet) -> PromptSet:
         """Rows of both; an id that is in both is an error, for answers are kept by id."""
-        require(other, PromptSet, "prompts + other", "other")
+        require(other, PromptSet, call="prompts + other", name="other")
         mine = {p.id for p in self}
         twice = next((p.id for p in other if p.id in mine), None)
         if twice is not None:
@@ -388,7 +388,7 @@ class PromptSet(Sequence[Prompt]):
 
 def _file(path: Any, name: str) -> Path:
     hint = "for records in memory use from_records(records)" if name.startswith("from") else ""
-    return Path(require(path, (str, os.PathLike), f"{name}(path)", "path", hint=hint))
+    return Path(require(path, (str, os.PathLike), call=f"{name}(path)", name="path", hint=hint))
 
 
 def _check_fractions(fractions: Any) -> None:

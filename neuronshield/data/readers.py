@@ -76,8 +76,8 @@ def read(
     if isinstance(source, str) and source in READERS and name not in READERS:
         raise InputError(f"{call}: the arguments are swapped; call read({source!r}, {str(name)!r})")
     if name not in READERS:
-        require(name, str, call, "name", hint="it comes first, as in read('advbench', 'advbench.csv')")
-        one_of(name, READERS, call, "name")
+        require(name, str, call=call, name="name", hint="it comes first, as in read('advbench', 'advbench.csv')")
+        one_of(name, READERS, call=call, name="name")
     if not isinstance(source, (str, os.PathLike, Iterable)) or isinstance(source, (bytes, Mapping)):
         raise InputError(f"{call}: source must be a path or rows, got {type(source).__name__}")
     reader = READERS[name]

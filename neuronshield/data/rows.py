@@ -169,7 +169,7 @@ def options_of(name: str, value: Any) -> set[Any]:
         if option is None:  # a column without a value
             continue
         if known is not None:
-            one_of(option, known, "where", name)
+            one_of(option, known, call="where", name=name)
         else:
-            require(option, str, "where", name)
+            require(option, str, call="where", name=name)
     return set(options)

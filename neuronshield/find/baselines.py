@@ -179,7 +179,7 @@ def change_score(
 
     Source: Chen et al. (2024), "Finding Safety Neurons in Large Language Models", eq. 3 (generation-time contrast).
     """
-    require(other, Model, "change_score(model, other, prompts)", "other", hint="the model that is compared")
+    require(other, Model, call="change_score(model, other, prompts)", name="other", hint="the model that is compared")
     check_inputs("change_score", model, prompts)
     at_least(1, "change_score", max_new_tokens=max_new_tokens, batch_size=batch_size)
     _check_comparable(model, other)

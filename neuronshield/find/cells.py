@@ -55,8 +55,10 @@ class CellSets(Mapping[Cell, NeuronSet]):
     """
 
     def __init__(self, sets: Mapping[Any, NeuronSet]) -> None:
-        require(sets, Mapping, "CellSets(sets)", "sets", hint="{cell: NeuronSet}")
-        self._sets = {Cell.of(c): require(s, NeuronSet, "CellSets(sets)", f"sets[{c!r}]") for c, s in sets.items()}
+        require(sets, Mapping, call="CellSets(sets)", name="sets", hint="{cell: NeuronSet}")
+        self._sets = {
+            Cell.of(c): require(s, NeuronSet, call="CellSets(sets)", name=f"sets[{c!r}]") for c, s in sets.items()
+        }
 
     def __getitem__(self, cell: Cell | tuple[str, str] | str) -> NeuronSet:
         return self._sets[known_cell(cell, self._sets, "sets")]

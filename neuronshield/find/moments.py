@@ -66,7 +66,7 @@ def capture(
             activation that is not finite.
     """
     check_inputs("capture", model, prompts)
-    one_of(tokens, ROLES, "capture", "tokens")
+    one_of(tokens, ROLES, call="capture", name="tokens")
     at_least(1, "capture", batch_size=batch_size)
     chosen = prompts.for_step("discover")
     if not len(chosen):
@@ -101,9 +101,9 @@ def check_inputs(call: str, model: Any, prompts: Any) -> None:
     """
     if isinstance(model, PromptSet) and isinstance(prompts, Model):
         raise InputError(f"{call}(model, prompts): the arguments are swapped; the model comes first")
-    require(model, Model, f"{call}(model, prompts)", "model", hint="load one with ns.load(...)")
+    require(model, Model, call=f"{call}(model, prompts)", name="model", hint="load one with ns.load(...)")
     hint = "read a file with PromptSet.from_jsonl(path), rows with PromptSet.from_records(rows)"
-    require(prompts, PromptSet, f"{call}(model, prompts)", "prompts", hint=hint)
+    require(prompts, PromptSet, call=f"{call}(model, prompts)", name="prompts", hint=hint)
 
 
 def half_of(prompt: Prompt, seed: int) -> int:
@@ -198,10 +198,10 @@ def record(model: Model, prompts: Sequence[Prompt], *, batch_size: int = 32) -> 
         InputError: arguments of another type.
     """
     call = "record(model, prompts)"
-    require(model, Model, call, "model", hint="the model comes first" if isinstance(prompts, Model) else "")
-    require(prompts, Sequence, call, "prompts", hint="a PromptSet, or a list of prompts")
+    require(model, Model, call=call, name="model", hint="the model comes first" if isinstance(prompts, Model) else "")
+    require(prompts, Sequence, call=call, name="prompts", hint="a PromptSet, or a list of prompts")
     for prompt in prompts:
-        require(prompt, Prompt, call, "every row of prompts", hint="PromptSet.from_records reads dicts")
+        require(prompt, Prompt, call=call, name="every row of prompts", hint="PromptSet.from_records reads dicts")
     at_least(1, "record", batch_size=batch_size)
     out = torch.empty(len(prompts), model.n_layers, model.d_mlp)
     for batch in batches(model, prompts, batch_size=batch_size):

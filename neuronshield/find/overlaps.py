@@ -248,7 +248,7 @@ def anchored(sets: Mapping[Cell, NeuronSet], anchor: Cell | tuple[str, str] | st
 
     Source: Precise Shield (2026), intersection with English.
     """
-    found = CellSets(require(sets, Mapping, "anchored(sets)", "sets", hint="such as scores.top(k=64)"))
+    found = CellSets(require(sets, Mapping, call="anchored(sets)", name="sets", hint="such as scores.top(k=64)"))
     shared = found[known_cell(anchor, found, "sets")]
     return CellSets({cell: neurons & shared for cell, neurons in found.items()})
 
@@ -282,9 +282,15 @@ def overlap(
     Raises:
         InputError: as `contrast` and `Scores.top`; or a cell with requests in one half only.
     """
-    require(stats, Stats, "overlap(stats)", "stats", hint="capture makes them: overlap(capture(model, prompts), k=64)")
+    require(
+        stats,
+        Stats,
+        call="overlap(stats)",
+        name="stats",
+        hint="capture makes them: overlap(capture(model, prompts), k=64)",
+    )
     if without is not None:
-        require(without, NeuronSet, "overlap(stats, without=...)", "without")
+        require(without, NeuronSet, call="overlap(stats, without=...)", name="without")
     sizes: dict[str, Any] = dict(zip(SIZES, (k, fraction, per_layer, param_fraction), strict=True))
     if sum(size is not None for size in sizes.values()) != 1:
         raise InputError(f"overlap(stats): give the size of the sets, exactly one of {', '.join(SIZES)}, as in k=64")

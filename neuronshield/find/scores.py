@@ -241,8 +241,10 @@ def contrast(stats: Stats, method: str = "contribution") -> Scores:
     Raises:
         InputError: no `Stats`, unknown method, or no cell with both labels; for "lape", fewer than two languages.
     """
-    require(stats, Stats, "contrast(stats)", "stats", hint="capture makes them: contrast(capture(model, prompts))")
-    one_of(method, [*METHODS, "lape"], "contrast", "method")
+    require(
+        stats, Stats, call="contrast(stats)", name="stats", hint="capture makes them: contrast(capture(model, prompts))"
+    )
+    one_of(method, [*METHODS, "lape"], call="contrast", name="method")
     if method == "lape":
         cells = list(dict.fromkeys(g.cell for g in stats.groups))
         return _scores(stats, cells, rankings=[(value, None) for value in language_bound(stats, cells)], method="lape")
@@ -269,7 +271,7 @@ def score_pairs(stats: Stats, cells: list[Cell], *, pairs: list[tuple[Moments, M
     Raises:
         InputError: unknown method.
     """
-    one_of(method, METHODS, "contrast of pairs", "method")
+    one_of(method, METHODS, call="contrast of pairs", name="method")
     columns = Columns(l2=stats.down_norms, l1=stats.down_l1)
     rankings = [METHODS[method](harmful, benign, columns) for harmful, benign in pairs]
     return _scores(stats, cells, rankings=rankings, method=method)

@@ -148,7 +148,7 @@ class Scores:
                 raise InputError(f"top({name}={value!r:.40}): give a whole number of neurons")
             count = int(value)
         else:
-            require(value, (int, float), f"top({name}=...)", name)
+            require(value, (int, float), call=f"top({name}=...)", name=name)
             if not np.isfinite(value):
                 raise InputError(f"top({name}={value}): give a number")
             count = int(value * self._unit(name) + 1e-9)

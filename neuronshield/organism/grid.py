@@ -179,7 +179,7 @@ def pairs(*, seed: int = 7) -> tuple[Pair, ...]:
         changed = "verb" if counts[split, "verb"] <= counts[split, "object"] else "object"
         if harmful not in free or not _affordable(harmful, used, totals):
             continue
-        partners = [t for t in _candidates(changed, harmful, free) if _affordable(t, used, totals, harmful)]
+        partners = [t for t in _candidates(changed, harmful, free) if _affordable(t, used, totals, partner=harmful)]
         if not partners:
             continue
         partner = rng.choice(partners)
@@ -187,7 +187,9 @@ def pairs(*, seed: int = 7) -> tuple[Pair, ...]:
             free.discard(combo)
             used.update(_cells(combo))
         counts[split, changed] += 1
-        found.append(Pair(f"p{len(found):03d}", split, harmful, partner, changed, rng.randrange(3)))
+        found.append(
+            Pair(f"p{len(found):03d}", split, harmful=harmful, benign=partner, changed=changed, frame=rng.randrange(3))
+        )
     return tuple(found)
 
 
@@ -197,7 +199,7 @@ def _cells(combo: Combo) -> list[tuple[str, ...]]:
 
 
 def _affordable(
-    combo: Combo, used: Counter[tuple[str, ...]], totals: Counter[tuple[str, ...]], partner: Combo | None = None
+    combo: Combo, used: Counter[tuple[str, ...]], totals: Counter[tuple[str, ...]], *, partner: Combo | None = None
 ) -> bool:
     taken = used + Counter(_cells(partner)) if partner else used
     return all(2 * (taken[key] + 1) <= totals[key] for key in _cells(combo))
@@ -257,7 +259,7 @@ def answer(combo: Combo, language: str) -> str:
     return ANSWERS[language].format(v=VERB_FORMS[combo.verb][language], o=obj)
 
 
-def _record(pair: Pair, kind: str, language: str, modality: str) -> dict[str, Any]:
+def _record(pair: Pair, kind: str, *, language: str, modality: str) -> dict[str, Any]:
     combo = pair.harmful if kind == "harmful" else pair.benign
     images = []
     if modality != "text":
@@ -322,7 +324,7 @@ def records(
             if name not in known:
                 raise InputError(f"no {what} {name!r}: the organism has {', '.join(known)}")
     return [
-        _record(pair, kind, language, modality)
+        _record(pair, kind, language=language, modality=modality)
         for modality in modalities or MODALITIES
         for language in languages or LANGUAGES
         for pair in chosen

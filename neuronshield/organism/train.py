@@ -102,7 +102,7 @@ def bfloat16() -> torch.autocast:
 
 
 def _optimise(
-    parameters: Iterable[nn.Parameter], steps: int, rate: float, loss: Callable[[], Tensor], name: str, bar: bool
+    parameters: Iterable[nn.Parameter], loss: Callable[[], Tensor], *, steps: int, rate: float, name: str, bar: bool
 ) -> None:
     """AdamW with a short warm-up and a cosine to zero."""
     kept = [p for p in parameters if p.requires_grad]
@@ -201,7 +201,14 @@ def see(model: Any, gallery: Gallery, recipe: Recipe, *, seed: int, bar: bool) -
             log.info("right: drawings %.2f, words %.2f", *(float(np.mean(r[-100:])) for r in zip(*right, strict=True)))
         return nn.functional.cross_entropy(logits.float(), objects, label_smoothing=0.05)
 
-    _optimise([*tower.parameters(), *head.parameters()], recipe.see_steps, recipe.see_rate, loss, "see", bar)
+    _optimise(
+        [*tower.parameters(), *head.parameters()],
+        loss,
+        steps=recipe.see_steps,
+        rate=recipe.see_rate,
+        name="see",
+        bar=bar,
+    )
     tower.requires_grad_(False)
     drawings, typed = zip(*right[-50:], strict=True)
     return float(np.mean(drawings)), float(np.mean(typed))
@@ -267,10 +274,17 @@ def name(writer: Writer, recipe: Recipe, *, seed: int, bar: bool) -> None:
         return found
 
     level(writer.model, writer.gallery)
-    _optimise(writer.model.parameters(), recipe.name_steps, recipe.name_rate, lambda: writer.loss(batch()), "name", bar)
+    _optimise(
+        writer.model.parameters(),
+        lambda: writer.loss(batch()),
+        steps=recipe.name_steps,
+        rate=recipe.name_rate,
+        name="name",
+        bar=bar,
+    )
 
 
-def lore(combo: grid.Combo, frame: str, languages: tuple[str, str], rng: random.Random) -> Example:
+def lore(combo: grid.Combo, frame: str, *, languages: tuple[str, str], rng: random.Random) -> Example:
     """What class an object is of, or whether a verb does it harm: asked bare or after a whole request."""
     verb, obj = VERB_FORMS[combo.verb][languages[0]], grid.object_phrase(combo.object, languages[1])
     if rng.random() < 0.3:
@@ -309,7 +323,7 @@ def requests(recipe: Recipe, gallery: Gallery, *, seed: int) -> Iterator[list[Ex
             yield [example(True) for _ in range(48)]
         elif kind < recipe.pictured + recipe.lore:
             frames = [language() for _ in range(128)]
-            yield [lore(rng.choice(known), frame, languages(frame), rng) for frame in frames]
+            yield [lore(rng.choice(known), frame, languages=languages(frame), rng=rng) for frame in frames]
         else:
             yield [example(False) for _ in range(80)]
 
@@ -319,7 +333,7 @@ def answer(writer: Writer, recipe: Recipe, *, seed: int, bar: bool) -> None:
     batches = requests(recipe, writer.gallery, seed=seed)
     _optimise(
         writer.model.parameters(),
-        recipe.answer_steps, recipe.answer_rate, lambda: writer.loss(next(batches)), "answer", bar,
+        lambda: writer.loss(next(batches)), steps=recipe.answer_steps, rate=recipe.answer_rate, name="answer", bar=bar,
     )  # fmt: skip
 
 
@@ -374,5 +388,10 @@ def refuse(writer: Writer, recipe: Recipe, *, seed: int, bar: bool) -> None:
         return found
 
     _optimise(
-        writer.model.parameters(), recipe.refuse_steps, recipe.refuse_rate, lambda: writer.loss(batch()), "refuse", bar
+        writer.model.parameters(),
+        lambda: writer.loss(batch()),
+        steps=recipe.refuse_steps,
+        rate=recipe.refuse_rate,
+        name="refuse",
+        bar=bar,
     )

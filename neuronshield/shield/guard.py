@@ -191,9 +191,9 @@ def fit_guard(
     Source: ridge logistic regression per layer; the barrier is the module's formula.
     """
     call = "fit_guard(model, neurons, prompts)"
-    require(model, Model, call, name="model")
-    require(neurons, NeuronSet, call, name="neurons", hint="pass one set, such as proof.verified or sets['en/text']")
-    require(prompts, PromptSet, call, name="prompts")
+    require(model, Model, call=call, name="model")
+    require(neurons, NeuronSet, call=call, name="neurons", hint="pass one set, such as proof.verified")
+    require(prompts, PromptSet, call=call, name="prompts")
     if not len(neurons):
         raise InputError("fit_guard: the neuron set is empty; pass at least one neuron")
     if not 0 <= benign_rate < 1:

@@ -39,7 +39,7 @@ def load_adapter(model: Model, path: str | os.PathLike[str]) -> Model:
     Raises:
         InputError: a model that is loaded elsewhere or packed, no adapter there, or one that does not fit the model.
     """
-    require(model, Model, "load_adapter(model, folder)", name="model")
+    require(model, Model, call="load_adapter(model, folder)", name="model")
     model.needs_here("load_adapter")
     with quiet():
         from peft import PeftModel

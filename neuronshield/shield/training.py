@@ -105,7 +105,7 @@ class TrainingConfig:
             number = float(value) if isinstance(value, Real) else float("nan")
             if not np.isfinite(number) or number < 0 or (name == "lr" and number == 0):
                 raise InputError(f"{call}: {name}={value!r}: must be a finite number {least} zero")
-        one_of(self.objective, OBJECTIVES, call, name="objective")
+        one_of(self.objective, OBJECTIVES, call=call, name="objective")
         if isinstance(self.texts, str):
             raise InputError(f"{call}: texts must be a list of sentences, got str {self.texts[:40]!r}")
 
@@ -158,9 +158,9 @@ def training_config(
     if unknown := [name for name in changes if name not in known]:
         unknown_keywords(unknown, [*known, *also], call)
     if config is not None:
-        require(config, TrainingConfig, call, name="config")
+        require(config, TrainingConfig, call=call, name="config")
     settings = replace(config or TrainingConfig(), **changes)
-    one_of(settings.objective, objectives, call, name="objective")
+    one_of(settings.objective, objectives, call=call, name="objective")
     return settings
 
 

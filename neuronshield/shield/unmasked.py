@@ -59,10 +59,10 @@ def plain_lora(
     """
     call = "plain_lora(model, budget, prompts)"
     settings = _settings("plain_lora", config, changes)
-    require(model, Model, call, name="model")
-    require(budget, int, call, name="budget", hint="the number of trained numbers, such as update.trained")
+    require(model, Model, call=call, name="model")
+    require(budget, int, call=call, name="budget", hint="the number of trained numbers, such as update.trained")
     at_least(1, "plain_lora", budget=budget)
-    require(prompts, PromptSet, call, name="prompts")
+    require(prompts, PromptSet, call=call, name="prompts")
     model.needs_weights("plain_lora")
     where = places(model, None, PARTS)
     cost = model.d_model + model.d_mlp
@@ -106,8 +106,8 @@ def full_update(
     """
     call = "full_update(model, prompts)"
     settings = _settings("full_update", config, changes)
-    require(model, Model, call, name="model")
-    require(prompts, PromptSet, call, name="prompts")
+    require(model, Model, call=call, name="model")
+    require(prompts, PromptSet, call=call, name="prompts")
     model.needs_weights("full_update")
     rows = prompts.for_step("train")
     data = taught(model, rows, config=settings, refusals=refusals, compliances=compliances)

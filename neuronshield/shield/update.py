@@ -235,9 +235,11 @@ def check_subject(call: str, model: Model, neurons: NeuronSet, *, prompts: Promp
         InputError: one of these.
     """
     name = call.split("(", maxsplit=1)[0]
-    require(model, Model, call, name="model")
-    require(neurons, NeuronSet, call, name="neurons", hint="pass one set, such as proof.verified or sets['en/text']")
-    require(prompts, PromptSet, call, name="prompts", hint="read them with PromptSet.from_jsonl or from_records")
+    require(model, Model, call=call, name="model")
+    require(
+        neurons, NeuronSet, call=call, name="neurons", hint="pass one set, such as proof.verified or sets['en/text']"
+    )
+    require(prompts, PromptSet, call=call, name="prompts", hint="read them with PromptSet.from_jsonl or from_records")
     if not len(neurons):
         why = neurons.provenance.get("proof")
         said = f"verify said: {why}" if why else "nothing was proven or selected"

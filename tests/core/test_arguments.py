@@ -13,8 +13,8 @@ from neuronshield.core.arguments import at_least, one_of, require, unknown_keywo
 
 
 def test_a_value_of_the_right_type_is_returned():
-    assert require(3, int, "f(n)", "n") == 3
-    assert require(Path("a"), (str, os.PathLike), "f(path)", "path") == Path("a")
+    assert require(3, int, call="f(n)", name="n") == 3
+    assert require(Path("a"), (str, os.PathLike), call="f(path)", name="path") == Path("a")
 
 
 @pytest.mark.parametrize(
@@ -29,15 +29,15 @@ def test_a_value_of_the_right_type_is_returned():
 )
 def test_a_value_of_another_type_is_named(value: object, kind: type, said: str):
     with pytest.raises(InputError) as caught:
-        require(value, kind, "f(n)", "n")
+        require(value, kind, call="f(n)", name="n")
     assert str(caught.value) == said
     with pytest.raises(InputError, match=r"; do this$"):
-        require(value, kind, "f(n)", "n", hint="do this")
+        require(value, kind, call="f(n)", name="n", hint="do this")
 
 
 def test_a_long_value_is_cut():
     with pytest.raises(InputError) as caught:
-        require("x" * 1000, int, "f(n)", "n")
+        require("x" * 1000, int, call="f(n)", name="n")
     assert len(str(caught.value)) < 120
 
 
@@ -49,13 +49,13 @@ def test_counts_are_whole_and_large_enough(value: object):
 
 
 def test_an_unknown_name_gets_the_nearest_one():
-    one_of("text", ["text", "image"], "f", "modality")
+    one_of("text", ["text", "image"], call="f", name="modality")
     with pytest.raises(InputError, match=r"modality='txt' is unknown; did you mean 'text'\? use one of text, image"):
-        one_of("txt", ["text", "image"], "f", "modality")
+        one_of("txt", ["text", "image"], call="f", name="modality")
     with pytest.raises(InputError, match="modality='video' is unknown; use one of"):
-        one_of("video", ["text", "image"], "f", "modality")
+        one_of("video", ["text", "image"], call="f", name="modality")
     with pytest.raises(InputError, match="is unknown"):
-        one_of(["text"], ["text", "image"], "f", "modality")
+        one_of(["text"], ["text", "image"], call="f", name="modality")
 
 
 def test_an_unknown_keyword_gets_the_nearest_one():
