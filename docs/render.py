@@ -95,7 +95,8 @@ def origin(data: dict[str, Any]) -> str:
     """Where a result was measured, as a line of small print."""
     source = data["source"]
     settings = f" {source['settings'][:1].upper()}{source['settings'][1:]}." if "settings" in source else ""
-    return f"*{data['title']}.{settings} Commit {source['commit']}, `{source['command']}`, {source['machine']}.*"
+    again = f" (repeated at {source['repeated']}, with the same result)" if "repeated" in source else ""
+    return f"*{data['title']}.{settings} Commit {source['commit']}{again}, `{source['command']}`, {source['machine']}.*"
 
 
 def number(name: str, row: str | None, key: str) -> str:
