@@ -340,6 +340,10 @@ def test_the_navigation_names_every_page_and_only_pages_that_exist():
     assert set(named) == pages | notebooks
 
 
+def test_the_front_page_of_the_reference_names_every_public_name():
+    assert set(re.findall(r"`ns\.(\w+)`", PAGES["docs/api/index.md"])) == set(ns.__all__)
+
+
 def test_the_reference_has_every_public_name():
     """The home of each public name, and of each public name of a public submodule, is on a page of the reference."""
     text = "\n".join(body for page, body in PAGES.items() if page.startswith("docs/api/"))
