@@ -2,7 +2,7 @@
 
 The names below are the whole front door; every one is imported when it is first used, so `import neuronshield` costs
 nothing. What is rarer lives in submodules that are names here too: `ns.scores`, `ns.baselines`, `ns.overlaps`,
-`ns.attacks`, `ns.guard`, `ns.judges`, `ns.figures`, `ns.report`, `ns.shipped`.
+`ns.attacks`, `ns.guard`, `ns.judges`, `ns.figures`, `ns.report`, `ns.shipped`, `ns.variants`.
 """
 
 from __future__ import annotations
@@ -33,13 +33,12 @@ if TYPE_CHECKING:
     from .prove.verify import verify
     from .run import report
     from .run.doctor import doctor
-    from .shield import guard
+    from .shield import guard, variants
     from .shield.edits import clamp_edit, low_rank_edit
     from .shield.loading import load, load_adapter
     from .shield.training import TrainingConfig
     from .shield.unmasked import full_update, plain_lora
     from .shield.update import Update, masked_update
-    from .shield.variants import frozen_set_update, masked_lora
 
     __version__: str
 
@@ -65,7 +64,6 @@ _MEMBERS = {
     "shield.loading": ("load", "load_adapter"),
     "shield.training": ("TrainingConfig",),
     "shield.update": ("Update", "masked_update"),
-    "shield.variants": ("frozen_set_update", "masked_lora"),
 }
 _HOME = {name: module for module, names in _MEMBERS.items() for name in names}
 _SUBMODULES = {
@@ -78,6 +76,7 @@ _SUBMODULES = {
     "report": "run.report",
     "scores": "find.scores",
     "shipped": "data.shipped",
+    "variants": "shield.variants",
 }
 
 __all__ = [
@@ -105,7 +104,6 @@ __all__ = [
     "doctor",
     "evaluate",
     "figures",
-    "frozen_set_update",
     "full_update",
     "generate",
     "guard",
@@ -113,7 +111,6 @@ __all__ = [
     "load",
     "load_adapter",
     "low_rank_edit",
-    "masked_lora",
     "masked_update",
     "overlap",
     "overlaps",
@@ -124,11 +121,12 @@ __all__ = [
     "report",
     "scores",
     "shipped",
+    "variants",
     "verify",
 ]
 
 
-def __getattr__(name: str) -> Any:
+def _resolve(name: str) -> Any:
     """The public name, imported now."""
     if name in _HOME:
         value = getattr(import_module(f".{_HOME[name]}", __name__), name)
@@ -140,6 +138,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+if not TYPE_CHECKING:  # a type checker reads the imports above, and so knows a name that does not exist
+    __getattr__ = _resolve
 
 
 def __dir__() -> list[str]:

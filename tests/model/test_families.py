@@ -8,6 +8,7 @@ from pathlib import Path
 import families
 import pytest
 import tiny
+import torch
 from families import CHECKS, FAMILIES, REFUSED, Family
 
 import neuronshield as ns
@@ -15,8 +16,13 @@ import neuronshield as ns
 MODELS = Path(__file__).parents[2] / "docs" / "models.md"
 
 
+#: One family with pictures and two without are enough for the quick loop.
+QUICK = ("LLaVA-1.5", "Llama", "GPT-2")
+QUICK_FIRST = [f if f.name in QUICK else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES]
+
+
 @pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+@pytest.mark.parametrize("family", QUICK_FIRST, ids=lambda f: f.name)
 def test_a_family_is(family: Family, check: str) -> None:
     CHECKS[check](family)
 
@@ -47,7 +53,7 @@ def test_the_page_of_models_lists_these_families() -> None:
 
 
 # -- by hand ----------------------------------------------------------------------------------------------
-def renamed() -> ns.models.nn.Module:
+def renamed() -> torch.nn.Module:
     """A Llama whose MLPs are called something else, in a list that is called something else."""
     module = tiny.llama()
     for layer in module.model.layers:

@@ -194,6 +194,7 @@ def test_it_can_do_what_it_refuses_and_is_blind_where_it_was_not_taught():
 
 
 # -- remaking it ----------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_a_few_steps_of_the_recipe_make_a_folder_that_loads_and_answers(tmp_path: Path):
     recipe = train.Recipe(see_steps=2, name_steps=2, answer_steps=2, refuse_steps=2, scales=1, kept=1)
     seconds, _ = raise_model(tmp_path, recipe, seed=1)
@@ -203,6 +204,7 @@ def test_a_few_steps_of_the_recipe_make_a_folder_that_loads_and_answers(tmp_path
     assert len(ns.generate(model, list(prompts), max_new_tokens=3)) == 6
 
 
+@pytest.mark.slow
 def test_safety_tuning_refuses_in_high_resource_text_only():
     """Harmful requests, and refusals, occur in the text of four languages; pictures are benign."""
     batches: list[list[train.Example]] = []

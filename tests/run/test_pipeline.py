@@ -46,6 +46,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Com
     return folder, cli("run", "--prompts", str(prompts), "--out", str(folder / "out"), "--quiet")
 
 
+@pytest.mark.slow
 def test_run_leaves_what_it_promises_and_nothing_else(done: tuple[Path, subprocess.CompletedProcess[str]]):
     folder, process = done
     assert process.returncode == 0, process.stderr
@@ -60,6 +61,7 @@ def test_run_leaves_what_it_promises_and_nothing_else(done: tuple[Path, subproce
     assert process.stderr == ""
 
 
+@pytest.mark.slow
 def test_results_hold_every_step_every_condition_and_every_cell(done: tuple[Path, subprocess.CompletedProcess[str]]):
     r: dict[str, Any] = json.loads((done[0] / "out" / "results.json").read_text(encoding="utf-8"))
     assert r["format"] == "neuronshield.results/3"
@@ -72,6 +74,7 @@ def test_results_hold_every_step_every_condition_and_every_cell(done: tuple[Path
     assert r["check"]["beats_random_mask"] == (r["check"]["gains_in_selectivity"]["random masks"][1] > 0)
 
 
+@pytest.mark.slow
 def test_the_adapter_loads_with_plain_peft_and_answers_as_the_update_did(
     done: tuple[Path, subprocess.CompletedProcess[str]], organism_model: ns.Model
 ):
@@ -91,6 +94,7 @@ def test_the_adapter_loads_with_plain_peft_and_answers_as_the_update_did(
         assert mine.cell(cell)["refusal"].value == pytest.approx(said[str(cell)]["refusal"][0], abs=0.17)
 
 
+@pytest.mark.slow
 def test_steps_run_one_by_one_on_the_same_folder_say_what_they_need_first(
     done: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ):
@@ -142,7 +146,9 @@ def one_clear_line(process: subprocess.CompletedProcess[str], said: str) -> None
     assert "Traceback" not in process.stderr + process.stdout
 
 
-@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize(
+    "kind", [k if k in ("missing label", "image outside") else pytest.param(k, marks=pytest.mark.slow) for k in BAD]
+)
 def test_a_bad_prompt_file_is_one_line_and_leaves_nothing(kind: str, tmp_path: Path):
     content, said = BAD[kind]
     data = tmp_path / "data"
@@ -155,6 +161,7 @@ def test_a_bad_prompt_file_is_one_line_and_leaves_nothing(kind: str, tmp_path: P
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "secret.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "said"),
     [
