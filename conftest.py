@@ -22,7 +22,14 @@ import torch
 
 import neuronshield as ns
 
-torch.set_num_threads(min(2, torch.get_num_threads()))
+torch.set_num_threads(1)  # the models are tiny: a second thread costs more than it gives
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Notebooks are slow tests."""
+    for item in items:
+        if item.path.suffix == ".ipynb":
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")

@@ -49,6 +49,7 @@ def test_moments_and_norms_from_there_are_those_from_here(name: str) -> None:
     assert [mine.provenance[k] for k in about] == [theirs.provenance[k] for k in about]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_logits_under_an_intervention_from_there_are_those_from_here(name: str) -> None:
     here, there = both(name)

@@ -135,6 +135,7 @@ def test_one_control_that_does_more_is_enough_to_fail():
         assert found.note == ("" if verdict == "passed" else "does not exceed: next rank")
 
 
+@pytest.mark.slow
 def test_cells_are_reported_one_by_one(truth: ns.Proof):
     assert {str(c) for c in truth.cells} == {"en/text", "sw/text"}
     for row in truth.cells.values():
@@ -144,6 +145,7 @@ def test_cells_are_reported_one_by_one(truth: ns.Proof):
         assert row.verdict == "passed"
 
 
+@pytest.mark.slow
 def test_a_cell_that_passes_alone_may_fail_as_one_of_several(planted_model: ns.Model, confirm: ns.PromptSet):
     """24 draws: p = 1/25 = 0.04 in each cell, which Holm's correction over several cells takes above 0.05."""
     proof = ns.verify(planted_model, set_of(TRUTH), confirm, draws=24, **ASK)

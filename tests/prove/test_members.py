@@ -16,7 +16,7 @@ SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5)
 CELL = ns.Cell("en", "text")
 
 
-@pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.parametrize("balanced", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", list(planted.FAMILIES))
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_models_are_as_described(family: str, seed: int, balanced: bool):
@@ -32,7 +32,7 @@ def test_the_models_are_as_described(family: str, seed: int, balanced: bool):
         assert first < both - 0.04  # self-repair
 
 
-@pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.parametrize("balanced", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", list(planted.FAMILIES))
 @pytest.mark.parametrize("seed", SEEDS)
 def test_contrast_finds_decoys_and_verify_keeps_none(family: str, seed: int, balanced: bool):
@@ -51,6 +51,7 @@ def test_contrast_finds_decoys_and_verify_keeps_none(family: str, seed: int, bal
     assert set(proof.backups) == model.backups - set(candidates)
 
 
+@pytest.mark.slow
 def test_decoys_by_themselves_are_not_verified():
     model = planted.build("llama", 0)
     decoys = ns.NeuronSet(model.decoys, n_layers=planted.N_LAYERS, d_mlp=planted.D_MLP)
@@ -59,6 +60,7 @@ def test_decoys_by_themselves_are_not_verified():
     assert not len(proof.verified)
 
 
+@pytest.mark.slow
 def test_a_set_that_is_fully_backed_up_is_verified_as_part_of_the_group_that_has_the_effect():
     model = planted.build("llama", 0, balanced=True)
     firsts = ns.NeuronSet(model.backs.values(), n_layers=planted.N_LAYERS, d_mlp=planted.D_MLP)
@@ -105,6 +107,7 @@ def test_half_of_the_causes_among_decoys_is_told_from_them(family: str):
     )
 
 
+@pytest.mark.slow
 def test_anti_refusal_by_themselves_are_reported_and_none_is_kept():
     model = planted.build("gpt2", 0)
     anti_refusal = ns.NeuronSet(model.anti_refusal, n_layers=planted.N_LAYERS, d_mlp=planted.D_MLP)

@@ -122,6 +122,7 @@ def test_no_cell_with_both_labels_is_one_line():
         match(ns.PromptSet.from_records([{k: v for k, v in r.items() if k != "pair_id"} for r in rows]), seed=0)
 
 
+@pytest.mark.slow
 def test_without_matched_pairs_a_random_benign_prompt_of_the_cell_is_used(planted_model: ns.Model):
     rows = [{k: v for k, v in row.items() if k != "pair_id"} for row in tiny.records()]
     proof = ns.verify(planted_model, set_of(TRUTH), ns.PromptSet.from_records(rows), **ASK)

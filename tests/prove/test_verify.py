@@ -39,6 +39,7 @@ def test_the_planted_neuron_has_nearly_all_of_the_clean_logit_difference(truth: 
     assert found.strongest_control[1] < 0.5  # the decoy is drawn now and then, and moves the final norm
 
 
+@pytest.mark.slow
 def test_a_neuron_that_only_responds_to_harm_fails(planted_model: ns.Model, confirm: ns.PromptSet):
     proof = ns.verify(planted_model, set_of(DECOY), confirm, **ASK)
     assert not proof.passed
@@ -70,6 +71,7 @@ def test_a_model_that_does_not_refuse_has_nothing_to_explain(confirm: ns.PromptS
     assert proof.to_dict()["claims"][0]["effect"] == [None, None, None]
 
 
+@pytest.mark.slow
 def test_a_set_that_moves_benign_prompts_as_much_is_not_specific(confirm: ns.PromptSet):
     proof = ns.verify(plant(always=True), set_of(TRUTH, LOUD), confirm, **ASK)
     specific = claim(proof, "specificity")
@@ -196,6 +198,7 @@ def test_bad_input_is_one_clear_line(
 
 
 # -- the same again, and shown ------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_proof_and_another_seed_other_controls(
     planted_model: ns.Model, confirm: ns.PromptSet
 ):
@@ -240,6 +243,7 @@ def test_a_wrong_call_is_one_line(planted_model: ns.Model, confirm: ns.PromptSet
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_models_own_prefixes_hold_where_none_are_given(confirm: ns.PromptSet):
     module = plant().module
     own = ns.load(module, processor=tiny.tokenizer(), refusals=["sorry"], compliances=["sure"])

@@ -146,9 +146,7 @@ def one_clear_line(process: subprocess.CompletedProcess[str], said: str) -> None
     assert "Traceback" not in process.stderr + process.stdout
 
 
-@pytest.mark.parametrize(
-    "kind", [k if k in ("missing label", "image outside") else pytest.param(k, marks=pytest.mark.slow) for k in BAD]
-)
+@pytest.mark.parametrize("kind", [k if k == "missing label" else pytest.param(k, marks=pytest.mark.slow) for k in BAD])
 def test_a_bad_prompt_file_is_one_line_and_leaves_nothing(kind: str, tmp_path: Path):
     content, said = BAD[kind]
     data = tmp_path / "data"
@@ -186,6 +184,7 @@ def test_a_bad_argument_is_one_line_and_leaves_nothing(args: list[str], said: st
     assert sorted(p.name for p in tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_ctrl_c_exits_130_and_leaves_nothing(tmp_path: Path):
     # a job in the background ignores SIGINT, and so would what it starts
     begin = "import signal, neuronshield.cli as c; signal.signal(signal.SIGINT, signal.default_int_handler); c.main()"

@@ -35,6 +35,7 @@ def test_a_large_model_gets_a_share_of_its_parameters():
     assert (plan.size, plan.draws) == ({"param_fraction": 3e-4}, 50)
 
 
+@pytest.mark.slow
 def test_the_organisms_prompts_teach_its_two_blind_cells(organism_model: ns.Model):
     prompts = read_prompts("organism", None, seed=0)
     plan = plan_for(organism_model, prompts)
