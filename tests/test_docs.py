@@ -420,7 +420,7 @@ def test_every_result_says_where_it_was_measured_and_is_shown():
 
 
 #: decimals in the text that are definitions or sizes, not measurements
-TYPED = {"0.05", "0.5", "3.6"}
+TYPED = {"0.05", "0.10", "0.5", "3.6"}
 
 
 @pytest.mark.parametrize("page", sorted(PAGES))
@@ -434,12 +434,16 @@ def test_no_measured_number_is_typed_by_hand(page: str):
 def test_the_rule_in_the_docs_is_the_rule_in_the_code():
     told = " ".join(section("Prove", PAGES["docs/method.md"]).split())
     assert f"at least {RULE.min_effect:.0%} of the clean logit difference".replace("%", " %") in told
-    assert f"must be at most {RULE.alpha}" in told
+    assert f"p must be at most {RULE.alpha}" in told
     assert f"benign shift is within {RULE.max_benign_shift:.0%}".replace("%", " %") in told
     assert f"unchanged within {100 * RULE.max_utility_change:.0f} points" in told
     assert f"by at least {RULE.material:.0%} of what the strongest".replace("%", " %") in told
     assert f"by at least {100 * RULE.material * RULE.min_effect:g} % of the clean logit difference" in told
-    assert f"{inspect.signature(verify).parameters['draws'].default} random sets" in told
+    draws = inspect.signature(verify).parameters["draws"].default
+    assert f"{draws} sets of each by default" in told
+    reached = max(n for n in range(draws) if (1 + n) / (1 + draws) <= RULE.alpha)
+    assert f"at most {reached} of {draws} sets of a kind may reach the effect" in told
+    assert f"exceeds the share of benign ones by at least {RULE.min_refusal:.2f}" in told
 
 
 # -- words ----------------------------------------------------------------------------------------------

@@ -4,10 +4,12 @@ r"""Scores: which neurons respond differently to harmful and to benign requests?
 somewhere. A score gives every MLP neuron a number for how strongly its activation does so, in one cell (a language in one
 modality). A high score is a correlation. It does not show that the neuron acts on refusal; `verify` tests that.
 
-**Notation.** For neuron i of layer l, in one cell, over the tokens that `capture` counted:
+**Notation.** For neuron i of layer l, in one cell, over the tokens that `capture` counted (by default the last
+prompt token of each prompt):
 
     h          activation: input of the down-projection, act(W_gate x) * (W_up x)
     m_h, m_b   mean of h over harmful and benign prompts;  s_h, s_b standard deviations;  n_h, n_b tokens
+    s          pooled standard deviation of h (see `effect_size`)
     c          ||W_down[:, i]||_2, the length of what the neuron writes into the residual stream per unit of h
 
 **Scores.** Each is computed from the moments of `capture`, without the model:
@@ -15,8 +17,8 @@ modality). A high score is a correlation. It does not show that the neuron acts 
     contribution     |m_h - m_b| c                             shift of the residual stream between the labels
     effect_size      (m_h - m_b) / s                           separation of the labels (Cohen's d)
     sas              z-score of m_h - m_b among its layer      shift compared with other neurons of the layer
-    cett             E_h - E_b of ||W_down[:, i] h|| / ||MLP output||      part of the MLP's output
-    precise_shield   |mean h| c, normalised in the layer       importance, harmful minus benign as sets
+    cett             mean over harmful minus mean over benign prompts of ||W_down[:, i] h|| / ||MLP output||
+    precise_shield   |mean h| c / its sum over the layer        importance, harmful minus benign as sets
     sn_tune          min |h| c                                 importance on every prompt, harmful minus benign as sets
     wanda            ||W_down[:, i]||_1 rms(h)                 pruning score, harmful minus benign as sets
     lape             entropy over languages of P(h > 0)        language neurons, to be taken away from a set

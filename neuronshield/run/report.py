@@ -175,7 +175,7 @@ def _section_check(r: dict[str, Any]) -> str:
     verdict = (
         "The shield beats masks of random neurons of the same size."
         if c["beats_random_mask"]
-        else "The shield does not beat masks of random neurons of the same size: which neurons are trained did not matter here."
+        else "The shield does not beat masks of random neurons of the same size: there is no evidence here that the choice of neurons matters."
     )
     masks = sum(map(is_random_mask, c["means"]))
     text = (

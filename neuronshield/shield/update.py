@@ -18,8 +18,8 @@ weights.
     harmful          - mean_t log p(y_t | x, y_<t)                   y is a refusal in the prompt's language
     benign           retention * mean_t KL(p0(. | x, y_<t) || p(. | x, y_<t))     y is p0's own greedy answer
 
-A benign prompt with a `target` is taught that instead, by cross-entropy. Benign prompts of languages and modalities without a
-harmful prompt are retained too; without them the refusal spreads to everything asked there
+A benign prompt with a `target` is taught that instead, by cross-entropy. If the prompts hold benign ones of languages and
+modalities without a harmful one, these are retained too; without them the refusal spreads to everything asked there
 (`neuronshield.shield.objective`). `objective="preference"` replaces both terms by DPO (`neuronshield.shield.dpo`).
 
 **What is reported.** `Update.param_fraction` is the share of all parameters that could change, 3 k d_model / n_params for k
