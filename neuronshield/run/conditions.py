@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["BASE", "CLAMP", "LORA", "LOW_RANK", "RANDOM_MASKS", "SHIELD", "is_random_mask", "random_mask"]
+__all__ = ["BASE", "CLAMP", "LORA", "LOW_RANK", "RANDOM_MASKS", "SHIELD", "is_random_mask", "over", "random_mask"]
 
 
 #: The untouched model.
@@ -40,3 +40,15 @@ def is_random_mask(name: str) -> bool:
         name: of the condition.
     """
     return name.startswith("random mask ")
+
+
+def over(name: str) -> str:
+    """The name of the shield's gain over a condition.
+
+    >>> over(BASE)
+    'over no update'
+
+    Args:
+        name: of the condition.
+    """
+    return f"over {name}"

@@ -42,7 +42,7 @@ from ..shield.edits import clamp_edit, low_rank_edit
 from ..shield.loading import load_adapter
 from ..shield.unmasked import plain_lora
 from ..shield.update import masked_update
-from .conditions import BASE, CLAMP, LORA, LOW_RANK, RANDOM_MASKS, SHIELD, is_random_mask, random_mask
+from .conditions import BASE, CLAMP, LORA, LOW_RANK, RANDOM_MASKS, SHIELD, is_random_mask, over, random_mask
 from .folder import Job, check_folder, load_neurons, make_staging, move_in, open_job, read_results
 from .sections import (
     AttackSection,
@@ -280,8 +280,8 @@ def compare(evaluations: dict[str, Evaluation], trained: set[Cell]) -> CheckSect
     baselines: dict[str, list[Evaluation]] = {
         BASE: [evaluations[BASE]], RANDOM_MASKS: masks, LORA: [evaluations[LORA]],
     }  # fmt: skip
-    gains = {name: evaluations[SHIELD].gain(others, "selectivity", group) for name, others in baselines.items()}
-    low = gains[RANDOM_MASKS].low
+    gains = {over(name): evaluations[SHIELD].gain(others, "selectivity", group) for name, others in baselines.items()}
+    low = gains[over(RANDOM_MASKS)].low
     best = max(masks, key=lambda e: e.mean("selectivity", group).value)
     return CheckSection(
         cells={name: {str(c): found for c, found in e.results().items()} for name, e in evaluations.items()},

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from ..core.files import write_text
 from ..figures import grid, layers, overlap_heatmap, transfer
 from ..figures.cells import TITLES
-from .conditions import BASE, LORA, RANDOM_MASKS, SHIELD, is_random_mask
+from .conditions import BASE, LORA, RANDOM_MASKS, SHIELD, is_random_mask, over
 from .folder import read_results
 from .page import CSS, drawing, interval, note, num, signed, table
 from .proof_section import proof_section
@@ -57,12 +57,12 @@ def _headlines(r: dict[str, Any]) -> list[tuple[str, str, str]]:
     if "check" in r:
         c = r["check"]
         gain = c["gains_in_selectivity"]
-        over = gain[RANDOM_MASKS]
+        masks = gain[over(RANDOM_MASKS)]
         verb = "beats" if c["beats_random_mask"] else "does NOT beat"
         cells = "cells it did not train on" if c["compared_on"] == "untrained" else "all cells (none was held out)"
         out.append(("check", "good" if c["beats_random_mask"] else "bad",
-                    f"selectivity on {cells}: {signed(gain[BASE])} over {BASE}; the shield {verb} "
-                    f"masks of random neurons ({signed(over)})"))  # fmt: skip
+                    f"selectivity on {cells}: {signed(gain[over(BASE)])} over {BASE}; the shield {verb} "
+                    f"masks of random neurons ({signed(masks)})"))  # fmt: skip
     return out
 
 
@@ -171,7 +171,7 @@ def _section_check(r: dict[str, Any]) -> str:
     metrics = list(TITLES)
     rows = [[name, *(interval(m[group][k]) for k in metrics)] for name, m in c["means"].items()]
     names = list(c["means"])
-    gains = [[f"over {k}", signed(v)] for k, v in c["gains_in_selectivity"].items()]
+    gains = [[k, signed(v)] for k, v in c["gains_in_selectivity"].items()]
     verdict = (
         "The shield beats masks of random neurons of the same size."
         if c["beats_random_mask"]

@@ -165,7 +165,7 @@ class CheckSection:
         cells: by condition and cell.
         means: by condition and group of cells ("all", "trained", "untrained").
         compared_on: the group that gains are computed on: "untrained" if there is one, else "all".
-        gains_in_selectivity: selectivity of the shield minus that of a baseline, by the baseline's name.
+        gains_in_selectivity: selectivity of the shield minus that of a baseline: "over no update", "over random masks", "over plain LoRA".
         beats_random_mask: the gain over the random masks has an interval above zero.
         best_random_mask: the random mask of highest selectivity.
         examples: a few answers, spread over the cells.

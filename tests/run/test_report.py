@@ -282,7 +282,7 @@ def test_the_summary_is_one_line_a_step(page: MakePage):
 def test_a_shield_that_did_not_beat_random_masks_is_said_to_have_not(page: MakePage):
     good, r = results(), results()
     r["check"]["beats_random_mask"] = False
-    r["check"]["gains_in_selectivity"]["random masks"] = [0.02, -0.05, 0.09]
+    r["check"]["gains_in_selectivity"]["over random masks"] = [0.02, -0.05, 0.09]
     assert "The shield does not beat masks of random neurons of the same size" in page(r).text
     assert "does NOT beat masks of random neurons (+0.02 [-0.05, +0.09])" in page(r).text
     assert "does NOT beat masks of random neurons (+0.02 [-0.05, +0.09])" in summary(r)
@@ -326,7 +326,7 @@ def test_missing_numbers_are_na_never_none_or_nan(page: MakePage):
         cells["sw/text"]["utility"] = cells["sw/text"]["selectivity"] = [None, None, None]
     for means in r["check"]["means"].values():
         means["untrained"]["utility"] = [None, None, None]
-    r["check"]["gains_in_selectivity"]["random masks"] = [0.1, None, None]  # one request: no interval
+    r["check"]["gains_in_selectivity"]["over random masks"] = [0.1, None, None]  # one request: no interval
     shown = page(r)
     assert [c[-1] for c in shown.cells if c[0] in CONDITIONS and len(c) == 6 and "%" not in c[3]] == [
         "n/a [n/a, n/a]"

@@ -12,7 +12,7 @@ from neuronshield import Cell, Evaluation, InputError, Prompt
 from neuronshield.check.evaluation import METRICS, Answer
 from neuronshield.core.results import from_json, to_json
 from neuronshield.core.statistics import Interval
-from neuronshield.run.conditions import BASE, LORA, RANDOM_MASKS, SHIELD, is_random_mask, random_mask
+from neuronshield.run.conditions import BASE, LORA, RANDOM_MASKS, SHIELD, is_random_mask, over, random_mask
 from neuronshield.run.pipeline import compare
 from neuronshield.run.sections import AttackSection, CheckSection, FindSection, ShieldSection, TopNeuron, Trained, means
 
@@ -39,14 +39,14 @@ def test_a_tie_with_the_random_masks_is_no_gain(cells: int):
     names = (BASE, SHIELD, random_mask(1), random_mask(2), random_mask(3), LORA)
     tie = compare({name: Evaluation(answers(1.0, cells=cells, requests=6), name) for name in names}, set())
     assert not tie.beats_random_mask
-    assert tie.gains_in_selectivity[RANDOM_MASKS].value == pytest.approx(0, abs=1e-9)
+    assert tie.gains_in_selectivity[over(RANDOM_MASKS)].value == pytest.approx(0, abs=1e-9)
 
 
 def test_one_request_is_no_gain_either():
     one = {name: Evaluation(answers(r, requests=1), name) for name, r in
            ((BASE, 0.0), (SHIELD, 1.0), (random_mask(1), 0.0), (LORA, 0.0))}  # fmt: skip
     found = compare(one, set())
-    assert found.gains_in_selectivity[RANDOM_MASKS].value == 1
+    assert found.gains_in_selectivity[over(RANDOM_MASKS)].value == 1
     assert not found.beats_random_mask
 
 
@@ -60,9 +60,9 @@ def test_gains_are_computed_on_the_cells_that_were_not_trained():
     masks = [e for name, e in evaluations.items() if is_random_mask(name)]
     assert len(masks) == 2
     assert found.gains_in_selectivity == {
-        BASE: evaluations[SHIELD].gain(evaluations[BASE], "selectivity", unseen),
-        RANDOM_MASKS: evaluations[SHIELD].gain(masks, "selectivity", unseen),
-        LORA: evaluations[SHIELD].gain(evaluations[LORA], "selectivity", unseen),
+        over(BASE): evaluations[SHIELD].gain(evaluations[BASE], "selectivity", unseen),
+        over(RANDOM_MASKS): evaluations[SHIELD].gain(masks, "selectivity", unseen),
+        over(LORA): evaluations[SHIELD].gain(evaluations[LORA], "selectivity", unseen),
     }
     assert set(found.means[SHIELD]) == {"all", "trained", "untrained"}
     assert found.means[SHIELD]["trained"].refusal == evaluations[SHIELD].mean("refusal", ["x0/text"])
@@ -100,7 +100,7 @@ def test_every_section_survives_json():
         assert same(again, section)
         assert "utility" not in text or "null" in text  # nothing says what is right: undefined, not zero
     read = from_json(CheckSection, to_json(sections[2]))
-    assert isinstance(read.gains_in_selectivity[BASE], Interval)
+    assert isinstance(read.gains_in_selectivity[over(BASE)], Interval)
     assert math.isnan(read.cells[SHIELD]["x0/text"].utility.value)
     with pytest.raises(InputError, match="field 'k' is missing"):
         from_json(AttackSection, {"cells": [], "means": {}})
