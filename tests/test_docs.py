@@ -257,9 +257,7 @@ def test_the_guide_runs_from_top_to_bottom(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(organism, "records", lambda **how: whole(**{**how, "max_pairs": 8, "modalities": ["text"]}))
     monkeypatch.chdir(tmp_path)
     code = "\n".join(body for kind, body in BLOCK.findall(PAGES["docs/guide.md"]) if kind == "python")
-    code = code.replace("draws=200", "draws=19").replace(
-        "param_fraction=3e-4", "k=64"
-    )  # of this model 3e-4 is 2 neurons
+    code = code.replace("draws=200", "draws=19")
     exec(compile(code, "docs/guide.md", "exec"), {"__name__": "guide"})
     assert (tmp_path / "adapter" / "adapter_config.json").is_file()
 
