@@ -6,6 +6,7 @@ Both are in this part of the package because `neuronshield.model` knows nothing 
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -37,25 +38,22 @@ def load_adapter(model: Model, path: str | os.PathLike[str]) -> Model:
         path: a folder that `Update.save` or PEFT wrote.
 
     Raises:
-        InputError: a model that is loaded elsewhere or packed, no adapter there, or one that does not fit the model.
+        InputError: a model that is loaded elsewhere or packed, no adapter there, or an adapter of another model: another
+            shape, other weights, or projections that the model does not have.
     """
-    require(model, Model, call="load_adapter(model, folder)", name="model")
+    call = "load_adapter(model, folder)"
+    require(model, Model, call=call, name="model")
+    require(path, (str, os.PathLike), call=call, name="folder", hint="pass the folder that update.save() returned")
     model.needs_here("load_adapter")
-    with quiet():
-        from peft import PeftModel
-
     path = Path(path)
     if not (path / "adapter_config.json").is_file():
         raise InputError(f"{path}: no adapter here (adapter_config.json is missing)")
-    try:
-        with quiet():
-            peft_model = PeftModel.from_pretrained(shared_copy(model.module), path)  # type: ignore[arg-type]
-    except (RuntimeError, ValueError, OSError) as error:
-        raise InputError(f"{path}: the adapter does not fit {model.id!r} ({str(error).splitlines()[0]})") from error
-    inner: Any = peft_model.base_model
-    wrapped = {n: m for n, m in inner.model.named_modules() if hasattr(m, "lora_A")}
     file = path / "neurons.safetensors"
     neurons = NeuronSet.load(file) if file.exists() else None
+    if neurons is not None:
+        _check_origin(model, path, neurons)
+    inner: Any = _peft_model(model, path).base_model
+    wrapped = {n: m for n, m in inner.model.named_modules() if hasattr(m, "lora_A")}
     outside = neurons is not None and neurons.provenance.get("update", {}).get("train") == "frozen_set_update"
     known = {p.name: p for p in places(model, neurons, PARTS, outside=outside)}
     start = len(model.layers_path) + 1
@@ -65,6 +63,48 @@ def load_adapter(model: Model, path: str | os.PathLike[str]) -> Model:
         return known.get(name) or Place(name, layer, down=name.endswith(model.site.down), own=None)
 
     return merge(model, wrapped, [place(name) for name in wrapped])
+
+
+def _check_origin(model: Model, path: Path, neurons: NeuronSet) -> None:
+    """Raise unless the adapter of this set was trained on a model of this shape and with these weights."""
+    advice = "load the model that the adapter was trained on"
+    shape, other = (model.n_layers, model.d_mlp), (neurons.n_layers, neurons.d_mlp)
+    if None not in other and other != shape:
+        raise InputError(
+            f"{path}: the adapter is of a model of {other[0]} layers x {other[1]} neurons; {model.id!r} has {shape[0]} x "
+            f"{shape[1]}: {advice}"
+        )
+    made_on = {**neurons.provenance, **neurons.provenance.get("update", {})}
+    weights = made_on.get("fingerprint")
+    if weights is not None and weights != model.fingerprint:
+        raise InputError(
+            f"{path}: the adapter was trained on {made_on.get('model')!r} with weights {weights}; {model.id!r} has "
+            f"{model.fingerprint}: {advice}"
+        )
+
+
+def _peft_model(model: Model, path: Path) -> Any:
+    """The adapter on a copy of the model's structure; every factor in the file has its place, and every place its factor."""
+    with quiet():
+        from peft import PeftModel, get_peft_model_state_dict
+        from peft.utils import load_peft_weights
+    try:
+        with quiet():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            peft_model = PeftModel.from_pretrained(shared_copy(model.module), path)  # type: ignore[arg-type]
+        saved = load_peft_weights(str(path), device="cpu")
+    except (RuntimeError, ValueError, OSError, UserWarning) as error:
+        raise InputError(
+            f"{path}: the adapter does not fit {model.id!r} ({str(error).splitlines()[0]:.200})"
+        ) from error
+    used = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
+    if len(saved) != len(used):
+        unused = sorted(saved.keys() - used.keys())
+        raise InputError(
+            f"{path}: the adapter does not fit {model.id!r}: {len(saved) - len(used)} of its {len(saved)} tensors have no "
+            f"place in the model, such as {unused[0]!r}; load the model that the adapter was trained on"
+        )
+    return peft_model
 
 
 def load(

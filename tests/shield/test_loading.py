@@ -13,6 +13,7 @@ import pytest
 import tiny
 import torch
 from masking import LR, neurons
+from safetensors.torch import load_file, save_file
 
 import neuronshield as ns
 from neuronshield.shield.loading import load_adapter
@@ -53,3 +54,59 @@ def test_a_full_disk_leaves_the_old_adapter(llama: ns.Model, tmp_path: Path, mon
         update.save(tmp_path / "adapter")
     assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
     assert (tmp_path / "adapter" / "adapter_model.safetensors").read_bytes() == old
+
+
+def other(seed: int = 0, **changes: int) -> ns.Model:
+    return ns.load(tiny.llama(seed, **changes), processor=tiny.tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (
+            lambda: other(seed=9),
+            r"was trained on 'LlamaForCausalLM' with weights \w+; .* load the model that the adapter",
+        ),
+        (
+            lambda: other(intermediate_size=31),
+            "is of a model of 3 layers x 29 neurons; 'LlamaForCausalLM' has 3 x 31: load",
+        ),
+        (
+            lambda: other(num_hidden_layers=5),
+            "is of a model of 3 layers x 29 neurons; 'LlamaForCausalLM' has 5 x 29: load",
+        ),
+    ],
+)
+def test_a_masked_adapter_of_another_model_is_refused(llama: ns.Model, tmp_path: Path, model: Any, said: str):
+    update = masked_update(llama, neurons(), tiny.prompts(), steps=1, allow_unproven=True, progress=False)
+    with pytest.raises(ns.InputError, match=said):
+        load_adapter(model(), update.save(tmp_path / "adapter"))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ({"intermediate_size": 31}, "the adapter does not fit"),
+        ({"num_hidden_layers": 2}, r"6 of its 18 tensors have no place in the model, such as '.*layers\.2\."),
+    ],
+)
+def test_a_plain_lora_of_another_structure_is_refused(llama: ns.Model, tmp_path: Path, sizes: Any, said: str):
+    folder = ns.plain_lora(llama, 9 * 49, tiny.prompts(), steps=1, progress=False).save(tmp_path / "adapter")
+    with pytest.raises(ns.InputError, match=said):
+        load_adapter(other(**sizes), folder)
+
+
+def test_a_plain_lora_that_lacks_a_factor_is_refused(llama: ns.Model, tmp_path: Path):
+    folder = ns.plain_lora(llama, 9 * 49, tiny.prompts(), steps=1, progress=False).save(tmp_path / "adapter")
+    file = folder / "adapter_model.safetensors"
+    tensors = load_file(file)
+    tensors.pop(sorted(tensors)[0])
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ns.InputError, match="the adapter does not fit 'LlamaForCausalLM'"):
+        load_adapter(llama, folder)
+
+
+@pytest.mark.parametrize("folder", [None, 3])
+def test_a_folder_of_another_type_is_one_line(llama: ns.Model, folder: Any):
+    with pytest.raises(ns.InputError, match=r"folder must be str or a path, got .*; pass the folder that update.save"):
+        load_adapter(llama, folder)
