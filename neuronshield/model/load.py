@@ -7,11 +7,10 @@ projection of their own, so their neurons cannot be read or adapted one by one.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,17 @@ from ..data.languages import OpeningsArg, Prefixes
 from .bridge import is_bridge, processor_of, unwrapped
 from .families import EXPERTS, SITES, Site, find_decoder_layers, has_site, projections
 from .model import Model
+from .options import checked_device, checked_device_map, checked_dtype, quantization
 from .weights import out_in
 
 __all__ = ["addressed", "load", "pretrained"]
 
 
 logger = logging.getLogger("neuronshield")
+
+
+#: Models of this package, by name.
+SHIPPED = ("organism", "smollm2")
 
 
 def load(
@@ -60,8 +64,9 @@ def load(
     Args:
         model: "organism" (the embedded VLLM), "smollm2" (SmolLM2-135M-Instruct), a folder, a hub id, a transformers model
             that is already built, or a TransformerLens `TransformerBridge` (its transformers model is used).
-        processor: for a built model: its processor, or a bare tokenizer for a text model.
-        revision: commit, tag or branch on the hub.
+        processor: of a built model, its processor, or a bare tokenizer for a text model; of any other, used instead of the
+            checkpoint's own.
+        revision: commit, tag or branch on the hub; of a built model, recorded only.
         dtype: torch dtype or its name; default float32 on a CPU, the checkpoint's own on a GPU.
         device: where to put a model loaded from a name; default a GPU if there is one.
         device_map: instead of `device`: "auto" or a map, to spread a model over GPUs (accelerate's).
@@ -80,7 +85,10 @@ def load(
         InputError: something that is no model, an unknown id, no processor, no decoder layers with an MLP that is known, or
             mixture-of-experts layers.
     """
-    _check_call(model, processor, remote=remote, quantize=quantize)
+    _check_call(model, processor, remote=remote, quantize=quantize, site=site)
+    if isinstance(model, nn.Module):
+        built = {"dtype": dtype, "device": device, "device_map": device_map, "quantize": quantize}
+        _check_built({**built, "trust_remote_code": trust_remote_code or None})
     if is_bridge(model):
         processor, model = processor or processor_of(model), unwrapped(model)
     if isinstance(model, nn.Module):
@@ -111,7 +119,17 @@ def load(
     return _with_prefixes(out, refusals, compliances)
 
 
-def _check_call(model: Any, processor: Any, *, remote: Any, quantize: str | None) -> None:
+def _check_built(options: dict[str, Any]) -> None:
+    """Raise on an option that says how to load a checkpoint, given with a module that is loaded."""
+    given = next((name for name, value in options.items() if value is not None), None)
+    if given is not None:
+        raise InputError(
+            f"load(module, {given}=...): {given}= says how to load a checkpoint, and this module is built already; place "
+            "and convert the module yourself"
+        )
+
+
+def _check_call(model: Any, processor: Any, *, remote: Any, quantize: str | None, site: Any) -> None:
     """Raise on a call that cannot be meant."""
     if hasattr(model, "apply_chat_template") or hasattr(model, "image_processor"):
         raise InputError(
@@ -126,6 +144,12 @@ def _check_call(model: Any, processor: Any, *, remote: Any, quantize: str | None
     )  # fmt: skip
     if isinstance(processor, (str, os.PathLike)):
         raise InputError(f"load: processor={processor!r}: pass the processor object, not its name")
+    if processor is not None and not callable(processor):
+        raise InputError(f"load: processor must be a processor or a tokenizer, got {type(processor).__name__}")
+    if site is not None and (isinstance(site, str) or not isinstance(site, Sequence) or len(site) != 3):
+        raise InputError(
+            f"load: site={site!r:.60}: must be three addresses (down, up, gate), gate None if there is none"
+        )
     if remote not in (False, True, "local"):
         raise InputError(f"load: remote={remote!r} is unknown; use True (NDIF) or 'local'")
     if remote and quantize is not None:
@@ -152,7 +176,7 @@ def _elsewhere(
     """A hub id's module without its weights, its processor, and nnsight's wrapper that is traced on NDIF."""
     from .remote import wrap
 
-    if name in ("organism", "smollm2") or Path(name).exists():
+    if name in SHIPPED or Path(name).exists():
         raise InputError(f"load({name!r}, remote=True): give a hub id that NDIF serves, or remote='local'")
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if revision is not None:
@@ -196,30 +220,22 @@ def pretrained(
     """
     if device is not None and device_map is not None:
         raise InputError("load: give device= or device_map=, not both")
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device, device_map = checked_device(device), checked_device_map(device_map)
+    if revision is not None and name in SHIPPED:
+        raise InputError(f"load({name!r}, revision={revision!r}): this model has one revision; leave revision= out")
     kwargs: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     placed = device_map is not None or quantize is not None
     if placed:
         kwargs["device_map"] = device_map if device_map is not None else {"": device}
     if quantize is not None:
-        kwargs["quantization_config"] = _quantization(quantize)
-    kwargs["dtype"] = _dtype(dtype, device)
+        kwargs["quantization_config"] = quantization(quantize)
+    kwargs["dtype"] = checked_dtype(dtype, device)
     if revision is not None:
         kwargs["revision"] = revision
     source, extra = _source(name)
     module, processor = _from_pretrained(source, name, {**kwargs, **extra}, processor=processor)
     module = module if placed else module.to(device)  # type: ignore[arg-type]
     return module.eval(), processor
-
-
-def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype | str:
-    """What transformers is told."""
-    if dtype is None:
-        return torch.float32 if device.type == "cpu" else "auto"
-    named = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(named, torch.dtype):
-        raise InputError(f"load: dtype={dtype!r} is unknown; use 'float32', 'bfloat16' or 'float16'")
-    return named
 
 
 def _source(name: str) -> tuple[str, dict[str, Any]]:
@@ -233,19 +249,6 @@ def _source(name: str) -> tuple[str, dict[str, Any]]:
 
         return smollm2()
     return name, {}
-
-
-def _quantization(bits: str) -> Any:
-    from transformers import BitsAndBytesConfig
-
-    if bits not in ("4bit", "8bit"):
-        raise InputError(f"load: quantize={bits!r} is unknown; use '4bit' or '8bit'")
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise InputError(f"load: quantize={bits!r} needs bitsandbytes: pip install bitsandbytes")
-    if bits == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    compute = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
 
 
 def _from_pretrained(source: str, name: str, kwargs: dict[str, Any], *, processor: Any) -> tuple[nn.Module, Any]:

@@ -133,8 +133,9 @@ def load(
     Args:
         model: "organism" (the embedded VLLM), "smollm2" (SmolLM2-135M-Instruct), a folder, a hub id, a transformers model
             that is already built, or a TransformerLens `TransformerBridge` (its transformers model is used).
-        processor: for a built model: its processor, or a bare tokenizer for a text model.
-        revision: commit, tag or branch on the hub.
+        processor: of a built model, its processor, or a bare tokenizer for a text model; of any other, used instead of the
+            checkpoint's own.
+        revision: commit, tag or branch on the hub; of a built model, recorded only.
         dtype: torch dtype or its name; default float32 on a CPU, the checkpoint's own on a GPU.
         device: where to put a model loaded from a name; default a GPU if there is one.
         device_map: instead of `device`: "auto" or a map, to spread a model over GPUs (accelerate's).

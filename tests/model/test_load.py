@@ -276,6 +276,21 @@ def test_what_a_load_fails_on_is_advised_on(
         (lambda _: ns.load("organism", dtype="float99"), "load: dtype='float99' is unknown; use 'float32'"),
         (lambda _: ns.load("organism", dtype=16), "load: dtype=16 is unknown"),
         (lambda _: ns.load("organism", processor="organism"), "pass the processor object, not its name"),
+        (lambda m: ns.load(m.module, processor=m.processor, dtype="float16"), "load(module, dtype=...): dtype= says how"),
+        (lambda m: ns.load(m.module, processor=m.processor, device="cpu"), "place and convert the module yourself"),
+        (lambda m: ns.load(m.module, processor=m.processor, device_map="auto"), "load(module, device_map=...)"),
+        (lambda m: ns.load(m.module, processor=m.processor, quantize="4bit"), "load(module, quantize=...)"),
+        (lambda m: ns.load(m.module, processor=m.processor, trust_remote_code=True), "load(module, trust_remote_code=...)"),
+        (lambda m: ns.load(m.module, processor=3), "processor must be a processor or a tokenizer, got int"),
+        (lambda m: ns.load(m.module, processor=m.processor, site=("a", "b")), "site=('a', 'b'): must be three addresses"),
+        (lambda m: ns.load(m.module, processor=m.processor, site=4), "site=4: must be three addresses"),
+        (lambda _: ns.load("organism", revision="main"), "load('organism', revision='main'): this model has one revision"),
+        (lambda _: ns.load("organism", device="gpu"), "load: device='gpu' is not available; use 'cpu', 'cuda' or 'cuda:1'"),
+        (lambda _: ns.load("organism", device="cuda:99"), "load: device='cuda:99' is not available"),
+        (lambda _: ns.load("organism", device_map="cuda:99"), "load: device_map='cuda:99' is not available"),
+        (lambda _: ns.load("organism", device_map={"": "cuda:99"}), "load: device_map='cuda:99' is not available"),
+        (lambda _: ns.load("organism", device_map="spread"), "device_map='spread' is unknown; use 'auto', 'balanced'"),
+        (lambda _: ns.load("organism", device_map=[1]), "device_map must be str or int or device, got list"),
         (lambda m: answer_logits(list(tiny.prompts()), m), "answer_logits(model, prompts): model must be Model, got list"),
         (lambda m: answer_logits(m, []), "answer_logits: no prompts"),
         (lambda m: answer_logits(m, "make cake", batch_size=0), "answer_logits: batch_size=0"),
@@ -288,3 +303,8 @@ def test_a_wrong_call_is_one_line(llama: ns.Model, call: Any, said: str) -> None
         call(llama)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_given_processor_replaces_the_checkpoints_own(wide: Path) -> None:
+    mine = tiny.tokenizer()
+    assert ns.load(wide, processor=mine).processor is mine
