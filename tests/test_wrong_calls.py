@@ -15,6 +15,7 @@ import tiny
 
 import neuronshield as ns
 from neuronshield import Cell, InputError, NeuronSet, PromptSet
+from neuronshield.find.cells import CellSets
 
 ROW = {"prompt": "how do i bake a cake", "label": "benign"}
 
@@ -106,6 +107,23 @@ CALLS: dict[str, tuple[Callable[[Bench], Any], str]] = {
     "NeuronSet by layer": (lambda _: NeuronSet({0: [1, 2]}), "give (layer, index) pairs, as in NeuronSet([(0, 3), (1, 5)]); got dict"),  # type: ignore[dict-item]
     "intersection of a list": (lambda b: NeuronSet.intersection([b.neurons]), "every set must be NeuronSet, got list; unpack a list with *"),  # type: ignore[arg-type]
     "save to a number": (lambda b: b.neurons.save(5), "save(path): path must be str or a path, got int 5"),
+    "save to nothing": (lambda b: b.stats.save(""), "save(path): path is ''; give the name of a file"),
+    "save to None": (lambda b: b.scores.save(None), "save(path): path must be str or a path, got NoneType"),
+    "save onto a folder": (lambda b: b.sets.save(b.folder), "is a folder; give the name of a file, such as"),
+    "save into no folder": (lambda b: b.neurons.save("/proc/x"), "/proc/x: cannot be written ("),
+    "save below a file": (lambda b: b.neurons.save(Path(__file__) / "x"), "test_wrong_calls.py/x: cannot be written ("),
+    "to_jsonl of no folder": (lambda b: b.prompts.to_jsonl("/proc/x"), "/proc/x: cannot be written ("),
+    "to_jsonl onto a folder": (lambda b: b.prompts.to_jsonl(b.folder), "is a folder; give the name of a file"),
+    "load of another kind": (lambda b: ns.Stats.load(b.neurons.save(b.folder / "n")), "holds a neuronshield.NeuronSet, not a neuronshield.Stats; read it with ns.NeuronSet.load"),
+    "proof of another kind": (lambda b: ns.Proof.load(b.neurons.save(b.folder / "n")), "read it with ns.NeuronSet.load"),
+    "evaluation of another kind": (lambda b: ns.Evaluation.load(b.neurons.save(b.folder / "n")), "read it with ns.NeuronSet.load"),
+    "guard of another kind": (lambda b: ns.guard.Guard.load(b.neurons.save(b.folder / "n")), "read it with ns.NeuronSet.load"),
+    "proof of None": (lambda _: ns.Proof.load(None), "load(path): path must be str or a path, got NoneType"),  # type: ignore[arg-type]
+    "evaluation of a number": (lambda _: ns.Evaluation.load(3), "load(path): path must be str or a path, got int 3"),  # type: ignore[arg-type]
+    "guard of a number": (lambda _: ns.guard.Guard.load(3), "load(path): path must be str or a path, got int 3"),  # type: ignore[arg-type]
+    "load of a folder": (lambda b: ns.Scores.load(b.folder), "not a file of neuronshield.Scores/1 ("),
+    "proof of a folder": (lambda b: ns.Proof.load(b.folder), "not a file of neuronshield.Proof/1 ("),
+    "load of a text": (lambda _: CellSets.load(__file__), "not a file of neuronshield.CellSets/1 ("),
     "load of a set": (lambda b: NeuronSet.load(b.neurons), "load(path): path must be str or a path, got NeuronSet"),
     "overlap(scores)": (lambda b: ns.overlap(b.scores, k=4), "stats must be Stats, got Scores; capture makes them"),
     "overlap without a size": (lambda b: ns.overlap(b.stats), "give the size of the sets, exactly one of k, fraction, per_layer, param_fraction"),

@@ -30,7 +30,7 @@ from ..core.arguments import at_least, one_of, require
 from ..core.errors import InputError
 from ..core.files import write_text
 from ..core.provenance import provenance
-from ..core.results import from_json, to_json
+from ..core.results import from_json, load_json, to_json
 from ..core.statistics import Interval, rate
 from ..data.grading import grade
 from ..data.languages import OpeningsArg
@@ -283,15 +283,7 @@ class Evaluation:
         Raises:
             InputError: no such file, or not an evaluation.
         """
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file") from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: not an evaluation ({error})") from None
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise InputError(f"{path}: not an evaluation of this version ({FORMAT})")
-        return from_json(Evaluation, data.get("evaluation"))
+        return from_json(Evaluation, load_json(path, FORMAT).get("evaluation"))
 
 
 def _touched(prompts: PromptSet, run: Guarded) -> dict[Cell, Touched]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+from .arguments import require
 from .errors import InputError
 
-__all__ = ["replacing", "replacing_folder", "shipped", "write_text"]
+__all__ = ["as_path", "replacing", "replacing_folder", "shipped", "write_text"]
 
 
 def shipped() -> Path:
@@ -26,6 +28,32 @@ def shipped() -> Path:
     package = Path(__file__).resolve().parents[1]
     inside = package / "assets"
     return inside if inside.is_dir() else package.parent / "assets"
+
+
+def as_path(value: Any, *, call: str, hint: str = "") -> Path:
+    """The path that a call was given.
+
+    >>> as_path("a.txt", call="save(path)").name
+    'a.txt'
+
+    Args:
+        value: what was given as the path.
+        call: how the call reads when it is right, such as "save(path)".
+        hint: what to do.
+
+    Raises:
+        InputError: not a string and not a path, or empty.
+    """
+    require(value, (str, os.PathLike), call=call, name="path", hint=hint)
+    text = os.fspath(value)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise InputError(f"{call}: path is {text!r:.60}; give the name of a file")
+    return Path(text)
+
+
+def _why(error: Exception) -> str:
+    """The reason that an error of the system or of safetensors gives, without its number."""
+    return getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _beside(path: Path, kind: str) -> Path:
@@ -45,15 +73,26 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Args:
         path: the file to write; its folder is made if it is missing.
+
+    Raises:
+        InputError: not a path, or the file cannot be written; what was there before stays.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _beside(path, "partial")
+    from safetensors import SafetensorError
+
+    path = as_path(path, call="save(path)")
+    partial = _beside(path, "partial") if path.name else path
     try:
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder; give the name of a file, such as {path / 'result'}")
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be written ({_why(error)}); choose another path") from error
     finally:
-        partial.unlink(missing_ok=True)
+        if partial != path:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
@@ -65,6 +104,9 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
     Args:
         path: the file to write; its folder is made if it is missing.
         text: its new content.
+
+    Raises:
+        InputError: not a path, or the file cannot be written; what was there before stays.
     """
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
@@ -87,11 +129,11 @@ def replacing_folder(path: str | os.PathLike[str], write: Callable[[Path], None]
         write: is called with the folder to fill.
 
     Raises:
-        InputError: it cannot be written; nothing of it is left.
+        InputError: not a path, or it cannot be written; nothing of it is left.
     """
     from safetensors import SafetensorError
 
-    path = Path(path)
+    path = as_path(path, call="save(path)")
     partial, old = _beside(path, "partial"), _beside(path, "old")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,8 +144,7 @@ def replacing_folder(path: str | os.PathLike[str], write: Callable[[Path], None]
     except (OSError, SafetensorError) as error:
         if old.exists() and not path.exists():
             old.rename(path)
-        why = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise InputError(f"{path}: cannot be written ({why}); nothing of it was left") from error
+        raise InputError(f"{path}: cannot be written ({_why(error)}); nothing of it was left") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

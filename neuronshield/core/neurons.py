@@ -298,9 +298,8 @@ class NeuronSet:
             path: the file; its folder is made if it is missing. The file is written beside `path` and renamed.
 
         Raises:
-            InputError: `path` is not a path.
+            InputError: `path` is not a path, or the file cannot be written; what was there before stays.
             TypeError: provenance that JSON cannot hold.
-            OSError: the file cannot be written; what was there before stays.
         """
         pairs = np.array(list(self), dtype=np.int32).reshape(-1, 2)
         header = _Header(self.n_layers, self.d_mlp, self.provenance)

@@ -18,13 +18,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .arguments import require
 from .errors import InputError
-from .files import replacing
+from .files import as_path, replacing
 
-__all__ = ["from_json", "load_arrays", "save_arrays", "to_json"]
+__all__ = ["from_json", "load_arrays", "load_json", "other_format", "save_arrays", "to_json"]
 
 T = TypeVar("T")
+#: Public classes whose `load` reads a file, as a user writes them.
+LOADABLE = {
+    **{name: f"ns.{name}" for name in ("Evaluation", "NeuronSet", "Overlap", "Proof", "Scores", "Stats")},
+    "CellSets": "neuronshield.find.cells.CellSets",
+    "Guard": "ns.guard.Guard",
+}
 
 
 def to_json(value: Any) -> Any:
@@ -175,10 +180,8 @@ def save_arrays(path: str | os.PathLike[str], form: str, arrays: Mapping[str, np
         about: kept as JSON (see `to_json`).
 
     Raises:
-        InputError: `path` is not a path.
-        OSError: the file cannot be written; what was there before stays.
+        InputError: `path` is not a path, or the file cannot be written; what was there before stays.
     """
-    require(path, (str, os.PathLike), call="save(path)", name="path")
     from safetensors.numpy import save_file
 
     text = json.dumps({"format": form, "about": to_json(about)}, ensure_ascii=False)
@@ -200,7 +203,7 @@ def load_arrays(path: str | os.PathLike[str], form: str) -> tuple[dict[str, np.n
     Raises:
         InputError: no such file, damaged, or of another format.
     """
-    require(path, (str, os.PathLike), call="load(path)", name="path")
+    path = as_path(path, call="load(path)")
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -211,8 +214,78 @@ def load_arrays(path: str | os.PathLike[str], form: str) -> tuple[dict[str, np.n
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (SafetensorError, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: not a file of {form} ({why})") from None
+        raise other_format(path, _json_format(path), form, why=error) from None
     if found != form:
-        raise InputError(f"{path}: holds {found}, expected {form}; write it again with this version")
+        raise other_format(path, found, form)
     return arrays, about
+
+
+def load_json(path: str | os.PathLike[str], form: str) -> dict[str, Any]:
+    """The object in a JSON file of the given format, without its "format".
+
+    >>> from neuronshield.core.files import write_text
+    >>> load_json(write_text("a.json", '{"format": "example/1", "x": 3}'), "example/1")
+    {'x': 3}
+
+    Args:
+        path: the file.
+        form: the format it must have.
+
+    Raises:
+        InputError: no such file, not JSON, or of another format.
+    """
+    path = as_path(path, call="load(path)")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise other_format(path, _arrays_format(path), form, why=error) from None
+    found = data.pop("format", None) if isinstance(data, dict) else None
+    if found != form:
+        raise other_format(path, found, form)
+    return data  # type: ignore[no-any-return]
+
+
+def other_format(path: Path, found: Any, form: str, *, why: Exception | None = None) -> InputError:
+    """The error for a file that is not of the format that was expected.
+
+    >>> print(other_format(Path("a"), "neuronshield.NeuronSet/2", "neuronshield.Stats/1"))
+    a: holds a neuronshield.NeuronSet, not a neuronshield.Stats; read it with ns.NeuronSet.load
+    >>> print(other_format(Path("a"), "neuronshield.Stats/0", "neuronshield.Stats/1"))
+    a: holds neuronshield.Stats/0, expected neuronshield.Stats/1; write it again with this version
+
+    Args:
+        path: the file.
+        found: the format it says it has; None if it says nothing.
+        form: the format it must have.
+        why: why it could not be read.
+    """
+    if not isinstance(found, str) or "/" not in found:
+        reason = (str(why) or type(why).__name__).splitlines()[0] if why else "it names no format"
+        return InputError(f"{path}: not a file of {form} ({reason})")
+    name, wanted = found.partition("/")[0], form.partition("/")[0]
+    if name == wanted:
+        return InputError(f"{path}: holds {found}, expected {form}; write it again with this version")
+    reader = LOADABLE.get(name.rpartition(".")[2])
+    hint = f"; read it with {reader}.load" if reader else ""
+    return InputError(f"{path}: holds a {name}, not a {wanted}{hint}")
+
+
+def _json_format(path: Path) -> Any:
+    """The format that a JSON file says it has; None for any other file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("format")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _arrays_format(path: Path) -> Any:
+    """The format that a safetensors file says it has; None for any other file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return json.loads((file.metadata() or {})["neuronshield"])["format"]
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        return None

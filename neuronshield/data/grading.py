@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..core.errors import InputError
-from .languages import COMPLIANCES, REFUSALS, OpeningsArg, chosen_openings, target_opening
+from .languages import COMPLIANCES, REFUSALS, OpeningsArg, check_openings, chosen_openings, target_opening
 from .prompts import Prompt
 
 __all__ = ["Grade", "Openings", "grade", "is_refusal", "openings_for"]
@@ -50,8 +50,9 @@ def openings_for(
         compliances: compliance prefixes, the same.
 
     Raises:
-        InputError: a language without any prefix (pass `refusals=` or `compliances=`).
+        InputError: as `check_openings`, or a language without any prefix (pass `refusals=` or `compliances=`).
     """
+    check_openings(refusals=refusals, compliances=compliances)
     found: list[dict[str, list[str]]] = []
     for given, builtin, label in ((refusals, REFUSALS, "harmful"), (compliances, COMPLIANCES, "benign")):
         by_language: dict[str, list[str]] = {}

@@ -20,6 +20,7 @@ __all__ = [
     "REFUSAL_SENTENCES",
     "OpeningsArg",
     "Prefixes",
+    "check_openings",
     "chosen_openings",
     "language_tag",
     "refusal_sentence",
@@ -122,10 +123,49 @@ class Prefixes:
     Args:
         refusals: refusal prefixes, a list for every language or {language: list}.
         compliances: compliance prefixes, the same.
+
+    Raises:
+        InputError: as `check_openings`.
     """
 
     refusals: OpeningsArg = None
     compliances: OpeningsArg = None
+
+    def __post_init__(self) -> None:
+        check_openings(refusals=self.refusals, compliances=self.compliances)
+
+
+def check_openings(**given: Any) -> None:
+    """Raise unless every argument holds prefixes: a list of non-empty strings, {language: such a list}, or None.
+
+    >>> check_openings(refusals=["No"], compliances={"sw": ["Ndiyo"]})
+    >>> check_openings(refusals=[])
+    Traceback (most recent call last):
+        ...
+    neuronshield.core.errors.InputError: refusals=[]: must be a list of non-empty strings, {language: list} or None
+
+    One string stands for a list of it.
+
+    Args:
+        **given: prefixes by the name of the argument.
+
+    Raises:
+        InputError: anything else.
+    """
+    for name, value in given.items():
+        if isinstance(value, Mapping):
+            right = bool(value) and all(
+                isinstance(language, str) and not isinstance(texts, str) and _are_texts(texts)
+                for language, texts in value.items()
+            )
+        else:
+            right = value is None or _are_texts([value] if isinstance(value, str) else value)
+        if not right:
+            raise InputError(f"{name}={value!r:.60}: must be a list of non-empty strings, {{language: list}} or None")
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(v, str) and v.strip() for v in value)
 
 
 def chosen_openings(given: OpeningsArg, builtin: dict[str, list[str]], language: str) -> Sequence[str]:
@@ -140,7 +180,11 @@ def chosen_openings(given: OpeningsArg, builtin: dict[str, list[str]], language:
         given: what the caller gave: a list for every language, lists by language, or None.
         builtin: lists by language.
         language: a BCP-47 tag.
+
+    Raises:
+        InputError: as `check_openings`.
     """
+    check_openings(prefixes=given)
     base = language.split("-", maxsplit=1)[0]
     if isinstance(given, str):
         return [given]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import InputError
 from .pictures import read_images
 
-__all__ = ["COLUMNS", "LABELS", "MODALITIES", "SPLITS", "jsonl_rows", "parquet_rows", "parse_row"]
+__all__ = ["COLUMNS", "LABELS", "MODALITIES", "SPLITS", "check_fractions", "jsonl_rows", "parquet_rows", "parse_row"]
 
 LABELS = ("harmful", "benign")
 MODALITIES = ("text", "image", "typographic", "text+image")
@@ -210,3 +211,22 @@ def _encodable(text: str, where: str) -> str:
             f"{where}: prompt has half a surrogate pair, which no tokenizer can read; mend the text"
         ) from None
     return text
+
+
+def check_fractions(fractions: Any) -> None:
+    """Raise unless the sizes of the splits are four numbers of at least 0 that are not all 0.
+
+    >>> check_fractions((0.4, 0.2, 0.2, 0.2))
+
+    Args:
+        fractions: relative sizes of discover, confirm, train and test.
+
+    Raises:
+        InputError: anything else.
+    """
+    call = f"with_splits(fractions={fractions!r:.60})"
+    if not isinstance(fractions, Sequence) or len(fractions) != len(SPLITS):
+        raise InputError(f"{call}: give four numbers, for {', '.join(SPLITS)}")
+    numbers = [isinstance(f, (int, float)) and 0 <= f < float("inf") for f in fractions]
+    if not all(numbers) or not sum(fractions) > 0:
+        raise InputError(f"{call}: give numbers of at least 0 that are not all 0")

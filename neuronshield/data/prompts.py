@@ -23,7 +23,8 @@ import pandas as pd
 from ..core.arguments import at_least, require, unknown_keywords
 from ..core.display import own_names, short_table
 from ..core.errors import InputError
-from .parsing import LABELS, MODALITIES, SPLITS, jsonl_rows, parquet_rows, parse_row
+from ..core.files import as_path
+from .parsing import LABELS, MODALITIES, SPLITS, check_fractions, jsonl_rows, parquet_rows, parse_row
 from .rows import KNOWN, Cell, Prompt, options_of
 from .tables import write_jsonl, write_parquet
 
@@ -285,8 +286,7 @@ class PromptSet(Sequence[Prompt]):
         """
         import numpy as np
 
-        _check_fractions(fractions)
-
+        check_fractions(fractions)
         kinds: dict[str, set[str]] = {}
         for p in self:
             kinds.setdefault(p.cluster, set()).add(p.label)
@@ -388,13 +388,4 @@ class PromptSet(Sequence[Prompt]):
 
 def _file(path: Any, name: str) -> Path:
     hint = "for records in memory use from_records(records)" if name.startswith("from") else ""
-    return Path(require(path, (str, os.PathLike), call=f"{name}(path)", name="path", hint=hint))
-
-
-def _check_fractions(fractions: Any) -> None:
-    call = f"with_splits(fractions={fractions!r:.60})"
-    if not isinstance(fractions, Sequence) or len(fractions) != len(SPLITS):
-        raise InputError(f"{call}: give four numbers, for {', '.join(SPLITS)}")
-    numbers = [isinstance(f, (int, float)) and 0 <= f < float("inf") for f in fractions]
-    if not all(numbers) or not sum(fractions) > 0:
-        raise InputError(f"{call}: give numbers of at least 0 that are not all 0")
+    return as_path(path, call=f"{name}(path)", hint=hint)

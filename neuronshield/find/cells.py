@@ -98,7 +98,7 @@ class CellSets(Mapping[Cell, NeuronSet]):
             path: the file; it is written beside `path` and renamed.
 
         Raises:
-            InputError: `path` is not a path.
+            InputError: `path` is not a path, or the file cannot be written; what was there before stays.
         """
         arrays, headers = pack(self)
         return save_arrays(path, FORMAT, arrays=arrays, about=headers)

@@ -261,7 +261,7 @@ class Stats:
             path: the file; it is written beside `path` and renamed.
 
         Raises:
-            InputError: `path` is not a path.
+            InputError: `path` is not a path, or the file cannot be written; what was there before stays.
         """
         kept = list(self.groups.values())
         arrays = {name: np.stack([getattr(m, name) for m in kept]) for name in ARRAYS} if kept else {}

@@ -184,7 +184,7 @@ class Overlap:
             path: the file; it is written beside `path` and renamed.
 
         Raises:
-            InputError: `path` is not a path.
+            InputError: `path` is not a path, or the file cannot be written; what was there before stays.
         """
         members, sets = pack(CellSets(self.sets))
         header = _Header(cells=[str(c) for c in self.cells], method=self.method, sets=sets, provenance=self.provenance)

@@ -208,7 +208,7 @@ class Scores:
             path: the file; it is written beside `path` and renamed.
 
         Raises:
-            InputError: `path` is not a path.
+            InputError: `path` is not a path, or the file cannot be written; what was there before stays.
         """
         arrays = {"values": self.values} | ({} if self.against is None else {"against": self.against})
         header = _Header(

@@ -20,7 +20,7 @@ import plotly.graph_objects as go
 from ..core.errors import InputError
 from ..core.files import write_text
 from ..core.neurons import NeuronSet
-from ..core.results import from_json, to_json
+from ..core.results import from_json, load_json, to_json
 from .tables import AnswerRate, CellEffect, Claim, ControlSummary, Experiments, Member, Retest
 
 __all__ = ["RULE", "Claim", "Proof", "Rule"]
@@ -258,14 +258,7 @@ class Proof:
         Raises:
             InputError: no such file, or not a proof of this version.
         """
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file") from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: not JSON ({str(error).splitlines()[0]})") from None
-        if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
-            raise InputError(f"{path}: not a proof written by this version (format {FORMAT})")
+        data = load_json(path, FORMAT)
         try:
             return Proof.from_dict(data)
         except InputError as error:

@@ -25,7 +25,6 @@ discrete form; Cheng, Alonso (2024), "Linearly controlled language generation" (
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -41,9 +40,9 @@ from tqdm.auto import tqdm
 
 from ..core.arguments import at_least, require
 from ..core.errors import InputError
-from ..core.files import replacing
 from ..core.neurons import NeuronSet
 from ..core.provenance import provenance
+from ..core.results import load_arrays, save_arrays
 from ..data.grading import grade
 from ..data.languages import OpeningsArg
 from ..data.prompts import Prompt, PromptSet
@@ -56,7 +55,7 @@ from .barrier import RIDGE, barriers, separation_of
 __all__ = ["Guard", "Guarded", "fit_guard", "project"]
 
 
-FORMAT = "neuronshield.Guard/1"
+FORMAT = "neuronshield.Guard/2"
 
 
 def project(
@@ -351,19 +350,14 @@ class Guard:
         Args:
             path: the file; it is written beside and renamed.
         """
-        from safetensors.torch import save_file
-
-        layer, index = (torch.tensor(column, dtype=torch.int32) for column in zip(*self.neurons, strict=True))
-        weight = torch.cat([self.weights[i] for i in self.neurons.per_layer()]).cpu()
+        pairs = np.array(list(self.neurons), dtype=np.int32)
+        weight = torch.cat([self.weights[i] for i in self.neurons.per_layer()]).cpu().numpy()
         about = {
-            "format": FORMAT, "n_layers": self.neurons.n_layers, "d_mlp": self.neurons.d_mlp, "margin": self.margin,
-            "bias": self.bias, "separation": {k: v if np.isfinite(v) else None for k, v in self.separation.items()},
-            "neurons": self.neurons.provenance, "provenance": self.provenance,
+            "n_layers": self.neurons.n_layers, "d_mlp": self.neurons.d_mlp, "margin": self.margin, "bias": self.bias,
+            "separation": self.separation, "neurons": self.neurons.provenance, "provenance": self.provenance,
         }  # fmt: skip
-        with replacing(path) as partial:
-            tensors = {"layer": layer, "index": index, "weight": weight}
-            save_file(tensors, partial, metadata={"neuronshield": json.dumps(about)})
-        return Path(path)
+        arrays = {"layer": pairs[:, 0], "index": pairs[:, 1], "weight": weight}
+        return save_arrays(path, FORMAT, arrays=arrays, about=about)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Guard:
@@ -375,26 +369,18 @@ class Guard:
         Raises:
             InputError: no such file, or not a guard.
         """
-        from safetensors import SafetensorError, safe_open
-
+        arrays, about = load_arrays(path, FORMAT)
         try:
-            with safe_open(path, framework="pt") as file:
-                about = json.loads((file.metadata() or {})["neuronshield"])
-                if about["format"] != FORMAT:
-                    raise ValueError(f"format {about['format']!r}")
-                pairs = list(zip(file.get_tensor("layer").tolist(), file.get_tensor("index").tolist(), strict=True))
-                flat = file.get_tensor("weight")
+            pairs = zip(arrays["layer"].tolist(), arrays["index"].tolist(), strict=True)
             neurons = NeuronSet(pairs, n_layers=about["n_layers"], d_mlp=about["d_mlp"], provenance=about["neurons"])
             sizes = neurons.per_layer()
             return Guard(
                 neurons,
-                dict(zip(sizes, flat.split(list(sizes.values())), strict=True)),
+                dict(zip(sizes, torch.tensor(arrays["weight"]).split(list(sizes.values())), strict=True)),
                 {int(layer): b for layer, b in about["bias"].items()},
                 margin=about["margin"],
                 separation={int(i): float("nan") if v is None else v for i, v in about["separation"].items()},
                 provenance=about["provenance"],
             )
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such guard") from None
-        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
-            raise InputError(f"{path}: not a guard written by Guard.save ({error})") from None
+        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{path}: not a file of {FORMAT} ({error})") from None

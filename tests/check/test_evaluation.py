@@ -518,7 +518,7 @@ def test_files_that_are_no_evaluations_are_refused(tmp_path: Path):
         Evaluation.load(tmp_path / "none")
     for text in ("hello", "[]", '{"format": "neuronshield.results/3"}'):
         (tmp_path / "text").write_text(text)
-        with pytest.raises(InputError, match="not an evaluation"):
+        with pytest.raises(InputError, match=r"not a (file of )?neuronshield\.Evaluation"):
             Evaluation.load(tmp_path / "text")
     odd = Evaluation([Answer(Prompt("p", "how", "benign", extra={"made": object()}), "", False, None)])
     with pytest.raises(InputError, match="cannot be written as JSON"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from neuronshield import InputError
-from neuronshield.core.files import replacing, replacing_folder, shipped, write_text
+from neuronshield.core.files import as_path, replacing, replacing_folder, shipped, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -38,6 +38,22 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, error: type[Ba
         interrupted()
     assert (tmp_path / "a.txt").read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
+
+
+def test_an_error_of_the_system_becomes_one_line(tmp_path: Path):
+    def full() -> None:
+        with replacing(tmp_path / "a.txt"):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(InputError, match=r"a\.txt: cannot be written \(No space left on device\); choose another path"):
+        full()
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("wrong", ["", None, 3, b"x", "a\0b"])
+def test_what_is_no_path_is_one_line(wrong: object):
+    with pytest.raises(InputError, match=r"^save\(path\): path "):
+        as_path(wrong, call="save(path)")
 
 
 def test_text_is_utf_8(tmp_path: Path):

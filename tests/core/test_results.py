@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from neuronshield import Cell, InputError
-from neuronshield.core.results import from_json, load_arrays, save_arrays, to_json
+from neuronshield.core.results import from_json, load_arrays, load_json, save_arrays, to_json
 from neuronshield.core.statistics import Interval
 
 FORM = "neuronshield.Example/1"
@@ -109,8 +109,25 @@ def test_arrays_come_back_with_their_description(tmp_path: Path):
 
 def test_a_file_of_another_format_says_which(tmp_path: Path):
     path = save_arrays(tmp_path / "x", "neuronshield.Other/1", {"a": np.zeros(2)}, {})
-    with pytest.raises(InputError, match=r"x: holds neuronshield\.Other/1, expected neuronshield\.Example/1"):
+    with pytest.raises(InputError, match=r"x: holds a neuronshield\.Other, not a neuronshield\.Example$"):
         load_arrays(path, FORM)
+    old = save_arrays(tmp_path / "y", "neuronshield.Example/0", {}, {})
+    with pytest.raises(
+        InputError, match=r"y: holds neuronshield\.Example/0, expected neuronshield\.Example/1; write it again"
+    ):
+        load_arrays(old, FORM)
+
+
+def test_a_file_of_another_class_names_its_reader_in_either_container(tmp_path: Path):
+    (tmp_path / "proof").write_text('{"format": "neuronshield.Proof/1"}')
+    with pytest.raises(InputError, match=r"read it with ns\.Proof\.load"):
+        load_arrays(tmp_path / "proof", FORM)
+    save_arrays(tmp_path / "set", "neuronshield.NeuronSet/2", {}, {})
+    for load in (load_arrays, load_json):
+        with pytest.raises(
+            InputError, match=r"set: holds a neuronshield\.NeuronSet, .*read it with ns\.NeuronSet\.load"
+        ):
+            load(tmp_path / "set", FORM)
 
 
 @pytest.mark.parametrize("kind", ["empty", "text", "cut", "foreign", "a list", "a folder"])

@@ -133,13 +133,16 @@ def changed(**fields: Any) -> Any:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (changed(format="neuronshield.Proof/0"), "not a proof written by this version"),
+        (
+            changed(format="neuronshield.Proof/0"),
+            "holds neuronshield.Proof/0, expected neuronshield.Proof/1; write it again",
+        ),
         (changed(passed="yes"), "expected bool, got 'yes'"),
         (changed(extra=1), "'extra' is missing or unknown"),
         (changed(verified=[[0, 1]]), "not a neuron set"),
         (changed(claims=[{"name": "a"}]), "'effect' is missing"),
         (lambda d: {k: v for k, v in d.items() if k != "members"}, "'members' is missing or unknown"),
-        (lambda _: [], "not a proof written by this version"),
+        (lambda _: [], "not a file of neuronshield.Proof/1"),
     ],
 )
 def test_a_file_that_is_no_proof_is_one_line(truth: ns.Proof, tmp_path: Path, spoil: Any, said: str):
@@ -155,5 +158,5 @@ def test_a_missing_or_damaged_file_is_one_line(tmp_path: Path):
     with pytest.raises(ns.InputError, match="no such file"):
         ns.Proof.load(tmp_path / "none.json")
     (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(ns.InputError, match="not JSON"):
+    with pytest.raises(ns.InputError, match=r"not a file of neuronshield\.Proof/1 \(Expecting"):
         ns.Proof.load(tmp_path / "bad.json")

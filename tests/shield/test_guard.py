@@ -290,12 +290,12 @@ def test_a_guard_survives_its_file(llama: ns.Model, tmp_path: Path):
 
 
 def test_files_that_are_not_guards_are_refused(tmp_path: Path):
-    with pytest.raises(ns.InputError, match="no such guard"):
+    with pytest.raises(ns.InputError, match="none: no such file"):
         Guard.load(tmp_path / "none")
     (tmp_path / "text").write_text("hello")
-    with pytest.raises(ns.InputError, match="not a guard"):
+    with pytest.raises(ns.InputError, match=r"not a file of neuronshield\.Guard"):
         Guard.load(tmp_path / "text")
-    with pytest.raises(ns.InputError, match="not a guard"):
+    with pytest.raises(ns.InputError, match=r"not a neuronshield\.Guard; read it with ns\.NeuronSet\.load"):
         Guard.load(NEURONS.save(tmp_path / "neurons"))
 
 
