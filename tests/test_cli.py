@@ -112,7 +112,10 @@ def test_a_bug_is_no_bad_input(said: Callable[..., tuple[int, str, str]], monkey
         (["prove", "--prompts", "gone.jsonl"], "gone.jsonl"),
         (["shield", "--seed", "x"], "not a valid integer"),
         (["find", "--lang", "en"], "No such option"),
-        (["doctor", "--device", "gpu"], "load: device='gpu' is not available; use 'cpu', 'cuda' or 'cuda:1'"),
+        (
+            ["doctor", "organism", "--device", "gpu"],
+            "load: device='gpu' is not available; use 'cpu', 'cuda' or 'cuda:1'",
+        ),
     ],
 )
 def test_bad_arguments_are_one_line_and_exit_2(

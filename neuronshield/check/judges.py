@@ -20,7 +20,7 @@ import torch
 from ..core.arguments import one_of
 from ..core.errors import InputError
 from ..data.grading import is_refusal
-from ..data.languages import REFUSALS, OpeningsArg, chosen_openings
+from ..data.languages import REFUSALS, OpeningsArg, check_openings, chosen_openings
 
 __all__ = ["JUDGES", "Judge", "ModelJudge", "PrefixJudge", "Verdict", "load_judge"]
 
@@ -70,10 +70,16 @@ class PrefixJudge:
     Args:
         refusals: refusal prefixes instead of the built-in ones, a list for every language or {language: list}.
         name: recorded in the evaluation's provenance.
+
+    Raises:
+        InputError: as `check_openings`.
     """
 
     refusals: OpeningsArg = None
     name: str = "prefixes"
+
+    def __post_init__(self) -> None:
+        check_openings(refusals=self.refusals)
 
     def score(self, prompt: str, response: str, language: str) -> Verdict:  # noqa: ARG002
         known = chosen_openings(self.refusals, REFUSALS, language)

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.errors import InputError
-from ..data.languages import REFUSAL_SENTENCES, OpeningsArg, chosen_openings
+from ..data.languages import REFUSAL_SENTENCES, OpeningsArg, check_openings, chosen_openings
 from ..data.prompts import LABELS, Prompt, PromptSet
 from .encoding import Batch, batches
 from .generation import generate
@@ -73,6 +73,7 @@ def examples(
     Raises:
         InputError: only one label, a language without a refusal, or nothing to teach for a label.
     """
+    check_openings(refusals=refusals, compliances=compliances)
     if tuple(labels) == LABELS:
         prompts.require_both_labels("masked_update")
     own = [p for p in prompts if p.label == "benign" and p.target is None]
@@ -114,6 +115,7 @@ def refusal_for(prompt: Prompt, refusals: OpeningsArg) -> str:
     Raises:
         InputError: neither has one for the language.
     """
+    check_openings(refusals=refusals)
     sentence = _first(refusals, prompt.language) or REFUSAL_SENTENCES.get(
         prompt.language, REFUSAL_SENTENCES.get(prompt.language.split("-")[0], "")
     )

@@ -20,7 +20,7 @@ from torch import nn
 
 from ..core.arguments import require
 from ..core.errors import InputError
-from ..data.languages import OpeningsArg, Prefixes
+from ..data.languages import OpeningsArg, Prefixes, check_openings
 from .bridge import is_bridge, processor_of, unwrapped
 from .families import EXPERTS, SITES, Site, find_decoder_layers, has_site, projections
 from .model import Model
@@ -86,6 +86,7 @@ def load(
             mixture-of-experts layers.
     """
     _check_call(model, processor, remote=remote, quantize=quantize, site=site)
+    check_openings(refusals=refusals, compliances=compliances)
     if isinstance(model, nn.Module):
         built = {"dtype": dtype, "device": device, "device_map": device_map, "quantize": quantize}
         _check_built({**built, "trust_remote_code": trust_remote_code or None})

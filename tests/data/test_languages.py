@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from neuronshield.data.languages import (
     LANGUAGE_NAMES,
     REFUSAL_SENTENCES,
     REFUSALS,
+    Prefixes,
     chosen_openings,
     language_tag,
     refusal_sentence,
@@ -54,3 +56,15 @@ def test_the_prefix_of_a_target_ends_at_punctuation_or_three_words():
 def test_a_language_without_a_sentence_is_named():
     with pytest.raises(InputError, match="no refusal sentence for 'eu'; there are en, es"):
         refusal_sentence("eu")
+
+
+@pytest.mark.parametrize(
+    "wrong", [3, [], [3], [""], ["No", " "], {}, {"fr": "Non"}, {"fr": []}, {3: ["Non"]}, "", {"a"}]
+)
+def test_prefixes_are_a_list_of_texts_or_lists_by_language(wrong: Any):
+    with pytest.raises(
+        InputError, match=r"^refusals=.*: must be a list of non-empty strings, {language: list} or None$"
+    ):
+        Prefixes(refusals=wrong)
+    with pytest.raises(InputError, match=r"^compliances="):
+        Prefixes(["No"], wrong)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import tiny
 import torch
 
 import neuronshield as ns
+from neuronshield.check.judges import PrefixJudge
 from neuronshield.data.languages import Prefixes
 from neuronshield.model.prefixes import OpeningTokens, margin, opening_tokens, openings_of
 
@@ -71,3 +73,24 @@ def test_the_margin_is_a_difference_of_log_sums() -> None:
         np.log(np.exp(x[i, k.refusal]).sum()) - np.log(np.exp(x[i, k.compliance]).sum()) for i, k in enumerate(kinds)
     ]
     np.testing.assert_allclose(margin(logits, kinds), wanted, rtol=1e-5, atol=1e-6)
+
+
+DOORS: dict[str, Any] = {
+    "load": lambda m, wrong: ns.load(m.module, processor=m.processor, refusals=wrong),
+    "evaluate": lambda m, wrong: ns.evaluate(m, tiny.prompts(), refusals=wrong, progress=False),
+    "verify": lambda m, wrong: ns.verify(m, NEURONS, tiny.prompts(), refusals=wrong, progress=False),
+    "attribution": lambda m, wrong: ns.attribution(m, tiny.prompts(), refusals=wrong),
+    "masked_update": lambda m, wrong: ns.masked_update(
+        m, NEURONS, tiny.prompts(), refusals=wrong, allow_unproven=True, progress=False
+    ),
+    "PrefixJudge": lambda _, wrong: PrefixJudge(refusals=wrong),
+}
+NEURONS = ns.NeuronSet([(0, 3), (1, 5)], n_layers=3, d_mlp=29)
+
+
+@pytest.mark.parametrize("wrong", [3, [3], [], [""], {"en": "No"}], ids=repr)
+@pytest.mark.parametrize("door", DOORS)
+def test_wrong_prefixes_are_one_line_at_every_door(llama: ns.Model, door: str, wrong: Any):
+    with pytest.raises(ns.InputError, match=r"refusals=.*: must be a list of non-empty strings") as caught:
+        DOORS[door](llama, wrong)
+    assert "\n" not in str(caught.value)
