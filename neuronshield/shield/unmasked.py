@@ -9,12 +9,14 @@ training are in `neuronshield.shield.edits`.
 
 from __future__ import annotations
 
+import warnings
 from typing import Unpack
 
 import numpy as np
 from torch import nn
 
 from ..core.arguments import at_least, require
+from ..core.errors import InputError
 from ..data.languages import OpeningsArg
 from ..data.prompts import PromptSet
 from ..model.families import PARTS
@@ -43,7 +45,7 @@ def plain_lora(
     882
 
     The rank is the largest that fits on all MLP projections. If rank 1 is above the budget, as many evenly spaced projections
-    as fit get rank 1.
+    as fit get rank 1, and at least one of them, with a warning if that is above the budget.
 
     Args:
         model: the model; it is not changed.
@@ -55,7 +57,8 @@ def plain_lora(
         **changes: fields of `TrainingConfig` for this call; `objective` can be "supervised" only.
 
     Raises:
-        InputError: swapped arguments, packed weights, only one label, or an unknown keyword.
+        InputError: swapped arguments, a budget above that of the full rank, packed weights, only one label, or an unknown
+            keyword.
     """
     call = "plain_lora(model, budget, prompts)"
     settings = _settings("plain_lora", config, changes)
@@ -67,11 +70,22 @@ def plain_lora(
     where = places(model, None, PARTS)
     cost = model.d_model + model.d_mlp
     rank = budget // (cost * len(where))
+    whole = min(model.d_model, model.d_mlp)
+    if rank > whole:
+        raise InputError(
+            f"plain_lora: budget={budget} is above {whole * cost * len(where)}, at which the LoRA has the full rank {whole} "
+            f"of every MLP projection; use at most that, or full_update"
+        )
     if rank < 1:
         count = max(1, round(budget / cost))
         where = [where[i] for i in np.unique(np.linspace(0, len(where) - 1, count).round().astype(int))]
         rank = 1
     adapter = attach(model, where, rank, hot=False, seed=settings.seed)
+    if budget < cost:
+        warnings.warn(
+            f"plain_lora: budget={budget} is below one projection of rank 1; {adapter.trained} numbers are trained",
+            stacklevel=2,
+        )
     return train_adapter(
         adapter, None, prompts, config=settings, refusals=refusals, compliances=compliances,
         form=f"plain LoRA of rank {rank} on {len(where)} projections", facts={"train": "plain LoRA"},

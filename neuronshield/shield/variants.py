@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core.arguments import at_least
+from ..core.errors import InputError
 from ..core.neurons import NeuronSet
 from ..data.languages import OpeningsArg
 from ..data.prompts import PromptSet
@@ -64,7 +65,7 @@ def masked_lora(
         **changes: fields of `TrainingConfig` for this call.
 
     Raises:
-        InputError: as `masked_update`; a rank below 1.
+        InputError: as `masked_update`; a rank below 1 or above that of the projections.
 
     Source: Precise Shield (2026), masked LoRA-B.
     """
@@ -73,7 +74,7 @@ def masked_lora(
         call, config, changes, also=("rank", "refusals", "compliances", "budget", "allow_unproven", "config")
     )
     check_subject(f"{call}(model, neurons, prompts)", model, neurons, prompts=prompts)
-    at_least(1, call, rank=rank)
+    _check_rank(call, rank, model)
     parts = present_parts(call, model, ("gate", "up"))
     adapter = attach(model, places(model, neurons, parts), rank, hot=False, seed=settings.seed)
     check_budget(call, adapter, len(neurons), budget=budget)
@@ -117,7 +118,7 @@ def frozen_set_update(
         **changes: fields of `TrainingConfig` for this call; `objective` can be "supervised" only.
 
     Raises:
-        InputError: as `masked_update`; a rank below 1.
+        InputError: as `masked_update`; a rank below 1 or above that of the projections.
 
     Source: SafeNeuron (2026).
     """
@@ -127,7 +128,7 @@ def frozen_set_update(
         also=("rank", "zeroed", "refusals", "compliances", "config"),
     )  # fmt: skip
     check_subject(f"{call}(model, neurons, prompts)", model, neurons, prompts=prompts)
-    at_least(1, call, rank=rank)
+    _check_rank(call, rank, model)
     parts = present_parts(call, model, PARTS)
     adapter = attach(model, places(model, neurons, parts, outside=True), rank, hot=False, seed=settings.seed)
     return train_adapter(
@@ -136,6 +137,14 @@ def frozen_set_update(
         facts={"train": call, "parts": list(parts), "rank": rank, "zeroed": zeroed},
         held=_Zeroed(adapter, neurons) if zeroed else None,
     )  # fmt: skip
+
+
+def _check_rank(call: str, rank: int, model: Model) -> None:
+    """Raise unless a factor of this rank is no larger than the projections need."""
+    at_least(1, call, rank=rank)
+    whole = min(model.d_model, model.d_mlp)
+    if rank > whole:
+        raise InputError(f"{call}: rank={rank}: the MLP projections have rank {whole}; use a rank of at most {whole}")
 
 
 class _Zeroed:

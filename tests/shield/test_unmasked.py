@@ -29,3 +29,8 @@ def test_plain_lora_stays_within_its_budget_and_trains_as_much_as_fits(llama: ns
     assert update.trained == 2 * per_rank
     learns = sum(p.numel() for p in update.peft_model.parameters() if p.requires_grad)
     assert learns == update.trained
+
+
+def test_plain_lora_says_what_it_trains_where_the_budget_is_below_one_projection(llama: ns.Model):
+    with pytest.warns(UserWarning, match="budget=7 is below one projection of rank 1; 49 numbers are trained"):
+        assert plain_lora(llama, 7, tiny.prompts(), steps=1, progress=False).trained == 49

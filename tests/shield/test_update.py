@@ -17,7 +17,7 @@ import neuronshield as ns
 from neuronshield.data.languages import Prefixes
 from neuronshield.shield.unmasked import full_update, plain_lora
 from neuronshield.shield.update import masked_update
-from neuronshield.shield.variants import masked_lora
+from neuronshield.shield.variants import frozen_set_update, masked_lora
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "llava"])
@@ -137,6 +137,7 @@ update: Any = masked_update
 lora: Any = plain_lora
 full: Any = full_update
 rows: Any = masked_lora
+frozen: Any = frozen_set_update
 read: Any = ns.load_adapter
 
 CALLS: dict[str, tuple[Any, str]] = {
@@ -185,6 +186,18 @@ CALLS: dict[str, tuple[Any, str]] = {
     "no rank": (
         lambda m, n, p: rows(m, n, p, rank=0),
         "masked_lora: rank=0: must be a whole number of at least 1",
+    ),
+    "a rank above the projections'": (
+        lambda m, n, p: rows(m, n, p, rank=1000),
+        "masked_lora: rank=1000: the MLP projections have rank 20; use a rank of at most 20",
+    ),
+    "a frozen set's rank above the projections'": (
+        lambda m, n, p: frozen(m, n, p, rank=21),
+        "frozen_set_update: rank=21: the MLP projections have rank 20",
+    ),
+    "a budget above the full rank": (
+        lambda m, n, p: lora(m, 10**9, p),
+        "plain_lora: budget=1000000000 is above 8820, at which the LoRA has the full rank 20",
     ),
     "parts of a LoRA": (lambda m, n, p: rows(m, n, p, parts=("down",)), "masked_lora: parts= is unknown"),
     "the set second": (
