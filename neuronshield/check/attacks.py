@@ -33,7 +33,7 @@ from ..model.answers import Example, examples
 from ..model.families import PARTS
 from ..model.model import Model
 from ..model.weights import is_conv1d
-from ..prove.controls import random_like
+from ..prove.controls import drawn_like
 from ..shield.adapter import attach, merge, places, shared_copy, with_module
 from ..shield.training import TrainingConfig, TrainingOptions, fit, training_config
 from ..shield.update import Update
@@ -221,7 +221,7 @@ def attacked(
     return {
         AS_IT_IS: model,
         PRUNED: prune(model, found),
-        RANDOM_PRUNED: prune(model, random_like(found, model, seed=settings.seed)),
+        RANDOM_PRUNED: prune(model, drawn_like(found, model, seed=settings.seed)),
         FINE_TUNED: finetune(model, prompts, config=settings),
     }
 

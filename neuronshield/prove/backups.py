@@ -23,7 +23,7 @@ from jaxtyping import Float
 from ..core.neurons import NeuronSet
 from ..core.statistics import discoveries, positive
 from ..find.attribution import gradients
-from .controls import random_like
+from .controls import drawn_like
 from .experiments import BESIDE
 from .pairs import MatchedPairs
 from .tables import BackupRound, Spread
@@ -88,7 +88,7 @@ def search_backups(pairs: MatchedPairs, neurons: NeuronSet) -> BackupSearch:
         return BackupSearch((), more=nothing, frozen=nothing, rounds=())
     model = pairs.model
     rng = np.random.default_rng(pairs.seed)
-    others = [random_like(tried, model, seed=rng, leave_out=neurons) for _ in range(BESIDE)]
+    others = [drawn_like(tried, model, seed=rng, leave_out=neurons) for _ in range(BESIDE)]
     change = pairs.harmful_margins - pairs.on_harmful([pairs.ablate(neurons | s) for s in (neurons, tried, *others)])
     members, whole = list(tried), neurons | tried
     contexts = [

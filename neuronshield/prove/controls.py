@@ -15,6 +15,7 @@ favours the controls.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -29,12 +30,14 @@ from ..find.moments import Moments, Stats, capture, record
 from ..find.scores import METHODS, Columns, contrast, language_entropy
 from ..model.model import Model
 
-__all__ = ["Controls", "Seed", "control_sets", "matched_like", "random_like"]
+__all__ = ["Controls", "Seed", "control_sets", "drawn_like", "matched_like", "random_like"]
 
 #: Anything `numpy.random.default_rng` takes; a Generator goes on from its state.
 Seed = int | Sequence[int] | np.random.Generator
 
 MATCHED_POOL = 20
+
+logger = logging.getLogger("neuronshield")
 
 
 @dataclass(frozen=True)
@@ -79,11 +82,38 @@ def random_like(neurons: NeuronSet, model: Model, *, seed: Seed = 0, leave_out: 
         leave_out: further neurons that are not drawn.
 
     Raises:
-        InputError: arguments of another type, such as swapped ones.
+        InputError: arguments of another type, such as swapped ones, a set of another model, or a layer in which no other
+            neuron is left.
     """
     call = "random_like(neurons, model)"
     require(neurons, NeuronSet, call=call, name="neurons")
     require(model, Model, call=call, name="model")
+    require(leave_out, (NeuronSet, type(None)), call=call, name="leave_out")
+    neurons.check_model(model)
+    found = drawn_like(neurons, model, seed=seed, leave_out=leave_out)
+    held = found.per_layer()
+    empty = [layer for layer in neurons.per_layer() if layer not in held]
+    if empty:
+        raise InputError(
+            f"random_like: no neuron of layer {empty[0]} is left to draw; leave out fewer, or use a smaller set"
+        )
+    if len(found) < len(neurons):
+        logger.warning("random_like: only %d neurons are left for a set of %d", len(found), len(neurons))
+    return found
+
+
+def drawn_like(neurons: NeuronSet, model: Model, *, seed: Seed = 0, leave_out: NeuronSet | None = None) -> NeuronSet:
+    """The set that `random_like` draws, without its checks: layers with no other neuron have none.
+
+    >>> drawn_like(neurons, model, seed=1) == ns.random_like(neurons, model, seed=1)
+    True
+
+    Args:
+        neurons: the set.
+        model: as in `random_like`.
+        seed: as in `random_like`.
+        leave_out: as in `random_like`.
+    """
     rng = np.random.default_rng(seed)
     barred = (neurons | leave_out if leave_out else neurons).by_layer()
     pairs: list[tuple[int, int]] = []
@@ -167,7 +197,7 @@ def control_sets(
     """
     rng = np.random.default_rng(seed)
     drawn = {
-        "random": [random_like(neurons, model, seed=rng) for _ in range(draws)],
+        "random": [drawn_like(neurons, model, seed=rng) for _ in range(draws)],
         "matched": matched_like(neurons, features, draws=draws, seed=rng),
     }
     fixed: dict[str, NeuronSet] = {}

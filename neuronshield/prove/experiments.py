@@ -40,7 +40,7 @@ from ..core.neurons import NeuronSet
 from ..core.statistics import Interval, bootstrap, ratio_of_means
 from ..data.prompts import Cell
 from ..model.intervention import Intervention
-from .controls import random_like
+from .controls import drawn_like
 from .pairs import MatchedPairs
 from .tables import (
     Activity,
@@ -106,7 +106,7 @@ def size(pairs: MatchedPairs, ranked: Sequence[tuple[int, int]], *, draws: int =
     sets: dict[int, list[NeuronSet]] = {}
     for k in sizes:
         best = NeuronSet(ranked[:k], n_layers=pairs.model.n_layers, d_mlp=pairs.model.d_mlp)
-        beside = [random_like(best, pairs.model, seed=rng) for _ in range(draws)]
+        beside = [drawn_like(best, pairs.model, seed=rng) for _ in range(draws)]
         sets[k] = [best, *(s for s in beside if len(s) == k)]
     change = pairs.harmful_margins - pairs.on_harmful([pairs.ablate(s) for of_size in sets.values() for s in of_size])
     parts = np.split(change, np.cumsum([len(s) for s in sets.values()])[:-1])

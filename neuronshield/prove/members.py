@@ -23,7 +23,7 @@ from ..core.statistics import discoveries, positive
 from ..find.attribution import gradients
 from .backups import BackupSearch, search_backups
 from .claims import NECESSITY, measure_claims
-from .controls import Controls, complete, matched_like, random_like
+from .controls import Controls, complete, drawn_like, matched_like
 from .pairs import MatchedPairs
 from .tables import ALONE, ANTI_REFUSAL, IN_A_GROUP, Member, Retest
 from .verdict import RULE, failed_of
@@ -159,7 +159,7 @@ def retest_members(
     tested = kept | NeuronSet(members.backups(rows)) if IN_A_GROUP in roles else kept
     others = _other_causes(pairs.take(rows), tested)
     drawn = {
-        "random": [random_like(tested, pairs.model, seed=rng, leave_out=others) for _ in range(draws)],
+        "random": [drawn_like(tested, pairs.model, seed=rng, leave_out=others) for _ in range(draws)],
         "matched": matched_like(tested, features, draws=draws, seed=rng, leave_out=others),
     }
     claims, _ = measure_claims(pairs.take(np.flatnonzero(~first)), tested, complete(Controls(drawn), tested))

@@ -105,3 +105,22 @@ def test_kinds_without_a_neuron_in_some_layer_are_dropped_and_smaller_ones_noted
     assert out.missing["random"] == "random: only 2 neurons are left for a set of 3"
     assert out.missing["matched"] == "matched: no neuron of layer 2 is left to draw from"
     assert set(controls.drawn) == {"random", "matched"}  # the argument is not changed
+
+
+def test_a_random_set_of_another_model_is_refused(planted_model: ns.Model):
+    for wrong, said in (
+        (ns.NeuronSet([(0, 3)], n_layers=5, d_mlp=29), "is of a model of 5 layers x 29 neurons"),
+        (ns.NeuronSet([(0, 3), (7, 1)]), r"neuron \(7, 1\) does not exist"),
+        (ns.NeuronSet([(0, 3)], n_layers=3, d_mlp=29, provenance={"fingerprint": "0"}), "with other weights"),
+    ):
+        with pytest.raises(ns.InputError, match=said):
+            random_like(wrong, planted_model)
+
+
+def test_fewer_random_neurons_than_asked_are_said(planted_model: ns.Model, caplog: pytest.LogCaptureFixture):
+    most = set_of(*((1, i) for i in range(20)), (0, 4))
+    with caplog.at_level("WARNING", "neuronshield"):
+        assert random_like(most, planted_model).per_layer() == {0: 1, 1: 9}
+    assert "random_like: only 10 neurons are left for a set of 21" in caplog.text
+    with pytest.raises(ns.InputError, match="no neuron of layer 1 is left to draw"):
+        random_like(set_of(*((1, i) for i in range(29))), planted_model)
