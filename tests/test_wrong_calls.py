@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
+import torch
+from PIL import Image
 
 import neuronshield as ns
 from neuronshield import Cell, InputError, NeuronSet, PromptSet
@@ -200,3 +202,46 @@ def test_every_repr_is_a_line_and_every_table_a_screen(bench: Bench):
         if hasattr(value, "_repr_html_"):
             html = value._repr_html_()
             assert html.count("<tr") <= 14
+
+
+def test_what_is_read_back_is_equal(bench: Bench, tmp_path: Path):
+    overlap = ns.overlap(bench.stats, k=4)
+    for i, value in enumerate([bench.stats, bench.scores, bench.sets, bench.neurons, overlap]):
+        again = type(value).load(value.save(tmp_path / str(i)))
+        assert again == value, type(value)
+        if value is not bench.sets:
+            assert hash(again) == hash(value)
+    pictured = PromptSet.from_records(
+        [*tiny.records(), {**ROW, "images": [Image.new("RGB", (6, 4))], "modality": "image"}]
+    )
+    for prompts in (bench.prompts, pictured):
+        assert PromptSet.from_jsonl(prompts.to_jsonl(tmp_path / "p.jsonl")) == prompts
+        again = PromptSet.from_parquet(prompts.to_parquet(tmp_path / "p.parquet"))
+        assert again == prompts
+        assert again[-1] == prompts[-1]
+        assert {again[-1]} == {prompts[-1]}
+    for value in (None, 0.5, bench.stats["en/text"].benign.mean, np.ones((4, 3, 29))):
+        kind: Any = "zero" if value is None else "clamp" if isinstance(value, float) else "mean"
+        one = ns.Intervention(bench.neurons, kind, value, cells=["en/text"])
+        assert ns.Intervention.from_json(one.to_json()) == one
+        assert one != ns.Intervention(bench.neurons, kind, value)
+    answers = ns.evaluate(bench.model, bench.prompts[:4], refusals=["sorry"], max_new_tokens=2, progress=False)
+    assert ns.Evaluation.load(answers.save(tmp_path / "e.json")) == answers
+    guard = ns.guard.Guard(
+        bench.neurons, {0: torch.ones(1), 1: torch.ones(1)}, {0: 0.5, 1: 0.25}, separation={0: float("nan")}
+    )
+    assert ns.guard.Guard.load(guard.save(tmp_path / "g")) == guard
+
+
+def test_what_differs_is_not_equal(bench: Bench):
+    assert bench.stats != replace(bench.stats, down_l1=bench.stats.down_l1 + 1)
+    assert bench.scores != ns.contrast(bench.stats, "sas")
+    assert ns.overlap(bench.stats, k=4) != ns.overlap(bench.stats, k=5)
+    assert bench.prompts != bench.prompts[::-1]
+    assert bench.prompts != list(bench.prompts)
+    first = bench.prompts[0]
+    assert first != replace(first, target="another")
+    assert first != replace(first, images=(Image.new("RGB", (6, 4)),))
+    assert replace(first, images=(Image.new("RGB", (6, 4)),)) != replace(
+        first, images=(Image.new("RGB", (6, 4), "red"),)
+    )

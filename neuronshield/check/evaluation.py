@@ -30,7 +30,7 @@ from ..core.arguments import at_least, one_of, require
 from ..core.errors import InputError
 from ..core.files import write_text
 from ..core.provenance import provenance
-from ..core.results import from_json, load_json, to_json
+from ..core.results import from_json, load_json, same, to_json
 from ..core.statistics import Interval, rate
 from ..data.grading import grade
 from ..data.languages import OpeningsArg
@@ -243,6 +243,17 @@ class Evaluation:
         one_of(metric, METRICS, call="figure", name="metric")
         return grid({self.name or "model": self.rates()}, metric)
 
+    def _bare(self) -> Evaluation:
+        """The evaluation as its file holds it: without pictures."""
+        bare = [replace(a, prompt=replace(a.prompt, images=()), request=a.cluster) for a in self.answers]
+        return replace(self, answers=bare)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Evaluation) and same(self._bare(), other._bare())
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.seed, len(self.answers)))
+
     def __repr__(self) -> str:
         return f"Evaluation({self.name or 'model'}: mean selectivity {self.mean('selectivity')}, {len(self.cells())} cells)"
 
@@ -266,9 +277,8 @@ class Evaluation:
         Raises:
             InputError: a prompt has a column that JSON cannot hold.
         """
-        bare = [replace(a, prompt=replace(a.prompt, images=()), request=a.cluster) for a in self.answers]
         try:
-            data = {"format": FORMAT, "evaluation": to_json(replace(self, answers=bare))}
+            data = {"format": FORMAT, "evaluation": to_json(self._bare())}
         except TypeError as error:
             raise InputError(f"{path}: a prompt cannot be written as JSON ({error}); leave that column out") from None
         return write_text(path, json.dumps(data, ensure_ascii=False, allow_nan=False))

@@ -91,6 +91,12 @@ class PromptSet(Sequence[Prompt]):
             raise InputError(f"both prompt sets have an id {twice!r}; ids must be unique")
         return PromptSet([*self, *other])
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PromptSet) and self._prompts == other._prompts
+
+    def __hash__(self) -> int:
+        return hash(tuple(p.id for p in self))
+
     def __repr__(self) -> str:
         harmful = sum(p.label == "harmful" for p in self)
         return f"PromptSet({harmful} harmful + {len(self) - harmful} benign, {len(self.cells())} cells)"

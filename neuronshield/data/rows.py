@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from PIL import Image
 from ..core.arguments import one_of, require
 from ..core.display import own_names
 from ..core.errors import InputError
+from ..core.results import same
 from .parsing import LABELS, MODALITIES, SPLITS
 from .pictures import image_bytes, open_image
 
@@ -129,6 +130,15 @@ class Prompt:
             return [open_image(image, where).convert("RGB") for image in self.images]
         except (OSError, SyntaxError) as error:
             raise InputError(f"{where}: its picture is damaged ({error})") from None
+
+    def __eq__(self, other: object) -> bool:
+        if self is other or not isinstance(other, Prompt):
+            return self is other
+        bare = [replace(prompt, images=()) for prompt in (self, other)]
+        return len(self.images) == len(other.images) and same(*bare) and self.content_hash == other.content_hash
+
+    def __hash__(self) -> int:
+        return hash(self.id)
 
     def __repr__(self) -> str:
         text = self.prompt if len(self.prompt) <= 40 else f"{self.prompt[:39]}…"

@@ -29,7 +29,7 @@ from jaxtyping import Float
 
 from ..core.display import own_names, short_table
 from ..core.errors import InputError
-from ..core.results import from_json, load_arrays, save_arrays
+from ..core.results import from_json, load_arrays, same, save_arrays
 from ..data.prompts import Cell
 
 __all__ = ["BothLabels", "Group", "Moments", "Stats"]
@@ -308,6 +308,12 @@ class Stats:
             params_per_neuron=header.params_per_neuron,
             provenance=header.provenance,
         )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stats) and same(self, other)
+
+    def __hash__(self) -> int:
+        return hash((self.tokens, self.n_params, len(self.groups)))
 
     def __repr__(self) -> str:
         n = sum(m.n for m in self.groups.values())

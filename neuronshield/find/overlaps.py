@@ -30,7 +30,7 @@ from ..core.arguments import require
 from ..core.display import short_table
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
-from ..core.results import from_json, load_arrays, save_arrays, to_json
+from ..core.results import from_json, load_arrays, same, save_arrays, to_json
 from ..data.prompts import Cell
 from .cells import CellSets, SetHeader, known_cell, pack, unpack
 from .groups import Stats
@@ -217,6 +217,12 @@ class Overlap:
             method=header.method,
             provenance=header.provenance,
         )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Overlap) and same(self, other)
+
+    def __hash__(self) -> int:
+        return hash((self.method, tuple(self.cells)))
 
     def __repr__(self) -> str:
         off = ~np.eye(len(self.cells), dtype=bool)

@@ -26,7 +26,7 @@ from ..core.arguments import at_least, require
 from ..core.display import short_table
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
-from ..core.results import from_json, load_arrays, save_arrays
+from ..core.results import from_json, load_arrays, same, save_arrays
 from ..data.prompts import Cell
 from .cells import CellSets, known_cell
 
@@ -250,6 +250,12 @@ class Scores:
 
     def _repr_html_(self) -> str:
         return short_table(self.to_frame(k=3), title=repr(self))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Scores) and same(self, other)
+
+    def __hash__(self) -> int:
+        return hash((self.method, self.n_params, tuple(self.cells)))
 
     def __repr__(self) -> str:
         _, n_layers, d_mlp = self.values.shape

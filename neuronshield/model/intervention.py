@@ -29,6 +29,7 @@ from torch import Tensor
 from ..core.arguments import one_of, require
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
+from ..core.results import same
 from ..data.prompts import Cell, Prompt
 from .model import Model
 
@@ -218,12 +219,9 @@ class Intervention:
         Raises:
             InputError: per-neuron values and a set that does not know its model's shape.
         """
-        value = self.value
-        if value is not None and value.ndim:
-            if self.neurons.d_mlp is None or self.neurons.n_layers is None:
-                raise InputError("to_json: the neuron set does not know its shape; give it n_layers= and d_mlp=")
-            layer, index = torch.tensor(list(self.neurons)).T
-            value = value[..., layer, index]
+        value = self._member_values()
+        if value is not None and value.ndim and None in (self.neurons.d_mlp, self.neurons.n_layers):
+            raise InputError("to_json: the neuron set does not know its shape; give it n_layers= and d_mlp=")
         about = {
             "format": FORMAT, "kind": self.kind, "positions": self.positions,
             "cells": None if self.cells is None else [str(c) for c in self.cells],
@@ -263,6 +261,22 @@ class Intervention:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"not an intervention written by to_json ({error})") from None
+
+    def _member_values(self) -> Tensor | None:
+        """The value, or of per-neuron values those of the members, the only ones that are used: [k] or [prompt, k]."""
+        if self.value is None or not self.value.ndim:
+            return self.value
+        layer, index = torch.tensor(list(self.neurons)).T
+        return self.value[..., layer, index]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Intervention):
+            return False
+        mine, its = ((i.neurons, i.kind, i.positions, i.cells, i._member_values()) for i in (self, other))
+        return same(mine, its)
+
+    def __hash__(self) -> int:
+        return hash((self.neurons, self.kind, self.positions, self.cells))
 
     def __repr__(self) -> str:
         shown = ""

@@ -42,7 +42,7 @@ from ..core.arguments import at_least, require
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
 from ..core.provenance import provenance
-from ..core.results import load_arrays, save_arrays
+from ..core.results import load_arrays, same, save_arrays
 from ..data.grading import grade
 from ..data.languages import OpeningsArg
 from ..data.prompts import Prompt, PromptSet
@@ -324,6 +324,12 @@ class Guard:
                 f"the guard was fitted on {self.provenance.get('model')!r} with other weights ({weights}, not "
                 f"{model.fingerprint}): fit it on this model"
             )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Guard) and same(self, other)
+
+    def __hash__(self) -> int:
+        return hash((self.neurons, self.margin))
 
     def __repr__(self) -> str:
         known = [v for v in self.separation.values() if np.isfinite(v)]
