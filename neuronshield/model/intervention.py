@@ -97,7 +97,11 @@ class Intervention:
         one_of(self.kind, KINDS, call="Intervention", name="kind")
         one_of(self.positions, POSITIONS, call="Intervention", name="positions")
         if (self.value is None) != (self.kind == "zero"):
-            raise InputError(f"kind={self.kind!r} {'takes no' if self.kind == 'zero' else 'needs a'} value")
+            hint = "; Intervention.mean_of(neurons, stats, prompts) makes one from captured means"
+            raise InputError(
+                f"kind={self.kind!r} {'takes no' if self.kind == 'zero' else 'needs a'} value"
+                f"{hint if self.kind == 'mean' else ''}"
+            )
         if self.cells is not None:
             if not self.cells:
                 raise InputError("cells=[] touches no prompt; pass cells, or None for all")
@@ -109,6 +113,8 @@ class Intervention:
     def _checked_value(self) -> Tensor:
         """The value as float32 on the CPU."""
         wanted = NDIMS.get(self.kind, (2, 3))
+        if np.iscomplexobj(self.value) or (isinstance(self.value, Tensor) and self.value.is_complex()):
+            raise InputError(f"kind={self.kind!r}: value is complex; expected real numbers")
         try:
             value = torch.as_tensor(self.value, dtype=torch.float32).detach().cpu()
         except (TypeError, ValueError, RuntimeError):
@@ -119,6 +125,12 @@ class Intervention:
             raise InputError(
                 f"kind={self.kind!r}: value has shape {tuple(value.shape)}; expected "
                 f"{' or '.join(SHAPES[n] for n in wanted)}"
+            )
+        shape = (self.neurons.n_layers, self.neurons.d_mlp)
+        if value.ndim and any(n not in (None, m) for n, m in zip(shape, value.shape[-2:], strict=True)):
+            raise InputError(
+                f"kind={self.kind!r}: value has shape {tuple(value.shape)}; its last two axes must be the {shape[0]} layers "
+                f"and {shape[1]} neurons of the model that the neuron set is of"
             )
         if not torch.isfinite(value).all():
             raise InputError(f"kind={self.kind!r}: value is not finite everywhere")
@@ -164,7 +176,11 @@ class Intervention:
         elif prompts is None:
             raise InputError(f"{call}: give the prompts it is for (each gets the mean of its cell), or cell=")
         else:
-            rows = list(prompts)
+            if isinstance(prompts, (str, Cell)):
+                raise InputError(f"{call}: prompts must be prompts, got {str(prompts)!r:.60}; for one cell pass cell=")
+            rows = list(require(prompts, Iterable, call=call, name="prompts"))
+            for row in rows:
+                require(row, Prompt, call=call, name="every prompt", hint="pass a PromptSet or a list of prompts")
             if not rows:
                 raise InputError(f"{call}: no prompts")
             means = {c: np.asarray(stats.moments(label, c).mean) for c in dict.fromkeys(p.cell for p in rows)}
@@ -183,6 +199,9 @@ class Intervention:
         Raises:
             InputError: a value of another shape, or cells that no prompt is of.
         """
+        call = "Intervention.check(model, prompts)"
+        require(model, Model, call=call, name="model", hint="the model comes first")
+        require(prompts, Sequence, call=call, name="prompts", hint="pass a PromptSet or a list of prompts")
         if self.value is not None and self.value.ndim:
             shape, neurons = tuple(self.value.shape), (model.n_layers, model.d_mlp)
             if shape not in (neurons, (len(prompts), *neurons)):

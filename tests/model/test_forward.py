@@ -100,7 +100,7 @@ def test_nothing_is_left_behind_not_even_after_an_error(llama: ns.Model) -> None
     [
         (Intervention(ns.NeuronSet([(3, 0)]), "zero"), r"neuron \(3, 0\) does not exist"),
         (Intervention(ns.NeuronSet([(0, 29)]), "zero"), r"neuron \(0, 29\) does not exist"),
-        (Intervention(NEURONS, "mean", torch.zeros(3, 28)), r"value has shape \(3, 28\)"),
+        (Intervention(ns.NeuronSet(list(NEURONS)), "mean", torch.zeros(3, 28)), r"value has shape \(3, 28\)"),
         (Intervention(NEURONS, "patch", torch.zeros(2, 3, 29)), r"value has shape \(2, 3, 29\)"),
         (Intervention(ns.NeuronSet([(0, 1)], n_layers=4, d_mlp=29), "zero"), "a model of 4 layers x 29 neurons"),
         (

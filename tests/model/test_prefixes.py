@@ -75,6 +75,7 @@ def test_the_margin_is_a_difference_of_log_sums() -> None:
     np.testing.assert_allclose(margin(logits, kinds), wanted, rtol=1e-5, atol=1e-6)
 
 
+NEURONS = ns.NeuronSet([(0, 3), (1, 5)], n_layers=3, d_mlp=29)
 DOORS: dict[str, Any] = {
     "load": lambda m, wrong: ns.load(m.module, processor=m.processor, refusals=wrong),
     "evaluate": lambda m, wrong: ns.evaluate(m, tiny.prompts(), refusals=wrong, progress=False),
@@ -85,7 +86,6 @@ DOORS: dict[str, Any] = {
     ),
     "PrefixJudge": lambda _, wrong: PrefixJudge(refusals=wrong),
 }
-NEURONS = ns.NeuronSet([(0, 3), (1, 5)], n_layers=3, d_mlp=29)
 
 
 @pytest.mark.parametrize("wrong", [3, [3], [], [""], {"en": "No"}], ids=repr)
