@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,18 @@ def bench(llama: ns.Model, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench(llama, prompts, stats, scores, scores.top(k=4), neurons, tmp_path_factory.mktemp("wrong"))
 
 
+SEEDED: dict[str, Callable[..., Any]] = {
+    "capture": lambda b, seed: ns.capture(b.model, b.prompts, seed=seed, progress=False),
+    "with_splits": lambda b, seed: b.prompts.with_splits(seed=seed),
+    "random_like": lambda b, seed: ns.random_like(b.neurons, b.model, seed=seed),
+    "verify": lambda b, seed: ns.verify(
+        b.model, NeuronSet([(0, 3)]), b.prompts, seed=seed, refusals=["sorry"], progress=False
+    ),
+    "evaluate": lambda b, seed: ns.evaluate(b.model, b.prompts, seed=seed, refusals=["sorry"], progress=False),
+    "fit_guard": lambda b, seed: ns.guard.fit_guard(
+        b.model, b.neurons, b.prompts, seed=seed, refusals=["sorry"], progress=False
+    ),
+}
 CALLS: dict[str, tuple[Callable[[Bench], Any], str]] = {
     # prompts
     "where(lang=)": (lambda b: b.prompts.where(lang="en"), "where: lang= is unknown; did you mean 'language'? use one of"),
@@ -133,6 +146,10 @@ CALLS: dict[str, tuple[Callable[[Bench], Any], str]] = {
     "overlap by lape": (lambda b: ns.overlap(b.stats, k=4, method="lape"), "contrast of pairs: method='lape' is unknown; "),
     "anchored on no such cell": (lambda b: ns.overlaps.anchored(b.sets, "ko/text"), "no such cell; there are en/text, sw/text"),
     "anchored of one set": (lambda b: ns.overlaps.anchored(b.neurons), "sets must be Mapping, got NeuronSet; such as scores.top"),
+    # seeds
+    **{f"{name}(seed={seed!r})": (partial(run, seed=seed), f"{name}: seed={seed!r}: must be a whole number of at least 0")
+       for name, run in SEEDED.items() for seed in ("a", -1, None, 1.5, True)},
+    "random_like of a wrong list": (lambda b: ns.random_like(b.neurons, b.model, seed=[0, -1]), "random_like: seed=-1: must be a whole number"),
 }  # fmt: skip
 
 

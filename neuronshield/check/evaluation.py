@@ -26,7 +26,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from tqdm.auto import tqdm
 
-from ..core.arguments import at_least, one_of, require
+from ..core.arguments import at_least, check_seed, one_of, require
 from ..core.errors import InputError
 from ..core.files import write_text
 from ..core.provenance import provenance
@@ -108,6 +108,7 @@ def evaluate(
         hint = "use judge=load_judge('wildguard') or an object with a name and score(prompt, response, language)"
         raise InputError(f"evaluate: judge={judge!r:.60} is no judge; {hint}")
     at_least(1, "evaluate", max_new_tokens=max_new_tokens, batch_size=batch_size)
+    check_seed(seed, call="evaluate")
     test = prompts.for_step("test")
     if not len(test):
         raise InputError("evaluate: no prompts")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
+
+import numpy as np
 
 from .errors import InputError
 
-__all__ = ["at_least", "one_of", "require", "unknown_keywords"]
+__all__ = ["at_least", "check_seed", "one_of", "require", "unknown_keywords"]
 
 T = TypeVar("T")
 _KINDS: dict[type, str] = {os.PathLike: "a path"}
@@ -61,6 +63,31 @@ def at_least(least: int, call: str, **values: Any) -> None:
         whole = hasattr(value, "__index__") and not isinstance(value, bool)
         if not whole or value < least:
             raise InputError(f"{call}: {name}={value!r}: must be a whole number of at least {least}")
+
+
+def check_seed(seed: Any, *, call: str, generator: bool = False) -> None:
+    """Raise unless `seed` is a whole number of at least 0.
+
+    >>> check_seed(-1, call="capture")
+    Traceback (most recent call last):
+        ...
+    neuronshield.core.errors.InputError: capture: seed=-1: must be a whole number of at least 0
+
+    Args:
+        seed: what was given.
+        call: the function, for the message.
+        generator: whether a sequence of such numbers, or a numpy Generator, is right too.
+
+    Raises:
+        InputError: anything else.
+    """
+    if generator and isinstance(seed, np.random.Generator):
+        return
+    if generator and isinstance(seed, (Sequence, np.ndarray)) and not isinstance(seed, (str, bytes)):
+        for one in seed:
+            at_least(0, call, seed=one)
+        return
+    at_least(0, call, seed=seed)
 
 
 def one_of(value: Any, known: Iterable[str], *, call: str, name: str) -> None:

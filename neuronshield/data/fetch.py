@@ -20,7 +20,7 @@ import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..core.arguments import one_of
+from ..core.arguments import check_seed, one_of
 from ..core.errors import InputError
 from ..core.files import replacing, shipped
 from .readers import read
@@ -111,6 +111,7 @@ def dataset(name: str, *, n: int = 64, seed: int = 0) -> list[dict[str, Any]]:
     known, benign = read(name, table), benign_prompts()
     if not 1 <= n <= len(known):
         raise InputError(f"fetch: n={n}, but there are 1 to {len(known)} {name} prompts")
+    check_seed(seed, call="dataset")
     rng = np.random.default_rng(seed)
     chosen: list[dict[str, Any]] = [
         {"id": p.id, "prompt": p.prompt, "label": p.label, "category": p.category, "source": name}

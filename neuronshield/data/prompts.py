@@ -20,7 +20,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..core.arguments import at_least, require, unknown_keywords
+from ..core.arguments import at_least, check_seed, require, unknown_keywords
 from ..core.display import own_names, short_table
 from ..core.errors import InputError
 from ..core.files import as_path
@@ -292,6 +292,7 @@ class PromptSet(Sequence[Prompt]):
         """
         import numpy as np
 
+        check_seed(seed, call="with_splits")
         check_fractions(fractions)
         kinds: dict[str, set[str]] = {}
         for p in self:

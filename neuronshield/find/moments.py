@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..core.arguments import at_least, one_of, require
+from ..core.arguments import at_least, check_seed, one_of, require
 from ..core.errors import InputError
 from ..core.neurons import NEURON_VALUE
 from ..core.provenance import provenance
@@ -62,12 +62,13 @@ def capture(
         progress: show a progress bar.
 
     Raises:
-        InputError: arguments of another type, no prompts, a role that no prompt has, "response" without `target`, or an
+        InputError: arguments of another type, a wrong seed, no prompts, a role that no prompt has, "response" without `target`, or an
             activation that is not finite.
     """
     check_inputs("capture", model, prompts)
     one_of(tokens, ROLES, call="capture", name="tokens")
     at_least(1, "capture", batch_size=batch_size)
+    check_seed(seed, call="capture")
     chosen = prompts.for_step("discover")
     if not len(chosen):
         raise InputError("capture: no prompts")

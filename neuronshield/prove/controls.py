@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
-from ..core.arguments import require
+from ..core.arguments import check_seed, require
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
 from ..data.prompts import Cell, PromptSet
@@ -89,6 +89,7 @@ def random_like(neurons: NeuronSet, model: Model, *, seed: Seed = 0, leave_out: 
     require(neurons, NeuronSet, call=call, name="neurons")
     require(model, Model, call=call, name="model")
     require(leave_out, (NeuronSet, type(None)), call=call, name="leave_out")
+    check_seed(seed, call="random_like", generator=True)
     neurons.check_model(model)
     found = drawn_like(neurons, model, seed=seed, leave_out=leave_out)
     held = found.per_layer()

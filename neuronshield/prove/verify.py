@@ -44,7 +44,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from ..core.arguments import at_least, require
+from ..core.arguments import at_least, check_seed, require
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
 from ..core.provenance import provenance
@@ -113,6 +113,7 @@ def verify(
     """
     confirm = _confirmed_on(model, neurons, prompts)
     at_least(1, "verify", draws=draws, graded=graded, batch_size=batch_size)
+    check_seed(seed, call="verify")
     found, paired = match(confirm, seed=seed)
     openings = openings_of(model, confirm, refusals=refusals, compliances=compliances)
     tokens = opening_tokens(model, openings)

@@ -38,7 +38,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..core.arguments import at_least, require
+from ..core.arguments import at_least, check_seed, require
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
 from ..core.provenance import provenance
@@ -193,6 +193,7 @@ def fit_guard(
     require(model, Model, call=call, name="model")
     require(neurons, NeuronSet, call=call, name="neurons", hint="pass one set, such as proof.verified")
     require(prompts, PromptSet, call=call, name="prompts")
+    check_seed(seed, call="fit_guard")
     if not len(neurons):
         raise InputError("fit_guard: the neuron set is empty; pass at least one neuron")
     if not 0 <= benign_rate < 1:

@@ -298,7 +298,9 @@ def test_moments_come_back_from_their_file(llava: ns.Model, tmp_path: Path):
     for name in ("tokens", "n_params", "params_per_neuron", "provenance"):
         assert getattr(back, name) == getattr(stats, name)
     assert ns.contrast(back, "cett").top(k=9) == ns.contrast(stats, "cett").top(k=9)
-    with pytest.raises(InputError, match=r"holds neuronshield\.Stats/1, expected neuronshield\.Scores/1"):
+    with pytest.raises(
+        InputError, match=r"holds a neuronshield\.Stats, not a neuronshield\.Scores; read it with ns\.Stats\.load"
+    ):
         ns.Scores.load(tmp_path / "new" / "stats.safetensors")
 
 
