@@ -31,7 +31,7 @@ from ..find.moments import capture
 from ..find.scores import contrast
 from ..model.answers import Example, examples
 from ..model.families import PARTS
-from ..model.model import Model
+from ..model.model import Model, require_model
 from ..model.weights import is_conv1d
 from ..prove.controls import drawn_like
 from ..shield.adapter import attach, merge, places, shared_copy, with_module
@@ -179,6 +179,7 @@ def attack(
     Raises:
         InputError: as `capture`, `finetune` and `evaluate`.
     """
+    require_model(model, call="attack(model, prompts)")
     own = ("k", "refusals", "compliances", "max_new_tokens", "config")
     settings = training_config("attack", config or FINE_TUNE, changes, objectives=("supervised",), also=own)
     models = attacked(model, prompts, k=k, config=settings)

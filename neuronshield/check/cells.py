@@ -18,7 +18,7 @@ import numpy as np
 from ..core.arguments import one_of
 from ..core.errors import InputError
 from ..core.statistics import NAN, Interval, bootstrap, difference, rate
-from ..data.prompts import Cell, Prompt
+from ..data.prompts import Cell, Prompt, as_cells
 
 __all__ = [
     "METRICS", "Agreement", "Answer", "CellLike", "CellResult", "Touched", "agreement_of", "cell_result", "cells_of",
@@ -189,7 +189,7 @@ def mean_over_cells(
         InputError: unknown metric, or a cell without answers in one of the terms.
     """
     one_of(metric, METRICS, call="mean", name="metric")
-    wanted = [Cell.of(c) for c in cells] if cells is not None else cells_of(terms[0][0])
+    wanted = as_cells(cells, call=f"mean({metric!r}, cells)") if cells is not None else cells_of(terms[0][0])
     if not wanted:
         raise InputError("no cells to average over")
     for answers, _ in terms:

@@ -23,7 +23,7 @@ from ..core.errors import InputError
 from ..data.languages import OpeningsArg, Prefixes, check_openings
 from .bridge import is_bridge, processor_of, unwrapped
 from .families import EXPERTS, SITES, Site, find_decoder_layers, has_site, projections
-from .model import Model
+from .model import Model, require_model
 from .options import checked_device, checked_device_map, checked_dtype, quantization
 from .weights import out_in
 
@@ -137,6 +137,8 @@ def _check_call(model: Any, processor: Any, *, remote: Any, quantize: str | None
             f"load(model): got a {type(model).__name__}, which is a processor; pass the model first: "
             "load(model, processor=...)"
         )
+    if isinstance(getattr(model, "model", None), Model):
+        require_model(model, call="load(model)")
     if isinstance(model, Model):
         raise InputError("load(model): this model is loaded already; use it as it is")
     require(

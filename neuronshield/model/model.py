@@ -19,13 +19,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..core.arguments import require
 from ..core.errors import InputError
 from ..data.languages import Prefixes
 from . import families, weights
 from . import remote as elsewhere
 from .families import Site
 
-__all__ = ["Model"]
+__all__ = ["Model", "require_model"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -304,6 +305,22 @@ class Model:
             f"Model({self.id!r}, {type(self.module).__name__}, n_layers={self.n_layers}, d_mlp={self.d_mlp}, "
             f"d_model={self.d_model}, {self.n_params / 1e6:.1f} M parameters)"
         )
+
+
+def require_model(value: Any, *, call: str) -> None:
+    """Raise unless a value is a `Model`; of an update of a model, the message names the model in it.
+
+    >>> require_model(model, call="evaluate(model, prompts)")
+
+    Args:
+        value: what was given.
+        call: how the call reads when it is right.
+
+    Raises:
+        InputError: something else.
+    """
+    inside = isinstance(getattr(value, "model", None), Model)
+    require(value, Model, call=call, name="model", hint="pass update.model" if inside else "")
 
 
 def _walk(root: Any, path: str) -> Any:

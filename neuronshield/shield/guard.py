@@ -26,7 +26,7 @@ discrete form; Cheng, Alonso (2024), "Linearly controlled language generation" (
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ from ..core.results import load_arrays, same, save_arrays
 from ..data.grading import grade
 from ..data.languages import OpeningsArg
 from ..data.prompts import Prompt, PromptSet
-from ..model.encoding import batches
+from ..model.encoding import as_prompts, batches
 from ..model.generation import decode
 from ..model.model import Model
 from ..model.prefixes import openings_of
@@ -282,7 +282,7 @@ class Guard:
     def generate(
         self,
         model: Model,
-        prompts: Sequence[Prompt],
+        prompts: str | Prompt | Iterable[str | Prompt],
         *,
         max_new_tokens: int = 32,
         batch_size: int = 32,
@@ -297,19 +297,22 @@ class Guard:
 
         Args:
             model: the model that the guard was fitted on.
-            prompts: what is answered.
+            prompts: a `PromptSet`, a sequence of prompts or strings, or one of either.
             max_new_tokens: tokens an answer.
             batch_size: prompts a forward.
             progress: show a progress bar.
 
         Raises:
-            InputError: a model whose weights the guard was not fitted on.
+            InputError: no model or no prompts, or a model whose weights the guard was not fitted on.
             RuntimeError: the guard did not run at every layer and step.
         """
+        rows = as_prompts(model, prompts, call="Guard.generate")
+        if not rows:
+            raise InputError("Guard.generate: no prompts")
         self._check(model)
         lines = {layer: (w.to(model.device), self.bias[layer], self.margin) for layer, w in self.weights.items()}
         run = _decode(
-            model, prompts, self.neurons, change=lambda layer, x: project(x, *lines[layer]),
+            model, rows, self.neurons, change=lambda layer, x: project(x, *lines[layer]),
             max_new_tokens=max_new_tokens, batch_size=batch_size, desc="guard" if progress else "",
         )  # fmt: skip
         fired = [torch.stack(of_layers, dim=1) for of_layers in zip(*run.kept.values(), strict=True)]

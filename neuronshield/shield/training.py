@@ -50,6 +50,10 @@ ADAMW = partial(torch.optim.AdamW, weight_decay=0.0)
 OBJECTIVES = ("supervised", "preference")
 
 
+#: Other names of the objectives.
+MEANT = {"dpo": "preference", "sft": "supervised", "cross-entropy": "supervised"}
+
+
 FORMAT = "neuronshield.training/1"
 
 
@@ -105,7 +109,14 @@ class TrainingConfig:
             number = float(value) if isinstance(value, Real) else float("nan")
             if not np.isfinite(number) or number < 0 or (name == "lr" and number == 0):
                 raise InputError(f"{call}: {name}={value!r}: must be a finite number {least} zero")
+        if meant := MEANT.get(str(self.objective).lower()):
+            raise InputError(f"{call}: objective={self.objective!r} is unknown; did you mean {meant!r}?")
         one_of(self.objective, OBJECTIVES, call=call, name="objective")
+        if not callable(self.optimiser):
+            hint = "pass a class of torch.optim, such as torch.optim.Adam"
+            raise InputError(
+                f"{call}: optimiser={self.optimiser!r:.60}: must be called as optimiser(parameters, lr=lr); {hint}"
+            )
         if isinstance(self.texts, str):
             raise InputError(f"{call}: texts must be a list of sentences, got str {self.texts[:40]!r}")
 

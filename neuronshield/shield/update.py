@@ -34,11 +34,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -51,7 +53,7 @@ from ..data.languages import OpeningsArg
 from ..data.prompts import PromptSet
 from ..model.answers import Example, examples
 from ..model.families import PARTS
-from ..model.model import Model
+from ..model.model import Model, require_model
 from .adapter import Adapter, attach, merge, places, slots
 from .dpo import fit_preference
 from .serving import pad_to_served_rank
@@ -235,7 +237,7 @@ def check_subject(call: str, model: Model, neurons: NeuronSet, *, prompts: Promp
         InputError: one of these.
     """
     name = call.split("(", maxsplit=1)[0]
-    require(model, Model, call=call, name="model")
+    require_model(model, call=call)
     require(
         neurons, NeuronSet, call=call, name="neurons", hint="pass one set, such as proof.verified or sets['en/text']"
     )
@@ -260,6 +262,8 @@ def present_parts(call: str, model: Model, parts: Sequence[str], *, known: Seque
     Raises:
         InputError: an unknown part, or none that the model has.
     """
+    if isinstance(parts, str) or not isinstance(parts, Sequence):
+        raise InputError(f"{call}: parts={parts!r:.60}: must be a list of names, some of {', '.join(known)}")
     if unknown := [p for p in parts if p not in known]:
         raise InputError(f"{call}: parts={unknown[0]!r} is unknown; use some of {', '.join(known)}")
     present = tuple(p for p in PARTS if p in parts and getattr(model.site, p) is not None)
@@ -280,6 +284,8 @@ def check_budget(call: str, adapter: Adapter, n: int, *, budget: float | None) -
     Raises:
         InputError: over the budget; says how many neurons are within it.
     """
+    if budget is not None and (not isinstance(budget, Real) or isinstance(budget, bool) or not 0 <= budget < math.inf):
+        raise InputError(f"{call}: budget={budget!r:.60}: must be a share of the parameters, such as 3e-4, or None")
     share = adapter.trained / adapter.model.n_params
     if budget is not None and share > budget:
         raise InputError(

@@ -110,6 +110,10 @@ WRONG: dict[str, tuple[Any, str]] = {
         lambda m, p: untyped.finetune(m, p, objective="preference"),
         "finetune: objective='preference' is unknown",
     ),
+    "an update": (
+        lambda m, p: untyped.attack(ns.Update(m, None, None, trained=0), p),
+        "attack(model, prompts): model must be Model, got Update; pass update.model",
+    ),
     "a misspelt keyword": (
         lambda m, p: untyped.attack(m, p, stps=2),
         "attack: stps= is unknown; did you mean 'steps'?",

@@ -272,6 +272,7 @@ def test_what_a_load_fails_on_is_advised_on(
         (lambda _: ns.load(tiny.tokenizer()), "which is a processor; pass the model first: load(model, processor=...)"),
         (lambda _: ns.load(tiny.llava()[1]), "load(model): got a LlavaProcessor, which is a processor"),
         (lambda _: ns.load(tiny.llama()), "load(module): pass processor="),
+        (lambda m: ns.load(ns.Update(m, None, None, trained=0)), "got Update; pass update.model"),
         (lambda m: ns.load(model=m), "load(model): this model is loaded already"),
         (lambda _: ns.load("organism", dtype="float99"), "load: dtype='float99' is unknown; use 'float32'"),
         (lambda _: ns.load("organism", dtype=16), "load: dtype=16 is unknown"),

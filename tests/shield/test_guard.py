@@ -350,3 +350,14 @@ def test_it_shows_what_it_is_escaped():
     assert "&lt;b&gt;x" in guard._repr_html_()
     assert list(guard.to_frame()["neurons"]) == [3, 2]
     assert json.dumps(guard.provenance)
+
+
+def test_a_guard_takes_strings_as_generate_does(llama: ns.Model):
+    guard = Guard(ns.NeuronSet([(1, 2), (1, 5)]), {1: torch.tensor([1.0, -1.0])}, {1: 0.5})
+    asked = "how do i bake bread"
+    prompt = ns.Prompt("1", asked, "benign")
+    expected = guard.generate(llama, [prompt], max_new_tokens=3).texts
+    assert guard.generate(llama, asked, max_new_tokens=3).texts == expected
+    assert guard.generate(llama, [asked, prompt], max_new_tokens=3).texts == [*expected, *expected]
+    with pytest.raises(ns.InputError, match=r"Guard.generate: no prompts"):
+        guard.generate(llama, [])

@@ -170,6 +170,23 @@ CALLS: dict[str, tuple[Any, str]] = {
         lambda m, n, p: update(m, n, p, config={"steps": 5}),
         "config must be TrainingConfig, got dict",
     ),
+    "no parts": (lambda m, n, p: update(m, n, p, parts=None), "masked_update: parts=None: must be a list of names"),
+    "a part": (
+        lambda m, n, p: update(m, n, p, parts="gate"),
+        "parts='gate': must be a list of names, some of gate, up, down",
+    ),
+    "a word for a budget": (
+        lambda m, n, p: update(m, n, p, budget="x"),
+        "budget='x': must be a share of the parameters",
+    ),
+    "a negative budget": (lambda m, n, p: update(m, n, p, budget=-1), "masked_update: budget=-1: must be a share"),
+    "a named optimiser": (lambda m, n, p: update(m, n, p, optimiser="adam"), "optimiser='adam': must be called as"),
+    "dpo": (lambda m, n, p: update(m, n, p, objective="dpo"), "objective='dpo' is unknown; did you mean 'preference'?"),
+    "sft": (lambda m, n, p: update(m, n, p, objective="SFT"), "objective='SFT' is unknown; did you mean 'supervised'?"),
+    "a proof": (
+        lambda m, n, p: update(m, ns.verify(m, n, p, refusals=["sorry"], compliances=["sure"]), p),
+        "neurons must be NeuronSet, got Proof; pass one set, such as proof.verified",
+    ),
     "swapped budget": (
         lambda m, n, p: lora(m, p, 500),
         "plain_lora(model, budget, prompts): budget must be int, got PromptSet; the number of trained numbers",
