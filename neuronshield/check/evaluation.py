@@ -36,7 +36,7 @@ from ..data.grading import grade
 from ..data.languages import OpeningsArg
 from ..data.prompts import Cell, PromptSet
 from ..model.generation import generate
-from ..model.model import Model
+from ..model.model import Model, require_model
 from ..model.prefixes import openings_of
 from ..shield.guard import Guard, Guarded
 from .cells import (
@@ -102,11 +102,12 @@ def evaluate(
         InputError: no prompts, a language without refusal prefixes, or an argument of another type.
     """
     call = "evaluate(model, prompts)"
-    require(model, Model, call=call, name="model")
+    require_model(model, call=call)
     require(prompts, PromptSet, call=call, name="prompts", hint="read them with PromptSet.from_jsonl or from_records")
     if judge is not None and not callable(getattr(judge, "score", None)):
         hint = "use judge=load_judge('wildguard') or an object with a name and score(prompt, response, language)"
         raise InputError(f"evaluate: judge={judge!r:.60} is no judge; {hint}")
+    require(guard, (Guard, type(None)), call=call, name="guard", hint="fit_guard(model, neurons, prompts) makes one")
     at_least(1, "evaluate", max_new_tokens=max_new_tokens, batch_size=batch_size)
     check_seed(seed, call="evaluate")
     test = prompts.for_step("test")
@@ -204,7 +205,12 @@ class Evaluation:
         Raises:
             InputError: unknown metric, no such cells, or nothing to compare with.
         """
-        others = [others] if isinstance(others, Evaluation) else list(others)
+        call, hint = "gain(others, metric)", "the evaluations to compare with come first"
+        if isinstance(others, str) or not isinstance(others, Iterable):
+            others = [require(others, Evaluation, call=call, name="others", hint=hint)]
+        others = list(others)
+        for other in others:
+            require(other, Evaluation, call=call, name="others", hint=hint)
         if not others:
             raise InputError("gain: nothing to compare with")
         terms = [(self.answers, 1.0), *((other.answers, -1.0 / len(others)) for other in others)]

@@ -358,6 +358,13 @@ def test_gaining_over_oneself_is_nothing_and_surely_so():
     assert tuple(evaluation(rows).gain(evaluation(rows), "selectivity")) == pytest.approx((0, 0, 0), abs=1e-12)
 
 
+def test_one_cell_may_be_given_by_itself():
+    rows = drawn()
+    (cell, *_) = evaluation(rows).cells()
+    assert evaluation(rows).mean("refusal", str(cell)) == evaluation(rows).mean("refusal", [cell])
+    assert evaluation(rows).mean("refusal", cell) == evaluation(rows).mean("refusal", [cell])
+
+
 def test_a_gain_resamples_the_requests_of_both_together():
     before, after = drawn(), flipped(drawn(), 3)
     got = evaluation(after).gain(evaluation(before), "selectivity")
@@ -529,11 +536,32 @@ def test_files_that_are_no_evaluations_are_refused(tmp_path: Path):
 # -- wrong calls ------------------------------------------------------------------------------------------
 check: Any = ns.evaluate  # without its types: these calls are wrong
 
+
+def update_of(model: ns.Model) -> Any:
+    """An update that changed nothing."""
+    return ns.Update(model, None, None, trained=0)
+
+
+def untyped_gain(*arguments: Any) -> Any:
+    return evaluation(drawn()).gain(*arguments)
+
+
 WRONG: dict[str, tuple[Any, str]] = {
     "swapped": (lambda m, p: check(p, m), "evaluate(model, prompts): model must be Model, got PromptSet"),
     "a name for a model": (lambda m, p: check("organism", p), "model must be Model, got str 'organism'"),
     "text for prompts": (lambda m, p: check(m, "text"), "evaluate(model, prompts): prompts must be PromptSet, got str 'text'"),
     "a judge by name": (lambda m, p: check(m, p, judge="wildguard"), "judge='wildguard' is no judge; use judge=load_judge("),
+    "an update": (lambda m, p: check(update_of(m), p), "model must be Model, got Update; pass update.model"),
+    "a set for a guard": (
+        lambda m, p: check(m, p, guard=ns.NeuronSet([(0, 3)])),
+        "guard must be Guard or NoneType, got NeuronSet; fit_guard(model, neurons, prompts) makes one",
+    ),
+    "gain swapped": (
+        lambda m, p: untyped_gain("selectivity", evaluation(drawn())),
+        "gain(others, metric): others must be Evaluation, got str 'selectivity'; the evaluations to compare with come first",
+    ),
+    "gain over a number": (lambda m, p: untyped_gain(3, "refusal"), "others must be Evaluation, got int 3"),
+    "gain over rates": (lambda m, p: untyped_gain([{"en/text": 1}], "refusal"), "others must be Evaluation, got dict"),
     "no batch": (lambda m, p: check(m, p, batch_size=0), "evaluate: batch_size=0: must be a whole number of at least 1"),
     "no tokens": (lambda m, p: check(m, p, max_new_tokens=0), "max_new_tokens=0: must be a whole number"),
 }  # fmt: skip
