@@ -18,7 +18,9 @@ from PIL import Image
 
 import neuronshield as ns
 from neuronshield import Cell, InputError, NeuronSet, PromptSet
+from neuronshield.check.cells import Answer
 from neuronshield.find.cells import CellSets
+from neuronshield.run.doctor import Checkup
 
 ROW = {"prompt": "how do i bake a cake", "label": "benign"}
 
@@ -34,6 +36,7 @@ class Bench:
     sets: Any
     neurons: Any
     folder: Path
+    evaluation: ns.Evaluation
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,9 @@ def bench(llama: ns.Model, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     stats = ns.capture(llama, prompts, progress=False)
     scores = ns.contrast(stats)
     neurons = NeuronSet([(0, 3), (1, 5)], n_layers=3, d_mlp=29)
-    return Bench(llama, prompts, stats, scores, scores.top(k=4), neurons, tmp_path_factory.mktemp("wrong"))
+    answers = [Answer(p, "sorry", refused=p.cell == Cell("en", "text"), right=None) for p in prompts]
+    evaluation = ns.Evaluation(answers)
+    return Bench(llama, prompts, stats, scores, scores.top(k=4), neurons, tmp_path_factory.mktemp("wrong"), evaluation)
 
 
 SEEDED: dict[str, Callable[..., Any]] = {
@@ -146,6 +151,19 @@ CALLS: dict[str, tuple[Callable[[Bench], Any], str]] = {
     "overlap by lape": (lambda b: ns.overlap(b.stats, k=4, method="lape"), "contrast of pairs: method='lape' is unknown; "),
     "anchored on no such cell": (lambda b: ns.overlaps.anchored(b.sets, "ko/text"), "no such cell; there are en/text, sw/text"),
     "anchored of one set": (lambda b: ns.overlaps.anchored(b.neurons), "sets must be Mapping, got NeuronSet; such as scores.top"),
+    # cells, ids and empty sets
+    "in_cells(None)": (lambda b: b.prompts.in_cells(None), "in_cells: cells must be Iterable, got NoneType; give a cell such as 'en/text'"),
+    "in_cells of a language": (lambda b: b.prompts.in_cells("en"), "cell 'en' is not a language and a modality"),
+    "Cell.of(en/text/x)": (lambda _: Cell.of("en/text/x"), "cell 'en/text/x' is not a language and a modality"),
+    "PromptSet of a prompt twice": (lambda b: PromptSet([b.prompts[0], b.prompts[0]]), "two prompts have the id 'en-text-0-0-harmful'; ids must be unique"),
+    "for_step(dev)": (lambda b: b.prompts.for_step("dev"), "for_step: split='dev' is unknown; use one of discover"),
+    "mean over nothing": (lambda b: b.evaluation.mean("refusal", cells=3), "cells must be Iterable, got int 3; give a cell"),  # type: ignore[arg-type]
+    "a negative index": (lambda _: NeuronSet([(0, -1)]), "neuron (0, -1): layers and indices are whole numbers that count from 0"),
+    "hooks on no neuron": (lambda _: NeuronSet().to_transformer_lens(), "an empty neuron set do nothing; pass at least one neuron"),
+    "neurons | pairs": (lambda b: operator.or_(b.neurons, [(0, 1)]), "cannot combine a NeuronSet with list; wrap its pairs in NeuronSet(...)"),
+    "neurons & a set": (lambda b: operator.and_(b.neurons, {(0, 1)}), "cannot combine a NeuronSet with set; wrap its pairs in NeuronSet(...)"),
+    "neurons - None": (lambda b: operator.sub(b.neurons, None), "cannot combine a NeuronSet with NoneType"),
+    "param_fraction(None)": (lambda b: b.neurons.param_fraction(None), "param_fraction(model): model must be a model, got NoneType; load one with ns.load"),
     # seeds
     **{f"{name}(seed={seed!r})": (partial(run, seed=seed), f"{name}: seed={seed!r}: must be a whole number of at least 0")
        for name, run in SEEDED.items() for seed in ("a", -1, None, 1.5, True)},
@@ -166,11 +184,9 @@ def test_a_wrong_call_is_one_line(bench: Bench, name: str, tmp_path: Path, monke
     assert list(tmp_path.iterdir()) == []
 
 
-def test_python_names_a_missing_argument_and_a_plain_set_is_no_neuron_set(bench: Bench):
+def test_python_names_a_missing_argument(bench: Bench):
     with pytest.raises(TypeError, match=r"missing .*argument: 'path'"):
         bench.neurons.save()
-    with pytest.raises(TypeError, match=r"cannot combine a NeuronSet with set; wrap its pairs in NeuronSet\(\.\.\.\)"):
-        bench.neurons & {(0, 1)}
 
 
 def test_the_natural_calls_work(bench: Bench):
@@ -191,6 +207,14 @@ def test_the_natural_calls_work(bench: Bench):
         assert bench.prompts.where(cell=cell).cells() == [Cell("sw", "text")]
     assert len(bench.prompts.where(cell=("en/text", "sw/text"))) == 60
     assert ns.contrast(bench.stats, "sas").method == "sas"
+    for one in ("sw/text", Cell("sw", "text"), ("sw", "text"), ["sw/text"]):
+        assert bench.prompts.in_cells(one).cells() == [Cell("sw", "text")]
+        assert bench.evaluation.mean("refusal", cells=one).value == 0
+        assert bench.evaluation.gain(bench.evaluation, "refusal", cells=one).value == 0
+    assert bench.evaluation.mean("refusal", cells="en/text").value == 1
+    assert len(bench.prompts.where(split=None)) == len(bench.prompts)
+    assert len(bench.prompts.where(label=None)) == 0
+    assert repr(bench.prompts.in_cells("en/text")).endswith(", 1 cell)")
 
 
 def test_what_users_see_offers_no_save_that_raises(bench: Bench, tmp_path: Path):
@@ -204,6 +228,7 @@ def test_what_users_see_offers_no_save_that_raises(bench: Bench, tmp_path: Path)
         bench.prompts[0].cell,
         bench.stats["en/text"],
         bench.stats["en/text"].harmful,
+        Checkup(),
     ]
     for value in [*others, next(iter(bench.stats.groups))]:
         assert "save" not in dir(value), type(value)

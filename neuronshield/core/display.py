@@ -7,10 +7,23 @@ from typing import Any
 
 import pandas as pd
 
-__all__ = ["ROWS", "own_names", "short_table"]
+__all__ = ["ROWS", "count", "own_names", "short_table"]
 
 #: Rows of a table that fit a screen.
 ROWS = 12
+
+
+def count(n: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> count(1, "cell"), count(2, "cell")
+    ('1 cell', '2 cells')
+
+    Args:
+        n: how many.
+        noun: singular; its plural ends in s.
+    """
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def short_table(frame: pd.DataFrame, *, title: str = "", rows: int = ROWS, index: bool = False) -> str:

@@ -90,6 +90,8 @@ class NeuronSet:
     ) -> None:
         members = frozenset(_pairs(pairs))
         for layer, index in members:
+            if min(layer, index) < 0 and None in (n_layers, d_mlp):
+                raise InputError(f"neuron ({layer}, {index}): layers and indices are whole numbers that count from 0")
             if layer < 0 or index < 0 or layer >= (n_layers or layer + 1) or index >= (d_mlp or index + 1):
                 raise InputError(
                     f"neuron ({layer}, {index}) lies outside {n_layers} layers x {d_mlp} neurons; "
@@ -130,7 +132,7 @@ class NeuronSet:
 
     def _combine(self, other: NeuronSet, operator: Callable[..., frozenset[tuple[int, int]]], op: str) -> NeuronSet:
         if not isinstance(other, NeuronSet):
-            raise TypeError(
+            raise InputError(
                 f"neurons {op} ...: cannot combine a NeuronSet with {type(other).__name__}; wrap its pairs in NeuronSet(...)"
             )
         shapes = {(s.n_layers, s.d_mlp) for s in (self, other) if s.d_mlp is not None}
@@ -210,7 +212,13 @@ class NeuronSet:
 
         Args:
             model: the model the neurons belong to.
+
+        Raises:
+            InputError: not a model.
         """
+        if not hasattr(model, "params_per_neuron"):
+            got = type(model).__name__
+            raise InputError(f"param_fraction(model): model must be a model, got {got}; load one with ns.load")
         return len(self) * model.params_per_neuron / model.n_params
 
     def check_model(self, model: NeuronSpace) -> None:
@@ -251,7 +259,12 @@ class NeuronSet:
 
         Args:
             value: the activation to set, in the units of the model's activations.
+
+        Raises:
+            InputError: an empty set.
         """
+        if not self:
+            raise InputError("to_transformer_lens: hooks on an empty neuron set do nothing; pass at least one neuron")
 
         def hook_of(members: list[int]) -> Callable[..., Any]:
             def ablate(activation: Any, hook: Any) -> Any:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,15 +21,15 @@ from typing import Any
 
 import pandas as pd
 
-from ..core.arguments import at_least, check_seed, require, unknown_keywords
-from ..core.display import own_names, short_table
+from ..core.arguments import at_least, check_seed, one_of, require, unknown_keywords
+from ..core.display import count, own_names, short_table
 from ..core.errors import InputError
 from ..core.files import as_path
 from .parsing import LABELS, MODALITIES, SPLITS, check_fractions, jsonl_rows, parquet_rows, parse_row
-from .rows import KNOWN, Cell, Prompt, options_of
+from .rows import KNOWN, Cell, Prompt, as_cells, deal, options_of
 from .tables import write_jsonl, write_parquet
 
-__all__ = ["LABELS", "MODALITIES", "SPLITS", "Cell", "Prompt", "PromptSet"]
+__all__ = ["LABELS", "MODALITIES", "SPLITS", "Cell", "Prompt", "PromptSet", "as_cells"]
 
 
 class PromptSet(Sequence[Prompt]):
@@ -45,7 +46,7 @@ class PromptSet(Sequence[Prompt]):
         prompts: the rows; `from_records` makes them from dicts.
 
     Raises:
-        InputError: rows that are not prompts.
+        InputError: rows that are not prompts, or two of one id.
     """
 
     def __init__(self, prompts: Iterable[Prompt]) -> None:
@@ -55,6 +56,11 @@ class PromptSet(Sequence[Prompt]):
         for prompt in self._prompts:
             if not isinstance(prompt, Prompt):
                 require(prompt, Prompt, call="PromptSet(prompts)", name="every row", hint=hint)
+        ids = Counter(p.id for p in self._prompts)
+        if len(ids) < len(self._prompts):
+            raise InputError(
+                f"PromptSet(prompts): two prompts have the id {ids.most_common(1)[0][0]!r}; ids must be unique"
+            )
 
     # -- a sequence -----------------------------------------------------------------------------------
     def __len__(self) -> int:
@@ -99,7 +105,7 @@ class PromptSet(Sequence[Prompt]):
 
     def __repr__(self) -> str:
         harmful = sum(p.label == "harmful" for p in self)
-        return f"PromptSet({harmful} harmful + {len(self) - harmful} benign, {len(self.cells())} cells)"
+        return f"PromptSet({harmful} harmful + {len(self) - harmful} benign, {count(len(self.cells()), 'cell')})"
 
     def _repr_html_(self) -> str:
         counts = self.to_frame().groupby(["language", "modality", "label"], sort=False).size().unstack(fill_value=0)
@@ -148,7 +154,7 @@ class PromptSet(Sequence[Prompt]):
         """The prompts of dicts with the same columns.
 
         >>> PromptSet.from_records([{"prompt": "How do I bake bread?", "label": "benign"}])
-        PromptSet(0 harmful + 1 benign, 1 cells)
+        PromptSet(0 harmful + 1 benign, 1 cell)
 
         Args:
             records: one dict a prompt.
@@ -179,7 +185,7 @@ class PromptSet(Sequence[Prompt]):
         Columns that are None are missing.
 
         >>> PromptSet.from_dataset([{"prompt": "How do I bake bread?", "label": "benign", "target": None}])
-        PromptSet(0 harmful + 1 benign, 1 cells)
+        PromptSet(0 harmful + 1 benign, 1 cell)
 
         Args:
             dataset: its rows.
@@ -227,19 +233,19 @@ class PromptSet(Sequence[Prompt]):
         wanted = {name: options_of(name, value) for name, value in columns.items()}
         return PromptSet(p for p in self if all(getattr(p, name) in options for name, options in wanted.items()))
 
-    def in_cells(self, cells: Iterable[Cell | tuple[str, str] | str]) -> PromptSet:
+    def in_cells(self, cells: Iterable[Cell | tuple[str, str] | str] | Cell | str) -> PromptSet:
         """Rows of the given cells, in order.
 
         >>> len(prompts.in_cells(["en/text", ("sw", "text")]))
         60
 
         Args:
-            cells: as `Cell.of` takes them.
+            cells: one or several, each as `Cell.of` takes it.
 
         Raises:
             InputError: something that is not a cell.
         """
-        wanted = {Cell.of(cell) for cell in cells}
+        wanted = set(as_cells(cells, call="in_cells"))
         return PromptSet(p for p in self if p.cell in wanted)
 
     def for_step(self, split: str) -> PromptSet:
@@ -250,7 +256,11 @@ class PromptSet(Sequence[Prompt]):
 
         Args:
             split: one of `SPLITS`.
+
+        Raises:
+            InputError: no split of that name.
         """
+        one_of(split, SPLITS, call="for_step", name="split")
         rows = PromptSet(p for p in self if p.split == split)
         return rows if len(rows) else self
 
@@ -290,21 +300,9 @@ class PromptSet(Sequence[Prompt]):
         Raises:
             InputError: fractions that are not four numbers of at least 0, or are all 0.
         """
-        import numpy as np
-
         check_seed(seed, call="with_splits")
         check_fractions(fractions)
-        kinds: dict[str, set[str]] = {}
-        for p in self:
-            kinds.setdefault(p.cluster, set()).add(p.label)
-        rng = np.random.default_rng(seed)
-        split_of: dict[str, str] = {}
-        for kind in (["benign"], ["harmful"], ["benign", "harmful"]):
-            clusters = sorted(c for c, labels in kinds.items() if sorted(labels) == kind)
-            rng.shuffle(clusters)
-            edges = np.round(np.cumsum(fractions) / sum(fractions) * len(clusters)).astype(int)
-            for i, cluster in enumerate(clusters):
-                split_of[cluster] = SPLITS[int(np.searchsorted(edges, i, side="right"))]
+        split_of = deal(self, seed=seed, fractions=fractions)
         return PromptSet(replace(p, split=split_of[p.cluster]) for p in self)
 
     def require_both_labels(self, what: str) -> None:

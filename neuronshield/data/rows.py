@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from ..core.arguments import one_of, require
@@ -17,7 +19,7 @@ from ..core.results import same
 from .parsing import LABELS, MODALITIES, SPLITS
 from .pictures import image_bytes, open_image
 
-__all__ = ["KNOWN", "Cell", "Prompt", "options_of"]
+__all__ = ["KNOWN", "Cell", "Prompt", "as_cells", "deal", "options_of"]
 
 
 class Cell(NamedTuple):
@@ -53,10 +55,31 @@ class Cell(NamedTuple):
         Raises:
             InputError: anything else.
         """
-        parts = cell.split("/", 1) if isinstance(cell, str) else cell
-        if not isinstance(parts, (tuple, list)) or len(parts) != 2 or not all(p and isinstance(p, str) for p in parts):
+        parts = cell.split("/") if isinstance(cell, str) else cell
+        pair = isinstance(parts, (tuple, list)) and len(parts) == 2
+        if not pair or not all(isinstance(part, str) and part and "/" not in part for part in parts):
             raise InputError(f"cell {cell!r:.60} is not a language and a modality, as in 'en/text'")
         return cls(*parts)
+
+
+def as_cells(cells: Any, *, call: str) -> list[Cell]:
+    """The cells that a call was given: one cell, or several.
+
+    >>> as_cells("en/text", call="in_cells"), len(as_cells([("en", "text"), "sw/text"], call="in_cells"))
+    ([Cell(language='en', modality='text')], 2)
+
+    Args:
+        cells: a cell as `Cell.of` takes it, or an iterable of them.
+        call: the function, for the message.
+
+    Raises:
+        InputError: something that is neither.
+    """
+    pair = isinstance(cells, tuple) and len(cells) == 2 and all(isinstance(c, str) and "/" not in c for c in cells)
+    if isinstance(cells, (str, Cell)) or pair:
+        return [Cell.of(cells)]
+    require(cells, Iterable, call=call, name="cells", hint="give a cell such as 'en/text', or a list of them")
+    return [Cell.of(cell) for cell in cells]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -183,3 +206,28 @@ def options_of(name: str, value: Any) -> set[Any]:
         else:
             require(option, str, call="where", name=name)
     return set(options)
+
+
+def deal(prompts: Iterable[Prompt], *, seed: int, fractions: Sequence[float]) -> dict[str, str]:
+    """The split of every cluster: each mix of labels is shuffled and dealt separately.
+
+    >>> list(deal(prompts[:2], seed=0, fractions=(0, 0, 0, 1)).values())
+    ['test']
+
+    Args:
+        prompts: the rows.
+        seed: of the shuffle.
+        fractions: relative sizes of the splits, in the order of `SPLITS`.
+    """
+    kinds: dict[str, set[str]] = {}
+    for p in prompts:
+        kinds.setdefault(p.cluster, set()).add(p.label)
+    rng = np.random.default_rng(seed)
+    split_of: dict[str, str] = {}
+    for kind in (["benign"], ["harmful"], ["benign", "harmful"]):
+        clusters = sorted(c for c, labels in kinds.items() if sorted(labels) == kind)
+        rng.shuffle(clusters)
+        edges = np.round(np.cumsum(fractions) / sum(fractions) * len(clusters)).astype(int)
+        for i, cluster in enumerate(clusters):
+            split_of[cluster] = SPLITS[int(np.searchsorted(edges, i, side="right"))]
+    return split_of

@@ -22,7 +22,7 @@ def retention_prompts(languages: Sequence[str] | None = None) -> PromptSet:
     """Benign prompts for retention: 24 a language, translations of one another (`pair_id`), marked "train".
 
     >>> retention_prompts(["sw"])
-    PromptSet(0 harmful + 24 benign, 1 cells)
+    PromptSet(0 harmful + 24 benign, 1 cell)
 
     Args:
         languages: BCP-47 tags; None for all.
@@ -37,7 +37,7 @@ def matched_pairs(languages: Sequence[str] | None = None) -> PromptSet:
     """Matched pairs of harmful and benign requests: 40 in each of en, es, fr, de, pt, marked "test".
 
     >>> matched_pairs(["en"])
-    PromptSet(40 harmful + 40 benign, 1 cells)
+    PromptSet(40 harmful + 40 benign, 1 cell)
 
     Args:
         languages: BCP-47 tags; None for all.

@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from ..core.display import own_names, short_table
+from ..core.display import count, own_names, short_table
 from ..core.errors import InputError
 from ..core.results import from_json, load_arrays, same, save_arrays
 from ..data.prompts import Cell
@@ -317,7 +317,7 @@ class Stats:
 
     def __repr__(self) -> str:
         n = sum(m.n for m in self.groups.values())
-        return f"Stats({n} tokens [{self.tokens}], {len(self.cells())} cells, {self.n_layers} x {self.d_mlp} neurons)"
+        return f"Stats({n} tokens [{self.tokens}], {count(len(self.cells()), 'cell')}, {self.n_layers} x {self.d_mlp} neurons)"
 
     def _repr_html_(self) -> str:
         rows = [(g.language, g.modality, g.label, m.n) for g, m in self.groups.items()]

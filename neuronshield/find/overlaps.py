@@ -27,7 +27,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 from ..core.arguments import require
-from ..core.display import short_table
+from ..core.display import count, short_table
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
 from ..core.results import from_json, load_arrays, same, save_arrays, to_json
@@ -230,7 +230,7 @@ class Overlap:
             return f"Overlap({self.method}, 1 cell)"
         means = [np.nanmean(m[off]) for m in (self.jaccard, self.benign_null, self.split_half)]
         shown = "mean jaccard {:.2f}, benign null {:.2f}, split half {:.2f}".format(*means)
-        return f"Overlap({self.method}, {len(self.cells)} cells, {shown})"
+        return f"Overlap({self.method}, {count(len(self.cells), 'cell')}, {shown})"
 
     def _repr_html_(self) -> str:
         return short_table(self.to_frame().sort_values("jaccard", ascending=False), title=repr(self))

@@ -23,7 +23,7 @@ import plotly.graph_objects as go
 from jaxtyping import Bool, Float
 
 from ..core.arguments import at_least, require
-from ..core.display import short_table
+from ..core.display import count, short_table
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
 from ..core.results import from_json, load_arrays, same, save_arrays
@@ -259,7 +259,7 @@ class Scores:
 
     def __repr__(self) -> str:
         _, n_layers, d_mlp = self.values.shape
-        return f"Scores({self.method}, {len(self.cells)} cells, {n_layers} x {d_mlp} neurons)"
+        return f"Scores({self.method}, {count(len(self.cells), 'cell')}, {n_layers} x {d_mlp} neurons)"
 
 
 # -- the largest of a ranking ---------------------------------------------------------------------------

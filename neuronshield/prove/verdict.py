@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from ..core.display import count
 from ..core.errors import InputError
 from ..core.files import write_text
 from ..core.neurons import NeuronSet
@@ -97,11 +98,6 @@ def _retest_reason(retest: Retest) -> str:
         f"{retest.n_members} of its members{backups}, selected on half of the requests, lower the refusal margin on the other half"
         f"{others}{also}"
     )
-
-
-def count(n: int, noun: str) -> str:
-    """ "1 backup", "2 backups"."""
-    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def failed_of(claims: Sequence[Claim]) -> list[str]:

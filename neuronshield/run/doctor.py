@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from ..core.arguments import require
+from ..core.display import own_names
 from ..core.neurons import NeuronSet
 from ..core.provenance import versions
 from ..data.prompts import Prompt, PromptSet
@@ -73,6 +74,8 @@ class Line:
 
 class Checkup(list[Line]):
     """The lines of a check-up, in order; prints as a table."""
+
+    __dir__ = own_names
 
     @property
     def passed(self) -> bool:

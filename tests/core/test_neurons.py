@@ -86,7 +86,7 @@ def test_sets_of_models_of_different_shape_do_not_combine(op: str):
 
 
 def test_a_set_does_not_combine_with_a_plain_set():
-    with pytest.raises(TypeError, match="NeuronSet with set"):
+    with pytest.raises(InputError, match="NeuronSet with set"):
         _ = NeuronSet([(0, 1)]) | {(0, 1)}  # type: ignore[operator]
 
 
@@ -166,9 +166,9 @@ def test_nothing_is_left_behind_when_saving_fails(tmp_path: Path):
     assert list(NeuronSet.load(tmp_path / "s")) == [(0, 1)]
 
 
-def test_nothing_is_left_behind_when_the_rename_fails(tmp_path: Path):
+def test_nothing_is_left_behind_when_a_folder_has_the_name(tmp_path: Path):
     (tmp_path / "taken").mkdir()  # a folder where the file should go
-    with pytest.raises(OSError, match="taken"):
+    with pytest.raises(InputError, match="taken: is a folder"):
         NeuronSet([(0, 1)]).save(tmp_path / "taken")
     assert [p.name for p in tmp_path.iterdir()] == ["taken"]
 

@@ -257,7 +257,7 @@ def test_a_write_that_is_cut_off_leaves_no_half_file(tmp_path: Path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match=r"cannot be written \(No space left"):
         fetch._write(tmp_path / "cache" / "model.gguf", b"GGUF weights")
     assert left(tmp_path) == []
 
