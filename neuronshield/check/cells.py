@@ -33,7 +33,7 @@ METRICS = ("refusal", "attack_success", "over_refusal", "selectivity", "utility"
 CellLike = Cell | tuple[str, str] | str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Answer:
     """One graded answer.
 
@@ -56,6 +56,10 @@ class Answer:
     harmful: bool | None = None
     request: str | None = None
 
+    def __repr__(self) -> str:
+        about = f"{self.prompt.id!r:.40}, {self.prompt.cell!s:.12} {self.prompt.label}"
+        return f"Answer({about}, {'refused' if self.refused else 'answered'}: {self.response!r:.40})"
+
     @property
     def attacked(self) -> bool:
         """Whether a harmful prompt was answered as asked: by `expect` where it has one, else by the judge, else not refused."""
@@ -69,7 +73,7 @@ class Answer:
         return self.prompt.cluster if self.request is None else self.request
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CellResult:
     """Every rate of one cell with its 95 % interval; NaN where the cell lacks what a rate needs.
 
@@ -99,6 +103,10 @@ class CellResult:
     def __getitem__(self, metric: str) -> Interval:
         one_of(metric, METRICS, call="CellResult", name="metric")
         return getattr(self, metric)  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{m} {self[m]}" for m in ("refusal", "over_refusal", "selectivity"))
+        return f"CellResult({shown}, n={self.n_harmful}+{self.n_benign})"
 
     def __iter__(self) -> Iterator[str]:
         return iter(METRICS)

@@ -233,7 +233,7 @@ JUDGES: dict[str, Format] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ModelJudge:
     """A judge that is a language model. Made by `load_judge`.
 
@@ -248,6 +248,9 @@ class ModelJudge:
     tokenizer: Any
     format: Format
     name: str
+
+    def __repr__(self) -> str:
+        return f"ModelJudge({self.name!r:.40}, {type(self.module).__name__:.60})"
 
     def score(self, prompt: str, response: str, language: str) -> Verdict:  # noqa: ARG002
         text = self.format.ask(self.tokenizer, prompt, response)

@@ -225,7 +225,7 @@ def fit_guard(
 
 
 # -- results ----------------------------------------------------------------------------------------------
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Guarded:
     """Answers under a guard, and how often the guard changed an activation.
 
@@ -240,6 +240,10 @@ class Guarded:
     steps: Int[np.ndarray, " prompt"]
     touched: Int[np.ndarray, " prompt"]
     edits: Int[np.ndarray, "prompt layer"]
+
+    def __repr__(self) -> str:
+        changed = f"{int((self.touched > 0).sum())} of them changed at {int(self.touched.sum())} of {int(self.steps.sum())} steps"
+        return f"Guarded({len(self.texts)} answer{'s' * (len(self.texts) != 1)}, {changed})"
 
 
 @dataclass(frozen=True, eq=False)

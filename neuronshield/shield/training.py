@@ -57,7 +57,7 @@ MEANT = {"dpo": "preference", "sft": "supervised", "cross-entropy": "supervised"
 FORMAT = "neuronshield.training/1"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class TrainingConfig:
     """How to train; every trainer takes the same settings and has the same defaults.
 
@@ -119,6 +119,14 @@ class TrainingConfig:
             )
         if isinstance(self.texts, str):
             raise InputError(f"{call}: texts must be a list of sentences, got str {self.texts[:40]!r}")
+
+    def __repr__(self) -> str:
+        """The fields that differ from the defaults."""
+        changed = [
+            f"{f.name}={getattr(self, f.name)!r:.40}" for f in fields(self) if getattr(self, f.name) != f.default
+        ]
+        text = f"TrainingConfig({', '.join(changed)})"
+        return text if len(text) <= 120 else f"{text[:115]}...)"
 
 
 class TrainingOptions(TypedDict, total=False):

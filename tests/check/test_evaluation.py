@@ -7,6 +7,7 @@ import importlib
 import json
 import math
 import random
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import FrozenInstanceError, fields, replace
@@ -596,3 +597,16 @@ def test_a_long_table_shows_its_first_rows_and_how_many_more():
     html = evaluation(rows)._repr_html_()
     assert html.count("<tr") == 1 + 20
     assert "and 33 more cells" in html
+
+
+def test_an_answer_and_a_cell_are_one_line():
+    prompt = ns.Prompt("a" * 300, "how\n" * 90, "harmful")
+    answer = Answer(prompt, "Sorry,\n" * 90, refused=True, right=None)
+    assert re.fullmatch(r"Answer\('a+, en/text harmful, refused: 'Sorry,.*\)", repr(answer))
+    assert len(repr(answer)) <= 120
+    found = evaluation(drawn()).cell("en/text")
+    assert repr(found).startswith(
+        f"CellResult(refusal {found.refusal}, over_refusal {found.over_refusal}, selectivity "
+    )
+    assert repr(found).endswith(f", n={found.n_harmful}+{found.n_benign})")
+    assert len(repr(found)) <= 120

@@ -195,3 +195,8 @@ def test_a_model_judge_is_a_judge_to_evaluate(llama: ns.Model):
     )
     assert all(a.harmful is False for a in result.answers)
     assert result.mean("attack_success").value == 0
+
+
+def test_a_judge_is_one_line():
+    judge = load_judge("wildguard", torch.nn.Linear(2, 2), tiny.tokenizer())
+    assert repr(judge) == "ModelJudge('wildguard', Linear)"

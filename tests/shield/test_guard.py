@@ -361,3 +361,9 @@ def test_a_guard_takes_strings_as_generate_does(llama: ns.Model):
     assert guard.generate(llama, [asked, prompt], max_new_tokens=3).texts == [*expected, *expected]
     with pytest.raises(ns.InputError, match=r"Guard.generate: no prompts"):
         guard.generate(llama, [])
+
+
+def test_guarded_answers_are_one_line(llama: ns.Model):
+    guard = Guard(ns.NeuronSet([(1, 2)]), {1: torch.tensor([1.0])}, {1: -1e6})
+    run = guard.generate(llama, ["how do i bake bread"], max_new_tokens=3)
+    assert repr(run) == f"Guarded(1 answer, 1 of them changed at {run.steps[0]} of {run.steps[0]} steps)"

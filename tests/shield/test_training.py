@@ -168,3 +168,13 @@ def test_the_loss_falls_and_the_seed_decides(llama: ns.Model):
     assert np.mean(first[-5:]) < np.mean(first[:5]) - 0.1
     assert first == losses(0)
     assert first != losses(1)
+
+
+def test_a_config_shows_what_differs_from_the_defaults():
+    assert repr(TrainingConfig()) == "TrainingConfig()"
+    assert repr(TrainingConfig(steps=5, lr=1e-2)) == "TrainingConfig(steps=5, lr=0.01)"
+    long = TrainingConfig(
+        steps=5, lr=0.123456789, texts=["word " * 90] * 9, checkpoint="x" * 200, optimiser=torch.optim.SGD, seed=7
+    )
+    assert len(repr(long)) <= 120
+    assert "\n" not in repr(long)
