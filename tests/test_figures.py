@@ -145,6 +145,26 @@ def test_grid_has_a_panel_per_condition_and_one_scale_with_signed_metrics_around
     assert (rate.layout.coloraxis.cmin, rate.layout.coloraxis.cmax) == (0, 1)
 
 
+@pytest.mark.parametrize(
+    ("draw", "said"),
+    [
+        (lambda: untyped.grid(Evaluation([])), "grid(rates, metric): rates must be Mapping, got Evaluation; use evaluation.figure()"),
+        (lambda: untyped.grid({"a": Evaluation([])}), "every condition of rates must be Mapping, got Evaluation; use evaluation"),
+        (lambda: untyped.grid(rates()["shield"]), "every cell of rates must be Mapping, got"),
+        (lambda: untyped.grid({}), "grid(rates, metric): rates are empty; use evaluation.figure()"),
+        (lambda: untyped.transfer(Evaluation([]), []), "transfer(rates, trained): rates must be Mapping, got Evaluation"),
+        (lambda: untyped.proof_figure(proven(CLAIMS).values()), "proof must be Mapping, got dict_values; use proof.figure()"),
+    ],
+)  # fmt: skip
+def test_an_object_instead_of_a_table_is_one_line(draw: Callable[[], Any], said: str):
+    with pytest.raises(InputError) as caught:
+        draw()
+    assert said in str(caught.value)
+
+
+untyped: Any = figures
+
+
 def test_an_unknown_metric_is_one_line():
     with pytest.raises(InputError, match="grid: metric='refusl' is unknown; did you mean 'refusal'"):
         figures.grid(rates(), "refusl")

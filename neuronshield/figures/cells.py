@@ -10,7 +10,8 @@ import plotly.graph_objects as go
 from jaxtyping import Float, Int
 from plotly.subplots import make_subplots
 
-from ..core.arguments import one_of
+from ..core.arguments import one_of, require
+from ..core.errors import InputError
 from .style import ACCENT, DIVERGING, INK, MUTED, SECOND, SEQUENTIAL, THIRD, WARN, bounds, error_bars, number, styled
 
 #: Metrics of a cell and what a figure or a table calls them.
@@ -170,8 +171,9 @@ def grid(rates: Rates, metric: str = "selectivity") -> go.Figure:
         metric: one of "refusal", "attack_success", "over_refusal", "selectivity", "utility".
 
     Raises:
-        InputError: an unknown metric.
+        InputError: rates of another form, or an unknown metric.
     """
+    _check_rates(rates, "grid(rates, metric)")
     one_of(metric, TITLES, call="grid", name="metric")
     keys = [c.split("/", 1) for c in next(iter(rates.values()))]
     languages, modalities = list(dict.fromkeys(k[0] for k in keys)), list(dict.fromkeys(k[1] for k in keys))
@@ -197,6 +199,18 @@ def grid(rates: Rates, metric: str = "selectivity") -> go.Figure:
     return styled(figure, title, height=190 + 30 * len(languages))
 
 
+def _check_rates(rates: Any, call: str) -> None:
+    """Raise unless rates are nested mappings: {condition: {cell: {metric: numbers}}}."""
+    hint = "use evaluation.figure(), or pass {name: evaluation.rates()}"
+    require(rates, Mapping, call=call, name="rates", hint=hint)
+    if not rates:
+        raise InputError(f"{call}: rates are empty; {hint}")
+    for condition in rates.values():
+        require(condition, Mapping, call=call, name="every condition of rates", hint=hint)
+        for cell in condition.values():
+            require(cell, Mapping, call=call, name="every cell of rates", hint=hint)
+
+
 def transfer(rates: Rates, trained: Collection[str]) -> go.Figure:
     """Selectivity of every cell under every condition with its interval; cells that were trained on come last, with a star.
 
@@ -207,7 +221,11 @@ def transfer(rates: Rates, trained: Collection[str]) -> go.Figure:
     Args:
         rates: as in `grid`; every condition has the same cells.
         trained: names of the cells that were trained on.
+
+    Raises:
+        InputError: rates of another form.
     """
+    _check_rates(rates, "transfer(rates, trained)")
     cells = sorted(next(iter(rates.values())), key=lambda c: c in trained)
     names = [f"{c}{' *' if c in trained else ''}" for c in cells]
     colours = [MUTED, ACCENT, SECOND, THIRD, WARN, INK]

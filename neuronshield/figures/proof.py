@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from ..core.arguments import one_of
+from ..core.arguments import one_of, require
 from ..core.errors import InputError
 from .style import ACCENT, DIVERGING, INK, MUTED, SECOND, THIRD, WARN, bounds, error_bars, number, styled
 
@@ -30,11 +30,18 @@ def proof_figure(proof: Mapping[str, Any], what: str = "claims") -> go.Figure:
         what: "claims", "dose_response", "size" or "cross_cell".
 
     Raises:
-        InputError: an unknown name, or an experiment that was not done.
+        InputError: no mapping, an unknown name, or an experiment that was not done.
     """
     drawers: dict[str, Callable[[Mapping[str, Any]], go.Figure]] = {
         "claims": _claims, "dose_response": _dose_response, "size": _size, "cross_cell": _cross_cell,
     }  # fmt: skip
+    require(
+        proof,
+        Mapping,
+        call="proof_figure(proof, what)",
+        name="proof",
+        hint="use proof.figure(), or pass proof.to_dict()",
+    )
     one_of(what, drawers, call="figure", name="what")
     if what != "claims" and not proof["experiments"][what]:
         raise InputError(f"figure: the experiment {what!r} was not done (verdict: {proof['reason']})")
