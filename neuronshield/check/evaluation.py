@@ -27,6 +27,7 @@ import plotly.graph_objects as go
 from tqdm.auto import tqdm
 
 from ..core.arguments import at_least, check_seed, one_of, require
+from ..core.display import count
 from ..core.errors import InputError
 from ..core.files import write_text
 from ..core.provenance import provenance
@@ -262,7 +263,7 @@ class Evaluation:
         return hash((self.name, self.seed, len(self.answers)))
 
     def __repr__(self) -> str:
-        return f"Evaluation({self.name or 'model'}: mean selectivity {self.mean('selectivity')}, {len(self.cells())} cells)"
+        return f"Evaluation({self.name or 'model'}: mean selectivity {self.mean('selectivity')}, {count(len(self.cells()), 'cell')})"
 
     def _repr_html_(self) -> str:
         frame = self.to_frame()[["language", "modality", "n_harmful", "n_benign", *METRICS]]
