@@ -110,7 +110,10 @@ class TrainingConfig:
             if not np.isfinite(number) or number < 0 or (name == "lr" and number == 0):
                 raise InputError(f"{call}: {name}={value!r}: must be a finite number {least} zero")
         if meant := MEANT.get(str(self.objective).lower()):
-            raise InputError(f"{call}: objective={self.objective!r} is unknown; did you mean {meant!r}?")
+            names = ", ".join(OBJECTIVES)
+            raise InputError(
+                f"{call}: objective={self.objective!r} is unknown; use one of {names}; did you mean {meant!r}?"
+            )
         one_of(self.objective, OBJECTIVES, call=call, name="objective")
         if not callable(self.optimiser):
             hint = "pass a class of torch.optim, such as torch.optim.Adam"

@@ -181,8 +181,14 @@ CALLS: dict[str, tuple[Any, str]] = {
     ),
     "a negative budget": (lambda m, n, p: update(m, n, p, budget=-1), "masked_update: budget=-1: must be a share"),
     "a named optimiser": (lambda m, n, p: update(m, n, p, optimiser="adam"), "optimiser='adam': must be called as"),
-    "dpo": (lambda m, n, p: update(m, n, p, objective="dpo"), "objective='dpo' is unknown; did you mean 'preference'?"),
-    "sft": (lambda m, n, p: update(m, n, p, objective="SFT"), "objective='SFT' is unknown; did you mean 'supervised'?"),
+    "dpo": (
+        lambda m, n, p: update(m, n, p, objective="dpo"),
+        "objective='dpo' is unknown; use one of supervised, preference; did you mean 'preference'?",
+    ),
+    "sft": (
+        lambda m, n, p: update(m, n, p, objective="SFT"),
+        "objective='SFT' is unknown; use one of supervised, preference; did you mean 'supervised'?",
+    ),
     "a proof": (
         lambda m, n, p: update(m, ns.verify(m, n, p, refusals=["sorry"], compliances=["sure"]), p),
         "neurons must be NeuronSet, got Proof; pass one set, such as proof.verified",
