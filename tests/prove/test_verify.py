@@ -179,13 +179,18 @@ def test_only_confirm_prompts_are_used_where_there_are_any(planted_model: ns.Mod
             "was found in 'other' with other weights",
         ),
         (
-            {"refusals": ["  "], "prompts": ns.PromptSet.from_records(UNTARGETED)},
+            {"refusals": ["qwertz"], "prompts": ns.PromptSet.from_records(UNTARGETED)},
             "refusal prefixes of 'en' tokenise to nothing",
         ),
         ({"compliances": ["sorry"], "prompts": ns.PromptSet.from_records(UNTARGETED)}, "share their first tokens"),
         ({"draws": 0}, "verify: draws=0: must be a whole number of at least 1"),
         ({"prompts": tiny.prompts().where(label="harmful")}, "benign"),
-        ({"refusals": [], "prompts": ns.PromptSet.from_records(UNTARGETED)}, "no refusal prefixes for language"),
+        (
+            {"refusals": None, "prompts": ns.PromptSet.from_records([{**r, "language": "tlh"} for r in UNTARGETED])},
+            "no refusal prefixes for language",
+        ),
+        ({"refusals": []}, "must be a list of non-empty strings"),
+        ({"refusals": ["  "]}, "must be a list of non-empty strings"),
     ],
 )
 def test_bad_input_is_one_clear_line(
