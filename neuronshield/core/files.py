@@ -16,7 +16,7 @@ from typing import Any
 from .arguments import require
 from .errors import InputError
 
-__all__ = ["as_path", "replacing", "replacing_folder", "shipped", "write_text"]
+__all__ = ["as_path", "beside", "replacing", "replacing_folder", "shipped", "write_text"]
 
 
 def shipped() -> Path:
@@ -56,7 +56,16 @@ def _why(error: Exception) -> str:
     return getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _beside(path: Path, kind: str) -> Path:
+def beside(path: Path, kind: str = "partial") -> Path:
+    """The hidden path next to `path` that is written first; this process's own.
+
+    >>> beside(Path("out/a.txt")).name.startswith(".a.txt.")
+    True
+
+    Args:
+        path: the final place.
+        kind: its ending: "partial" for what is being written, "old" for what is being replaced.
+    """
     return path.with_name(f".{path.name}.{os.getpid()}.{kind}")
 
 
@@ -80,7 +89,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     from safetensors import SafetensorError
 
     path = as_path(path, call="save(path)")
-    partial = _beside(path, "partial") if path.name else path
+    partial = beside(path, "partial") if path.name else path
     try:
         if path.is_dir():
             raise InputError(f"{path}: is a folder; give the name of a file, such as {path / 'result'}")
@@ -134,7 +143,7 @@ def replacing_folder(path: str | os.PathLike[str], write: Callable[[Path], None]
     from safetensors import SafetensorError
 
     path = as_path(path, call="save(path)")
-    partial, old = _beside(path, "partial"), _beside(path, "old")
+    partial, old = beside(path, "partial"), beside(path, "old")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(partial)

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 from ..check.evaluation import evaluate
+from ..core.files import beside
 from ..data.prompts import PromptSet
 from ..model.load import load
 from . import grid, sprites, train, vessel
@@ -55,7 +56,7 @@ def build(
         InputError: a package, font or library that the build needs is missing or not the pinned one.
     """
     out = Path(out)
-    staging = out.parent / f".{out.name}.{os.getpid()}.partial"
+    staging = beside(out)
     staging.mkdir(parents=True)
     try:
         with tempfile.TemporaryDirectory() as scratch:

@@ -28,6 +28,7 @@ import numpy as np
 from ..check.attacks import attacked
 from ..check.evaluation import Evaluation, evaluate
 from ..core.errors import InputError
+from ..core.files import beside
 from ..core.neurons import NeuronSet
 from ..data.prompts import Cell, PromptSet
 from ..find.moments import Stats, capture
@@ -337,7 +338,7 @@ def run(
         InputError: bad prompts, unknown model, or a folder that cannot be written. Nothing is left behind.
     """
     out = Path(out)
-    staging = check_folder(out) / f".{out.name}.{os.getpid()}.partial"
+    staging = beside(check_folder(out) / out.name)
     try:
         make_staging(staging, out)
         job = open_job(model, prompts, staging, seed=seed, progress=progress)
