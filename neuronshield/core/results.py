@@ -8,6 +8,7 @@ its inverse. JSON has no NaN and no infinity: `null` stands for both, and is rea
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import types
@@ -217,10 +218,22 @@ def save_arrays(path: str | os.PathLike[str], form: str, arrays: Mapping[str, np
     """
     from safetensors.numpy import save_file
 
-    text = json.dumps({"format": form, "about": to_json(about)}, ensure_ascii=False)
+    told = {"format": form, "about": to_json(about)}
+    kept = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
+    text = json.dumps({**told, "sha256": _digest(told, kept)}, ensure_ascii=False)
     with replacing(path) as partial:
-        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, partial, metadata={"neuronshield": text})
+        save_file(kept, partial, metadata={"neuronshield": text})
     return Path(path)
+
+
+def _digest(told: Any, arrays: Mapping[str, np.ndarray]) -> str:
+    """Hash of a description and its arrays: names, types, shapes and values."""
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def load_arrays(path: str | os.PathLike[str], form: str) -> tuple[dict[str, np.ndarray], Any]:
@@ -243,13 +256,15 @@ def load_arrays(path: str | os.PathLike[str], form: str) -> tuple[dict[str, np.n
         with safe_open(path, framework="numpy") as file:
             told = json.loads((file.metadata() or {})["neuronshield"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        found, about = told["format"], told.get("about")
+        found, about, noted = told["format"], told.get("about"), told.pop("sha256", None)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (SafetensorError, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise other_format(path, _json_format(path), form, why=error) from None
     if found != form:
         raise other_format(path, found, form)
+    if noted != _digest(told, arrays):
+        raise InputError(f"{path}: is damaged: its contents are not those that were saved; write it again")
     return arrays, about
 
 
@@ -272,7 +287,7 @@ def load_json(path: str | os.PathLike[str], form: str) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise other_format(path, _arrays_format(path), form, why=error) from None
     found = data.pop("format", None) if isinstance(data, dict) else None
     if found != form:
@@ -309,7 +324,7 @@ def _json_format(path: Path) -> Any:
     """The format that a JSON file says it has; None for any other file."""
     try:
         return json.loads(path.read_text(encoding="utf-8")).get("format")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None
 
 
@@ -320,5 +335,5 @@ def _arrays_format(path: Path) -> Any:
     try:
         with safe_open(path, framework="numpy") as file:
             return json.loads((file.metadata() or {})["neuronshield"])["format"]
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError):
         return None

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from neuronshield import InputError, Model, NeuronSet
 from neuronshield.core.neurons import FORMAT
+from neuronshield.core.results import save_arrays
 
 L, D = 3, 29
 
@@ -182,21 +183,25 @@ def corrupt_files() -> dict[str, bytes]:
     return {"empty": b"", "text": b"not safetensors at all", "short": b"\xff" * 8, "truncated": b"cut"}
 
 
-@pytest.mark.parametrize("name", ["empty", "text", "short", "truncated", "folder", "foreign", "outside", "uneven"])
+@pytest.mark.parametrize(
+    "name", ["empty", "text", "short", "truncated", "folder", "foreign", "outside", "uneven", "fractions", "nested"]
+)
 def test_a_corrupt_file_is_named(tmp_path: Path, name: str):
     path = tmp_path / name
     one = np.array([1], dtype=np.int32)
-    about = {"format": FORMAT, "about": {"n_layers": L, "d_mlp": D, "provenance": {}}}
+    about = {"n_layers": L, "d_mlp": D, "provenance": {}}
     if name == "folder":
         path.mkdir()
     elif name == "foreign":  # real safetensors, but not ours
         save_file({"weight": np.zeros((2, 3), np.float32)}, path)
     elif name == "outside":  # a member the shape does not have
-        save_file({"layer": one * 9, "index": one}, path, metadata={"neuronshield": json.dumps(about)})
+        save_arrays(path, FORMAT, {"layer": one * 9, "index": one}, about)
     elif name == "uneven":
-        save_file(
-            {"layer": one, "index": np.array([1, 2], np.int32)}, path, metadata={"neuronshield": json.dumps(about)}
-        )
+        save_arrays(path, FORMAT, {"layer": one, "index": np.array([1, 2], np.int32)}, about)
+    elif name == "fractions":
+        save_arrays(path, FORMAT, {"layer": one, "index": np.array([1.7])}, about)
+    elif name == "nested":
+        save_file({"layer": one, "index": one}, path, metadata={"neuronshield": "[" * 100_000})
     elif name == "truncated":
         NeuronSet([(0, 1)], n_layers=L, d_mlp=D).save(path)
         path.write_bytes(path.read_bytes()[:-3])
@@ -204,3 +209,13 @@ def test_a_corrupt_file_is_named(tmp_path: Path, name: str):
         path.write_bytes(corrupt_files()[name])
     with pytest.raises(InputError, match=f"{name}: not a file of neuronshield.NeuronSet"):
         NeuronSet.load(path)
+
+
+def test_no_changed_bit_gives_another_set(tmp_path: Path):
+    path = tmp_path / "s"
+    NeuronSet([(0, 1), (1, 5), (2, 7)], n_layers=L, d_mlp=D, provenance={"method": "x"}).save(path)
+    raw = path.read_bytes()
+    for byte in range(8, len(raw)):  # the first eight bytes are the length of the header
+        path.write_bytes(raw[:byte] + bytes([raw[byte] ^ 1]) + raw[byte + 1 :])
+        with pytest.raises(InputError, match="s: "):
+            NeuronSet.load(path)
