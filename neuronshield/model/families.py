@@ -51,6 +51,10 @@ SITES = (
     Site("mlp.fc2", "mlp.fc1", None),  # Phi-1/2
     Site("mlp.fc_out", "mlp.fc_in", None),  # GPT-J, CodeGen
     Site("fc2", "fc1", None),  # OPT
+    Site("feed_forward.down_proj", "feed_forward.up_proj", "feed_forward.gate_proj"),  # Falcon-H1, Bamba
+    Site("feed_forward.w2", "feed_forward.w3", "feed_forward.w1"),  # LFM2
+    Site("shared_mlp.output_linear", "shared_mlp.input_linear", "shared_mlp.input_linear"),  # Granite 4 hybrid
+    Site("mlp_block.down_proj", "mlp_block.up_proj", "mlp_block.gate_proj"),  # RecurrentGemma
 )
 
 
@@ -63,12 +67,10 @@ class Traits(NamedTuple):
     Attributes:
         answer_token_type: `token_type_ids` of an answer's tokens, and of a prompt without pictures.
         picture_layers: attribute of the text config that lists the decoder layers which run only where there is a picture.
-        image_token: attributes of the config that may hold the id of the image placeholder token, in this order.
     """
 
     answer_token_type: int = 0
     picture_layers: str | None = None
-    image_token: tuple[str, ...] = ("image_token_id", "image_token_index")
 
 
 #: Families that depart from the defaults, by the `model_type` of their config.
@@ -83,7 +85,7 @@ def traits(config: Any) -> Traits:
     """What the family of a config does in its own way.
 
     >>> traits(model.module.config)
-    Traits(answer_token_type=0, picture_layers=None, image_token=('image_token_id', 'image_token_index'))
+    Traits(answer_token_type=0, picture_layers=None)
 
     Args:
         config: a transformers config.
@@ -91,17 +93,54 @@ def traits(config: Any) -> Traits:
     return TRAITS.get(getattr(config, "model_type", ""), Traits())
 
 
-def image_token_id(config: Any) -> int | None:
+#: Attributes of a config that may hold the id of the image placeholder token, in this order.
+IMAGE_TOKEN = (
+    "image_token_id",
+    "image_token_index",
+    "img_context_token_id",
+    "image_patch_id",
+    "media_placeholder_token_id",
+)
+
+
+def image_token_id(config: Any, processor: Any = None) -> int | None:
     """Id of the placeholder token that stands for image features; None if there is none.
 
     >>> image_token_id(vlm.module.config), image_token_id(model.module.config)
     (4, None)
 
+    The config is asked first, then the configs inside it (Phi-4 multimodal keeps the id with its vision tower's), then the
+    processor.
+
     Args:
         config: a transformers config.
+        processor: its processor, asked if no config says; a bare tokenizer is not.
     """
-    found = (getattr(config, name, None) for name in traits(config).image_token)
-    return next((value for value in found if isinstance(value, int)), None)
+    for part in _configs(config):
+        for name in IMAGE_TOKEN:
+            value = part.get(name) if isinstance(part, Mapping) else getattr(part, name, None)
+            if isinstance(value, int) and value >= 0:
+                return value
+    return _processors_image_token(processor) if getattr(processor, "image_processor", None) is not None else None
+
+
+def _configs(config: Any) -> Iterator[Any]:
+    """A config, and then every config and every table inside it."""
+    yield config
+    inside = list(config.values() if isinstance(config, Mapping) else vars(config).values())
+    for value in inside:
+        if isinstance(value, Mapping) or hasattr(value, "model_type"):
+            yield from _configs(value)
+
+
+def _processors_image_token(processor: Any) -> int | None:
+    """The id that a processor or its tokenizer gives the placeholder."""
+    tokenizer = getattr(processor, "tokenizer", None)
+    named = [getattr(owner, "image_token_id", None) for owner in (processor, tokenizer)]
+    token = str(getattr(processor, "image_token", ""))
+    if token in tokenizer.get_vocab():  # type: ignore[union-attr]
+        named.append(tokenizer.convert_tokens_to_ids(token))  # type: ignore[union-attr]
+    return next((i for i in named if isinstance(i, int) and i >= 0), None)
 
 
 def idle_layers(config: Any, n_layers: int, encoding: Mapping[str, Any]) -> list[int]:
@@ -136,7 +175,7 @@ def by_row(h: Tensor, rows: int) -> Float[Tensor, "batch pos d_mlp"]:
 
 
 # -- finding the layers -----------------------------------------------------------------------------------
-EXPERTS = re.compile(r"(^|[._])(experts?|moe|router)([._]|$)")
+EXPERTS = re.compile(r"(^|[._])(experts?|moe)([._]|$)|(^|\.)router(\.|$)")
 
 
 def projections(layer: nn.Module) -> str:
