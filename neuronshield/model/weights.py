@@ -1,36 +1,51 @@
 """Reading the MLP weights of a model: counts, the columns that neurons write, their norms, a fingerprint.
 
-Neuron i of a layer owns row i of W_up (and of W_gate, where there is one) and column i of W_down. Families store a projection
-in one of two ways: `Linear` as [out, in], GPT-2's `Conv1D` as [in, out]. Packed weights (bitsandbytes) are unpacked to be
-read. Everything here is read from the weights that act in the forward pass.
+Neuron i of a layer owns row i of W_up (and of W_gate, where there is one) and column i of W_down. Everything here is read from
+the weights that act in the forward pass, however they are stored (see `neuronshield.model.projection`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..core.errors import InputError
 from .families import Site
+from .projection import (
+    acting_weight,
+    adapter_parameters,
+    device_of,
+    is_conv1d,
+    is_plain,
+    out_in,
+    packed_as,
+    refusal,
+    stored_in,
+)
 
 __all__ = [
+    "check_projections",
     "count_params",
     "down_norms",
     "down_weight",
     "dtype_name",
     "fingerprint",
+    "held_back",
+    "input_device",
     "is_conv1d",
+    "is_offloaded",
     "out_in",
     "packing",
     "params_per_neuron",
+    "projections_of",
 ]
 
 SAMPLED_ROWS = 4  # rows of each W_down that the fingerprint reads
-PACKED = {"Linear4bit": "nf4", "Linear8bitLt": "int8"}
 
 
 class Addressed(Protocol):
@@ -49,37 +64,36 @@ class Addressed(Protocol):
     def linear(self, layer: int, name: str) -> nn.Module: ...
 
 
-# -- one projection ---------------------------------------------------------------------------------------
-def is_conv1d(linear: nn.Module) -> bool:
-    """Whether a projection stores its weight transposed, [in, out], as GPT-2 does.
-
-    >>> is_conv1d(torch.nn.Linear(3, 5))
-    False
-
-    Args:
-        linear: the projection.
-    """
-    return type(linear).__name__ == "Conv1D"
-
-
-def out_in(linear: nn.Module) -> tuple[int, int]:
-    """Outputs and inputs of a projection: (d_model, d_mlp) of a down-projection.
-
-    >>> out_in(torch.nn.Linear(3, 5))
-    (5, 3)
-
-    Args:
-        linear: the projection, packed or not.
-    """
-    if hasattr(linear, "in_features"):  # the weight itself may be packed
-        return linear.out_features, linear.in_features  # type: ignore[return-value]
-    rows, columns = linear.weight.shape  # type: ignore[union-attr,misc]
-    return (columns, rows) if is_conv1d(linear) else (rows, columns)
-
-
 # -- one model --------------------------------------------------------------------------------------------
+def check_projections(family: str, layers: Sequence[nn.Module], site: Site) -> None:
+    """Raise unless the MLP projections of every layer have weights that can be told, each its own.
+
+    >>> check_projections("Llama", model.module.model.layers, model.site)
+
+    Args:
+        family: the model's class, for the message.
+        layers: the decoder layers.
+        site: where the MLP is in each of them.
+
+    Raises:
+        InputError: one that has not, named by its layer.
+    """
+    seen: dict[int, int] = {}
+    for layer, owner in enumerate(layers):
+        for path in dict.fromkeys(p for p in site if p is not None):
+            linear = owner.get_submodule(path)
+            if why := refusal(linear):
+                raise InputError(
+                    f"{family}: {path!r} of layer {layer} is a {type(linear).__name__}, and {why}; not supported: load the "
+                    "model in bfloat16, whole and unpacked"
+                )
+        down = owner.get_submodule(site.down)
+        if (first := seen.setdefault(id(down._parameters.get("weight", down)), layer)) != layer:
+            raise InputError(f"{family}: layers {first} and {layer} share one {site.down!r} (tied); not supported")
+
+
 def packing(model: Addressed) -> str | None:
-    """ "nf4" or "int8" if the MLP weights are packed; None if each is a number of its own.
+    """ "nf4", "int8" or another name if MLP weights are packed; None if each is a number of its own.
 
     >>> packing(model) is None
     True
@@ -87,11 +101,72 @@ def packing(model: Addressed) -> str | None:
     Args:
         model: the model.
     """
-    return PACKED.get(type(model.linear(0, model.site.down)).__name__)
+    found = (packed_as(linear) for _, linear in projections_of(model))
+    return next((name for name in found if name is not None), None)
+
+
+def projections_of(model: Addressed) -> Iterator[tuple[str, nn.Module]]:
+    """(name, projection) of every MLP projection of the language backbone, a fused one once.
+
+    >>> [name for name, _ in projections_of(model)][:2]
+    ['0.mlp.down_proj', '0.mlp.up_proj']
+
+    Args:
+        model: the model.
+    """
+    for layer in range(model.n_layers):
+        for path in dict.fromkeys(p for p in model.site if p is not None):
+            yield f"{layer}.{path}", model.linear(layer, path)
+
+
+def is_offloaded(model: Addressed) -> bool:
+    """Whether weights are on the meta device, and accelerate brings their values for a forward pass.
+
+    >>> is_offloaded(model)
+    False
+
+    Args:
+        model: the model.
+    """
+    return any(p.is_meta for p in model.module.parameters())
+
+
+def input_device(module: nn.Module) -> torch.device:
+    """Where the inputs of a model go: to its embeddings, or where accelerate brings these.
+
+    >>> input_device(model.module)
+    device(type='cpu')
+
+    Args:
+        module: a transformers model.
+    """
+    embeddings: nn.Module = module.get_input_embeddings()  # type: ignore[operator]
+    return device_of(embeddings)
+
+
+def held_back(model: Addressed) -> str | None:
+    """Why the MLP weights cannot be changed one by one, and what to do; None if they can.
+
+    >>> held_back(model) is None
+    True
+
+    Args:
+        model: the model.
+    """
+    if (packed := packing(model)) is not None:
+        return f"is loaded in {packed}, whose weights cannot be changed one by one; load it in bfloat16"
+    if adapter_parameters(model.module):
+        return "has an adapter that is not merged; merge it first: load(module.merge_and_unload(), processor=...)"
+    if is_offloaded(model):
+        return "has weights that are offloaded; load it whole, on one device or over several GPUs"
+    odd = next((name for name, linear in projections_of(model) if not is_plain(linear)), None)
+    if odd is not None:
+        return f"computes the weight of {odd!r} from other tensors; make it a plain parameter first"
+    return None
 
 
 def dtype_name(model: Addressed) -> str:
-    """Name of the weights' dtype: a torch dtype's, "nf4" or "int8".
+    """Name of the dtype of the MLP weights: a torch dtype's, or what `packing` says.
 
     >>> dtype_name(model)
     'float32'
@@ -99,11 +174,11 @@ def dtype_name(model: Addressed) -> str:
     Args:
         model: the model.
     """
-    return packing(model) or str(next(model.module.parameters()).dtype).removeprefix("torch.")
+    return packing(model) or stored_in(model.linear(0, model.site.down))
 
 
 def count_params(model: Addressed) -> int:
-    """Number of all parameters: tied ones once, packed ones as many as they unpack to.
+    """Number of all parameters: tied ones once, packed ones as many as they unpack to, without those of adapters.
 
     >>> count_params(model) == sum(p.numel() for p in model.module.parameters())
     True
@@ -111,8 +186,17 @@ def count_params(model: Addressed) -> int:
     Args:
         model: the model.
     """
-    count = getattr(model.module, "num_parameters", None) if packing(model) else None
-    return int(count()) if count is not None else sum(p.numel() for p in model.module.parameters())
+    counted = adapter_parameters(model.module)
+    total = 0
+    for part in model.module.modules():
+        own = [*part.parameters(recurse=False)]
+        if hasattr(part, "in_features") and not isinstance(part, nn.Embedding) and packed_as(part) is not None:
+            rows, columns = out_in(part)
+            total += rows * columns + (rows if getattr(part, "bias", None) is not None else 0)
+            counted.update(map(id, own))
+        total += sum(p.numel() for p in own if id(p) not in counted)
+        counted.update(map(id, own))
+    return total
 
 
 def params_per_neuron(model: Addressed) -> int:
@@ -141,13 +225,7 @@ def down_weight(model: Addressed, layer: int) -> Float[Tensor, "d_model d_mlp"]:
         model: the model.
         layer: the layer, from 0.
     """
-    linear: Any = model.linear(layer, model.site.down)
-    if packing(model) is not None:
-        from transformers.integrations.bitsandbytes import dequantize_bnb_weight
-
-        return dequantize_bnb_weight(linear.weight, getattr(linear, "state", None))  # type: ignore[no-any-return]
-    weight: Tensor = linear.weight
-    return weight.T if is_conv1d(linear) else weight
+    return acting_weight(model.linear(layer, model.site.down))
 
 
 def down_norms(model: Addressed, order: int = 2) -> Float[Tensor, "n_layers d_mlp"]:

@@ -9,13 +9,13 @@ of T is
 
     lr * (0.1 + 0.45 * (1 + cos(pi * t / T)))        a cosine from lr to a tenth of it
 
-A checkpoint is one safetensors file: the trained factors, the optimiser's tensors, the losses, and the provenance of the run.
+A checkpoint is one safetensors file (`neuronshield.shield.checkpoints`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import logging
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -32,15 +32,12 @@ from tqdm.auto import tqdm
 
 from ..core.arguments import at_least, one_of, require, unknown_keywords
 from ..core.errors import InputError
-from ..core.files import replacing
 from ..model.answers import Example
 from ..model.model import Model
+from .checkpoints import read_checkpoint, write_checkpoint
 from .objective import deal, step_loss
 
 __all__ = ["ADAMW", "OBJECTIVES", "Run", "TrainingConfig", "TrainingOptions", "fit", "training_config"]
-
-
-logger = logging.getLogger("neuronshield")
 
 
 #: The default optimiser. Any other is called the same way: `optimiser(parameters, lr=lr)`.
@@ -52,9 +49,6 @@ OBJECTIVES = ("supervised", "preference")
 
 #: Other names of the objectives.
 MEANT = {"dpo": "preference", "sft": "supervised", "cross-entropy": "supervised"}
-
-
-FORMAT = "neuronshield.training/1"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -222,9 +216,10 @@ def fit(
     """
     checkpoint = Path(config.checkpoint) if config.checkpoint is not None else None
     optimiser = config.optimiser(parameters, lr=config.lr)
+    about = {**about, "optimiser": _described(optimiser), "taught": _hash(data)}
     run = Run()
     if checkpoint is not None and checkpoint.exists():
-        _resume(checkpoint, parameters, optimiser=optimiser, run=run, about=about)
+        run.losses = read_checkpoint(checkpoint, parameters, optimiser=optimiser, about=about)
     picks = deal(data, config.batch_size, steps=config.steps, seed=config.seed)
     good = _snapshot(parameters)
     with _checkpointing(model, trained, config.gradient_checkpointing):
@@ -245,10 +240,10 @@ def fit(
             good = _snapshot(parameters)
             optimiser.step()
             run.losses.append(loss)
-            if checkpoint is not None:
-                _keep(checkpoint, parameters, optimiser=optimiser, run=run, about=about)
+            if checkpoint is not None and _finite(parameters):  # otherwise the last good state stays
+                write_checkpoint(checkpoint, parameters, optimiser=optimiser, losses=run.losses, about=about)
     optimiser.zero_grad(set_to_none=True)
-    if run.stopped is None and not all(bool(torch.isfinite(p).all()) for p in parameters):
+    if run.stopped is None and not _finite(parameters):
         _restore(parameters, good)
         run.stopped = f"a weight is not finite after step {len(run.losses) - 1}; lower lr (was {config.lr:g})"
     return run
@@ -277,6 +272,24 @@ def _backward(
             (loss * share).backward()
             total += float(loss.detach()) * share
     return total
+
+
+def _described(optimiser: torch.optim.Optimizer) -> str:
+    """An optimiser's kind and settings; of a class of one's own, the class of torch that it is based on."""
+    classes = [c for c in type(optimiser).__mro__ if c.__module__.startswith("torch.optim")]
+    kind = type(optimiser) if classes[0] is torch.optim.Optimizer else classes[0]
+    settings = {k: v for k, v in sorted(optimiser.defaults.items()) if k != "lr"}
+    return f"{kind.__name__}({', '.join(f'{k}={v!r}' for k, v in settings.items())})"
+
+
+def _hash(data: Sequence[Example]) -> str:
+    """Short hash of what is taught: every prompt's text with its answer, in order."""
+    told = [(e.prompt.id, e.prompt.label, e.prompt.prompt, e.response, e.keep, e.generic) for e in data]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
+def _finite(parameters: Sequence[nn.Parameter]) -> bool:
+    return all(bool(torch.isfinite(p).all()) for p in parameters)
 
 
 def _snapshot(parameters: Sequence[nn.Parameter]) -> list[torch.Tensor]:
@@ -309,59 +322,3 @@ def _checkpointing(model: Model, trained: nn.Module, on: bool) -> Iterator[None]
         for layer in layers:
             layer.training = False
         inner.gradient_checkpointing_disable()
-
-
-# -- checkpoints ------------------------------------------------------------------------------------------
-def _keep(
-    path: Path,
-    parameters: Sequence[nn.Parameter],
-    *,
-    optimiser: torch.optim.Optimizer,
-    run: Run,
-    about: Mapping[str, Any],
-) -> None:
-    """Write the state of the run."""
-    from safetensors.torch import save_file
-
-    tensors = {f"p.{i}": p.detach().contiguous() for i, p in enumerate(parameters)}
-    plain: dict[str, Any] = {}
-    for i, state in optimiser.state_dict()["state"].items():
-        for name, value in state.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"s.{i}.{name}"] = value.contiguous()
-            else:
-                plain[f"s.{i}.{name}"] = value
-    meta = {"format": FORMAT, "about": dict(about), "losses": run.losses, "plain": plain}
-    with replacing(path) as partial_path:
-        save_file(tensors, partial_path, metadata={"neuronshield": json.dumps(meta, sort_keys=True)})
-
-
-def _resume(
-    path: Path,
-    parameters: Sequence[nn.Parameter],
-    *,
-    optimiser: torch.optim.Optimizer,
-    run: Run,
-    about: Mapping[str, Any],
-) -> None:
-    """Continue from the state that `_keep` wrote."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            meta = json.loads((file.metadata() or {})["neuronshield"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise InputError(f"{path}: not a training checkpoint ({error}); remove it or name another") from None
-    told = json.loads(json.dumps(dict(about)))
-    if differ := sorted(k for k in {*told, *meta["about"]} if told.get(k) != meta["about"].get(k)):
-        raise InputError(f"{path}: is of another run ({', '.join(differ)} differ); remove it or name another")
-    _restore(parameters, [tensors[f"p.{i}"] for i in range(len(parameters))])
-    state: dict[int, dict[str, Any]] = {}
-    for key, value in [*tensors.items(), *meta["plain"].items()]:
-        kind, number, *name = key.split(".", 2)
-        if kind == "s":
-            state.setdefault(int(number), {})[name[0]] = value
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    run.losses = list(meta["losses"])
-    logger.info("resumed %s at step %d", path, len(run.losses))
