@@ -298,7 +298,7 @@ def load_judge(
     if (module is None) != (tokenizer is None):
         raise InputError(f"load_judge({name!r}): give module and tokenizer, or neither")
     if module is None:
-        from ..model.load import pretrained
+        from ..model.checkpoint import pretrained
 
         module, processor = pretrained(
             JUDGES[name].hub, dtype=dtype, device=device, device_map=device_map, quantize=quantize
