@@ -7,7 +7,12 @@ exception is a defect of neuronshield.
 
 from __future__ import annotations
 
-__all__ = ["InputError"]
+import errno
+import re
+
+__all__ = ["InputError", "out_of_memory"]
+
+TOO_LITTLE = re.compile(r"out of memory|can't allocate memory|not enough memory|bad_?alloc|ALLOC_FAILED", re.IGNORECASE)
 
 
 class InputError(ValueError):
@@ -24,3 +29,19 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on any device: PyTorch raises a type of its own or a plain `RuntimeError`.
+
+    >>> out_of_memory(MemoryError()), out_of_memory(RuntimeError("CUDA error: out of memory")), out_of_memory(KeyError("a"))
+    (True, True, False)
+
+    Args:
+        error: what was raised.
+    """
+    if isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and TOO_LITTLE.search(str(error)) is not None

@@ -34,6 +34,7 @@ from ..model.families import by_row
 from ..model.intervention import Intervention
 from ..model.model import Model
 from ..model.prefixes import OpeningTokens, margin, opening_tokens, openings_of
+from ..model.running import not_finite, running
 from .moments import check_inputs, record
 from .selection import Scores
 
@@ -65,7 +66,8 @@ def attribution(
         batch_size: prompts in a forward and backward.
 
     Raises:
-        InputError: arguments of another type, no matched pair, or a language without prefixes.
+        InputError: arguments of another type, no matched pair, a language without prefixes, logits or gradients that are not
+            finite, or too little memory.
     """
     check_inputs("attribution", model, prompts)
     at_least(1, "attribution", batch_size=batch_size)
@@ -112,6 +114,9 @@ def gradients(
         tokens: first tokens of refusal and compliance prefixes, by language.
         condition: an intervention that holds while M is computed; None for the clean model.
         batch_size: prompts in a forward and backward.
+
+    Raises:
+        InputError: logits or gradients that are not finite, or too little memory.
     """
     slopes = torch.zeros(len(prompts), model.n_layers, model.d_mlp)
     acts = torch.zeros_like(slopes)
@@ -120,25 +125,29 @@ def gradients(
         kinds = [tokens[prompts[row].language] for row in batch.rows]
         edits, _ = edits_for(model, prompts, batch, conditions=[condition])
         n, idle = len(batch.rows), model.idle(batch.encoding)
-        running = [layer for layer in range(model.n_layers) if layer not in idle]
-        with torch.enable_grad(), model.frozen(), traced.trace(**batch.encoding, **model.there):
+        active, width = [i for i in range(model.n_layers) if i not in idle], batch.encoding["input_ids"].shape[1]
+        here = running(model, rows=n, width=width)
+        with here, torch.enable_grad(), model.frozen(), traced.trace(**batch.encoding, **model.there):
             read, slope = nnsight.save([]), nnsight.save([])
-            for layer in running:
+            for layer in active:
                 h = envoys[layer].input
-                if layer == running[0]:  # frozen weights have no gradient of their own
+                if layer == active[0]:  # frozen weights have no gradient of their own
                     h = h.detach().requires_grad_()
                 if layer in edits:
                     h = h.clone()
                     for edit in edits[layer]:
                         edit.apply(by_row(h, n))
-                if layer == running[0] or layer in edits:
+                if layer == active[0] or layer in edits:
                     envoys[layer].input = h
                 read.append(h)
             total = margin(traced.output.logits[:, -1], kinds).sum()
             with total.backward():
                 for h in reversed(read):
                     slope.append(by_row(h.grad, n)[:, -1].float())
-        for layer, h, grad in zip(running, read, reversed(list(slope)), strict=True):
+        for layer, h, grad in zip(active, read, reversed(list(slope)), strict=True):
             slopes[batch.rows, layer] = grad.cpu()
             acts[batch.rows, layer] = by_row(h.detach(), len(batch.rows))[:, -1].float().cpu()
+    wrong = ~(slopes + acts).flatten(1).isfinite().all(dim=1)
+    if bool(wrong.any()):
+        raise InputError(not_finite(model, prompts[int(wrong.int().argmax())].id))
     return slopes, acts

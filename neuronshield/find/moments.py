@@ -10,7 +10,7 @@ they give the benign null and the split-half reliability of an overlap (`overlap
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -62,8 +62,8 @@ def capture(
         progress: show a progress bar.
 
     Raises:
-        InputError: arguments of another type, a wrong seed, no prompts, a role that no prompt has, "response" without `target`, or an
-            activation that is not finite.
+        InputError: arguments of another type, a wrong seed, no prompts, a role that no prompt has, "response" without `target`, an
+            activation that is not finite, or too little memory.
     """
     check_inputs("capture", model, prompts)
     one_of(tokens, ROLES, call="capture", name="tokens")
@@ -75,7 +75,6 @@ def capture(
     if tokens == "response" and (missing := next((p for p in chosen if p.target is None), None)):
         raise InputError(f"capture: tokens='response' needs a 'target' on every prompt; {missing.id!r} has none")
     groups = _groups(model, chosen, tokens=tokens, batch_size=batch_size, seed=seed, progress=progress)
-    _check_finite(groups)
     return Stats(
         groups=groups,
         down_norms=model.down_norms().numpy(),
@@ -132,6 +131,8 @@ def _groups(
             present = list(dict.fromkeys(keys[row] for row in batch.rows))
             member = torch.tensor([present.index(keys[row]) for row in batch.rows], device=model.device)
             counts, sums = _trace_moments(model, batch, tokens, member=member, n_groups=len(present))
+            if not all(np.isfinite(part[counts.numpy() > 0]).all() for part in sums[:2]):
+                raise InputError(f"capture: {_not_finite(model, prompts, batch, tokens=tokens)}")
             for i, key in enumerate(present):
                 n = int(counts[i])
                 if n:
@@ -143,14 +144,20 @@ def _groups(
     return {key: groups[key] for key in dict.fromkeys(keys) if key in groups}
 
 
-def _check_finite(groups: Mapping[Group, Moments]) -> None:
-    for key, moments in groups.items():
-        finite = np.isfinite(moments.mean + moments.m2)
-        if not finite.all():
-            layer = int(np.argwhere(~finite)[0][0])
-            raise InputError(
-                f"capture: layer {layer} has non-finite activations ({key.cell}); load in float32 or bfloat16"
-            )
+def _not_finite(model: Model, prompts: Sequence[Prompt], batch: Batch, *, tokens: str) -> str:
+    """What is said of a batch with activations, or their squares, that are not finite: the first layer, and one prompt."""
+    mask = batch.roles[tokens]
+
+    def wrong(layer: int, h: Tensor, envoy: Any) -> Tensor:
+        here = mask.to(h.device)[..., None]
+        return (~(h.float() ** 2).isfinite() & here).flatten(1).any(dim=1).to(mask.device)
+
+    found = read_layers(model, batch, wrong)
+    layer, rows = next(((i, x) for i, x in enumerate(found) if x is not None and bool(x.any())), (0, mask.any(dim=1)))
+    return (
+        f"layer {layer} has activations that are not finite on prompt {prompts[batch.rows[int(rows.int().argmax())]].id!r}; "
+        "load with dtype='float32' or 'bfloat16', or check the checkpoint's weights"
+    )
 
 
 def _trace_moments(
@@ -196,7 +203,7 @@ def record(model: Model, prompts: Sequence[Prompt], *, batch_size: int = 32) -> 
         batch_size: prompts in a forward.
 
     Raises:
-        InputError: arguments of another type.
+        InputError: arguments of another type, an activation that is not finite, or too little memory.
     """
     call = "record(model, prompts)"
     require(model, Model, call=call, name="model", hint="the model comes first" if isinstance(prompts, Model) else "")
@@ -214,4 +221,6 @@ def record(model: Model, prompts: Sequence[Prompt], *, batch_size: int = 32) -> 
 
         layers = [silent if part is None else part for part in read_layers(model, batch, last)]
         out[batch.rows] = rearrange(layers, "layer prompt neuron -> prompt layer neuron").cpu()
+        if not bool(out[batch.rows].isfinite().all()):
+            raise InputError(f"record: {_not_finite(model, prompts, batch, tokens='last_prompt')}")
     return out

@@ -25,6 +25,7 @@ from ..data.prompts import LABELS, Prompt, PromptSet
 from .encoding import Batch, batches
 from .generation import generate
 from .model import Model
+from .running import running
 
 __all__ = ["Example", "answer_loss", "examples", "refusal_for"]
 
@@ -196,7 +197,8 @@ def answer_positions(model: Model, module: Any, batch: Batch) -> Float[Tensor, "
     encoding: dict[str, Any] = dict(batch.encoding)
     if model.forward_takes("logits_to_keep"):
         encoding["logits_to_keep"] = keep
-    logits = module(**encoding).logits[:, -keep:-1]
+    with running(model, rows=len(batch.rows), width=batch.encoding["input_ids"].shape[1]):
+        logits = module(**encoding).logits[:, -keep:-1]
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 

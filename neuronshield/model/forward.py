@@ -1,26 +1,24 @@
 """Forward passes under interventions, applied through nnsight.
 
 `margins` measures many conditions on the same prompts, as many at once as fit. What no condition changes is computed once
-per batch and reused: the layers below the first one touched (their residual is kept), and, where only the last prompt token
-is touched, all tokens before it (attention is causal; their key-value cache is kept). Both shortcuts are checked against a
-full forward on every batch and dropped where they disagree.
+per batch and reused, where the model allows it (see `shortcuts`). Shortcuts are compared with full forwards on every batch: the
+clean run when they are made, and then a condition of each first layer, on one prompt by itself. They are dropped where they
+disagree.
 
 Every firing is counted: an intervention that did not fire at every layer and token it names is an error, never a null
-effect.
+effect. Logits that are NaN or infinite are an error too; a model may mask tokens with -inf, but not all of them.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from typing import Any, overload
 
 import nnsight
 import numpy as np
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -30,16 +28,19 @@ from ..core.errors import InputError
 from ..core.neurons import NeuronSet
 from ..data.prompts import Prompt
 from .edits import check_conditions, edits_for
-from .encoding import PER_TOKEN, Batch, as_prompts, batches
+from .encoding import PER_TOKEN, Batch, as_prompts, batches, collate
 from .families import by_row
 from .intervention import Intervention, require_intervention
 from .model import Model
 from .norms import FrozenNorms
 from .prefixes import OpeningTokens, margin
+from .running import not_finite, running
+from .shortcuts import TROUBLE, Shared, agree, forward_options, last_token_step, may_skip_layers, stack
 
 __all__ = ["answer_logits", "margins", "prepare", "read_layers"]
 
 STACKED_ROWS = 256  # rows of one forward when conditions share it
+STACKED_TOKENS = 2**14  # and its tokens where prompts are run in full
 STACKED_BYTES = 2**26  # and the most their copies of the cache may take: beyond, copying costs more than it saves
 
 
@@ -59,7 +60,8 @@ def read_layers(model: Model, batch: Batch, fn: Callable[[int, Tensor, Any], Ten
             [batch, pos, d_mlp] on that layer's device, `envoy` nnsight's name of its down-projection (`envoy.output`).
     """
     envoys, idle, rows = model.envoys, model.idle(batch.encoding), len(batch.rows)
-    with torch.no_grad(), model.traced.trace(**batch.encoding, **model.there) as tracer:
+    width = batch.encoding["input_ids"].shape[1]
+    with running(model, rows=rows, width=width), torch.no_grad(), model.traced.trace(**batch.encoding, **model.there) as tracer:
         kept = nnsight.save([])
         for layer, envoy in enumerate(envoys):
             if layer in idle:
@@ -99,7 +101,8 @@ def answer_logits(
         batch_size: prompts a forward.
 
     Raises:
-        InputError: no prompts, or an intervention that does not fit the model or the prompts, or that could not fire.
+        InputError: no prompts, an intervention that does not fit the model or the prompts or that could not fire, logits that
+            are not finite, or too little memory.
     """
     rows = as_prompts(model, prompts, call="answer_logits")
     at_least(1, "answer_logits", batch_size=batch_size)
@@ -109,22 +112,13 @@ def answer_logits(
     check_conditions(model, rows, [intervention])
     parts: dict[int, Tensor] = {}
     for batch in batches(model, rows, batch_size=batch_size, side="left"):
-        logits, _ = _logits(model, rows, batch, conditions=[intervention], shared=_Shared(dict(batch.encoding)))
+        logits, _ = _logits(model, rows, batch, conditions=[intervention], shared=Shared(dict(batch.encoding)))
         parts |= dict(zip(batch.rows, logits[0].float().cpu(), strict=True))
     return parts[0] if isinstance(prompts, (str, Prompt)) else torch.stack([parts[i] for i in range(len(rows))])
 
 
 # -- one batch --------------------------------------------------------------------------------------------
-@dataclass
-class _Shared:
-    """What the conditions of a batch share: the encoding they still have to run, and what was already run."""
-
-    encoding: dict[str, Any]
-    cache: Any = None  # of all tokens but the last
-    residual: dict[int, Tensor] = field(default_factory=dict)  # layer -> what it reads, clean
-
-
-Prepared = list[tuple[Batch, _Shared]]
+Prepared = list[tuple[Batch, Shared]]
 
 
 def prepare(model: Model, prompts: Sequence[Prompt], *, batch_size: int) -> Prepared | None:
@@ -155,7 +149,7 @@ def _logits(
     batch: Batch,
     *,
     conditions: Sequence[Intervention | None],
-    shared: _Shared,
+    shared: Shared,
     keep: Sequence[int] = (),
 ) -> tuple[Float[Tensor, "condition batch vocab"], dict[int, Tensor]]:
     """First-answer-token logits of a left-padded batch under each condition, in one forward.
@@ -166,11 +160,12 @@ def _logits(
     edits, expected = edits_for(model, prompts, batch, conditions=conditions)
     first = min(edits, default=0)
     known = shared.residual.get(first) if edits else None
-    entry = None if known is None else _stack(known, times)
-    encoding = _options(model, shared, times, first=first if entry is not None else 0)
+    entry = None if known is None else stack(known, times)
+    encoding = forward_options(model, shared, times, first=first if entry is not None else 0)
     layers, envoys, idle = model.layer_envoys, model.envoys, model.idle(batch.encoding)
     skipped = [i for i in range(first) if i not in idle] if entry is not None else []
-    with torch.no_grad(), model.traced.trace(**encoding, **model.there) as tracer:
+    rows, width = encoding["input_ids"].shape
+    with running(model, rows=rows, width=width), torch.no_grad(), model.traced.trace(**encoding, **model.there) as tracer:
         fired, kept = nnsight.save({}), nnsight.save({})
         for below in skipped:
             layers[below].skip(entry)
@@ -184,105 +179,71 @@ def _logits(
         result = tracer.result.save()
     if dict(fired) != expected:
         raise RuntimeError(f"an intervention on {model.id!r} fired {dict(fired)} times by layer, not {expected}")
-    last = result.logits[:, -1].detach()
-    return rearrange(last, "(condition batch) vocab -> condition batch vocab", condition=times), dict(kept)
+    last = rearrange(result.logits[:, -1].detach(), "(condition batch) vocab -> condition batch vocab", condition=times)
+    _check_finite(model, prompts, batch, logits=last, conditions=conditions)
+    return last, dict(kept)
 
 
-def _options(model: Model, shared: _Shared, times: int, *, first: int) -> dict[str, Any]:
-    """What the forward is given: the encoding once a condition, and a copy of the cache for layers from `first` on."""
-    encoding = {k: _stack(v, times) for k, v in shared.encoding.items()}
-    if shared.cache is not None:
-        encoding |= {"use_cache": True, "past_key_values": _fresh(shared.cache, times, first)}
-    elif model.forward_takes("use_cache"):
-        encoding["use_cache"] = False
-    if model.forward_takes("logits_to_keep"):
-        encoding["logits_to_keep"] = 1
-    return encoding
+def _check_finite(
+    model: Model, prompts: Sequence[Prompt], batch: Batch, *, logits: Tensor, conditions: Sequence[Intervention | None]
+) -> None:
+    """Raise if a row of logits has a NaN or +inf, or nothing but -inf (its largest entry is then not finite)."""
+    wrong = ~logits.amax(dim=-1).isfinite()
+    if bool(wrong.any()):
+        condition, row = wrong.nonzero()[0].tolist()
+        what = "" if conditions[condition] is None else f" under {conditions[condition]!r}"
+        raise InputError(not_finite(model, prompts[batch.rows[row]].id, what=what))
 
 
-def _stack(value: Any, times: int) -> Any:
-    """One copy of the batch a condition; pictures, which may have rows of their own, follow."""
-    if times == 1 or not isinstance(value, torch.Tensor):
-        return value
-    return repeat(value, "row ... -> (times row) ...", times=times)
-
-
-def _fresh(cache: Any, times: int, first: int) -> Any:
-    """A cache to write to, for layers from `first` on; the old one's tensors are shared until they are replaced."""
-    new = copy.copy(cache)
-    new.layers = [copy.copy(layer) for layer in cache.layers]
-    if times > 1:
-        for layer in new.layers[first:]:
-            if layer.is_initialized:
-                layer.keys, layer.values = (_stack(x, times) for x in (layer.keys, layer.values))
-    return new
-
-
-def _share(model: Model, prompts: Sequence[Prompt], batch: Batch, *, layers: Sequence[int], last_only: bool) -> _Shared:
+def _share(model: Model, prompts: Sequence[Prompt], batch: Batch, *, layers: Sequence[int], last_only: bool) -> Shared:
     """Run once what no condition changes; each shortcut only where it reproduces the full forward.
 
     `layers` are those that a condition may touch first; with `last_only` nothing before the last token is touched.
     """
-    out = _Shared(dict(batch.encoding))
+    out = Shared(dict(batch.encoding))
     idle = model.idle(batch.encoding)
     firsts = [layer for layer in layers if layer and layer not in idle]
     full, kept = _logits(model, prompts, batch, conditions=[None], shared=out, keep=() if last_only else firsts)
-    step = _last_token_step(model, batch) if last_only else None
+    step = last_token_step(model, batch) if last_only else None
     if step is not None:
         try:
             short, kept = _logits(model, prompts, batch, conditions=[None], shared=step, keep=firsts)
-            out = step if _same(model, full, short) else out
-        except (RuntimeError, ValueError, TypeError):
+            out = step if agree(model, full, short) else out
+        except TROUBLE:
             pass
     if last_only and out.cache is None:
         return out
-    if not firsts:
+    if not firsts or not may_skip_layers(model, kept, len(batch.rows)):
         return out
-    trial = _Shared(out.encoding, out.cache, {k: v.clone() for k, v in kept.items()})
+    trial = Shared(out.encoding, out.cache, {k: v.clone() for k, v in kept.items()})
     touch = Intervention(NeuronSet([(firsts[-1], 0)]), "scale", 1.0)
     try:
         again, _ = _logits(model, prompts, batch, conditions=[touch], shared=trial)
-    except (RuntimeError, ValueError, TypeError, KeyError, IndexError):
+    except TROUBLE:
         return out
-    return trial if _same(model, full, again) else out
+    return trial if agree(model, full, again) else out
 
 
-def _same(model: Model, a: Tensor, b: Tensor) -> bool:
-    loose = next(model.module.parameters()).dtype != torch.float32
-    return torch.allclose(a.float(), b.float(), rtol=1e-3, atol=0.25 if loose else 1e-3)
-
-
-def _last_token_step(model: Model, batch: Batch) -> _Shared | None:
-    """All tokens but the last run once; None where the model cannot go on from there."""
-    width = batch.encoding["input_ids"].shape[1]
-    if width < 2 or model.remote or not model.forward_takes("past_key_values") or "position_ids" not in batch.encoding:
-        return None
-    first = {k: v[:, :-1] if k in PER_TOKEN else v for k, v in batch.encoding.items()}
-    last = {k: v[:, -1:] for k, v in batch.encoding.items() if k in PER_TOKEN}
-    last["attention_mask"] = batch.encoding["attention_mask"]
-    from transformers import DynamicCache
-
-    try:
-        with torch.no_grad():
-            cache = model.module(**first, use_cache=True).past_key_values
-    except (RuntimeError, ValueError, TypeError):
-        return None
-    return _Shared(last, cache) if isinstance(cache, DynamicCache) else None
-
-
-def _chunks(conditions: Sequence[Intervention | None], n: int, shared: _Shared) -> list[list[int]]:
+def _chunks(conditions: Sequence[Intervention | None], batch: Batch, shared: Shared) -> list[list[int]]:
     """Conditions that go through one forward together: as many as fit, with the same first layer."""
-    size = 0
+    n, width = batch.encoding["input_ids"].shape
+    limit = min(STACKED_ROWS // n, STACKED_TOKENS // (n * width))
     if shared.cache is not None:
         run = [layer for layer in shared.cache.layers if layer.is_initialized]  # idle layers keep nothing
         size = sum(x.numel() * x.element_size() for layer in run for x in (layer.keys, layer.values))
-    limit = max(1, min(STACKED_ROWS // n, STACKED_BYTES // max(size, 1)))
+        limit = min(STACKED_ROWS // n, STACKED_BYTES // max(size, 1))
     if any(k not in PER_TOKEN for k in shared.encoding):  # pictures: rows may not line up with prompts
         limit = 1
     by_first: dict[int, list[int]] = {}
     for i, c in enumerate(conditions):
-        by_first.setdefault(-1 if c is None else min(c.neurons.by_layer()), []).append(i)
+        by_first.setdefault(_first_layer(c), []).append(i)
+    limit = max(limit, 1)
     return [group[at : at + limit] for group in by_first.values() for at in range(0, len(group), limit)]
+
+
+def _first_layer(condition: Intervention | None) -> int:
+    """The lowest layer that it touches; -1 for a clean run."""
+    return -1 if condition is None else min(condition.neurons.by_layer())
 
 
 # -- many prompts -----------------------------------------------------------------------------------------
@@ -319,7 +280,8 @@ def margins(
         desc: its label.
 
     Raises:
-        InputError: a condition that does not fit the model or the prompts, or touches generated tokens only.
+        InputError: a condition that does not fit the model or the prompts, or touches generated tokens only; logits that are
+            not finite; too little memory.
         RuntimeError: a condition that did not fire at every layer and token it names.
     """
     prompts = as_prompts(model, prompts, call="margins")
@@ -329,28 +291,74 @@ def margins(
     with tqdm(total=len(prompts) * len(conditions), desc=desc, unit="run", disable=not progress, leave=False) as bar:
         for batch, shared in prepared or _shares(model, prompts, conditions, batch_size=batch_size):
             kinds = [tokens[prompts[row].language] for row in batch.rows]
-            norms = FrozenNorms(model) if frozen else None
-            if norms is not None:
-                with norms.hooks:
-                    _logits(model, prompts, batch, conditions=[None], shared=shared)
-            for chunk in _chunks(conditions, len(batch.rows), shared):
-                with norms.hooks if norms is not None else nullcontext():
-                    logits, _ = _logits(model, prompts, batch, conditions=[conditions[i] for i in chunk], shared=shared)
+            for chunk, logits in _runs(model, prompts, batch, conditions=conditions, shared=shared, frozen=frozen):
                 flat = rearrange(logits, "condition batch vocab -> (condition batch) vocab")
-                read = margin(flat, kinds * len(chunk)).numpy()
-                out[np.ix_(chunk, batch.rows)] = rearrange(read, "(c batch) -> c batch", c=len(chunk))
+                read = rearrange(margin(flat, kinds * len(chunk)).numpy(), "(c batch) -> c batch", c=len(chunk))
+                if not np.isfinite(read).all():
+                    row = batch.rows[int(np.argwhere(~np.isfinite(read))[0][1])]
+                    raise InputError(
+                        f"prompt {prompts[row].id!r}: {model.id!r} masks the first tokens of all refusal or all compliance "
+                        "prefixes; pass other refusals=[...] or compliances=[...]"
+                    )
+                out[np.ix_(chunk, batch.rows)] = read
                 bar.update(len(batch.rows) * len(chunk))
     return out
 
 
+def _runs(
+    model: Model,
+    prompts: Sequence[Prompt],
+    batch: Batch,
+    *,
+    conditions: Sequence[Intervention | None],
+    shared: Shared,
+    frozen: bool,
+) -> Iterator[tuple[list[int], Float[Tensor, "condition batch vocab"]]]:
+    """Numbers of the conditions that were run together, and their logits; a shortcut that gives others is dropped."""
+    hold: Any = nullcontext()
+    if frozen:
+        hold = FrozenNorms(model).hooks
+        with running(model), hold:
+            _logits(model, prompts, batch, conditions=[None], shared=shared)
+    shared.calls += 1
+    for chunk in _chunks(conditions, batch, shared):
+        chosen = [conditions[i] for i in chunk]
+        with running(model), hold:
+            logits, _ = _logits(model, prompts, batch, conditions=chosen, shared=shared)
+        first = _first_layer(chosen[0])
+        if first >= 0 and shared.due(first):
+            c, at = shared.calls % len(chosen), (first + shared.calls) % len(batch.rows)
+            alone = _alone(model, prompts, batch.rows[at], condition=chosen[c], frozen=frozen)
+            if not agree(model, alone, logits[c, at]):
+                shared.drop(batch)
+                parts = []
+                for condition in chosen:
+                    with running(model), hold:
+                        parts.append(_logits(model, prompts, batch, conditions=[condition], shared=shared)[0])
+                logits = torch.cat(parts)
+        yield chunk, logits
+
+
+def _alone(
+    model: Model, prompts: Sequence[Prompt], row: int, *, condition: Intervention | None, frozen: bool
+) -> Float[Tensor, " vocab"]:
+    """Logits of one prompt by itself, unpadded, in a full forward under one condition."""
+    batch = collate(model, [prompts[row]], side="left", rows=[row])
+    hold: Any = FrozenNorms(model).hooks if frozen else nullcontext()
+    for each in ([None, condition] if frozen else [condition]):  # frozen norms remember the clean run
+        with running(model), hold:
+            logits, _ = _logits(model, prompts, batch, conditions=[each], shared=Shared(dict(batch.encoding)))
+    return logits[0, 0]
+
+
 def _shares(
     model: Model, prompts: Sequence[Prompt], conditions: Sequence[Intervention | None], *, batch_size: int
-) -> Iterator[tuple[Batch, _Shared]]:
+) -> Iterator[tuple[Batch, Shared]]:
     """Batches, with what is worth sharing for these conditions."""
     last_only = all(c is None or c.positions == "last_prompt" for c in conditions)
     layers = sorted({min(c.neurons.by_layer()) for c in conditions if c is not None})
     for batch in batches(model, prompts, batch_size=batch_size, side="left"):
         if len(conditions) < 3:
-            yield batch, _Shared(dict(batch.encoding))
+            yield batch, Shared(dict(batch.encoding))
         else:
             yield batch, _share(model, prompts, batch, layers=layers, last_only=last_only)

@@ -1,31 +1,40 @@
 """Greedy generation, with an intervention held at every step that it names.
 
-`decode` is the one generation loop: it calls back at every decoding step and layer that it is told to. `generate` uses it to hold
-an `Intervention`. Every firing is counted: an intervention that did not fire at every layer, step and token it names is an error.
+**Greedy means argmax.** A checkpoint's `generation_config` may ask for penalties, forced or suppressed tokens, a least length,
+beams, sampling or another form of the result. None of it is used: the configuration is `settings`' own, and of the checkpoint's
+only the tokens that end an answer.
+
+`decode` is the one generation loop: it calls back at every decoding step and layer that it is told to. A model that keeps no
+cache reads the whole sequence again at each step; what was changed at earlier steps is then changed again. `generate` uses
+`decode` to hold an `Intervention`. Every firing is counted: an intervention that did not fire at every layer, step and token it
+names is an error, and so are logits that are not finite.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, overload
 
 import nnsight
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..core.arguments import at_least
+from ..core.errors import InputError
 from ..data.prompts import Prompt
 from .edits import Edit, check_conditions, edits_for
 from .encoding import Batch, as_prompts, batches
 from .families import by_row
 from .intervention import Intervention, require_intervention
 from .model import Model
+from .running import not_finite, running
 
-__all__ = ["decode", "generate"]
+__all__ = ["decode", "generate", "settings"]
 
 Change = Callable[[int, int, Tensor], Any]
 
@@ -80,8 +89,8 @@ def generate(
         desc: its label.
 
     Raises:
-        InputError: no model or no prompts, or an intervention that does not fit the model or the prompts, or that could not
-            fire.
+        InputError: no model or no prompts, an intervention that does not fit the model or the prompts or that could not
+            fire, logits that are not finite, or too little memory.
         RuntimeError: an intervention that did not fire at every layer, step and token it names.
     """
     rows = as_prompts(model, prompts, call="generate")
@@ -91,12 +100,30 @@ def generate(
     check_conditions(model, rows, [intervention], generated=max_new_tokens)
     out = [""] * len(rows)
     with tqdm(total=len(rows), desc=desc, unit="prompt", disable=not progress, leave=False) as bar:
-        for batch in batches(model, rows, batch_size=batch_size, side="left"):
+        for batch in batches(model, rows, batch_size=batch_size, side="left", extra=max_new_tokens):
             new = _generate_ids(model, rows, batch, intervention=intervention, n=max_new_tokens)
             for row, text in zip(batch.rows, model.tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
                 out[row] = text.strip()
             bar.update(len(batch.rows))
     return out[0] if isinstance(prompts, (str, Prompt)) else out
+
+
+def settings(model: Model, max_new_tokens: int) -> dict[str, Any]:
+    """How answers are generated, as artefacts record it: greedy, at most so many tokens, ended by these token ids.
+
+    >>> settings(model, 32)
+    {'greedy': True, 'max_new_tokens': 32, 'eos_token_ids': [2]}
+
+    Args:
+        model: the model; its checkpoint says which tokens end an answer.
+        max_new_tokens: tokens an answer, at most.
+    """
+    return {"greedy": True, "max_new_tokens": max_new_tokens, "eos_token_ids": _ends(model)}
+
+
+def _ends(model: Model) -> list[int]:
+    given = getattr(getattr(model.module, "generation_config", None), "eos_token_id", None)
+    return [] if given is None else [int(i) for i in torch.as_tensor(given).flatten()]
 
 
 def decode(
@@ -123,38 +150,129 @@ def decode(
             s the s-th generated token. Steps after the end of the list run untouched, idle layers are left out.
         change: called inside the trace as `change(step, layer, h)`, with h [batch, pos, d_mlp] a copy of the layer's
             neurons that it may write to (pos is the prompt's length at step 0, then 1) and that takes their place. What it
-            returns is kept.
+            returns is kept. Without a cache it is called again for the tokens of earlier steps, which are read again, and what
+            it returns then is not kept.
 
     Raises:
+        InputError: logits that are not finite, or too little memory.
         RuntimeError: `change` was not called at a (step, layer) that it should have been called at.
     """
+    from transformers import LogitsProcessorList
+
     encoding = {k: v for k, v in batch.encoding.items() if k != "position_ids"}
-    pad = next((i for i in (model.tokenizer.pad_token_id, model.tokenizer.eos_token_id) if i is not None), 0)
-    options = {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": 1, "pad_token_id": pad}
-    width, rows, idle = batch.encoding["input_ids"].shape[1], len(batch.rows), model.idle(batch.encoding)
-    steps = [sorted(set(at) - set(idle)) for at in layers[:max_new_tokens]]
+    rows, width = batch.encoding["input_ids"].shape
+    idle, checked = model.idle(batch.encoding), _Finite(width, _ends(model))
+    options = {"generation_config": _greedy(model, max_new_tokens), "logits_processor": LogitsProcessorList([checked])}
+    calls = _Calls([sorted(set(at) - set(idle)) for at in layers[:max_new_tokens]], change, width=width)
     answers: list[Tensor] = []
 
     def run(**kwargs: Any) -> Tensor:
-        answers.append(model.module.generate(**kwargs))  # type: ignore[operator]
+        answers.append(model.module.generate(**kwargs, **options))  # type: ignore[operator]
         return answers[0]
 
-    if change is None or not any(steps):
-        with torch.no_grad(), quiet_generation():
-            return run(**encoding, **options)[:, width:], {}
-    envoys = model.envoys
-    with torch.no_grad(), quiet_generation(), model.traced.trace(fn=run, **encoding, **options) as tracer:
-        seen = nnsight.save({})
-        for step in tracer.iter[: len(steps)]:
-            for layer in steps[step]:
-                h = envoys[layer].input.clone()
-                seen[step, layer] = change(step, layer, by_row(h, rows))
-                envoys[layer].input = h
-    new = answers[0][:, width:]
-    missing = {(step, layer) for step, at in enumerate(steps[: new.shape[1]]) for layer in at} ^ set(seen)
+    with running(model, rows=rows, width=width), _own_config(model.module, options), torch.no_grad(), quiet_generation():
+        if change is None or not any(calls.steps):
+            run(**encoding)
+            return _checked(model, batch, answers[0][:, width:], checked), {}
+        visits, envoys = calls.visits(max_new_tokens, cached=_keeps_cache(model)), model.envoys
+        with model.traced.trace(fn=run, **encoding) as tracer:
+            seen = nnsight.save({})
+            for step in tracer.iter[: len(visits)]:
+                for layer in visits[step]:
+                    h = envoys[layer].input.clone()
+                    seen[step, layer] = calls.at(step, layer, by_row(h, rows))
+                    envoys[layer].input = h
+    new = _checked(model, batch, answers[0][:, width:], checked)
+    n = new.shape[1]
+    missing = {(step, layer) for step, at in enumerate(visits[:n]) for layer in at} - set(seen)
     if missing:
         raise RuntimeError(f"{model.id!r} did not run at every (step, layer) of a generation: {sorted(missing)[:3]}")
-    return new, dict(seen)
+    due = {(step, layer) for step, at in enumerate(calls.steps[:n]) for layer in at}
+    return new, {key: value for key, value in seen.items() if key in due}
+
+
+class _Calls:
+    """Which layers call back at which step, with and without a cache."""
+
+    def __init__(self, steps: list[list[int]], change: Change | None, *, width: int) -> None:
+        self.steps, self.change, self.width = steps, change, width
+
+    def visits(self, n: int, *, cached: bool) -> list[list[int]]:
+        """Layers that are read at each step: without a cache, those of all steps until then."""
+        if cached:
+            return self.steps
+        return [sorted({layer for at in self.steps[: step + 1] for layer in at}) for step in range(n)]
+
+    def at(self, step: int, layer: int, h: Tensor) -> Any:
+        """What `change` returned for the newest tokens; those of earlier steps are changed again where they are read again."""
+        tokens, out = h.shape[1], None
+        if step and tokens not in (1, self.width + step):
+            raise RuntimeError(f"step {step} of a generation read {tokens} tokens, not 1 or {self.width + step}")
+        again = step > 0 and tokens > 1
+        for s in range(0 if again else step, step + 1):
+            if s < len(self.steps) and layer in self.steps[s] and self.change is not None:
+                start = self.width + s - 1
+                part = h if not again else h[:, : self.width] if s == 0 else h[:, start : start + 1]
+                out = self.change(s, layer, part)
+        return out
+
+
+def _keeps_cache(model: Model) -> bool:
+    """Whether each step is known to read one token: a class of transformers that takes its plain cache."""
+    module: Any = model.module
+    module = module.get_base_model() if hasattr(module, "get_base_model") else module
+    plain = getattr(module, "_supports_default_dynamic_cache", lambda: False)
+    takes = model.forward_takes("past_key_values") and model.forward_takes("use_cache")
+    return type(module).__module__.startswith("transformers.") and takes and plain()
+
+
+def _greedy(model: Model, n: int) -> Any:
+    """A configuration of nothing but argmax, the number of tokens, and the ids that end and pad answers."""
+    from transformers import GenerationConfig
+
+    theirs, ends = getattr(model.module, "generation_config", None), _ends(model)
+    pad = next((i for i in (model.tokenizer.pad_token_id, model.tokenizer.eos_token_id) if i is not None), 0)
+    return GenerationConfig(
+        max_new_tokens=n, do_sample=False, num_beams=1, eos_token_id=ends or None, pad_token_id=pad,
+        bos_token_id=getattr(theirs, "bos_token_id", None),
+        use_cache=_keeps_cache(model) or getattr(theirs, "use_cache", None) is not False,
+    )  # fmt: skip
+
+
+@contextmanager
+def _own_config(module: nn.Module, options: dict[str, Any]) -> Iterator[None]:
+    """`generation_config` of the module, and of modules in it, replaced: transformers fills what is unset from there."""
+    kept = [(m, m.__dict__["generation_config"]) for m in module.modules() if "generation_config" in m.__dict__]
+    try:
+        for m, _ in kept:
+            m.generation_config = options["generation_config"]
+        yield
+    finally:
+        for m, theirs in kept:
+            m.generation_config = theirs
+
+
+class _Finite:
+    """A logits processor that changes nothing and remembers which rows had logits that are not finite before they ended."""
+
+    def __init__(self, width: int, ends: list[int]) -> None:
+        self.width, self.ends = width, ends
+        self.wrong: Tensor | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        new = input_ids[:, self.width :]
+        ended = torch.isin(new, torch.tensor(self.ends, device=new.device, dtype=new.dtype)).any(dim=1)
+        wrong = ~scores.amax(dim=-1).isfinite() & ~ended.to(scores.device)
+        self.wrong = wrong if self.wrong is None else self.wrong | wrong
+        return scores
+
+
+def _checked(model: Model, batch: Batch, new: Tensor, checked: _Finite) -> Tensor:
+    """The new tokens, if they were all decided by finite logits."""
+    if checked.wrong is not None and bool(checked.wrong.any()):
+        row = int(checked.wrong.int().argmax())
+        raise InputError(not_finite(model, batch.ids[row] if batch.ids else f"row {row}"))
+    return new
 
 
 def _generate_ids(

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..core.errors import InputError
 from .families import Site
+from .running import running, wrapped
 from .weights import SAMPLED_ROWS, is_conv1d
 
 __all__ = ["Facts", "facts", "wrap"]
@@ -53,9 +54,10 @@ def wrap(model: str | nn.Module, processor: Any, *, multimodal: bool, **options:
     """
     nnsight.register("neuronshield")  # our own functions in a trace travel by their source
     task = "image-text-to-text" if multimodal else "text-generation"
-    return nnsight.TransformersModel(
-        model, task=task, **{"processor" if multimodal else "tokenizer": processor}, **options
-    )
+    given = {"processor" if multimodal else "tokenizer": processor}
+    if isinstance(model, str):
+        return nnsight.TransformersModel(model, task=task, **given, **options)
+    return wrapped(model, lambda: nnsight.TransformersModel(model, task=task, **given, **options))
 
 
 class Traced(Protocol):
@@ -63,6 +65,8 @@ class Traced(Protocol):
 
     @property
     def id(self) -> str: ...
+    @property
+    def module(self) -> nn.Module: ...
     @property
     def remote(self) -> bool | str: ...
     @property
@@ -92,7 +96,8 @@ def facts(model: Traced) -> Facts:
     envoys = model.envoys
     turned = is_conv1d(model.linear(0, model.site.down))
     try:
-        with torch.no_grad(), model.traced.trace(input_ids=torch.ones(1, 1, dtype=torch.long), **model.there) as tracer:
+        ids = torch.ones(1, 1, dtype=torch.long)
+        with running(model), torch.no_grad(), model.traced.trace(input_ids=ids, **model.there) as tracer:
             ones, twos, samples = nnsight.save([]), nnsight.save([]), nnsight.save([])
             dtype = nnsight.save(str(envoys[0].weight.dtype))
             for envoy in envoys:

@@ -39,6 +39,7 @@ from ..model.generation import generate
 from ..model.hooks import hooked
 from ..model.intervention import Intervention
 from ..model.model import Model
+from ..model.running import running
 from ..model.weights import out_in
 from ..shield.adapter import places, slots
 from .bridge import BridgeMissing, bridge_of, by_bridge
@@ -343,7 +344,7 @@ def _reading(model: Model, seen: dict[int, Tensor]) -> hooked:
 def _by_hooks(model: Model, prompt: Prompt) -> Tensor:
     """Every neuron at the last token of one prompt by itself, read without nnsight; [n_layers, d_mlp]."""
     seen: dict[int, Tensor] = {}
-    with torch.no_grad(), _reading(model, seen):
+    with running(model), torch.no_grad(), _reading(model, seen):
         model.module(**collate(model, [prompt]).encoding)
     silent = torch.zeros(1, model.d_mlp)
     return torch.stack([seen.get(i, silent).reshape(-1, model.d_mlp)[-1] for i in range(model.n_layers)])

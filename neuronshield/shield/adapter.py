@@ -32,6 +32,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from ..core.neurons import NeuronSet
+from ..core.randomness import random_state_kept
 from ..model.families import PARTS
 from ..model.model import Model
 from ..model.weights import is_conv1d
@@ -154,7 +155,6 @@ def attach(model: Model, where: list[Place], rank: int, *, hot: bool, seed: int)
     with quiet():
         from peft import LoraConfig, get_peft_model
 
-    torch.manual_seed(seed)
     config = LoraConfig(
         r=rank,
         lora_alpha=rank,
@@ -163,7 +163,8 @@ def attach(model: Model, where: list[Place], rank: int, *, hot: bool, seed: int)
         bias="none",
         fan_in_fan_out=is_conv1d(model.linear(0, model.site.down)),
     )
-    with quiet():
+    with quiet(), random_state_kept():
+        torch.manual_seed(seed)
         peft_model = get_peft_model(shared_copy(model.module), config)  # type: ignore[arg-type]
     wrapped, trained = _wrapped(peft_model, where), 0
     for place in where:
@@ -252,7 +253,7 @@ def with_module(model: Model, module: nn.Module) -> Model:
 
 
 def shared_copy(module: nn.Module) -> nn.Module:
-    """A copy of the structure on the same weights: parameters and buffers share storage, modules do not.
+    """A copy of the structure on the same weights, in eval mode: parameters and buffers share storage, modules do not.
 
     >>> shared_copy(model.module).lm_head.weight.data_ptr() == model.module.lm_head.weight.data_ptr()
     True
@@ -265,7 +266,7 @@ def shared_copy(module: nn.Module) -> nn.Module:
         memo[id(p)] = nn.Parameter(p.detach(), requires_grad=False)
     for b in module.buffers():
         memo[id(b)] = b
-    return copy.deepcopy(module, memo)
+    return copy.deepcopy(module, memo).eval()
 
 
 @contextmanager

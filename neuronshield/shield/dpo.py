@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from ..core.errors import InputError
+from ..core.randomness import random_state_kept
 from ..data.languages import OpeningsArg
 from ..model.answers import Example, refusal_for
 from ..model.encoding import collate
@@ -51,9 +52,10 @@ def fit_preference(
         InputError: TRL is not installed, a setting that has no use here, or the model answers no harmful prompt.
     """
     try:
-        from datasets import Dataset
-        from transformers import PrinterCallback
-        from trl import DPOConfig, DPOTrainer
+        with random_state_kept():  # importing TRL draws
+            from datasets import Dataset
+            from transformers import PrinterCallback
+            from trl import DPOConfig, DPOTrainer
     except ImportError:
         raise InputError("objective='preference' needs TRL: pip install 'neuronshield[preference]'") from None
     for name, used in (("texts", any(e.generic for e in data)), ("checkpoint", config.checkpoint is not None)):
@@ -72,7 +74,7 @@ def fit_preference(
         def _get_train_sampler(self, *_: Any, **__: Any) -> Any:
             return torch.utils.data.SequentialSampler(rows)
 
-    with tempfile.TemporaryDirectory() as folder, quiet(), warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as folder, quiet(), random_state_kept(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         settings = DPOConfig(
             output_dir=folder, beta=BETA, learning_rate=config.lr, max_steps=config.steps, max_grad_norm=1.0,

@@ -80,8 +80,8 @@ def test_layers_below_are_not_run_again(llama: ns.Model) -> None:
         margins(llama, prompts, conditions[20:], TOKENS, batch_size=len(prompts))
     finally:
         handle.remove()
-    assert shared_last <= 3  # full, all tokens but the last, the last
-    assert len(runs) - shared_last == 1
+    assert shared_last <= 3 + 1  # full, all tokens but the last, the last, and one prompt by itself to compare with
+    assert len(runs) - shared_last == 1 + 1
 
 
 def test_nothing_is_left_behind_not_even_after_an_error(llama: ns.Model) -> None:

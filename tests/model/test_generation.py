@@ -114,7 +114,8 @@ def test_a_step_that_was_not_reached_is_an_error(llama: ns.Model, monkeypatch: p
     first = type(llama.module).generate
 
     def longer(self: Any, **options: Any) -> torch.Tensor:
-        ids = first(self, **{**options, "max_new_tokens": options["max_new_tokens"] - 1})
+        options["generation_config"].max_new_tokens -= 1
+        ids = first(self, **options)
         return torch.cat([ids, ids[:, -1:]], dim=1)  # one token that no forward decided
 
     monkeypatch.setattr(type(llama.module), "generate", longer)

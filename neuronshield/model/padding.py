@@ -1,0 +1,61 @@
+"""Whether a model may read a batch that is padded on the left.
+
+Attention masks padding out. A recurrent or convolutional layer carries a state from token to token, and padding before the first
+token changes it unless the layer masks padding too. Padding on the right comes after every token that is read, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from .model import Model
+from .running import running
+
+__all__ = ["pads_on_the_left"]
+
+#: Classes of layers that carry a state: torch's own convolution is `Conv1d`, GPT-2's linear layer `Conv1D`.
+STATEFUL = re.compile(r"Conv1d|ShortConv|Mamba|SSM|Recurrent|Rglru|DeltaNet|LinearAttention|Rwkv|RWKV|Retention|LSTM|GRU")
+
+_known: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def pads_on_the_left(model: Model) -> bool:
+    """Whether padding on the left leaves the logits of a prompt as they are; tried once for a model with recurrent layers.
+
+    >>> pads_on_the_left(model)
+    True
+
+    Args:
+        model: the model.
+    """
+    if model.remote:
+        return True
+    if model.module not in _known:
+        layers = model.module.get_submodule(model.layers_path)
+        stateful = any(STATEFUL.search(type(m).__name__) for m in layers.modules())
+        _known[model.module] = not stateful or _tried(model)
+    return _known[model.module]
+
+
+def _tried(model: Model) -> bool:
+    """Whether a short prompt has the same logits beside a long one as by itself."""
+    n = model.module.get_input_embeddings().weight.shape[0]  # type: ignore[operator,union-attr]
+    ids = (torch.arange(11, device=model.device) * 7 + 3) % n
+    mask = torch.ones_like(ids)
+    short, padded = _logits(model, ids[8:], mask[8:]), _logits(model, ids, (torch.arange(11, device=ids.device) >= 8).long())
+    size = max(1.0, float(short.abs().max()))
+    exact = short.dtype in (torch.float32, torch.float64)
+    return float((short - padded).abs().max()) <= (1e-3 * size if exact else max(0.25, 0.02 * size))
+
+
+def _logits(model: Model, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    given: dict[str, Any] = {"input_ids": ids[None], "attention_mask": mask[None]}
+    if model.forward_takes("use_cache"):
+        given["use_cache"] = False
+    with running(model, rows=1, width=len(ids)), torch.no_grad():
+        return model.module(**given).logits[0, -1]
