@@ -1,126 +1,26 @@
-"""Files and rows to the fields of a prompt, each column checked; an error names the file, the line and the column."""
+"""A row to the fields of a prompt, each column checked; an error names the row and the column."""
 
 from __future__ import annotations
 
-import json
-import math
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import InputError
-from .pictures import read_images
+from .chats import read_chat
+from .columns import COLUMNS, MODALITIES, SPLITS, check_columns, check_text, is_null, label_of, plain
+from .pictures import listed, read_images
+from .tags import language_tag
 
-__all__ = ["COLUMNS", "LABELS", "MODALITIES", "SPLITS", "check_fractions", "jsonl_rows", "parquet_rows", "parse_row"]
-
-LABELS = ("harmful", "benign")
-MODALITIES = ("text", "image", "typographic", "text+image")
-SPLITS = ("discover", "confirm", "train", "test")
-#: The columns of a prompt; any other column of a row is kept as `extra`.
-COLUMNS = ("id", "prompt", "label", "messages", "images", "language", "modality", "category", "source", "pair_id", "target",
-           "split", "expect")  # fmt: skip
-_BCP47 = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
+__all__ = ["check_fractions", "parse_row"]
 
 
-#: Key of a Parquet file's metadata under which `PromptSet.to_parquet` lists the columns that it wrote as JSON.
-JSON_COLUMNS = b"neuronshield.json"
-
-
-def is_null(value: Any) -> bool:
-    """Whether a value is missing: None, or the NaN that a table has where a string is missing.
-
-    >>> is_null(float("nan")), is_null("")
-    (True, False)
-
-    Args:
-        value: of a column.
-    """
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-# -- files to rows ------
-def jsonl_rows(path: Path) -> list[tuple[str, Any]]:
-    """(where, row) of every line of a JSONL file; blank lines are left out.
-
-    >>> path = Path("p.jsonl")
-    >>> _ = path.write_text('{"prompt": "Bake"}\\n')
-    >>> jsonl_rows(path)
-    [('p.jsonl:1', {'prompt': 'Bake'})]
-
-    Args:
-        path: the file.
-
-    Raises:
-        InputError: naming the file and the line: not found, not UTF-8, not JSON, or empty.
-    """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise InputError(f"{path}:{line}: not UTF-8 (byte {error.start}); save the file as UTF-8") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    rows: list[tuple[str, Any]] = []
-    for number, line_text in enumerate(text.split("\n"), 1):
-        if not line_text.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            rows.append((where, json.loads(line_text)))
-        except json.JSONDecodeError as error:
-            raise InputError(f"{where}: not JSON ({error.msg}, column {error.colno})") from None
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{where}: not JSON we can read ({str(error).split(';')[0]})") from None
-    if not rows:
-        raise InputError(f"{path}: empty; write one JSON object a line with at least 'prompt' and 'label'")
-    return rows
-
-
-def parquet_rows(path: Path) -> list[tuple[str, Any]]:
-    """(where, row) of every row of a Parquet file; nulls are left out.
-
-    >>> import pandas as pd
-    >>> pd.DataFrame({"prompt": ["Bake"], "split": [None]}).to_parquet("p.parquet")
-    >>> parquet_rows(Path("p.parquet"))
-    [('p.parquet: row 0', {'prompt': 'Bake'})]
-
-    Args:
-        path: the file.
-
-    Raises:
-        InputError: naming the file: not found, not Parquet, or empty; or pyarrow is missing.
-    """
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise InputError(f"{path}: reading Parquet needs pyarrow; pip install pyarrow") from None
-    try:
-        table = pyarrow.parquet.read_table(path)
-        encoded = json.loads((table.schema.metadata or {}).get(JSON_COLUMNS, b"[]"))
-        records = table.to_pylist()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
-    rows = [
-        (f"{path}: row {i}", {k: json.loads(v) if k in encoded else v for k, v in r.items() if not is_null(v)})
-        for i, r in enumerate(records)
-    ]
-    if not rows:
-        raise InputError(f"{path}: empty")
-    return rows
-
-
-# -- one row --------------------------------------------------------------------------------------------
 def parse_row(row: Any, where: str, folder: Path | None) -> dict[str, Any]:
-    """The fields of a `Prompt`, each checked.
+    """The fields of a `Prompt`, each checked. Columns that are null, and names that are blank, are missing.
 
-    >>> row = parse_row({"prompt": "Bake", "label": "benign", "mine": 1}, "p.jsonl:1", None)
-    >>> row["language"], row["modality"], row["extra"]
-    ('en', 'text', {'mine': 1})
+    >>> row = parse_row({"prompt": "Bake", "label": "safe", "mine": 1}, "p.jsonl:1", None)
+    >>> row["label"], row["language"], row["modality"], row["extra"]
+    ('benign', 'en', 'text', {'mine': 1})
 
     Args:
         row: columns by name.
@@ -128,54 +28,90 @@ def parse_row(row: Any, where: str, folder: Path | None) -> dict[str, Any]:
         folder: image paths are relative to it and stay inside it; None takes no paths.
 
     Raises:
-        InputError: a column that is missing or wrong.
+        InputError: a column that is missing or wrong, or whose name is almost one of ours.
     """
-    if not isinstance(row, dict):
+    if not isinstance(row, Mapping):
         raise InputError(f"{where}: expected an object with columns, got {type(row).__name__}")
-    text, messages = _text(row, where)
-    label = row.get("label")
-    if label not in LABELS:
-        said = "is missing" if label is None else f"{label!r} is unknown"
-        raise InputError(f"{where}: label {said}; use 'harmful' or 'benign'")
-    images = read_images(row.get("images"), where, folder)
-    modality = row.get("modality") or ("text+image" if images else "text")
-    if modality not in MODALITIES:
-        raise InputError(f"{where}: modality {modality!r} is unknown; use one of {', '.join(MODALITIES)}")
-    if modality == "text" and images:
-        raise InputError(f"{where}: modality 'text' but it has images; use 'image', 'typographic' or 'text+image'")
-    language = row.get("language") or "en"
-    if not isinstance(language, str) or not _BCP47.fullmatch(language):
-        raise InputError(f"{where}: language {language!r} is not a BCP-47 tag such as 'en' or 'zh-Hans'")
-    split = row.get("split")
+    row = {name: value for name, value in row.items() if not is_null(value)}
+    check_columns(row, where)
+    given = {name: value if name in ("images", "messages") else plain(value) for name, value in row.items()}
+    for name, value in given.items():
+        if name not in ("images", "messages"):
+            check_text({name: value}, f"{where}: {name}")
+    label = _label(given.get("label"), where)
+    text, messages, pictures, target = _request(given, label, where)
+    images = read_images(pictures, where, folder)
+    modality = _name(given, "modality", where) or ("text+image" if images else "text")
+    check_modality(modality, len(images), where)
+    try:
+        spoken = given.get("language", "")
+        language = "en" if isinstance(spoken, str) and not spoken.strip() else language_tag(spoken)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    split = _name(given, "split", where)
     if split is not None and split not in SPLITS:
-        raise InputError(f"{where}: split {split!r} is unknown; use one of {', '.join(SPLITS)}")
+        raise InputError(f"{where}: split {split!r:.60} is unknown; use one of {', '.join(SPLITS)}")
     return dict(
-        id=_scalar(row, "id", where) or "",
+        id=_name(given, "id", where) or "",
         prompt=text,
         label=label,
         messages=messages,
         images=images,
         language=language,
         modality=modality,
-        category=_scalar(row, "category", where),
-        source=_scalar(row, "source", where),
-        pair_id=_scalar(row, "pair_id", where),
-        target=_scalar(row, "target", where),
+        category=_name(given, "category", where),
+        source=_name(given, "source", where),
+        pair_id=_name(given, "pair_id", where),
+        target=target,
         split=split,
-        expect=_expect(row, where),
-        extra={k: v for k, v in row.items() if k not in COLUMNS},
+        expect=_expect(given, where),
+        extra={k: v for k, v in given.items() if k not in COLUMNS},
     )
 
 
-def _scalar(row: dict[str, Any], name: str, where: str) -> str | None:
-    """A column of strings; whole numbers become strings."""
+def check_modality(modality: Any, pictures: int, where: str) -> None:
+    """Raise unless a modality is known and fits the number of pictures.
+
+    >>> check_modality("image", 0, "p.jsonl:1")
+    Traceback (most recent call last):
+        ...
+    neuronshield.core.errors.InputError: p.jsonl:1: modality 'image' but it has no picture; fill 'images', or use 'text'
+
+    Args:
+        modality: of the row.
+        pictures: how many the row has.
+        where: named in errors.
+
+    Raises:
+        InputError: a modality that is unknown, "text" with pictures, or another without.
+    """
+    if modality not in MODALITIES:
+        raise InputError(f"{where}: modality {modality!r:.60} is unknown; use one of {', '.join(MODALITIES)}")
+    if modality == "text" and pictures:
+        raise InputError(f"{where}: modality 'text' but it has images; use 'image', 'typographic' or 'text+image'")
+    if modality != "text" and not pictures:
+        raise InputError(f"{where}: modality {modality!r} but it has no picture; fill 'images', or use 'text'")
+
+
+def _label(given: Any, where: str) -> str:
+    label = label_of(given)
+    if label is None:
+        said = "is missing" if given in (None, "") else f"{given!r:.60} is unknown"
+        raise InputError(f"{where}: label {said}; use 'harmful' or 'benign'")
+    return label
+
+
+def _name(row: Mapping[str, Any], name: str, where: str) -> str | None:
+    """A column of strings; whole numbers become strings, blank ones are missing."""
     value = row.get(name)
-    if value is not None and not isinstance(value, (str, int)):
+    if isinstance(value, float) and value.is_integer():  # a table's column of numbers with one missing
+        value = int(value)
+    if value is not None and (not isinstance(value, (str, int)) or isinstance(value, bool)):
         raise InputError(f"{where}: {name} must be a string, got {type(value).__name__}")
-    return None if value is None else str(value)
+    return str(value) if value is not None and str(value).strip() else None
 
 
-def _expect(row: dict[str, Any], where: str) -> tuple[str, ...]:
+def _expect(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
     expect = row.get("expect")
     if expect is None:
         return ()
@@ -184,33 +120,39 @@ def _expect(row: dict[str, Any], where: str) -> tuple[str, ...]:
     return tuple(expect)
 
 
-def _text(row: dict[str, Any], where: str) -> tuple[str, tuple[dict[str, Any], ...] | None]:
-    """The `prompt`, or the last user turn of `messages`."""
-    messages = row.get("messages")
-    if messages is not None:
-        turns = list(messages) if not isinstance(messages, (str, dict)) else []
-        if not turns or not all(isinstance(m, dict) and "role" in m and "content" in m for m in turns):
-            raise InputError(f"{where}: messages must be a list of objects with 'role' and 'content'")
-        content = turns[-1]["content"]
-        if isinstance(content, list) and all(isinstance(part, dict) for part in content):
-            content = " ".join(str(part["text"]) for part in content if part.get("text"))
-        if not isinstance(content, str):
-            raise InputError(f"{where}: the last message's content must be a string or a list of parts")
-        return _encodable(content, where), tuple(turns)
-    text = row.get("prompt")
-    if not isinstance(text, str) or not text.strip():
-        raise InputError(f"{where}: prompt is missing or empty")
-    return _encodable(text, where), None
+def _request(
+    row: Mapping[str, Any], label: str, where: str
+) -> tuple[str, tuple[dict[str, Any], ...] | None, Any, str | None]:
+    """Text, turns, pictures and answer: of the `prompt`, or of `messages`."""
+    text, target = row.get("prompt"), _name(row, "target", where)
+    if row.get("messages") is None:
+        if isinstance(text, (list, tuple)):
+            raise InputError(f"{where}: prompt must be a string, got a list; a conversation goes into 'messages'")
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"{where}: prompt is missing or empty")
+        return text, None, _pictures(row, where), target
+    chat = read_chat(row["messages"], _pictures(row, where), where)
+    check_text(chat.messages, f"{where}: messages")
+    if text is not None and text != chat.prompt:
+        raise InputError(f"{where}: prompt and messages ask for different things; give one of them")
+    if chat.answer is not None and target != chat.answer:
+        check_text(chat.answer, f"{where}: messages")
+        if target is not None:
+            raise InputError(f"{where}: messages ends with another answer than 'target'; give one of them")
+        if label == "harmful":
+            raise InputError(
+                f"{where}: messages of a harmful request ends with an answer; remove it, or put it into 'target' as well if "
+                "a model should give it"
+            )
+        target = chat.answer if chat.answer.strip() else None
+    return chat.prompt, chat.messages, chat.images, target
 
 
-def _encodable(text: str, where: str) -> str:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise InputError(
-            f"{where}: prompt has half a surrogate pair, which no tokenizer can read; mend the text"
-        ) from None
-    return text
+def _pictures(row: Mapping[str, Any], where: str) -> list[Any]:
+    pictures = listed(row.get("images"))
+    if any(is_null(picture) for picture in pictures):
+        raise InputError(f"{where}: images has a picture that is null; give every picture, or leave the column out")
+    return pictures
 
 
 def check_fractions(fractions: Any) -> None:

@@ -1,136 +1,177 @@
-"""Pictures of prompts: found, opened and checked when prompts are read; written beside a file of prompts."""
+"""Pictures of prompts: found, decoded and checked when prompts are read; written beside a file of prompts.
+
+A picture is used as a viewer shows it: turned by its EXIF orientation, transparency on white, 16 bits scaled to 8, in RGB. Of an
+animation that is its first frame.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import warnings
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
 from ..core.errors import InputError
 from ..core.files import replacing
+from .decoding import FORMATS, decode, from_array, open_image
 
-__all__ = ["MAX_PIXELS", "image_bytes", "open_image", "read_images", "write_image"]
+__all__ = ["image_bytes", "read_image", "read_images", "write_image"]
 
-MAX_PIXELS = 50_000_000
 PNG = b"\x89PNG\r\n\x1a\n"
 #: Modes of PIL images that PNG keeps as they are.
 PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
 def read_images(value: Any, where: str, folder: Path | None) -> tuple[Any, ...]:
-    """Pictures of a row: paths resolved inside `folder`, PIL images and bytes as they are; each checked from its header.
+    """Pictures of a row, each decoded once: paths resolved inside `folder`, bytes as they are, others as images in RGB.
 
     >>> read_images(None, "row 1", None)
     ()
 
     Args:
-        value: a path, bytes, a PIL image, a Hugging Face image dict, or several of them; None for no picture.
+        value: a path, bytes, a PIL image, an array of uint8 (height, width) or (height, width, 3 or 4), a Hugging Face image
+            dict, or several of them; None for no picture.
         where: named in errors, e.g. "prompts.jsonl:7".
         folder: paths are relative to it and stay inside it; None takes no paths.
 
     Raises:
-        InputError: a picture that is missing, outside the folder, enormous or not an image.
+        InputError: a picture that is missing, outside the folder, on the web, enormous, damaged or not of `FORMATS`.
+    """
+    return tuple(_read(item, where, folder) for item in listed(value))
+
+
+def listed(value: Any) -> list[Any]:
+    """The pictures that a column holds, as a list; an array of two or three axes is one picture.
+
+    >>> listed("a.png"), listed(None), listed(["a.png", b"..."])
+    (['a.png'], [], ['a.png', b'...'])
+
+    Args:
+        value: of the column.
     """
     if value is None:
-        return ()
-    if isinstance(value, (str, bytes, os.PathLike)) or not hasattr(value, "__iter__") or isinstance(value, dict):
-        value = [value]
-    images: list[Any] = []
-    for item in value:
-        if isinstance(item, dict):  # how Hugging Face datasets store an undecoded image
-            item = item.get("bytes") or item.get("path")
-        if isinstance(item, (str, os.PathLike)):
-            item = _inside(item, where, folder)
-        open_image(item, where)
-        images.append(item)
-    return tuple(images)
+        return []
+    array = hasattr(value, "dtype") and hasattr(value, "shape")
+    single = value.ndim < 4 and str(value.dtype) != "object" if array else not isinstance(value, Iterable)
+    if single or isinstance(value, (str, bytes, bytearray, os.PathLike, Mapping, Image.Image)):
+        return [value]
+    return list(value)
+
+
+def _read(item: Any, where: str, folder: Path | None) -> Any:
+    """A picture as a prompt keeps it, decoded once."""
+    if isinstance(item, Mapping):  # how Hugging Face datasets store an undecoded image
+        item = _of_dict(item, where)
+    if isinstance(item, (str, os.PathLike)):
+        item = _inside(item, where, folder)
+    elif isinstance(item, (bytearray, memoryview)):
+        item = bytes(item)
+    if isinstance(item, (bytes, Path)):
+        read_image(item, where, quick=True)
+        return item
+    return read_image(item, where)
+
+
+def _of_dict(item: Mapping[str, Any], where: str) -> Any:
+    given = {key: value for key, value in item.items() if value is not None}
+    if not given or not set(given) <= {"bytes", "path"}:
+        has = ", ".join(map(str, given)) or "nothing"
+        raise InputError(
+            f"{where}: image must have 'bytes' or 'path', this one has {has[:80]}; give a path or the bytes"
+        )
+    return given.get("bytes", given.get("path"))
 
 
 def _inside(item: str | os.PathLike[str], where: str, folder: Path | None) -> Path:
+    name = local_name(os.fspath(item), where)
     if folder is None:
-        raise InputError(f"{where}: image path {os.fspath(item)!r} but no folder=; paths need a folder to stay inside")
+        raise InputError(f"{where}: image path {name[:80]!r} but no folder=; paths need a folder to stay inside")
     root = folder.resolve()
     try:
-        path = (root / item).resolve()
+        path = (root / name).resolve()
         found = path.is_file()
     except (OSError, ValueError, RuntimeError):  # a NUL, a name too long, a loop of links
-        raise InputError(f"{where}: image path {os.fspath(item)[:80]!r} cannot be followed") from None
+        raise InputError(f"{where}: image path {name[:80]!r} cannot be followed") from None
     if not path.is_relative_to(root):
-        raise InputError(f"{where}: image {os.fspath(item)!r} lies outside the prompt file's folder; move it inside")
+        raise InputError(f"{where}: image {name!r} lies outside the prompt file's folder; move it inside")
     if not found:
-        raise InputError(f"{where}: image {os.fspath(item)!r} not found under the prompt file's folder")
+        raise InputError(f"{where}: image {name!r} not found under the prompt file's folder")
     return path
 
 
-def open_image(item: Any, where: str) -> Image.Image:
-    """A PIL image, its header checked (the pixels are decoded later).
+def local_name(text: str, where: str) -> str:
+    """The path that a string names: itself, or the path of a file: URL.
 
-    >>> from PIL import Image
-    >>> open_image(Image.new("RGB", (6, 4)), "row 1").size
-    (6, 4)
+    >>> local_name("a.png", "row 1"), local_name("file:///tmp/a%20b.png", "row 1")
+    ('a.png', '/tmp/a b.png')
 
     Args:
-        item: a path, bytes or a PIL image.
+        text: a path or URL.
         where: named in errors.
 
     Raises:
-        InputError: more than `MAX_PIXELS` pixels, or not an image.
+        InputError: any other URL: nothing is fetched, and pictures inside URLs are not read.
     """
-    from PIL import Image, UnidentifiedImageError
+    scheme = re.match(r"\s*([A-Za-z][A-Za-z0-9+.-]+):", text)
+    kind = scheme[1].lower() if scheme else ""
+    if kind == "data":
+        raise InputError(f"{where}: image is a data: URL; decode it and give the bytes, or the path of a file")
+    if kind == "file":
+        parts = urlsplit(text.strip())
+        if parts.netloc not in ("", "localhost"):
+            raise InputError(f"{where}: image {text[:80]!r} is on another machine; give the path of a file")
+        return unquote(parts.path)
+    if kind and ("//" in text or kind in ("http", "https")):
+        raise InputError(f"{where}: image {text[:80]!r} is a URL; nothing is fetched, give the path of a file")
+    return text
 
+
+def read_image(item: Any, where: str, *, quick: bool = False) -> Image.Image:
+    """The picture in RGB, as a viewer shows it.
+
+    >>> read_image(Image.new("RGBA", (6, 4)), "row 1").getpixel((0, 0))
+    (255, 255, 255)
+
+    Args:
+        item: a path, bytes, a PIL image or an array of uint8.
+        where: named in errors.
+        quick: only check it: a JPEG is decoded at an eighth of its size.
+
+    Raises:
+        InputError: not a picture of `FORMATS`, damaged, or of more than `MAX_PIXELS` pixels.
+    """
     name = repr(item.name) if isinstance(item, Path) else "image"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            if isinstance(item, Image.Image):
-                image = item
-            elif isinstance(item, (bytes, bytearray)):
-                image = Image.open(io.BytesIO(item))
-            elif isinstance(item, Path):
-                image = Image.open(item)
-            else:
-                raise InputError(f"{where}: image must be a path, bytes or a PIL image, got {type(item).__name__}")
-    except Image.DecompressionBombError:
-        raise InputError(f"{where}: {name} is enormous; at most {MAX_PIXELS // 10**6} megapixels") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{where}: {name} is not an image we can read") from None
-    if image.width * image.height > MAX_PIXELS:
-        raise InputError(
-            f"{where}: {name} is enormous ({image.width} x {image.height}); at most {MAX_PIXELS // 10**6} megapixels"
-        )
-    return image
+    if hasattr(item, "dtype") and hasattr(item, "shape"):
+        item = from_array(item, where)
+    return decode(open_image(item, f"{where}: {name}"), f"{where}: {name}", quick=quick)
 
 
 def image_bytes(image: Any) -> bytes:
-    """What a picture is hashed by: the pixels of a PIL image or a PNG, the bytes of any other file.
+    """What a picture is hashed by: size and pixels of a PIL image or a PNG, the bytes of any other file.
 
     A PIL image and the PNG that it is saved as have the same hash.
 
-    >>> from PIL import Image
-    >>> len(image_bytes(Image.new("RGB", (6, 4))))
-    72
+    >>> image_bytes(Image.new("RGB", (2, 1)))
+    b'2x1:\\x00\\x00\\x00\\x00\\x00\\x00'
 
     Args:
         image: a path, bytes or a PIL image.
     """
-    from PIL import Image
-
-    if isinstance(image, Image.Image):
-        return image.tobytes()
-    data = image.read_bytes() if isinstance(image, Path) else bytes(image)
-    if not data.startswith(PNG):
-        return data
+    if isinstance(image, (bytes, Path)):
+        data = image.read_bytes() if isinstance(image, Path) else image
+        if not data.startswith(PNG):
+            return data
+        image = data
     try:
-        return Image.open(io.BytesIO(data)).tobytes()
-    except (OSError, SyntaxError, ValueError):  # damaged: said when the picture is decoded
-        return data
+        pixels = read_image(image, "image")
+    except InputError:  # damaged: said when the picture is decoded
+        return image if isinstance(image, bytes) else repr(image).encode()
+    return f"{pixels.width}x{pixels.height}:".encode() + pixels.tobytes()
 
 
 def write_image(image: Any, folder: Path, root: Path) -> str:
@@ -138,7 +179,6 @@ def write_image(image: Any, folder: Path, root: Path) -> str:
 
     Files keep their bytes. PIL images become PNG. The name is the hash of the content, so a picture is written once.
 
-    >>> from PIL import Image
     >>> write_image(Image.new("RGB", (6, 4)), Path("pictures"), Path())
     'pictures/....png'
 
@@ -146,21 +186,27 @@ def write_image(image: Any, folder: Path, root: Path) -> str:
         image: a path, bytes or a PIL image.
         folder: where new files go; inside `root`.
         root: the folder of the file of prompts.
+
+    Raises:
+        InputError: not a picture that can be read.
     """
-    from PIL import Image
+    import io
 
     if isinstance(image, Path):
         if image.resolve().is_relative_to(root.resolve()):
             return image.resolve().relative_to(root.resolve()).as_posix()
         image = image.read_bytes()
     kind = "png"
-    if isinstance(image, Image.Image):
-        buffer = io.BytesIO()
-        (image if image.mode in PNG_MODES else image.convert("RGB")).save(buffer, "PNG")
-        data = buffer.getvalue()
+    if isinstance(image, bytes):
+        data = image
+        kind = FORMATS[str(open_image(data, "image").format)]
     else:
-        data = bytes(image)
-        kind = (Image.open(io.BytesIO(data)).format or "png").lower()
+        buffer = io.BytesIO()
+        plain = (
+            isinstance(image, Image.Image) and image.mode in PNG_MODES and not {"exif", "transparency"} & {*image.info}
+        )
+        (image if plain else read_image(image, "image")).save(buffer, "PNG")
+        data = buffer.getvalue()
     path = folder / f"{hashlib.sha256(data).hexdigest()[:16]}.{kind}"
     if not path.exists():
         with replacing(path) as partial:

@@ -5,7 +5,8 @@ A `PromptSet` is an ordered set of `Prompt`s. Two columns decide what the result
 - `pair_id` names a matched pair: the same request with one thing changed, one side harmful and one benign. Translations
   and image variants of one request share it, so it is also the cluster that intervals are computed over.
 - `split` says what a prompt may be used for. Each verb takes the rows of its own split: `capture` "discover", `verify`
-  "confirm", `masked_update` "train", `evaluate` "test". A set that has no such rows is used whole (`PromptSet.for_step`).
+  "confirm", `masked_update` "train", `evaluate` "test". A set without splits is used whole (`PromptSet.for_step`). A set in
+  which one request is in two splits is refused.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ from ..core.arguments import at_least, check_seed, one_of, require, unknown_keyw
 from ..core.display import count, own_names, short_table
 from ..core.errors import InputError
 from ..core.files import as_path
-from .parsing import LABELS, MODALITIES, SPLITS, check_fractions, jsonl_rows, parquet_rows, parse_row
-from .rows import KNOWN, Cell, Prompt, as_cells, deal, options_of
+from .columns import LABELS, MODALITIES, SPLITS
+from .parsing import check_fractions, parse_row
+from .rows import KNOWN, Cell, Prompt, as_cells, options_of
+from .sources import jsonl_rows, parquet_rows
+from .splits import check_leaks, check_marked, deal, no_rows
 from .tables import write_jsonl, write_parquet
 
 __all__ = ["LABELS", "MODALITIES", "SPLITS", "Cell", "Prompt", "PromptSet", "as_cells"]
@@ -46,7 +50,7 @@ class PromptSet(Sequence[Prompt]):
         prompts: the rows; `from_records` makes them from dicts.
 
     Raises:
-        InputError: rows that are not prompts, or two of one id.
+        InputError: rows that are not prompts, two of one id, or one request in two splits.
     """
 
     def __init__(self, prompts: Iterable[Prompt]) -> None:
@@ -61,6 +65,7 @@ class PromptSet(Sequence[Prompt]):
             raise InputError(
                 f"PromptSet(prompts): two prompts have the id {ids.most_common(1)[0][0]!r}; ids must be unique"
             )
+        check_leaks(self._prompts)
 
     # -- a sequence -----------------------------------------------------------------------------------
     def __len__(self) -> int:
@@ -171,7 +176,7 @@ class PromptSet(Sequence[Prompt]):
             raise InputError(
                 f"from_records(records): records must be dicts in a list, got {type(records).__name__}; {hint}"
             )
-        rows = [(f"record {i}", record) for i, record in enumerate(records)]
+        rows = [(_record(i, record), record) for i, record in enumerate(records)]
         if not rows:
             raise InputError("from_records: no records")
         return cls._build(rows, Path(folder) if folder is not None else None)
@@ -214,6 +219,7 @@ class PromptSet(Sequence[Prompt]):
                 raise InputError(f"{where}: duplicate id {prompt.id!r} (first at {first[prompt.id]})")
             first[prompt.id] = where
             prompts.append(prompt)
+        check_marked(prompts)
         return cls(prompts)
 
     # -- choosing -------------------------------------------------------------------------------------
@@ -249,7 +255,7 @@ class PromptSet(Sequence[Prompt]):
         return PromptSet(p for p in self if p.cell in wanted)
 
     def for_step(self, split: str) -> PromptSet:
-        """The rows a step may use: those of `split` if there are any, otherwise all of them.
+        """The rows a step may use: those of `split`; all of them where no row has a split.
 
         >>> len(prompts.for_step("discover"))
         60
@@ -258,11 +264,16 @@ class PromptSet(Sequence[Prompt]):
             split: one of `SPLITS`.
 
         Raises:
-            InputError: no split of that name.
+            InputError: no split of that name, rows of other splits only, or rows without a split among others.
         """
         one_of(split, SPLITS, call="for_step", name="split")
+        if not any(p.split for p in self):
+            return self
+        check_marked(self)
         rows = PromptSet(p for p in self if p.split == split)
-        return rows if len(rows) else self
+        if not len(rows):
+            raise no_rows(self, split)
+        return rows
 
     def cells(self) -> list[Cell]:
         """The (language, modality) cells, in order of first appearance.
@@ -325,14 +336,14 @@ class PromptSet(Sequence[Prompt]):
 
     # -- as data --------------------------------------------------------------------------------------
     def hash(self) -> str:
-        """Short hash of ids, labels, cells, pairs and contents, in order: the data hash of an artefact's provenance.
+        """Short hash of every column of every prompt, in order: the data hash of an artefact's provenance.
 
         >>> len(prompts.hash())
         16
         """
         digest = hashlib.sha256()
         for p in self:
-            digest.update(f"{p.id}\0{p.label}\0{p.cell}\0{p.pair_id}\0{p.content_hash}\n".encode())
+            digest.update(f"{p.content_hash}{p.columns_hash}".encode())
         return digest.hexdigest()[:16]
 
     def to_frame(self) -> pd.DataFrame:
@@ -394,3 +405,9 @@ class PromptSet(Sequence[Prompt]):
 def _file(path: Any, name: str) -> Path:
     hint = "for records in memory use from_records(records)" if name.startswith("from") else ""
     return as_path(path, call=f"{name}(path)", hint=hint)
+
+
+def _record(number: int, record: Any) -> str:
+    """What a record is called in errors."""
+    name = record.get("id") if isinstance(record, Mapping) else None
+    return f"record {number} (id {name!r:.60})" if isinstance(name, (str, int)) else f"record {number}"

@@ -13,18 +13,20 @@ skipped: `target` is the answer a model *should* give.
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..core.arguments import one_of, require
 from ..core.errors import InputError
-from .languages import language_tag
+from .columns import plain
 from .prompts import PromptSet
+from .sources import rows_of
+from .tags import language_tag
 
 __all__ = ["READERS", "Reader", "read"]
 
@@ -84,13 +86,15 @@ def read(
     rows: Iterator[Row]
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
-        rows, where = ({"file": path.stem, **row} for row in _rows(path)), str(path)
+        rows, where = ({"file": path.stem, **row} for _, row in rows_of(path)), str(path)
         folder = Path(folder) if folder is not None else path.parent
     else:
         rows, where = iter(source), name
     records: list[tuple[str, Any]] = []
     for number, row in enumerate(rows):
-        row = {**row, **(add or {})}
+        if not isinstance(row, Mapping):
+            raise InputError(f"{where}: row {number + 1}: expected an object with columns, got {type(row).__name__}")
+        row = {k: v if isinstance(v, np.ndarray) else plain(v) for k, v in {**row, **(add or {})}.items()}
         for need in reader.needs:
             options = (need,) if isinstance(need, str) else need
             if not any(option in row for option in options):
@@ -108,40 +112,6 @@ def read(
     if not records:
         raise InputError(f"{where}: no prompts of {name} in it")
     return PromptSet._build(records, Path(folder) if folder is not None else None)
-
-
-def _rows(path: Path) -> Iterator[Row]:
-    """Rows of a table, or of a JSON list, object of objects, or lines."""
-    kind = path.suffix.lower()
-    try:
-        if kind in (".csv", ".tsv"):
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                yield from csv.DictReader(file, delimiter="\t" if kind == ".tsv" else ",")
-        elif kind == ".parquet":
-            import pyarrow.parquet
-
-            yield from pyarrow.parquet.read_table(path).to_pylist()
-        elif kind == ".jsonl":
-            with path.open(encoding="utf-8") as file:
-                yield from (json.loads(line) for line in file if line.strip())
-        elif kind == ".json":
-            data = json.loads(path.read_text(encoding="utf-8"))
-            rows = [{"key": k, **v} for k, v in data.items()] if isinstance(data, dict) else data
-            if not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
-                raise InputError(f"{path}: expected a list of objects")
-            yield from rows
-        else:
-            raise InputError(
-                f"{path}: {kind or 'a file without ending'} is not read; use .csv, .tsv, .json, .jsonl or .parquet"
-            )
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: cannot be read as {kind} ({error})") from error
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: cannot be read ({error})") from error
 
 
 # -- a row to records, one function for each data set -------------------------------------------------------------
@@ -172,9 +142,8 @@ def _strongreject(row: Row, i: int) -> Iterator[dict[str, Any]]:
 def _xstest(row: Row, i: int) -> Iterator[dict[str, Any]]:
     """Safe prompts that look unsafe, and their unsafe contrasts ("contrast_..." types)."""
     kind = str(row["type"])
-    label = str(row.get("label") or ("unsafe" if kind.startswith("contrast") else "safe"))
-    yield {"id": f"xstest-{row.get('id', i)}", "prompt": row["prompt"], "category": kind,
-           "label": "harmful" if label == "unsafe" else "benign"}  # fmt: skip
+    label = row.get("label") or ("unsafe" if kind.startswith("contrast") else "safe")
+    yield {"id": f"xstest-{row.get('id', i)}", "prompt": row["prompt"], "category": kind, "label": label}
 
 
 MULTIJAIL = ("en", "zh", "it", "vi", "ar", "ko", "th", "bn", "sw", "jv")
@@ -197,10 +166,9 @@ def _xsafety(row: Row, i: int) -> Iterator[dict[str, Any]]:
 
 
 def _polyguard(row: Row, i: int) -> Iterator[dict[str, Any]]:
-    label = {"harmful": "harmful", "yes": "harmful", "unharmful": "benign", "no": "benign"}.get(
-        str(row["prompt_harm_label"])
-    )
-    if label is not None:  # some rows have no agreed label
+    given = row["prompt_harm_label"]
+    label = {"yes": "harmful", "no": "benign"}.get(str(given).lower(), given)
+    if label:  # some rows have no agreed label
         yield {"id": f"polyguard-{row['id']}-{i}", "prompt": row["prompt"], "label": label, "pair_id": f"polyguard-{row['id']}",
                "language": language_tag(row["language"]), "category": row.get("subcategory")}  # fmt: skip
 

@@ -4,37 +4,53 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from PIL import Image
 
 from ..core.arguments import one_of, require
 from ..core.display import own_names
 from ..core.errors import InputError
 from ..core.results import same
-from .parsing import LABELS, MODALITIES, SPLITS
-from .pictures import image_bytes, open_image
+from .chats import read_chat, user_text
+from .columns import LABELS, MODALITIES, SPLITS, check_text, label_of
+from .parsing import check_modality
+from .pictures import image_bytes, read_image
+from .tags import language_tag
 
-__all__ = ["KNOWN", "Cell", "Prompt", "as_cells", "deal", "options_of"]
+__all__ = ["KNOWN", "Cell", "Prompt", "as_cells", "options_of"]
 
 
-class Cell(NamedTuple):
-    """One language in one modality: the unit everything is reported in. Prints as "en/text".
-
-    >>> str(Cell("en", "text"))
-    'en/text'
-
-    Args:
-        language: a BCP-47 tag.
-        modality: one of `MODALITIES`.
-    """
-
+class _Pair(NamedTuple):
     language: str
     modality: str
+
+
+class Cell(_Pair):
+    """One language in one modality: the unit everything is reported in. Prints as "en/text".
+
+    >>> str(Cell("en", "text")), Cell("English", "text") == Cell("en", "text")
+    ('en/text', True)
+
+    Args:
+        language: a BCP-47 tag, kept in its canonical form.
+        modality: one of `MODALITIES`.
+
+    Raises:
+        InputError: a language or modality that is unknown.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, language: str, modality: str) -> Cell:
+        if modality not in MODALITIES:
+            one_of(modality, MODALITIES, call=f"Cell({language!r:.60}, ...)", name="modality")
+        return super().__new__(cls, language_tag(language), modality)
 
     def __str__(self) -> str:
         return f"{self.language}/{self.modality}"
@@ -86,15 +102,18 @@ def as_cells(cells: Any, *, call: str) -> list[Cell]:
 class Prompt:
     """One request to a model.
 
-    >>> Prompt("1", "How do I bake bread?", "benign")
+    >>> Prompt("1", "How do I bake bread?", "safe", language="English")
     Prompt('1', benign, en/text, 'How do I bake bread?')
+
+    Raises:
+        InputError: a value that no row of a file could have.
 
     Attributes:
         id: its name, unique in a set.
         prompt: the request, or the last user turn of `messages`.
         label: "harmful" or "benign".
-        messages: a conversation as the chat template takes it, instead of a single request.
-        images: paths, bytes or PIL images.
+        messages: a conversation that ends with the request; a picture in it is {"type": "image"}, in the order of `images`.
+        images: paths, bytes or PIL images. Without `messages` they stand before the text.
         language: a BCP-47 tag.
         modality: one of `MODALITIES`.
         category: kind of harm or of request.
@@ -121,6 +140,35 @@ class Prompt:
     expect: tuple[str, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        where = f"prompt {self.id!r:.60}" if isinstance(self.id, str) else "Prompt(id, prompt, label)"
+        for name in ("id", "prompt"):
+            require(getattr(self, name), str, call=where, name=name)
+        for name in ("id", "prompt", "pair_id", "target", "category", "source"):
+            value = getattr(self, name)
+            require(value, (str, type(None)), call=where, name=name)
+            check_text(value, f"{where}: {name}")
+        if self.label not in LABELS:
+            label = label_of(self.label)
+            one_of(self.label if label is None else label, LABELS, call=where, name="label")
+            object.__setattr__(self, "label", label)
+        if self.split is not None:
+            one_of(self.split, SPLITS, call=where, name="split")
+        if isinstance(self.images, (str, bytes, Path, Image.Image)):
+            raise InputError(f"{where}: images must be a tuple of pictures, got {type(self.images).__name__}")
+        object.__setattr__(self, "images", tuple(self.images))
+        check_modality(self.modality, len(self.images), where)
+        try:
+            object.__setattr__(self, "language", language_tag(self.language))
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+        if self.messages is not None:
+            chat = read_chat(self.messages, self.images, where)
+            if chat.answer is not None:
+                raise InputError(f"{where}: messages must end with the user's request; put the answer into target")
+            object.__setattr__(self, "messages", chat.messages)
+            object.__setattr__(self, "images", chat.images)
+
     @property
     def cell(self) -> Cell:
         """Its language and modality."""
@@ -132,6 +180,21 @@ class Prompt:
         return f"pair:{self.pair_id}" if self.pair_id is not None else f"text:{self.content_hash}"
 
     @cached_property
+    def asked(self) -> str:
+        """What the user asks in all turns, without case and with single spaces: the same in two rows of one request."""
+        text = self.prompt if self.messages is None else user_text(self.messages)
+        return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+    @cached_property
+    def seen(self) -> str:
+        """Short hash of its pictures' files, or of their pixels where they are in memory."""
+        digest = hashlib.sha256()
+        for image in self.images:
+            own = image.read_bytes() if isinstance(image, Path) else image
+            digest.update(hashlib.sha256(own if isinstance(own, bytes) else image_bytes(own)).digest())
+        return digest.hexdigest()[:16]
+
+    @cached_property
     def content_hash(self) -> str:
         """Short hash of text, messages, language and pictures."""
         digest = hashlib.sha256(json.dumps([self.prompt, self.messages, self.language], default=str).encode())
@@ -139,8 +202,16 @@ class Prompt:
             digest.update(image_bytes(image))
         return digest.hexdigest()[:16]
 
+    @cached_property
+    def columns_hash(self) -> str:
+        """Short hash of the columns that `content_hash` leaves out."""
+        names = [f.name for f in fields(self) if f.name not in ("prompt", "messages", "images", "language")]
+        columns = {**{name: getattr(self, name) for name in names}, "extra": sorted(self.extra.items())}
+        text = json.dumps(columns, default=lambda value: type(value).__name__)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
     def load_images(self) -> list[Image.Image]:
-        """Its pictures, decoded, in RGB.
+        """Its pictures, decoded, in RGB, as a viewer shows them.
 
         >>> Prompt("1", "How do I bake bread?", "benign").load_images()
         []
@@ -148,17 +219,14 @@ class Prompt:
         Raises:
             InputError: a picture that is damaged.
         """
-        where = f"prompt {self.id!r}"
-        try:
-            return [open_image(image, where).convert("RGB") for image in self.images]
-        except (OSError, SyntaxError) as error:
-            raise InputError(f"{where}: its picture is damaged ({error})") from None
+        return [read_image(image, f"prompt {self.id!r:.60}") for image in self.images]
 
     def __eq__(self, other: object) -> bool:
         if self is other or not isinstance(other, Prompt):
             return self is other
-        bare = [replace(prompt, images=()) for prompt in (self, other)]
-        return len(self.images) == len(other.images) and same(*bare) and self.content_hash == other.content_hash
+        names = [f.name for f in fields(self) if f.name != "images"]
+        mine, others = ([getattr(prompt, name) for name in names] for prompt in (self, other))
+        return len(self.images) == len(other.images) and same(mine, others) and self.content_hash == other.content_hash
 
     def __hash__(self) -> int:
         return hash(self.id)
@@ -205,29 +273,6 @@ def options_of(name: str, value: Any) -> set[Any]:
             one_of(option, known, call="where", name=name)
         else:
             require(option, str, call="where", name=name)
+    if name == "language":
+        return {None if option is None else language_tag(option) for option in options}
     return set(options)
-
-
-def deal(prompts: Iterable[Prompt], *, seed: int, fractions: Sequence[float]) -> dict[str, str]:
-    """The split of every cluster: each mix of labels is shuffled and dealt separately.
-
-    >>> list(deal(prompts[:2], seed=0, fractions=(0, 0, 0, 1)).values())
-    ['test']
-
-    Args:
-        prompts: the rows.
-        seed: of the shuffle.
-        fractions: relative sizes of the splits, in the order of `SPLITS`.
-    """
-    kinds: dict[str, set[str]] = {}
-    for p in prompts:
-        kinds.setdefault(p.cluster, set()).add(p.label)
-    rng = np.random.default_rng(seed)
-    split_of: dict[str, str] = {}
-    for kind in (["benign"], ["harmful"], ["benign", "harmful"]):
-        clusters = sorted(c for c, labels in kinds.items() if sorted(labels) == kind)
-        rng.shuffle(clusters)
-        edges = np.round(np.cumsum(fractions) / sum(fractions) * len(clusters)).astype(int)
-        for i, cluster in enumerate(clusters):
-            split_of[cluster] = SPLITS[int(np.searchsorted(edges, i, side="right"))]
-    return split_of

@@ -10,8 +10,8 @@ from typing import Any
 from ..core.errors import InputError
 from ..core.files import replacing, write_text
 from ..core.results import to_json
-from .parsing import JSON_COLUMNS
 from .pictures import write_image
+from .sources import JSON_COLUMNS
 
 __all__ = ["write_jsonl", "write_parquet"]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..core.errors import InputError
 from ..data.prompts import SPLITS, Cell, PromptSet
+from ..data.splits import check_marked
 from ..model.model import Model
 from ..shield.training import TrainingConfig
 
@@ -57,26 +58,34 @@ def read_prompts(model: str | Model, prompts: str | os.PathLike[str] | PromptSet
         seed: of the splits.
 
     Raises:
-        InputError: no prompts for a model that has none of its own, a bad file, or a split without one of the labels.
+        InputError: no prompts for a model that has none of its own, a bad file, rows without a split beside rows with one, or a
+            split without one of the labels.
     """
-    if prompts is None:
-        if model != "organism" and getattr(model, "id", None) != "organism":
-            raise InputError("--prompts is needed for this model; only the organism has prompts of its own")
-        from ..organism import records
-
-        return PromptSet.from_records(records(max_pairs=ORGANISM_PAIRS, seed=seed))
-    if not isinstance(prompts, PromptSet):
-        name = os.fspath(prompts)
-        prompts = PromptSet.from_parquet(name) if name.endswith(".parquet") else PromptSet.from_jsonl(name)
-    prompts.require_both_labels("prompts")
-    if not any(p.split for p in prompts):
-        prompts = prompts.with_splits(seed=seed, fractions=FRACTIONS)
+    read = _read_prompts(model, prompts, seed)
+    read.require_both_labels("prompts")
+    check_marked(read)
+    if not any(p.split for p in read):
+        read = read.with_splits(seed=seed, fractions=FRACTIONS)
     for split in SPLITS:
-        if {p.label for p in prompts.where(split=split)} != {"harmful", "benign"}:
+        if {p.label for p in read.where(split=split)} != {"harmful", "benign"}:
             raise InputError(
                 f"prompts: split {split!r} needs harmful and benign prompts; give at least 8 of each in all"
             )
-    return prompts
+    return read
+
+
+def _read_prompts(model: str | Model, prompts: str | os.PathLike[str] | PromptSet | None, seed: int) -> PromptSet:
+    """The prompts as they were given; the organism's own where there are none."""
+    if isinstance(prompts, PromptSet):
+        return prompts
+    if prompts is not None:
+        name = os.fspath(prompts)
+        return (PromptSet.from_parquet if name.lower().endswith(".parquet") else PromptSet.from_jsonl)(name)
+    if model != "organism" and getattr(model, "id", None) != "organism":
+        raise InputError("--prompts is needed for this model; only the organism has prompts of its own")
+    from ..organism import records
+
+    return PromptSet.from_records(records(max_pairs=ORGANISM_PAIRS, seed=seed))
 
 
 def plan_for(model: Model, prompts: PromptSet) -> Plan:

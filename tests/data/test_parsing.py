@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 
 from neuronshield import InputError
-from neuronshield.data.parsing import COLUMNS, is_null, jsonl_rows, parquet_rows, parse_row
+from neuronshield.data.columns import COLUMNS
+from neuronshield.data.parsing import parse_row
 
 OK: dict[str, Any] = {"prompt": "how do i bake a cake", "label": "benign"}
 
@@ -42,27 +41,7 @@ def test_other_types_are_named_with_their_column(value: Any):
 
 def test_the_parts_of_a_message_are_joined_to_its_text():
     parts = [{"type": "text", "text": "how do"}, {"type": "image"}, {"type": "text", "text": "i bake"}]
-    row = parse_row({"messages": [{"role": "user", "content": parts}], "label": "benign"}, "x:1", None)
+    row = parse_row(
+        {"messages": [{"role": "user", "content": parts}], "label": "benign", "images": [tiny.picture(0)]}, "x:1", None
+    )
     assert row["prompt"] == "how do i bake"
-
-
-def test_nulls_are_none_and_nan_only():
-    values: list[Any] = [None, float("nan"), 0, "", [], False]
-    assert [is_null(v) for v in values] == [True, True, False, False, False, False]
-
-
-def test_rows_are_numbered_by_line(tmp_path: Path):
-    path = tmp_path / "p.jsonl"
-    path.write_text(f"\n{json.dumps(OK)}\n\n{json.dumps(OK)}\n", encoding="utf-8")
-    assert [where for where, _ in jsonl_rows(path)] == [f"{path}:2", f"{path}:4"]
-
-
-def test_an_empty_parquet_file_is_said_to_be_empty(tmp_path: Path):
-    import pandas as pd
-
-    path = tmp_path / "p.parquet"
-    pd.DataFrame({"prompt": pd.Series([], dtype=str)}).to_parquet(path)
-    with pytest.raises(InputError, match=r"p\.parquet: empty"):
-        parquet_rows(path)
-    with pytest.raises(InputError, match=r"none\.parquet: no such file"):
-        parquet_rows(tmp_path / "none.parquet")

@@ -48,7 +48,7 @@ def test_a_full_row_arrives_column_by_column(tmp_path: Path):
         **OK,
         "id": "x",
         "images": ["a.png"],
-        "language": "zh-Hans",
+        "language": "zh_TW",
         "modality": "typographic",
         "category": "food",
         "source": "me",
@@ -72,10 +72,10 @@ def test_a_full_row_arrives_column_by_column(tmp_path: Path):
         p.split,
         p.expect,
     )
-    assert got == ("x", OK["prompt"], "benign", "zh-Hans", "typographic", "food", "me", "7", "sure", "train",
+    assert got == ("x", OK["prompt"], "benign", "zh-Hant", "typographic", "food", "me", "7", "sure", "train",
                    ("bake", "cake"))  # fmt: skip
     assert p.extra == {"mine": [1]}
-    assert p.cell == Cell("zh-Hans", "typographic")
+    assert p.cell == Cell("zh-Hant", "typographic")
     assert [i.size for i in p.load_images()] == [(6, 6)]
     assert p.load_images()[0].mode == "RGB"
 
@@ -106,7 +106,7 @@ def test_a_line_separator_inside_a_string_does_not_split_the_line(tmp_path: Path
 def test_messages_stand_for_the_prompt():
     turns = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "yes"},
              {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "bake"}]}]  # fmt: skip
-    (p,) = PromptSet.from_records([{"messages": turns, "label": "benign"}])
+    (p,) = PromptSet.from_records([{"messages": turns, "label": "benign", "images": [tiny.picture(0)]}])
     assert p.prompt.strip() == "bake"
     assert p.messages == tuple(turns)
 
@@ -124,11 +124,11 @@ def test_pictures_come_as_paths_pil_bytes_or_hugging_face_dicts(tmp_path: Path):
 def test_from_dataset_takes_columns_that_are_none():
     datasets = pytest.importorskip("datasets")
     table = datasets.Dataset.from_list(
-        [{**OK, "id": "a", "images": None, "pair_id": None, "target": "sure", "language": None, "split": None},
+        [{**OK, "id": "a", "images": None, "pair_id": None, "target": "sure", "language": None, "split": "train"},
          {**BAD, "id": "b", "images": None, "pair_id": "1", "target": None, "language": "sw", "split": "test"}]
     )  # fmt: skip
     a, b = PromptSet.from_dataset(table)
-    assert (a.language, a.pair_id, a.target, a.split, a.images) == ("en", None, "sure", None, ())
+    assert (a.language, a.pair_id, a.target, a.split, a.images) == ("en", None, "sure", "train", ())
     assert (b.language, b.pair_id, b.target, b.split) == ("sw", "1", None, "test")
 
 
@@ -167,7 +167,8 @@ ROWS: dict[str, tuple[Any, str]] = {
     "no label": ({"prompt": "x"}, "label is missing"),
     "null label": ({**OK, "label": None}, "label is missing"),
     "unknown label": ({**OK, "label": "bad"}, "label 'bad' is unknown"),
-    "label in capitals": ({**OK, "label": "Harmful"}, "'Harmful' is unknown"),
+    "label a number": ({**OK, "label": 1}, "label 1 is unknown; use 'harmful' or 'benign'"),
+    "label of another set": ({**OK, "label": "jailbreak"}, "'jailbreak' is unknown"),
     "label a list": ({**OK, "label": ["harmful"]}, "is unknown"),
     "no prompt": ({"label": "benign"}, "prompt is missing"),
     "blank prompt": ({**OK, "prompt": " \n"}, "prompt is missing or empty"),
@@ -300,13 +301,16 @@ def test_where_and_in_cells_keep_the_order():
     assert [p.id for p in rows[:2] + rows[2:4]] == [p.id for p in rows[:4]]
 
 
-def test_a_step_takes_its_own_split_and_all_rows_if_none_is_marked():
-    rows = PromptSet.from_records(
-        [{**OK, "id": "a", "split": "train"}, {**BAD, "id": "b", "split": "test"}, {**BAD, "id": "c"}]
-    )
+def test_a_step_takes_its_own_split_and_all_rows_only_if_none_is_marked():
+    rows = PromptSet.from_records([{**OK, "id": "a", "split": "train"}, {**BAD, "id": "b", "split": "test"}])
     assert [p.id for p in rows.for_step("train")] == ["a"]
     assert [p.id for p in rows.for_step("test")] == ["b"]
-    assert [p.id for p in rows.for_step("confirm")] == ["a", "b", "c"]
+    with pytest.raises(InputError, match=r"none of split 'confirm'; there are 1 'train', 1 'test'\. .*split='confirm'"):
+        rows.for_step("confirm")
+    with pytest.raises(InputError, match="none of split 'test'"):
+        rows.where(split="train").for_step("test")
+    bare = PromptSet.from_records([OK, BAD])
+    assert bare.for_step("confirm") is bare
 
 
 def test_splits_share_no_request():

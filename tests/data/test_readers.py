@@ -206,14 +206,14 @@ def test_safe_and_unsafe_instructions_of_one_picture_are_a_matched_pair(folder: 
         ),
         ("advbench", "a.csv", "goal\n", "no prompts of advbench"),
         ("advbench", "a.csv", "goal\nSteal\n \n", r"a.csv: row 2: prompt is missing or empty"),
-        ("multijail", "a.json", "{broken", "cannot be read as .json"),
-        ("advbench", "a.xlsx", "x", "use .csv, .tsv, .json, .jsonl or .parquet"),
+        ("multijail", "a.json", "{broken", "a.json: not JSON"),
+        ("advbench", "a.xlsx", "x", "use .csv, .tsv, .json, .jsonl, .parquet"),
         ("spa-vl", "a.jsonl", '{"image": "../out.png", "question": "Who?"}', "lies outside|not found"),
         (
             "xsafety",
             "a.jsonl",
-            '{"text": "x", "language": "Klingon", "category": "c", "id": 1}',
-            "row 1: language 'Klingon' is not a",
+            '{"text": "x", "language": "Klingonish", "category": "c", "id": 1}',
+            "row 1: language 'Klingonish' is not a",
         ),
         ("vlguard", "a.jsonl", '{"image": "a.jpg", "instr-resp": null}', "row 1: not a row of vlguard"),
         (

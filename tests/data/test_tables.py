@@ -35,14 +35,14 @@ def rich() -> PromptSet:
     tiny.picture(5).save(jpeg, "JPEG")
     turns = [
         {"role": "system", "content": "be kind"},
-        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "bake"}]},
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "bake"}, {"type": "image"}]},
     ]
     return PromptSet.from_records(
         [
-            {"id": "a", "prompt": "one\u2028two\nthree “é” 中", "label": "benign", "target": "sure", "expect": ["x", "y"], "split": "test"},
-            {"id": "b", "messages": turns, "label": "harmful", "images": [tiny.picture(0), jpeg.getvalue()], "language": "zh-Hans"},
-            {"prompt": "no id", "label": "harmful", "pair_id": 7, "category": "c", "source": "s", "mine": [1, {"a": None}], "n": 3, "mix": 1.5},
-            {"id": "c", "prompt": "x", "label": "benign", "mine": "text", "n": 4, "mix": "x", "big": 2**70, "none": None, "flag": True},
+            {"id": "a", "prompt": "one\u2028two\nthree “é” 中", "label": "benign", "target": "sure", "expect": ["x", "y"], "split": "train"},
+            {"id": "b", "messages": turns, "label": "harmful", "images": [tiny.picture(0), jpeg.getvalue()], "language": "zh-Hans", "split": "test"},
+            {"prompt": "no id", "label": "harmful", "pair_id": 7, "category": "c", "source": "s", "mine": [1, {"a": None}], "n": 3, "mix": 1.5, "split": "test"},
+            {"id": "c", "prompt": "x", "label": "benign", "mine": "text", "n": 4, "mix": "x", "big": 2**70, "none": None, "flag": True, "split": "train"},
         ]
     )  # fmt: skip
 
