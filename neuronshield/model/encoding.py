@@ -1,8 +1,10 @@
 """From prompts to one padded batch of tokens, with the role of each token.
 
-A prompt is rendered by the chat template of the model's processor or tokenizer; without one it is used verbatim. A batch must be
-all with or all without pictures (an nnsight trace takes one encoding), so `batches` groups prompts by their number of pictures
-and by length before it cuts them up. Batches carry row numbers, so the order of the prompts never matters.
+`chat` writes a prompt as its model's chat template wants it, `tokens` encodes it with the processor, and here rows become
+batches. A batch must be all with or all without pictures (an nnsight trace takes one encoding), so `batches` groups prompts by
+their number of pictures and by length before it cuts them up. Batches carry row numbers, so the order of the prompts never
+matters. All prompts are checked before the first batch: one that cannot be encoded whole, or is longer than the model's context
+window, is refused by its id before any forward pass.
 
     role           tokens
     last_prompt    the last token of the prompt, where the first answer token is decided
@@ -15,9 +17,10 @@ Padding has no role.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, overload
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from jaxtyping import Bool, Int
@@ -26,9 +29,13 @@ from torch import Tensor
 from ..core.arguments import at_least, require
 from ..core.errors import InputError
 from ..data.prompts import Prompt, PromptSet
+from .chat import reading
+from .context import check_length
 from .model import Model
+from .padding import pads_on_the_left
+from .tokens import encoded
 
-__all__ = ["PER_TOKEN", "Batch", "Role", "as_prompts", "batches", "collate", "render"]
+__all__ = ["PER_TOKEN", "Batch", "Role", "as_prompts", "batches", "check_length", "check_prompts", "collate", "render"]
 
 
 #: What an encoding may hold that has one entry a token, [batch, pos, ...].
@@ -53,11 +60,13 @@ class Batch:
         encoding: what the model's forward takes.
         rows: index of each row's prompt in the list that `batches` was given.
         roles: {role: mask [batch, pos]}.
+        ids: id of each row's prompt.
     """
 
     encoding: dict[str, Tensor]
     rows: list[int]
     roles: dict[str, Bool[Tensor, "batch pos"]]
+    ids: tuple[str, ...] = ()
 
     @property
     def last(self) -> Int[Tensor, " batch"]:
@@ -136,33 +145,12 @@ def render(model: Model, prompts: str | Prompt | Iterable[str | Prompt]) -> tupl
         prompts: one prompt or string; of several, a list is returned.
 
     Raises:
-        InputError: the chat template fails on a prompt.
+        InputError: as `neuronshield.model.chat.reading`.
     """
     rows = as_prompts(model, prompts, call="render")
-    if isinstance(prompts, (str, Prompt)):
-        return _rendered(model, rows[0])
-    return [_rendered(model, row) for row in rows]
-
-
-def _rendered(model: Model, prompt: Prompt) -> tuple[str, bool]:
-    for owner in (model.processor, model.tokenizer):
-        if getattr(owner, "chat_template", None):
-            try:
-                text = owner.apply_chat_template(_messages(prompt), tokenize=False, add_generation_prompt=True)
-            except Exception as error:  # a template is a program of the checkpoint's; say which prompt broke it
-                raise InputError(f"prompt {prompt.id!r}: the chat template of {model.id!r} failed ({error})") from error
-            return text, True
-    token = getattr(model.processor, "image_token", "<image>")
-    return "".join(f"{token}\n" for _ in prompt.images) + prompt.prompt, False
-
-
-def _messages(prompt: Prompt) -> list[dict[str, Any]]:
-    if prompt.messages is not None:
-        return list(prompt.messages)
-    if not prompt.images:
-        return [{"role": "user", "content": prompt.prompt}]
-    parts: list[dict[str, Any]] = [{"type": "image"} for _ in prompt.images]
-    return [{"role": "user", "content": [*parts, {"type": "text", "text": prompt.prompt}]}]
+    templated = model.template is not None
+    texts = [(reading(model, row).text, templated) for row in rows]
+    return texts[0] if isinstance(prompts, (str, Prompt)) else texts
 
 
 # -- batches ----------------------------------------------------------------------------------------------
@@ -173,6 +161,7 @@ def batches(
     batch_size: int,
     responses: Sequence[str] | None = None,
     side: str = "right",
+    extra: int = 0,
 ) -> Iterator[Batch]:
     """Padded batches of prompts that have the same number of pictures and are of like length.
 
@@ -181,28 +170,91 @@ def batches(
 
     Args:
         model: the model.
-        prompts: the prompts.
+        prompts: the prompts, all of which are checked before the first batch.
         batch_size: prompts a batch, at most.
         responses: an answer for each prompt, appended to it.
         side: where padding goes, "right" or "left".
+        extra: tokens that are generated after each prompt, at most.
 
     Raises:
-        InputError: as in `collate`.
+        InputError: as in `check_prompts`.
     """
     at_least(1, "batches", batch_size=batch_size)
+    check_prompts(model, prompts, responses=responses, extra=extra)
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].images), len(prompts[i].prompt), i))
+    for rows in _cut(prompts, order, batch_size):
+        batch = _collated(model, prompts, rows, responses=responses, side=side)
+        lengths = batch.encoding["attention_mask"].sum(dim=1).tolist()
+        if side != "left" or len(set(lengths)) == 1 or pads_on_the_left(model):
+            yield batch
+            continue
+        for length in sorted(set(lengths)):  # padding would change the state of a recurrent layer
+            alike = [row for row, n in zip(rows, lengths, strict=True) if n == length]
+            yield _collated(model, prompts, alike, responses=responses, side=side)
+
+
+def _collated(
+    model: Model, prompts: Sequence[Prompt], rows: list[int], *, responses: Sequence[str] | None, side: str
+) -> Batch:
+    answers = [responses[i] for i in rows] if responses is not None else None
+    return collate(model, [prompts[i] for i in rows], responses=answers, side=side, rows=rows)
+
+
+def _cut(prompts: Sequence[Prompt], order: list[int], size: int) -> Iterator[list[int]]:
+    """Rows in order, in pieces whose prompts have the same number of pictures."""
     start = 0
     while start < len(order):
         kind = len(prompts[order[start]].images)
-        rows = [i for i in order[start : start + batch_size] if len(prompts[i].images) == kind]
+        rows = [i for i in order[start : start + size] if len(prompts[i].images) == kind]
         start += len(rows)
-        yield collate(
-            model,
-            [prompts[i] for i in rows],
-            responses=[responses[i] for i in rows] if responses is not None else None,
-            side=side,
-            rows=rows,
-        )
+        yield rows
+
+
+#: Length of the prompts that were encoded whole: {processor: {(prompt, what decides the encoding): (the prompt, its length)}}.
+_CHECKED: WeakKeyDictionary[Any, dict[Any, tuple[Any, int]]] = WeakKeyDictionary()
+
+
+def check_prompts(
+    model: Model, prompts: Sequence[Prompt], *, responses: Sequence[str] | None = None, extra: int = 0
+) -> None:
+    """Raise if a prompt cannot reach the model whole, or is too long for it.
+
+    >>> check_prompts(model, prompts, extra=32)
+
+    Every prompt is encoded once, with its pictures, and its length is remembered as long as the prompt exists: a later check
+    of the same prompt costs nothing.
+
+    Args:
+        model: the model.
+        prompts: the prompts.
+        responses: an answer for each prompt, appended to it.
+        extra: tokens that are generated after each prompt, at most.
+
+    Raises:
+        InputError: naming the prompt: pictures for a model that takes none, and what `neuronshield.model.chat.reading`,
+            `neuronshield.model.tokens.encoded` and `check_length` refuse.
+    """
+    known = _CHECKED.setdefault(model.processor, {})
+    template = model.template
+    facts = None if template is None else (template.text, repr(sorted(template.arguments().items())))
+    key = (facts, id(model.module.config), model.image_token_id)
+    found: dict[int, int] = {}
+    for i, prompt in enumerate(prompts):
+        kept, length = known.get((id(prompt), key), (None, 0))
+        if kept is not None and kept() is prompt:
+            found[i] = length
+    new = sorted((i for i in range(len(prompts)) if i not in found), key=lambda i: len(prompts[i].images))
+    for rows in _cut(prompts, new, 32):
+        data = _encoded(model, [prompts[i] for i in rows])
+        for i, length in zip(rows, data["attention_mask"].sum(dim=1).tolist(), strict=True):
+            found[i] = length
+            known[id(prompts[i]), key] = (ref(prompts[i], _forget(known, (id(prompts[i]), key))), length)
+    answers = [len(_response_ids(model, r)) for r in responses] if responses is not None else [0] * len(prompts)
+    check_length(model, prompts, [found[i] + answers[i] for i in range(len(prompts))], extra=extra)
+
+
+def _forget(known: dict[Any, Any], key: Any) -> Callable[[Any], None]:
+    return lambda _: known.pop(key, None) and None
 
 
 def collate(
@@ -230,23 +282,17 @@ def collate(
         rows: each prompt's row number in a longer list; default 0, 1, ...
 
     Raises:
-        InputError: no prompts, different numbers of pictures, pictures for a model that takes none, or a prompt that encodes
-            to nothing.
+        InputError: no prompts, different numbers of pictures, or as in `check_prompts`.
     """
     prompts = as_prompts(model, prompts, call="collate")
     counts = {len(p.images) for p in prompts}
     if len(counts) != 1:
         what = f"different numbers of pictures {sorted(counts)} in one batch; use batches" if counts else "no prompts"
         raise InputError(f"collate: {what}")
-    n_images = counts.pop()
-    if n_images and not model.takes_images:
-        raise InputError(f"prompt {prompts[0].id!r} has pictures but {model.id!r} has no image processor")
-    data = _encoded(model, prompts, n_images)
+    data = _encoded(model, prompts)
     lengths = data["attention_mask"].sum(dim=1)
-    if int(lengths.min()) == 0:
-        empty = prompts[int(lengths.argmin())]
-        raise InputError(f"prompt {empty.id!r} encodes to no tokens with the tokenizer of {model.id!r}")
     answers = [_response_ids(model, r) for r in responses] if responses is not None else [[] for _ in prompts]
+    check_length(model, prompts, [n + len(a) for n, a in zip(lengths.tolist(), answers, strict=True)])
     fill = {"input_ids": model.tokenizer.pad_token_id or 0, "token_type_ids": model.answer_token_type}
     data, roles = _lay_out(data, lengths, answers, side=side, fill=fill)
     if model.image_token_id is not None:
@@ -256,36 +302,15 @@ def collate(
         data["position_ids"] = (data["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
     device, dtype = model.device, model.module.get_input_embeddings().weight.dtype  # type: ignore[operator,union-attr]
     data = {k: v.to(device, dtype) if v.is_floating_point() else v.to(device) for k, v in data.items()}
-    return Batch(data, rows or list(range(len(prompts))), {k: v.to(device) for k, v in roles.items()})
+    roles = {k: v.to(device) for k, v in roles.items()}
+    return Batch(data, rows or list(range(len(prompts))), roles, ids=tuple(p.id for p in prompts))
 
 
-def _encoded(model: Model, prompts: Sequence[Prompt], n_images: int) -> dict[str, Tensor]:
-    """What the processor, or the tokenizer, makes of the prompts; the tokenizer is left as it was."""
-    texts, templated = zip(*(_rendered(model, p) for p in prompts), strict=True)
-    tokenizer = model.tokenizer
-    added_pad = tokenizer.pad_token_id is None
-    kept = tokenizer.padding_side, tokenizer.pad_token
-    tokenizer.padding_side = "right"
-    if added_pad:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
-    try:
-        common = {"padding": True, "return_tensors": "pt", "add_special_tokens": not templated[0]}
-        if n_images:
-            pictures = [p.load_images() for p in prompts]
-            encoding = model.processor(text=list(texts), images=pictures, **common)
-        else:
-            encoding = tokenizer(list(texts), **common)
-    finally:
-        tokenizer.padding_side = kept[0]
-        if added_pad:
-            tokenizer.pad_token = kept[1]
-    data = {k: v for k, v in encoding.items() if isinstance(v, torch.Tensor)}
-    data.pop("labels", None)
-    if not n_images:  # PaliGemma's text is a prefix that sees all of itself, which has to be said; others know no types
-        data.pop("token_type_ids", None)
-        if model.answer_token_type:
-            data["token_type_ids"] = torch.zeros_like(data["input_ids"])
-    return data
+def _encoded(model: Model, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
+    pictured = next((p for p in prompts if p.images), None)
+    if pictured is not None and not model.takes_images:
+        raise InputError(f"prompt {pictured.id!r} has pictures but {model.id!r} has no image processor")
+    return encoded(model, prompts)
 
 
 def _response_ids(model: Model, response: str) -> list[int]:

@@ -1,6 +1,6 @@
 """Loading a model: the embedded organism, SmolLM2, a folder, a hub id, or a module that is already built.
 
-Loading has two steps. `pretrained` gets a torch module and its processor; `addressed` finds the MLP neurons of its language
+Loading has two steps. `neuronshield.model.checkpoint.pretrained` gets a torch module and its processor; `addressed` finds the MLP neurons of its language
 backbone and checks every shape. Mixture-of-experts layers are refused by name: their experts are stacked tensors without a
 projection of their own, so their neurons cannot be read or adapted one by one.
 """
@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +20,18 @@ from ..core.arguments import require
 from ..core.errors import InputError
 from ..data.languages import OpeningsArg, Prefixes, check_openings
 from .bridge import is_bridge, processor_of, unwrapped
+from .checkpoint import SHIPPED, in_one_line, is_multimodal, own_processor, pretrained
 from .families import EXPERTS, SITES, Site, find_decoder_layers, has_site, projections
+from .gate import check_module, check_pictures, check_processor
+from .mixtures import experts_of, flattened
 from .model import Model, require_model
-from .options import checked_device, checked_device_map, checked_dtype, quantization
-from .weights import out_in
+from .template import checked_options
+from .weights import check_projections, out_in
 
-__all__ = ["addressed", "load", "pretrained"]
+__all__ = ["addressed", "load"]
 
 
 logger = logging.getLogger("neuronshield")
-
-
-#: Models of this package, by name.
-SHIPPED = ("organism", "smollm2")
 
 
 def load(
@@ -51,6 +48,7 @@ def load(
     remote: bool | str = False,
     refusals: OpeningsArg = None,
     compliances: OpeningsArg = None,
+    template_options: Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
 ) -> Model:
     """A model with its MLP neurons addressed.
@@ -79,11 +77,14 @@ def load(
         refusals: how this model starts its refusals: a list for every language, or {language: list}. They become
             `model.prefixes`, which hold wherever none are given; default the built-in prefixes of each language.
         compliances: how it starts answers that comply, the same way.
+        template_options: what the chat template is given beside the messages, such as {"enable_thinking": False}; each must be an
+            option that the template reads. {"strftime_now": "2026-01-31"} fixes the date for a template that reads it.
         trust_remote_code: run code that the checkpoint brings. Off unless turned on.
 
     Raises:
-        InputError: something that is no model, an unknown id, no processor, no decoder layers with an MLP that is known, or
-            mixture-of-experts layers.
+        InputError: something that is no model, an unknown id, no processor, a model that is no causal language model, a
+            processor that is another model's or places no pictures (see `neuronshield.model.gate`), no decoder layers with an
+            MLP that is known, mixture-of-experts layers, or an option that the chat template does not read.
     """
     _check_call(model, processor, remote=remote, quantize=quantize, site=site)
     check_openings(refusals=refusals, compliances=compliances)
@@ -99,10 +100,10 @@ def load(
             raise InputError("load(module, remote=True): a module that is here is not on NDIF; give its hub id")
         name = getattr(model.config, "_name_or_path", "") if hasattr(model, "config") else ""
         out = addressed(
-            model.eval(), processor, id=name or type(model).__name__, revision=revision, layers=layers, site=site,
+            model, processor, id=name or type(model).__name__, revision=revision, layers=layers, site=site,
             remote=remote,
         )  # fmt: skip
-        return _with_prefixes(out, refusals, compliances)
+        return _with_template(_with_prefixes(out, refusals, compliances), template_options)
     name = os.fspath(model)
     traced = None
     if remote is True:
@@ -117,7 +118,13 @@ def load(
     out = addressed(
         module, processor, id=name, revision=revision, layers=layers, site=site, remote=remote, traced=traced
     )
-    return _with_prefixes(out, refusals, compliances)
+    return _with_template(_with_prefixes(out, refusals, compliances), template_options)
+
+
+def _with_template(model: Model, options: Mapping[str, Any] | None) -> Model:
+    """The model with options of its chat template, each of which the template reads."""
+    checked = checked_options(options, model.template)
+    return model.replace(template_options=checked) if checked else model
 
 
 def _check_built(options: dict[str, Any]) -> None:
@@ -184,127 +191,11 @@ def _elsewhere(
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if revision is not None:
         options["revision"] = revision
-    with _loading(name):
-        multimodal = _multimodal(name, options)
-        processor = processor or _processor(name, options, multimodal)
+    with in_one_line(name):
+        multimodal = is_multimodal(name, options)
+        processor = processor or own_processor(name, options, multimodal=multimodal)
         traced = wrap(name, processor, multimodal=multimodal, **options)
     return traced._module, processor, traced
-
-
-def pretrained(
-    name: str,
-    *,
-    processor: Any = None,
-    revision: str | None = None,
-    dtype: str | torch.dtype | None = None,
-    device: str | torch.device | None = None,
-    device_map: str | dict[str, Any] | None = None,
-    quantize: str | None = None,
-    trust_remote_code: bool = False,
-) -> tuple[nn.Module, Any]:
-    """The torch module of that name, in eval mode and in its place, and its processor.
-
-    >>> module, processor = pretrained("organism")
-    >>> type(module).__name__
-    'LlavaForConditionalGeneration'
-
-    Args:
-        name: "organism", "smollm2", a folder or a hub id.
-        processor: used instead of the checkpoint's own.
-        revision: as in `load`.
-        dtype: as in `load`.
-        device: as in `load`.
-        device_map: as in `load`.
-        quantize: as in `load`.
-        trust_remote_code: as in `load`.
-
-    Raises:
-        InputError: it cannot be loaded.
-    """
-    if device is not None and device_map is not None:
-        raise InputError("load: give device= or device_map=, not both")
-    device, device_map = checked_device(device), checked_device_map(device_map)
-    if revision is not None and name in SHIPPED:
-        raise InputError(f"load({name!r}, revision={revision!r}): this model has one revision; leave revision= out")
-    kwargs: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    placed = device_map is not None or quantize is not None
-    if placed:
-        kwargs["device_map"] = device_map if device_map is not None else {"": device}
-    if quantize is not None:
-        kwargs["quantization_config"] = quantization(quantize)
-    kwargs["dtype"] = checked_dtype(dtype, device)
-    if revision is not None:
-        kwargs["revision"] = revision
-    source, extra = _source(name)
-    module, processor = _from_pretrained(source, name, {**kwargs, **extra}, processor=processor)
-    module = module if placed else module.to(device)  # type: ignore[arg-type]
-    return module.eval(), processor
-
-
-def _source(name: str) -> tuple[str, dict[str, Any]]:
-    """The folder or hub id that a name stands for, and further options of its loading."""
-    if name == "organism":
-        from ..organism import folder
-
-        return str(folder()), {}
-    if name == "smollm2":
-        from ..data.fetch import smollm2
-
-        return smollm2()
-    return name, {}
-
-
-def _from_pretrained(source: str, name: str, kwargs: dict[str, Any], *, processor: Any) -> tuple[nn.Module, Any]:
-    """Weights and processor (the one given, if any) from a folder or the hub, image-text models as such."""
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-
-    if Path(source).exists() and not Path(source).is_dir():
-        raise InputError(f"{name}: is a file; pass the folder of a model, a hub id, 'organism' or 'smollm2'")
-    plain = {k: v for k, v in kwargs.items() if k not in ("dtype", "device_map", "quantization_config")}
-    with _loading(name):
-        multimodal = _multimodal(source, plain)
-        factory = AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
-        return factory.from_pretrained(source, **kwargs), processor or _processor(source, plain, multimodal)
-
-
-def _multimodal(source: str, options: dict[str, Any]) -> bool:
-    from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-
-    return type(AutoConfig.from_pretrained(source, **options)) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-
-
-def _processor(source: str, options: dict[str, Any], multimodal: bool) -> Any:
-    from transformers import AutoProcessor, AutoTokenizer
-
-    return (AutoProcessor if multimodal else AutoTokenizer).from_pretrained(source, **options)
-
-
-@contextmanager
-def _loading(name: str) -> Iterator[None]:
-    """What a hub, a folder or transformers has to say, in one line."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
-        if isinstance(error, InputError):
-            raise
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(f"cannot load model {name!r}: {reason} ({_advice(str(error))})") from error
-
-
-def _advice(reason: str) -> str:
-    """What to do about it."""
-    if "trust_remote_code" in reason:
-        return "it needs code of its own; read that code, then pass trust_remote_code=True"
-    if "orchvision" in reason:
-        return "its processor needs torchvision: pip install torchvision, built for your torch"
-    if found := re.search(
-        r"(?:requires|required to run|need)[^.]*?`?(accelerate|num2words|sentencepiece|bitsandbytes)", reason
-    ):
-        return f"pip install {found[1]}"
-    return "use 'organism', 'smollm2', a folder or a hub id"
 
 
 # -- addressing -------------------------------------------------------------------------------------------
@@ -335,11 +226,24 @@ def addressed(
         traced: nnsight's wrapper, where it was made already.
 
     Raises:
-        InputError: no decoder layers with an MLP that is known, layers that differ, or mixture-of-experts layers.
+        InputError: what `neuronshield.model.gate` refuses, no decoder layers with an MLP that is known, layers that differ, or
+            mixture-of-experts layers.
     """
+    check_module(module)
+    check_processor(module, processor)
     family = type(module).__name__
     path, found = find_decoder_layers(module, family, layers)
-    chosen = _site(family, path, found, by_hand=site)
+    if site is None and any(experts_of(layer) for layer in found):
+        if remote:
+            raise InputError(
+                f"{family}: mixture-of-experts layers cannot be traced elsewhere; load it here, without remote="
+            )
+        module, chosen = flattened(module, path, family=family)
+        found = module.get_submodule(path)  # type: ignore[assignment]
+    else:
+        chosen = _site(family, path, found, by_hand=site)
+    if remote is not True:
+        check_projections(family, found, chosen)
     widths = {out_in(layer.get_submodule(chosen.down)) for layer in found}
     if len(widths) != 1:
         raise InputError(f"{family}: layers differ in MLP width {sorted(widths)}; not supported")
@@ -353,10 +257,12 @@ def addressed(
         from .remote import wrap
 
         traced = wrap(module, processor, multimodal=getattr(processor, "image_processor", None) is not None)
-    return Model(
+    out = Model(
         module=module, processor=processor, id=id, revision=revision, layers_path=path, site=chosen,
         n_layers=len(found), d_mlp=d_mlp, d_model=d_model, traced=traced, remote=remote,
     )  # fmt: skip
+    check_pictures(out)
+    return out
 
 
 def _site(family: str, path: str, layers: nn.ModuleList, *, by_hand: Any) -> Site:

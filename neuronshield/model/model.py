@@ -8,6 +8,7 @@ read in `weights`, what is asked of a model that runs elsewhere in `remote`.
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ from ..data.languages import Prefixes
 from . import families, weights
 from . import remote as elsewhere
 from .families import Site
+from .running import wrapped
+from .template import ChatTemplate, chat_template, media_tokens
 
 __all__ = ["Model", "require_model"]
 
@@ -54,6 +57,8 @@ class Model:
         traced: nnsight's wrapper; every trace of it is given `**there`. Made here by default.
         remote: where traces run, as in `load`.
         prefixes: how it starts refusals and answers; the built-in prefixes of each language by default.
+        template_options: what its chat template is given beside the messages, as in `load`.
+        date: what its chat template reads as today, an ISO date; the day on which it was made by default.
     """
 
     module: nn.Module
@@ -69,12 +74,14 @@ class Model:
     traced: Any = None
     remote: bool | str = False
     prefixes: Prefixes = field(default_factory=Prefixes)
+    template_options: Mapping[str, Any] = field(default_factory=dict)
+    date: str = field(default_factory=lambda: datetime.date.today().isoformat())
 
     def __post_init__(self) -> None:
         if self.traced is None:
             from nnsight import NNsight
 
-            object.__setattr__(self, "traced", NNsight(self.module))
+            object.__setattr__(self, "traced", wrapped(self.module, lambda: NNsight(self.module)))
         _ = self._unpacked
 
     def replace(self, **changes: Any) -> Model:
@@ -104,12 +111,23 @@ class Model:
     @property
     def image_token_id(self) -> int | None:
         """Id of the placeholder token that stands for image features, if the model has one."""
-        return families.image_token_id(self.module.config)
+        return families.image_token_id(self.module.config, self.processor)
 
     @property
     def answer_token_type(self) -> int:
         """`token_type_ids` of an answer's tokens (see `families.Traits`)."""
         return families.traits(self.module.config).answer_token_type
+
+    @property
+    def template(self) -> ChatTemplate | None:
+        """The chat template with its options; None if the processor has none, and a prompt is used verbatim."""
+        return chat_template(self.processor, self.template_options, self.date)
+
+    @cached_property
+    def media_tokens(self) -> tuple[str, ...]:
+        """Tokens that stand for pictures and other media, which no words of a prompt may hold; empty for a text model."""
+        takes = self.takes_images or self.image_token_id is not None
+        return media_tokens(self.module.config, self.processor) if takes else ()
 
     def idle(self, encoding: Mapping[str, Any]) -> list[int]:
         """Layers that do not run for this batch; their neurons count as silent (0), and no intervention touches them.
@@ -161,7 +179,7 @@ class Model:
         """Where inputs go."""
         if self.remote is True:
             return torch.device("cpu")
-        return self.module.get_input_embeddings().weight.device  # type: ignore[operator,union-attr,return-value]
+        return weights.input_device(self.module)
 
     def needs_here(self, what: str) -> None:
         """Raise if traces run elsewhere.
@@ -181,7 +199,7 @@ class Model:
             )
 
     def needs_weights(self, what: str) -> None:
-        """Raise if the weights are packed or elsewhere.
+        """Raise if the weights cannot be changed one by one: packed, offloaded, under an adapter, or elsewhere.
 
         >>> model.needs_weights("masked_update")
 
@@ -192,10 +210,8 @@ class Model:
             InputError: they are.
         """
         self.needs_here(what)
-        if self.quantized is not None:
-            raise InputError(
-                f"{what}: {self.id!r} is loaded in {self.quantized}, whose weights cannot be changed one by one; load it in bfloat16"
-            )
+        if (why := weights.held_back(self)) is not None:
+            raise InputError(f"{what}: {self.id!r} {why}")
 
     # -- where its neurons are ------------------------------------------------------------------------
     @cached_property
@@ -229,19 +245,19 @@ class Model:
 
     @cached_property
     def _unpacked(self) -> tuple[dict[int, Tensor], str] | None:
-        """Norms by order, and fingerprint, of packed weights: read once, before a forward re-packs them for its device."""
-        if self.quantized is None:
+        """Norms by order, and fingerprint, of packed or offloaded weights: read once, before a forward re-packs or moves them."""
+        if self.remote is True or (self.quantized is None and not weights.is_offloaded(self)):
             return None
         return {order: weights.down_norms(self, order) for order in (1, 2)}, weights.fingerprint(self)
 
     @property
     def quantized(self) -> str | None:
-        """ "nf4" or "int8" if the weights are packed, which cannot be changed one by one; None if not."""
+        """ "nf4", "int8" or another name if MLP weights are packed, which cannot be changed one by one; None if not."""
         return weights.packing(self)
 
     @property
     def dtype(self) -> str:
-        """Of the weights: a torch dtype's name, "nf4" or "int8"."""
+        """Of the MLP weights: a torch dtype's name, "nf4", "int8" or another name if they are packed."""
         return self._elsewhere.dtype if self._elsewhere is not None else weights.dtype_name(self)
 
     @property
@@ -290,13 +306,15 @@ class Model:
         """What an artefact says about the model that it came from.
 
         >>> sorted(model.provenance())
-        ['dtype', 'fingerprint', 'model', 'revision']
+        ['dtype', 'fingerprint', 'model', 'revision', 'template']
         """
+        template = self.template
         return {
             "model": self.id,
             "revision": self.revision,
             "fingerprint": self.fingerprint,
             "dtype": self.dtype,
+            "template": None if template is None else template.facts(),
             **self.info,
         }
 

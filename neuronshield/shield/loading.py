@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,7 @@ def load(
     remote: bool | str = False,
     refusals: OpeningsArg = None,
     compliances: OpeningsArg = None,
+    template_options: Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
 ) -> Model:
     """A model with its MLP neurons addressed.
@@ -149,15 +151,17 @@ def load(
         refusals: how this model starts its refusals: a list for every language, or {language: list}. They become
             `model.prefixes`, which hold wherever none are given; default the built-in prefixes of each language.
         compliances: how it starts answers that comply, the same way.
+        template_options: what the chat template is given beside the messages, such as {"enable_thinking": False}; each must be an
+            option that the template reads. {"strftime_now": "2026-01-31"} fixes the date for a template that reads it.
         trust_remote_code: run code that the checkpoint brings. Off unless turned on.
 
     Raises:
-        InputError: something that is no model, an unknown id, no processor, no decoder layers with an MLP that is known, mixture-of-experts layers, or an
-            adapter that does not fit.
+        InputError: something that is no model, an unknown id, no processor, no decoder layers with an MLP that is known, mixture-of-experts layers, an option
+            that the chat template does not read, or an adapter that does not fit.
     """
     base = loading.load(
         model, processor=processor, revision=revision, dtype=dtype, device=device, device_map=device_map,
         quantize=quantize, layers=layers, site=site, remote=remote, refusals=refusals,
-        compliances=compliances, trust_remote_code=trust_remote_code,
+        compliances=compliances, template_options=template_options, trust_remote_code=trust_remote_code,
     )  # fmt: skip
     return base if adapter is None else load_adapter(base, adapter)
