@@ -18,7 +18,7 @@ from ..core.files import write_text
 from ..core.neurons import NeuronSet
 from ..core.provenance import versions
 from ..core.results import from_json, to_json
-from ..data.parsing import LABELS, SPLITS
+from ..data.columns import LABELS, SPLITS
 from ..data.prompts import PromptSet
 from ..model.model import Model
 from ..shield.loading import load
