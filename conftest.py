@@ -55,7 +55,7 @@ def organism_model() -> ns.Model:
 
 @pytest.fixture(scope="session")
 def example() -> dict[str, Any]:
-    """A tiny Llama and a tiny LLaVA, prompts in two languages, and a neuron set: what examples in docstrings use."""
+    """A tiny Llama, LLaVA and Mixtral, prompts in two languages, and a neuron set: what examples in docstrings use."""
     module, processor = tiny.llava()
     return {
         "ns": ns,
@@ -63,6 +63,7 @@ def example() -> dict[str, Any]:
         "torch": torch,
         "model": ns.load(tiny.llama(), processor=tiny.tokenizer()),
         "vlm": ns.load(module, processor=processor),
+        "moe": ns.load(tiny.mixtral(), processor=tiny.tokenizer()),
         "prompts": tiny.prompts(),
         "neurons": ns.NeuronSet([(0, 3), (1, 5), (2, 7)], n_layers=3, d_mlp=29),
     }

@@ -19,6 +19,8 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    MixtralConfig,
+    MixtralForCausalLM,
     PreTrainedTokenizerFast,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -59,6 +61,14 @@ def gpt2(seed: int = 0) -> GPT2LMHeadModel:
     config = GPT2Config(vocab_size=len(WORDS), n_embd=20, n_inner=29, n_layer=3, n_head=2, n_positions=64,
                         initializer_range=0.3, pad_token_id=0, bos_token_id=1, eos_token_id=2)  # fmt: skip
     return GPT2LMHeadModel(config).eval()
+
+
+def mixtral(seed: int = 0) -> MixtralForCausalLM:
+    """Four experts of seven neurons a layer, two of them for a token."""
+    torch.manual_seed(seed)
+    sizes: dict[str, Any] = {**llama_config().to_diff_dict(), "intermediate_size": 7, "num_local_experts": 4}
+    few = {k: v for k, v in sizes.items() if k not in ("model_type", "transformers_version", "rope_parameters")}
+    return MixtralForCausalLM(MixtralConfig(**few, num_experts_per_tok=2, experts_implementation="eager")).eval()
 
 
 def llava(seed: int = 0) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:

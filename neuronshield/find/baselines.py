@@ -27,11 +27,11 @@ from ..data.languages import OpeningsArg
 from ..data.prompts import Cell, Prompt, PromptSet
 from ..model.answers import Example, answer_loss, examples
 from ..model.encoding import Batch, batches
+from ..model.experts import matrix, owners
 from ..model.families import PARTS
 from ..model.forward import read_layers
 from ..model.generation import generate
 from ..model.model import Model
-from ..model.weights import is_conv1d
 from .moments import check_inputs
 from .selection import Scores
 
@@ -97,7 +97,7 @@ def _mean_sensitivity(
     total: dict[tuple[str, Cell], np.ndarray] = {}
     count: Counter[tuple[str, Cell]] = Counter()
     weights = _weights(model)
-    flat = [w for ws in weights for w, _ in ws]
+    flat = list({id(w): w for ws in weights for linear, _ in ws for w in _held(linear)}.values())
     asked = [w.requires_grad for w in flat]
     try:
         for w in flat:
@@ -112,8 +112,8 @@ def _mean_sensitivity(
     return {key: value / count[key] for key, value in total.items()}
 
 
-def _weights(model: Model) -> list[list[tuple[torch.nn.Parameter, str]]]:
-    """Each layer's weights with the part they are; a fused projection once, as "fused"."""
+def _weights(model: Model) -> list[list[tuple[torch.nn.Module, str]]]:
+    """Each layer's projections with the part they are; a fused projection once, as "fused"."""
     out = []
     for layer in range(model.n_layers):
         found: dict[str, str] = {}
@@ -121,28 +121,32 @@ def _weights(model: Model) -> list[list[tuple[torch.nn.Parameter, str]]]:
             path = getattr(model.site, part)
             if path is not None:
                 found[path] = "fused" if path in found else part
-        out.append([(model.linear(layer, path).weight, part) for path, part in found.items()])
-    return out  # type: ignore[return-value]
+        out.append([(model.linear(layer, path), part) for path, part in found.items()])
+    return out
+
+
+def _held(linear: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """The parameters that hold a projection's weight."""
+    return [getattr(module, name) for module, name in owners(linear)]
 
 
 def _sensitivity(
-    model: Model, weights: list[list[tuple[torch.nn.Parameter, str]]], prompt: Prompt, *, response: str
+    model: Model, weights: list[list[tuple[torch.nn.Module, str]]], prompt: Prompt, *, response: str
 ) -> Float[np.ndarray, "n_layers d_mlp"]:
     """|W * dL/dW| of one prompt, summed over each neuron's weights."""
     (batch,) = batches(model, [prompt], batch_size=1, responses=[response])
-    flat = [w for ws in weights for w, _ in ws]
+    flat = list({id(w): w for ws in weights for linear, _ in ws for w in _held(linear)}.values())
     with torch.enable_grad():
         slopes = torch.autograd.grad(answer_loss(model, batch).sum(), flat, allow_unused=True)
     slope = dict(zip(map(id, flat), slopes, strict=True))
     out = np.zeros((model.n_layers, model.d_mlp))
-    turned = is_conv1d(model.linear(0, model.site.down))
     for layer, ws in enumerate(weights):
-        for w, part in ws:
-            grad = slope[id(w)]
-            if grad is None:  # a layer that does not run for this prompt
+        for linear, part in ws:
+            held = _held(linear)
+            grads = [slope[id(w)] for w in held]
+            if any(grad is None for grad in grads):  # a layer that does not run for this prompt
                 continue
-            size = (w.detach() * grad).abs().float()
-            rows = size.T if turned else size  # [out, in]
+            rows = matrix(linear, [(w.detach() * grad).abs().float() for w, grad in zip(held, grads, strict=True)])
             per = rows.sum(dim=0) if part == "down" else rows.sum(dim=1)
             out[layer] += (per.view(2, -1).sum(dim=0) if part == "fused" else per).double().cpu().numpy()
     return out

@@ -30,9 +30,11 @@ from ..data.languages import OpeningsArg
 from ..data.prompts import PromptSet
 from ..find.moments import record
 from ..model.encoding import batches
+from ..model.families import by_row
 from ..model.forward import margins
 from ..model.model import Model
 from ..model.prefixes import OpeningTokens, margin, opening_tokens, openings_of
+from ..model.running import running
 from ..model.weights import is_conv1d
 from .adapter import ADAPTER, attach, merge, places, shared_copy, slots, with_module
 from .update import Update, check_subject
@@ -161,20 +163,22 @@ def _steepest(model: Model, prompts: PromptSet, tokens: dict[str, OpeningTokens]
     """Gradient of the mean refusal margin in each layer's MLP output at the last token, all layers to norm 1 together."""
     nudge = torch.zeros(model.n_layers, model.d_model, dtype=torch.float32, device=model.device, requires_grad=True)
     for batch in batches(model, list(prompts), batch_size=32, side="left"):
-        with _nudged(model, nudge), model.frozen(), torch.enable_grad():
-            logits = model.module(**batch.encoding).logits[:, -1]
+        with _nudged(model, nudge, len(batch.rows)), model.frozen(), torch.enable_grad():
+            with running(model, rows=len(batch.rows), width=batch.encoding["input_ids"].shape[1]):
+                logits = model.module(**batch.encoding).logits[:, -1]
             margin(logits, [tokens[prompts[row].language] for row in batch.rows]).sum().backward()
     assert nudge.grad is not None
     return (nudge.grad / nudge.grad.norm()).double().cpu()
 
 
 @contextmanager
-def _nudged(model: Model, nudge: Tensor) -> Iterator[None]:
+def _nudged(model: Model, nudge: Tensor, rows: int) -> Iterator[None]:
     """Adds `nudge[layer]` to each MLP output at the last position."""
 
     def hook_of(layer: int) -> Any:
         def add(module: nn.Module, args: Any, out: Tensor) -> Tensor:
-            return torch.cat([out[:, :-1], out[:, -1:] + nudge[layer].to(out.dtype)], dim=1)
+            each = by_row(out, rows)
+            return torch.cat([each[:, :-1], each[:, -1:] + nudge[layer].to(out.dtype)], dim=1).view_as(out)
 
         return add
 

@@ -19,6 +19,7 @@ from ..core.arguments import at_least, require
 from ..core.errors import InputError
 from ..data.languages import OpeningsArg
 from ..data.prompts import PromptSet
+from ..model.experts import owners
 from ..model.families import PARTS
 from ..model.model import Model
 from .adapter import attach, places, shared_copy, with_module
@@ -127,11 +128,11 @@ def full_update(
     data = taught(model, rows, config=settings, refusals=refusals, compliances=compliances)
     about = about_run(model, rows, config=settings, facts={"train": "full"})
     module = shared_copy(model.module)
+    held = [owner for place in places(model, None, PARTS) for owner in owners(module.get_submodule(place.name))]
     parameters = []
-    for place in places(model, None, PARTS):
-        linear = module.get_submodule(place.name)
-        linear.weight = nn.Parameter(linear.weight.detach().clone())  # type: ignore[union-attr,operator]
-        parameters.append(linear.weight)
+    for part, name in dict.fromkeys(held):
+        setattr(part, name, nn.Parameter(getattr(part, name).detach().clone()))
+        parameters.append(getattr(part, name))
     run = fit(model, module, parameters=parameters, data=data, config=settings, about=about)
     for p in parameters:
         p.requires_grad_(False)
