@@ -61,7 +61,11 @@ def read_layers(model: Model, batch: Batch, fn: Callable[[int, Tensor, Any], Ten
     """
     envoys, idle, rows = model.envoys, model.idle(batch.encoding), len(batch.rows)
     width = batch.encoding["input_ids"].shape[1]
-    with running(model, rows=rows, width=width), torch.no_grad(), model.traced.trace(**batch.encoding, **model.there) as tracer:
+    with (
+        running(model, rows=rows, width=width),
+        torch.no_grad(),
+        model.traced.trace(**batch.encoding, **model.there) as tracer,
+    ):
         kept = nnsight.save([])
         for layer, envoy in enumerate(envoys):
             if layer in idle:
@@ -165,7 +169,11 @@ def _logits(
     layers, envoys, idle = model.layer_envoys, model.envoys, model.idle(batch.encoding)
     skipped = [i for i in range(first) if i not in idle] if entry is not None else []
     rows, width = encoding["input_ids"].shape
-    with running(model, rows=rows, width=width), torch.no_grad(), model.traced.trace(**encoding, **model.there) as tracer:
+    with (
+        running(model, rows=rows, width=width),
+        torch.no_grad(),
+        model.traced.trace(**encoding, **model.there) as tracer,
+    ):
         fired, kept = nnsight.save({}), nnsight.save({})
         for below in skipped:
             layers[below].skip(entry)
@@ -345,7 +353,7 @@ def _alone(
     """Logits of one prompt by itself, unpadded, in a full forward under one condition."""
     batch = collate(model, [prompts[row]], side="left", rows=[row])
     hold: Any = FrozenNorms(model).hooks if frozen else nullcontext()
-    for each in ([None, condition] if frozen else [condition]):  # frozen norms remember the clean run
+    for each in [None, condition] if frozen else [condition]:  # frozen norms remember the clean run
         with running(model), hold:
             logits, _ = _logits(model, prompts, batch, conditions=[each], shared=Shared(dict(batch.encoding)))
     return logits[0, 0]

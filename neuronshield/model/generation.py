@@ -170,7 +170,12 @@ def decode(
         answers.append(model.module.generate(**kwargs, **options))  # type: ignore[operator]
         return answers[0]
 
-    with running(model, rows=rows, width=width), _own_config(model.module, options), torch.no_grad(), quiet_generation():
+    with (
+        running(model, rows=rows, width=width),
+        _own_config(model.module, options),
+        torch.no_grad(),
+        quiet_generation(),
+    ):
         if change is None or not any(calls.steps):
             run(**encoding)
             return _checked(model, batch, answers[0][:, width:], checked), {}

@@ -1,7 +1,8 @@
 """Whether a model may read a batch that is padded on the left.
 
 Attention masks padding out. A recurrent or convolutional layer carries a state from token to token, and padding before the first
-token changes it unless the layer masks padding too. Padding on the right comes after every token that is read, and changes nothing.
+token changes it unless the layer masks padding too. A few old models generate without the mask. Padding on the right comes after
+every token that is read, and changes nothing.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from .running import running
 __all__ = ["pads_on_the_left"]
 
 #: Classes of layers that carry a state: torch's own convolution is `Conv1d`, GPT-2's linear layer `Conv1D`.
-STATEFUL = re.compile(r"Conv1d|ShortConv|Mamba|SSM|Recurrent|Rglru|DeltaNet|LinearAttention|Rwkv|RWKV|Retention|LSTM|GRU")
+STATEFUL = re.compile(
+    r"Conv1d|ShortConv|Mamba|SSM|Recurrent|Rglru|DeltaNet|LinearAttention|Rwkv|RWKV|Retention|LSTM|GRU"
+)
 
 _known: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def pads_on_the_left(model: Model) -> bool:
-    """Whether padding on the left leaves the logits of a prompt as they are; tried once for a model with recurrent layers.
+    """Whether padding on the left changes nothing, tried once for a model with recurrent layers; if not, batches are not padded.
 
     >>> pads_on_the_left(model)
     True
@@ -38,16 +41,27 @@ def pads_on_the_left(model: Model) -> bool:
     if model.module not in _known:
         layers = model.module.get_submodule(model.layers_path)
         stateful = any(STATEFUL.search(type(m).__name__) for m in layers.modules())
-        _known[model.module] = not stateful or _tried(model)
+        _known[model.module] = not _drops_the_mask(model) and (not stateful or _tried(model))
     return _known[model.module]
+
+
+def _drops_the_mask(model: Model) -> bool:
+    """Whether generation gives the forward no attention mask although it takes one."""
+    module: Any = model.module
+    ids = torch.ones(1, 3, dtype=torch.long, device=model.device)
+    try:
+        given = module.prepare_inputs_for_generation(ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    except Exception:  # of a kind that asks for more, such as pictures
+        return False
+    return "attention_mask" not in given and model.forward_takes("attention_mask")
 
 
 def _tried(model: Model) -> bool:
     """Whether a short prompt has the same logits beside a long one as by itself."""
     n = model.module.get_input_embeddings().weight.shape[0]  # type: ignore[operator,union-attr]
     ids = (torch.arange(11, device=model.device) * 7 + 3) % n
-    mask = torch.ones_like(ids)
-    short, padded = _logits(model, ids[8:], mask[8:]), _logits(model, ids, (torch.arange(11, device=ids.device) >= 8).long())
+    real = (torch.arange(11, device=ids.device) >= 8).long()
+    short, padded = _logits(model, ids[8:], real[8:]), _logits(model, ids, real)
     size = max(1.0, float(short.abs().max()))
     exact = short.dtype in (torch.float32, torch.float64)
     return float((short - padded).abs().max()) <= (1e-3 * size if exact else max(0.25, 0.02 * size))

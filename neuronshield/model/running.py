@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import nn
 
 from ..core.errors import InputError, out_of_memory
