@@ -283,7 +283,8 @@ def test_what_differs_is_not_equal(bench: Bench):
     assert bench.prompts != list(bench.prompts)
     first = bench.prompts[0]
     assert first != replace(first, target="another")
-    assert first != replace(first, images=(Image.new("RGB", (6, 4)),))
-    assert replace(first, images=(Image.new("RGB", (6, 4)),)) != replace(
-        first, images=(Image.new("RGB", (6, 4), "red"),)
+    black, red = (
+        replace(first, images=(Image.new("RGB", (6, 4), color),), modality="image") for color in ("black", "red")
     )
+    assert first != black
+    assert black != red

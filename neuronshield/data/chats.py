@@ -75,7 +75,7 @@ def read_chat(messages: Any, images: Any, where: str) -> Chat:
     prompt = text_of(last)
     if not prompt.strip() and not (isinstance(last, list) and any(part["type"] == "image" for part in last)):
         raise InputError(f"{where}: the last message's content is empty")
-    return Chat(tuple(turns), prompt, tuple(found), answer)
+    return Chat(messages=tuple(turns), prompt=prompt, images=tuple(found), answer=answer)
 
 
 def text_of(content: str | Sequence[Mapping[str, Any]], *, only_text: str = "") -> str:

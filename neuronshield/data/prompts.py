@@ -27,7 +27,8 @@ from ..core.display import count, own_names, short_table
 from ..core.errors import InputError
 from ..core.files import as_path
 from .columns import LABELS, MODALITIES, SPLITS
-from .parsing import check_fractions, parse_row
+from .parsing import check_fractions
+from .records import numbered, to_prompts
 from .rows import KNOWN, Cell, Prompt, as_cells, options_of
 from .sources import jsonl_rows, parquet_rows
 from .splits import check_leaks, check_marked, deal, no_rows
@@ -134,7 +135,7 @@ class PromptSet(Sequence[Prompt]):
                 a duplicate id, an image that is missing, outside the folder, enormous or not an image.
         """
         file = _file(path, "from_jsonl")
-        return cls._build(jsonl_rows(file), file.parent)
+        return cls(to_prompts(jsonl_rows(file), file.parent))
 
     @classmethod
     def from_parquet(cls, path: str | os.PathLike[str]) -> PromptSet:
@@ -150,7 +151,7 @@ class PromptSet(Sequence[Prompt]):
             InputError: as `from_jsonl`, or pyarrow is missing.
         """
         file = _file(path, "from_parquet")
-        return cls._build(parquet_rows(file), file.parent)
+        return cls(to_prompts(parquet_rows(file), file.parent))
 
     @classmethod
     def from_records(
@@ -168,18 +169,7 @@ class PromptSet(Sequence[Prompt]):
         Raises:
             InputError: no records, or as `from_jsonl`, naming the number of the record.
         """
-        if isinstance(records, (str, bytes, Mapping, pd.DataFrame, os.PathLike)) or not isinstance(records, Iterable):
-            hint = {
-                str: "read a file with from_jsonl(path)", dict: "put it in a list: [record]",
-                pd.DataFrame: 'pass frame.to_dict("records")',
-            }.get(type(records), "as in from_records([{...}])")  # fmt: skip
-            raise InputError(
-                f"from_records(records): records must be dicts in a list, got {type(records).__name__}; {hint}"
-            )
-        rows = [(_record(i, record), record) for i, record in enumerate(records)]
-        if not rows:
-            raise InputError("from_records: no records")
-        return cls._build(rows, Path(folder) if folder is not None else None)
+        return cls(to_prompts(numbered(records), Path(folder) if folder is not None else None))
 
     @classmethod
     def from_dataset(
@@ -203,24 +193,6 @@ class PromptSet(Sequence[Prompt]):
             hint = "choose a split, as in dataset['train']" if isinstance(dataset, Mapping) else "load it first"
             raise InputError(f"from_dataset(dataset): expected rows, got {type(dataset).__name__}; {hint}")
         return cls.from_records(({k: v for k, v in row.items() if v is not None} for row in dataset), folder=folder)
-
-    @classmethod
-    def _build(cls, rows: list[tuple[str, Any]], folder: Path | None) -> PromptSet:
-        prompts: list[Prompt] = []
-        first: dict[str, str] = {}
-        for where, row in rows:
-            prompt = Prompt(**parse_row(row, where, folder))
-            if not prompt.id:  # none given: the content is the name
-                name, n = prompt.content_hash, 2
-                while name in first:
-                    name, n = f"{prompt.content_hash}-{n}", n + 1
-                prompt = replace(prompt, id=name)
-            if prompt.id in first:
-                raise InputError(f"{where}: duplicate id {prompt.id!r} (first at {first[prompt.id]})")
-            first[prompt.id] = where
-            prompts.append(prompt)
-        check_marked(prompts)
-        return cls(prompts)
 
     # -- choosing -------------------------------------------------------------------------------------
     def where(self, **columns: Any) -> PromptSet:
@@ -274,6 +246,21 @@ class PromptSet(Sequence[Prompt]):
         if not len(rows):
             raise no_rows(self, split)
         return rows
+
+    def marked(self, split: str) -> PromptSet:
+        """The same rows, all of one split.
+
+        >>> len(prompts.marked("test").for_step("test"))
+        60
+
+        Args:
+            split: one of `SPLITS`.
+
+        Raises:
+            InputError: no split of that name.
+        """
+        one_of(split, SPLITS, call="marked", name="split")
+        return PromptSet(replace(p, split=split) for p in self)
 
     def cells(self) -> list[Cell]:
         """The (language, modality) cells, in order of first appearance.
@@ -405,9 +392,3 @@ class PromptSet(Sequence[Prompt]):
 def _file(path: Any, name: str) -> Path:
     hint = "for records in memory use from_records(records)" if name.startswith("from") else ""
     return as_path(path, call=f"{name}(path)", hint=hint)
-
-
-def _record(number: int, record: Any) -> str:
-    """What a record is called in errors."""
-    name = record.get("id") if isinstance(record, Mapping) else None
-    return f"record {number} (id {name!r:.60})" if isinstance(name, (str, int)) else f"record {number}"

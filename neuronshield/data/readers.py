@@ -25,6 +25,7 @@ from ..core.arguments import one_of, require
 from ..core.errors import InputError
 from .columns import plain
 from .prompts import PromptSet
+from .records import to_prompts
 from .sources import rows_of
 from .tags import language_tag
 
@@ -111,7 +112,7 @@ def read(
         records += [(f"{where}: row {number + 1}", {**record, "source": name}) for record in made]
     if not records:
         raise InputError(f"{where}: no prompts of {name} in it")
-    return PromptSet._build(records, Path(folder) if folder is not None else None)
+    return PromptSet(to_prompts(records, Path(folder) if folder is not None else None))
 
 
 # -- a row to records, one function for each data set -------------------------------------------------------------

@@ -9,7 +9,6 @@ The ten languages of the organism are among the fourteen. `languages.refusal_sen
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from ..core.errors import InputError
 from ..core.files import shipped
@@ -30,7 +29,7 @@ def retention_prompts(languages: Sequence[str] | None = None) -> PromptSet:
     Raises:
         InputError: a language without prompts.
     """
-    return PromptSet(replace(p, split="train") for p in _read("retention", languages))
+    return _read("retention", languages).marked("train")
 
 
 def matched_pairs(languages: Sequence[str] | None = None) -> PromptSet:
@@ -45,7 +44,7 @@ def matched_pairs(languages: Sequence[str] | None = None) -> PromptSet:
     Raises:
         InputError: a language without prompts.
     """
-    return PromptSet(replace(p, split="test") for p in _read("pairs", languages))
+    return _read("pairs", languages).marked("test")
 
 
 def _read(name: str, languages: Sequence[str] | None) -> PromptSet:

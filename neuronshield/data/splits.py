@@ -77,7 +77,7 @@ def no_rows(prompts: Sequence[Prompt], split: str) -> InputError:
     )
     return InputError(
         f"prompts: none of split {split!r}; there are {have}. Rows of another split are not taken instead: mark those that "
-        f"this step may use with split={split!r}"
+        f"this step may use: rows.marked({split!r})"
     )
 
 

@@ -120,7 +120,7 @@ def verify(
     pairs = measure(model, found, tokens, seed=seed, batch_size=batch_size, progress=progress)
     discover = prompts.where(split="discover")
     test = _Test(
-        neurons, confirm, select=discover if len(discover) else confirm, grader=Grader(openings, graded), draws=draws,
+        neurons, confirm, select=discover if len(discover) else confirm.marked("discover"), grader=Grader(openings, graded), draws=draws,
         paired=paired,
     )  # fmt: skip
     cells, answers, untested = refusing_cells(pairs, test.grader)

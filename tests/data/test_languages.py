@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
@@ -10,12 +9,10 @@ import pytest
 from neuronshield import InputError
 from neuronshield.data.languages import (
     COMPLIANCES,
-    LANGUAGE_NAMES,
     REFUSAL_SENTENCES,
     REFUSALS,
     Prefixes,
     chosen_openings,
-    language_tag,
     refusal_sentence,
     target_opening,
 )
@@ -27,15 +24,6 @@ def test_every_language_has_refusals_compliances_and_a_sentence():
         assert REFUSALS[language]
         assert not set(REFUSALS[language]) & set(COMPLIANCES[language])
         assert any(refusal_sentence(language).startswith(prefix) for prefix in REFUSALS[language])
-
-
-def test_names_lead_to_tags():
-    assert all(re.fullmatch("[a-z]{2}", tag) for tag in LANGUAGE_NAMES.values())
-    assert all(language_tag(name.title()) == tag for name, tag in LANGUAGE_NAMES.items())
-    assert [language_tag(x) for x in ("zh-Hans", " sw ", "pt_BR")] == ["zh-Hans", "sw", "pt_BR"]
-    for wrong in ("Klingon", "", None, "en us", 5):
-        with pytest.raises(InputError, match="is not a BCP-47 tag, nor an English name"):
-            language_tag(wrong)
 
 
 def test_given_prefixes_replace_the_built_in_ones_of_their_language_only():

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from neuronshield import InputError
-from neuronshield.data.sources import jsonl_rows, parquet_rows, rows_of
+from neuronshield.data.sources import jsonl_rows, parquet_rows
 
 OK: dict[str, Any] = {"prompt": "how do i bake a cake", "label": "benign"}
 

@@ -105,7 +105,7 @@ def test_sets_are_a_mapping():
     assert [str(c) for c in sets] == ["en/text", "sw/text+image"]
     assert sets.get("en/text") == sets[CELLS[0]]
     assert sets.get("ko/text", 1) == 1
-    assert repr(CellSets({f"{a}{b}/text": NeuronSet([(0, 1)]) for a in "ab" for b in "abc"})).endswith("2 more)")
+    assert repr(CellSets({f"en-x-{a}{b}/text": NeuronSet([(0, 1)]) for a in "ab" for b in "abc"})).endswith("2 more)")
 
 
 def test_a_fraction_that_rounding_puts_just_below_a_number_gives_that_number():

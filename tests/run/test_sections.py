@@ -17,12 +17,15 @@ from neuronshield.run.pipeline import compare
 from neuronshield.run.sections import AttackSection, CheckSection, FindSection, ShieldSection, TopNeuron, Trained, means
 
 
+LANGUAGES = ("en", "sw", "de", "fr", "es", "it", "ko", "th", "vi")
+
+
 def answers(refused: float, *, seed: int = 0, cells: int = 3, requests: int = 17) -> list[Answer]:
     """Matched pairs in every cell; a share of the harmful ones is refused, no benign one."""
     rng = np.random.default_rng(seed)
     return [
         Answer(
-            Prompt(f"{q}{label}{c}", "how", label, language=f"x{c}", pair_id=f"q{q}"),
+            Prompt(f"{q}{label}{c}", "how", label, language=LANGUAGES[c], pair_id=f"q{q}"),
             f"{label} {q} in {c}", label == "harmful" and bool(rng.random() < refused), None,
         )
         for c in range(cells) for q in range(requests) for label in ("harmful", "benign")
@@ -52,8 +55,8 @@ def test_one_request_is_no_gain_either():
 
 def test_gains_are_computed_on_the_cells_that_were_not_trained():
     evaluations = conditions(shield=0.9, mask=0.2)
-    found = compare(evaluations, {Cell("x0", "text")})
-    unseen = ["x1/text", "x2/text"]
+    found = compare(evaluations, {Cell("en", "text")})
+    unseen = ["sw/text", "de/text"]
     assert found.compared_on == "untrained"
     assert found.beats_random_mask
     assert found.best_random_mask == random_mask(1)
@@ -65,7 +68,7 @@ def test_gains_are_computed_on_the_cells_that_were_not_trained():
         over(LORA): evaluations[SHIELD].gain(evaluations[LORA], "selectivity", unseen),
     }
     assert set(found.means[SHIELD]) == {"all", "trained", "untrained"}
-    assert found.means[SHIELD]["trained"].refusal == evaluations[SHIELD].mean("refusal", ["x0/text"])
+    assert found.means[SHIELD]["trained"].refusal == evaluations[SHIELD].mean("refusal", ["en/text"])
     everything = compare(evaluations, {Cell(f"x{i}", "text") for i in range(3)})
     assert everything.compared_on == "all"
     assert set(everything.means[BASE]) == {"all", "trained"}
@@ -74,7 +77,7 @@ def test_gains_are_computed_on_the_cells_that_were_not_trained():
 def test_examples_show_the_same_prompt_before_and_after():
     found = compare(conditions(shield=0.9, mask=0.2), set())
     assert len(found.examples) == 12
-    assert {e.cell for e in found.examples} == {"x0/text", "x1/text", "x2/text"}
+    assert {e.cell for e in found.examples} == {"en/text", "sw/text", "de/text"}
     assert all(e.before == e.after for e in found.examples)  # these answers name their request
 
 
@@ -90,8 +93,8 @@ def test_every_section_survives_json():
         FindSection("contribution", {"k": 7}, 7, 0.01, "en/text", ("en/text",), {"en/text": (3, 4)},
                     (TopNeuron("en/text", 1, 0, 3, 0.5),), None, "too few requests"),
         ShieldSection(7, True, ("en/text",), (), 33, 40, 3e-3, 4.0, {SHIELD: trained}),
-        compare(evaluations, {Cell("x0", "text")}),
-        AttackSection(7, ("x0/text",), {"pruned": means(evaluations[SHIELD], cells)}),
+        compare(evaluations, {Cell("en", "text")}),
+        AttackSection(7, ("en/text",), {"pruned": means(evaluations[SHIELD], cells)}),
     ]  # fmt: skip
     for section in sections:
         text = json.dumps(to_json(section), allow_nan=False)
@@ -101,7 +104,7 @@ def test_every_section_survives_json():
         assert "utility" not in text or "null" in text  # nothing says what is right: undefined, not zero
     read = from_json(CheckSection, to_json(sections[2]))
     assert isinstance(read.gains_in_selectivity[over(BASE)], Interval)
-    assert math.isnan(read.cells[SHIELD]["x0/text"].utility.value)
+    assert math.isnan(read.cells[SHIELD]["en/text"].utility.value)
     with pytest.raises(InputError, match="field 'k' is missing"):
         from_json(AttackSection, {"cells": [], "means": {}})
 
