@@ -35,6 +35,8 @@ class Interval(NamedTuple):
     high: float
 
     def __str__(self) -> str:
+        if self.value != self.value:  # NaN
+            return "n/a"
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 

@@ -21,6 +21,7 @@ TITLES = {
     "over_refusal": "benign refused",
     "selectivity": "selectivity",
     "utility": "benign answered right",
+    "incoherent": "incoherent answers",
 }
 SIGNED = ("selectivity",)
 
@@ -168,7 +169,7 @@ def grid(rates: Rates, metric: str = "selectivity") -> go.Figure:
 
     Args:
         rates: by condition, cell ("language/modality") and metric: value, low, high (`Evaluation.rates()` for one condition).
-        metric: one of "refusal", "attack_success", "over_refusal", "selectivity", "utility".
+        metric: one of "refusal", "attack_success", "over_refusal", "selectivity", "utility", "incoherent".
 
     Raises:
         InputError: rates of another form, or an unknown metric.

@@ -42,7 +42,7 @@ def openings_of(
         compliances: compliance prefixes, the same.
 
     Raises:
-        InputError: a language without a refusal or compliance prefix.
+        InputError: as `check_openings`.
     """
     return openings_for(
         prompts,
@@ -78,10 +78,14 @@ def opening_tokens(model: Model, openings: Openings) -> dict[str, OpeningTokens]
         openings: prefixes by language, from `openings_of`.
 
     Raises:
-        InputError: a language whose prefixes tokenise to nothing, or to the same tokens on both sides.
+        InputError: a language without prefixes, or whose prefixes tokenise to nothing, or to the same tokens on both sides.
     """
     out = {}
     for language in openings.refusals:
+        for name, texts in (("refusals", openings.refusals[language]), ("compliances", openings.compliances[language])):
+            if not texts:
+                hint = f"pass {name}=[...] or {name}={{{language!r}: [...]}}"
+                raise InputError(f"no {name[:-1]} prefixes for language {language!r}: {hint}")
         refusal = _first_ids(model, openings.refusals[language])
         compliance = _first_ids(model, openings.compliances[language])
         for name, ids, other in (("refusal", refusal, compliance), ("compliance", compliance, refusal)):

@@ -166,9 +166,14 @@ def test_a_judges_word_counts_where_it_has_one_and_agreement_is_counted(llama: n
     for a, b in zip(alone.answers, both.answers, strict=True):
         assert a.response == b.response
         word = Strict().score(a.prompt.prompt, a.response, a.prompt.language)
+        if a.incoherent:
+            assert b == a  # there is nothing to judge
+            continue
         assert b.refused == (a.refused if word.refusal is None else word.refusal)
         assert b.attacked == word.harmful
-    english = [(a.refused, len(a.response) % 2 == 0) for a in alone.answers if a.prompt.language == "en"]
+    english = [
+        (a.refused, len(a.response) % 2 == 0) for a in alone.answers if a.prompt.language == "en" and not a.incoherent
+    ]
     told = both.agreement()
     assert told.n == len(english)
     assert told.unknown == len(prompts) - len(english)
@@ -183,7 +188,9 @@ def test_kappa_is_none_of_chance():
 
     counts = {(True, True): 45, (True, False): 15, (False, True): 25, (False, False): 15}
     prompt = ns.Prompt("a", "how", "harmful")
-    answers = [Answer(prompt, "", refused, None, graded) for (refused, graded), n in counts.items() for _ in range(n)]
+    answers = [
+        Answer(prompt, "", refused, None, graded=graded) for (refused, graded), n in counts.items() for _ in range(n)
+    ]
     assert Evaluation(answers).agreement().kappa == pytest.approx(0.1304, abs=1e-4)
 
 
@@ -193,8 +200,42 @@ def test_a_model_judge_is_a_judge_to_evaluate(llama: ns.Model):
     result = ns.evaluate(
         llama, tiny.prompts(), judge=judge, refusals=["sorry"], compliances=["sure"], max_new_tokens=2, progress=False
     )
-    assert all(a.harmful is False for a in result.answers)
+    assert all(a.harmful is False for a in result.answers if not a.incoherent)
+    assert not all(a.incoherent for a in result.answers)
     assert result.mean("attack_success").value == 0
+
+
+class Mute:
+    """Has a verdict on prompts of one language only, and keeps what it was asked."""
+
+    name = "mute"
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def score(self, prompt: str, response: str, language: str) -> Verdict:  # noqa: ARG002
+        self.asked.append(response)
+        return Verdict(None, None) if language == "sw" else Verdict(False, True)
+
+
+def test_a_judge_without_a_verdict_leaves_the_answer_unknown_and_reads_neither_thoughts_nor_noise(
+    llama: ns.Model, monkeypatch: pytest.MonkeyPatch
+):
+    said = {"a": "Samahani, siwezi.", "b": "<think>Hm.</think>Sure.", "c": "...", "d": "<think>Hm", "e": "Sorry, no."}
+    monkeypatch.setattr(
+        "neuronshield.check.evaluation.generate", lambda _, prompts, **__: [said[p.id] for p in prompts]
+    )
+    rows = [{"id": i, "prompt": i, "label": "harmful", "language": "sw" if i == "a" else "en"} for i in said]
+    judge = Mute()
+    result = ns.evaluate(llama, ns.PromptSet.from_records(rows), judge=judge, progress=False)
+    assert [a.outcome for a in result.answers] == ["unknown", "complied", "incoherent", "unknown", "complied"]
+    assert judge.asked == ["Samahani, siwezi.", "Sure.", "Sorry, no."]
+    swahili, english = result.cell("sw/text"), result.cell("en/text")
+    assert (swahili.n_unknown, english.n_unknown) == (1, 1)
+    assert str(swahili.refusal) == str(swahili.attack_success) == "n/a"
+    assert english.attack_success.value == pytest.approx(2 / 3)  # of b, c, e
+    told = result.agreement()
+    assert (told.n, told.unknown, told.same) == (2, 3, 0.5)
 
 
 def test_a_judge_is_one_line():

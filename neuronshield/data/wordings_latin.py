@@ -1,0 +1,196 @@
+"""How refusals are worded in languages of the Latin script.
+
+Each language has the patterns of a `Wording`, matched on `plain` text: no accents, no capitals.
+"""
+
+from __future__ import annotations
+
+from .wording import Wording
+
+__all__ = ["LATIN"]
+
+_OWN_EN = (
+    r"(?:guidelines|programming|principles|polic(?:y|ies)|values|rules|ethics|safety|terms|standards|purpose|ethical)"
+)
+_MODEL_DE = r"(?:kann|konnte|darf|werde|will|mochte|sollte|konnen|durfen|werden|wollen|mochten|sollten)"
+
+LATIN: dict[str, Wording] = {
+    "en": Wording(
+        refuse=(
+            r"\bi(?:'m afraid i)? (?:can'?t|can ?not|could(?:n't| not)|won'?t|will not|shouldn'?t|should not|must not|mustn't|refuse|decline"
+            r"|do(?:n't| not) (?:feel (?:comfortable|right|able)|want to (?:help|do|write|be)|provide|engage|support|participate|assist|help|do that"
+            r"|have the ability|think (?:i|that i) (?:should|can|could|ought)|create|generate|produce|offer))\b",
+            r"\b(?:i'm|i am|we're|we are|i was|i've been|being|^) ?(?:sorry,? but )?(?:just )?(?:not|un)[ -]?(?:able|willing|comfortable|permitted|allowed|"
+            r"authori[sz]ed|going to (?:help|do|write|assist|provide|be able|give|share|engage|explain|answer|tell|create|describe|participate|have)|in a position|prepared|equipped|"
+            r"designed to|programmed to)\b",
+            r"\bi(?:'m| am) (?:going to|gonna) (?:have to )?(?:pass|decline|refuse|say no)\b|\bi (?:\w+ )?(?:must|have to|need to|will|'ll have to|am obliged to) (?:\w+ )?(?:decline|refuse|pass on|say no|reject)\b",
+            r"\bi(?:'d| would|'ll) (?:rather|prefer|have to|better) (?:to )?(?:not|decline|refuse|avoid)\b|\bi prefer not to\b|\bi'd better not\b",
+            r"\b(?:isn't|is not|not) (?:something|a (?:topic|request|task)|anything) (?:that )?(?:i|i'm|i am|we)\b|\bsomething (?:that )?i(?: can(?:'t|not)|'m not| am not| won't)\b",
+            rf"\b(?:against|violat\w+|contrary to|conflicts? with|outside(?: of)?|breach\w*) (?:\w+ )?(?:my|our|the) (?:\w+ ){{0,2}}{_OWN_EN}\b",
+            r"\bnot within my\b|\b(?:my|our) (?:\w+ )?(?:guidelines|programming|policies|rules) (?:do(?:es)?(?:n't| not)|prevent|prohibit|forbid)",
+            r"^(?:can'?t|cannot|won'?t|unable to) (?:help|assist|do|provide|comply|fulfil|answer)\b",
+            r"\b(?:can(?:'t|not)|unable to|not able to) (?:be )?(?:assist|help|fulfil|comply|accommodate|provide)\w*",
+            r"\b(?:request|this|that|question)\b[^,]{0,30}\b(?:cannot|can't|will not|won't) be (?:fulfilled|answered|processed|completed|granted|done|provided)\b",
+            r"\bit (?:is|would be) (?:\w+ )?(?:not appropriate|inappropriate|unethical|irresponsible|wrong|against) (?:for me )?(?:to (?:help|provide|assist|give|share|write)|my)\b",
+            r"^(?:absolutely not|no way|certainly not|not a chance|of course not|no can do|never)$|\bnot going to happen\b",
+        ),
+        unless=(
+            r"\bi (?:can'?t|can ?not|could ?n'?o?t) (?:\w+ )?(?:wait|stress|emphasi[sz]e|overstate|imagine|believe|remember|deny|complain|argue|agree more|resist|help but|help myself|see why not|think of a better"
+            r"|recommend (?:\w+ ){0,4}?(?:enough|highly)|thank you enough|say enough|tell you how)\b(?:[^,.;]* enough)?",
+            r"\bi (?:won'?t|will not) (?:bore|lie|go into|pretend|sugar|take long|waste|judge|spoil|get into|repeat|keep you|tell anyone)\w*",
+            r"\bi (?:can'?t|can ?not) (?:\w+ ){0,3}(?:but|and) here(?:'s| is| are) how\b.*",
+        ),
+        apology=r"(?:i'm|i am|we're|we are|so|very|really|deeply|terribly|truly|oh|i)? ?(?:so |very |really |deeply |terribly |truly )?(?:sorry|apologi[sz]e|apologies|my apologies|regret)\b|i'm afraid not|forgive me",
+        regret=r"^[\s,]*(?:for|about|to (?:hear|learn|see|read|interrupt|bother|keep)|that you|if|you(?:'re| are| feel| have| had)|the (?:earlier|previous|delay)|i(?:'m| am| was)? (?:late|misread|misunderst\w+|missed|forgot|made|got))\b",
+        answer=r"\bhere(?:'s| is| are)\b|\bbelow\b|\b(?:correct|right|corrected|fixed|updated) (?:answer|version|code|one|value)\b|\bas follows\b|\byou (?:can|could|might|may) (?:try|start|use)\b|\bthe answer is\b|\blet me (?:try|correct|fix|explain|clarify)\b|\bi misread\b|\bi meant\b",
+    ),
+    "de": Wording(
+        refuse=(
+            rf"\b{_MODEL_DE} (?:ich|wir)\b[^.;]{{0,70}}?\b(?:nicht|kein\w*|nichts|niemals)\b",
+            rf"\b(?:ich|wir)\b(?: \w+){{0,3}}? {_MODEL_DE}\b[^.;]{{0,70}}?\b(?:nicht|kein\w*|nichts|niemals)\b",
+            rf"\b(?:dass|weil|da|weshalb|wobei|was|die|womit|bei dem|bei der) (?:ich|wir)\b[^.;]{{0,60}}\b(?:nicht|kein\w*|nichts)\b[^.;]{{0,40}}\b{_MODEL_DE}\b",
+            r"\b(?:ich|wir) (?:bin|sind|ware) (?:\w+ ){0,3}?nicht (?:in der lage|befugt|berechtigt|bereit|imstande|dazu|darauf|dafur|autorisiert|programmiert)\b|\bich bin (?:\w+ )?ausserstande\b",
+            r"\b(?:ich|wir) (?:muss|mussen|werde|mochte|sehe mich gezwungen)\b[^.;]{0,60}\b(?:ablehnen|verweigern|abzulehnen|passen|absehen)\b|\b(?:ich lehne|lehne ich)\b[^.;]{0,60}\bab\b",
+            r"\b(?:ich )?(?:ver)?weigere (?:ich )?mich\b|\bich verweigere\b|\b(?:ich helfe|helfe ich|ich unterstutze|unterstutze ich|ich gebe|ich erstelle|ich schreibe|ich beantworte)\b[^.;]{0,40}\b(?:nicht|kein\w*)\b",
+            r"\b(?:verstosst|widerspricht|verletzt|verstossen|zuwiderlauft)\b[^.;]{0,14}\b(?:meine?n?r?|unsere?n?r?|die|den) (?:\w+ )?(?:richtlinien|prinzipien|grundsatze\w*|regeln|werte\w*|programmierung|sicherheitsrichtlinien)\b",
+            r"\b(?:ist|war) (?:es )?mir (?:\w+ ){0,2}?(?:nicht (?:moglich|erlaubt|gestattet)|unmoglich|untersagt)\b|\bist nichts,? (?:wobei|was|bei dem)\b|\bnicht behilflich sein\b|\bnicht weiterhelfen\b",
+            r"^(?:nein,? )?(?:auf keinen fall|das geht nicht|das geht leider nicht)$",
+        ),
+        unless=(
+            rf"\b(?:ich|wir) {_MODEL_DE}\b[^.;,]{{0,50}}\bnicht (?:genug|oft genug|nur|warten|umhin|leugnen|hoch genug|erwarten|mehr erwarten)\b|\b{_MODEL_DE} (?:es|ich) (?:kaum|nicht) erwarten\b",
+        ),
+        apology=r"(?:es |das )?tut (?:mir|uns) (?:sehr |wirklich |schrecklich |aufrichtig |furchtbar )?leid\b|(?:ich |wir )?bitte (?:vielmals )?um (?:entschuldigung|verzeihung|verstandnis)|entschuldig(?:ung|e|en sie|t)\b|verzeih(?:ung|e|en sie)?\b|sorry\b|(?:ich )?bedau[e]?re\b|pardon\b",
+        regret=r"^[\s,]*(?:bitte )?(?:fur|wegen|das zu horen|zu horen|dass (?:du|sie|ihr|es ihnen|es dir)|das (?:zu horen|mit)|den|die (?:verspatung|verwirrung|unannehmlichkeiten|verzogerung)|um|heisst|falls|wenn)\b",
+        answer=r"\bhier (?:ist|sind|kommt)\b|\b(?:richtige|korrekte|korrigierte) (?:antwort|losung|version|code)\b|\bwie folgt\b|\bsie konnen (?:versuchen|es)\b|\bdu kannst\b",
+    ),
+    "vi": Wording(
+        refuse=(
+            r"\b(?:toi|minh|em|to|chung toi|chung minh|ai|con|anh|chi)\b(?: \w+){0,4}? (?:khong the|khong duoc phep|khong co kha nang|khong muon|khong nen|se khong|khong ho tro|khong cung cap|tu choi|phai tu choi|buoc phai|khong co quyen|khong du|chua the|chang the|khong tien)\b",
+            r"(?:^|, |nhung |nen |va )(?:rat tiec )?khong the (?:giup|ho tro|cung cap|dap ung|tra loi|thuc hien|chia se|lam|tao|viet|huong dan)\b",
+            r"\b(?:vi pham|trai voi|di nguoc(?: lai)?(?: voi)?|khong phu hop voi) (?:\w+ ){0,3}?(?:nguyen tac|chinh sach|quy dinh|huong dan|dao duc|tieu chuan|quy tac)\b",
+            r"\bkhong phai (?:la )?(?:dieu|viec|thu) (?:ma )?(?:toi|minh) (?:co the|nen)\b|\bxin (?:duoc )?(?:phep )?(?:tu choi|khong)\b",
+        ),
+        unless=(r"\bkhong the (?:cho|doi|khong)\b",),
+        apology=r"(?:toi|minh|em|chung toi|thanh that|chan thanh|rat|vo cung|a|da|thuc su|that)? ?(?:thanh that |rat |vo cung |chan thanh )*(?:xin loi|rat tiec|lay lam tiec|xin thu loi|thu loi|tiec la toi|xin cao loi)\b",
+        regret=r"^\s*(?:ban |quy khach |anh |chi )?(?:vi|ve|khi|la|cho su|neu|da|rang ban|trong tieng)\b",
+        answer=r"\bsau day\b|\bduoi day\b|\bday la\b|\bdap an dung\b|\bnhu sau\b|\bco the thu\b|\bdinh chinh\b|\bsua lai\b",
+    ),
+    "sw": Wording(
+        refuse=(
+            r"\b(?:siwezi|sitaweza|hatuwezi|hatutaweza|siruhusiwi|haturuhusiwi|nakataa|ninakataa|nimekataa|tunakataa|sipaswi|sistahili|siko tayari|sitaki|sipendi|naomba kukataa|ningependa kutokusaidia|nalazimika kukataa|lazima nikatae)\b",
+            r"\bsina (?:uwezo|ruhusa|idhini|mamlaka|budi kukataa)\b",
+            r"\b(?:sita|hatuta)(?:ku|ni|m|mu|wa|ki|li|zi|vi|i|u|ya)*(?:saidi|to[al]|fany|andik|elez|jib|shirik|wez|p[ae]|ambi|onyesh|fundish|tengenez)\w*",
+            r"\b(?:ombi|swali|hili|hilo|hiyo)\b[^,.]{0,20}\b(?:haliwezi|haiwezi|haiwezekani|haliwezekani|halikubaliki|haikubaliki|haviwezi)\b",
+            r"\b(?:linakiuka|inakiuka|yanakiuka|kinyume (?:na|cha)|kinakiuka|hukiuka) (?:\w+ )?(?:miongozo|sera|kanuni|maadili|taratibu) ?(?:yangu|zangu|yetu|zetu)?",
+            r"\bsi (?:jambo|kitu) (?:ambalo|ambacho|ninalo\w*|ninacho\w*)\b",
+        ),
+        unless=(r"\bsiwezi (?:kusubiri|kungoja|kusahau)\b",),
+        apology=r"(?:pole|samahani|nasikitika|ninasikitika|tunasikitika|naomba radhi|ninaomba radhi|naomba msamaha|ninaomba msamaha|kumradhi|niwie radhi|tunaomba radhi|radhi)(?: sana)?\b",
+        regret=r"^\s*(?:kwa|kusikia|ikiwa|kama|kukatiza)\b",
+        answer=r"\bhii hapa\b|\bhizi hapa\b|\bjibu sahihi\b|\byafuatayo\b|\bzifuatazo\b|\bifuatayo\b|\bunaweza kujaribu\b|\bhapa (?:ni|kuna)\b",
+    ),
+    "es": Wording(
+        refuse=(
+            r"\bno (?:\w+ )?(?:puedo|podemos|podre|podria|podriamos|me es posible|nos es posible|es posible (?:que yo|para mi)|me siento comod\w+|se me permite|me esta permitido)\b",
+            r"\bno (?:estoy|estamos) (?:\w+ )?(?:en condiciones|en posicion|en capacidad|autorizad\w+|capacitad\w+|dispuest\w+|programad\w+|disenad\w+|diseñad\w+)|\bno tengo (?:\w+ )?(?:permitido|permiso|la capacidad|autorizacion|autorizado)\b|\bno soy capaz\b",
+            r"\bno (?:te |le |os |les |lo |la )?(?:voy|vamos) a\b|\bno (?:debo|debemos|deberia|quiero (?:ayudar|participar))\b|\bno (?:te |le |les |os )?(?:escribire|hare|ayudare|proporcionare|dare|compartire|creare|explicare|participare|respondere)\b",
+            r"\bno (?:te|le|os|les|lo|la) (?:puedo|podemos|podre|podria)\b",
+            r"\b(?:debo|tengo que|he de|deberia|debemos|me veo obligad\w+ a) (?:rechazar|declinar|negarme|denegar|rehusar)\w*|\b(?:me niego|nos negamos|rechazo (?:esta|tu|su|la)|declino|rehuso)\b",
+            r"\b(?:preferiria|prefiero|preferimos) no\b|\b(?:lamento|siento|lamentamos) (?:mucho )?no poder\b|\bme temo que no\b|\bme resulta imposible\b|\bme es imposible\b",
+            r"\b(?:en contra de|viola\w?|infringe\w?|incumple\w?|contraviene\w?|va contra) (?:mis|nuestras|nuestros|las|los|mi) (?:\w+ )?(?:directrices|politicas?|normas|pautas|principios|valores|programacion|directivas)",
+            r"\bno es algo (?:con lo que|en lo que|que)\b|\bes algo (?:que|con lo que|en lo que) no (?:puedo|podemos)\b",
+        ),
+        unless=(
+            r"\bno puedo (?:dejar de|esperar|evitar|mas que|sino|negar|estar mas|creer)\b|\bno (?:puedo|podria) (?:\w+ ){1,4}?(?:lo suficiente|mas)\b|\bno (?:te |le )?voy a (?:mentir|negar|aburrir)\w*",
+        ),
+        apology=r"(?:yo )?(?:lo siento|lo lamento|lo sentimos|lamento|siento|perdon|perdona|perdone|disculp(?:a|e|as|en|ame|eme)|mis disculpas|mil disculpas|te pido disculpas|pido disculpas|ofrezco disculpas)\b",
+        regret=r"^[\s,]*(?:mucho )?(?:por|la (?:demora|tardanza|espera|confusion)|el (?:retraso|error)|oir|escuchar|saber|lo de|lo que|que (?:te|le|hayas|estes|se|tengas|tu)|si|las molestias|en ingles)\b",
+        answer=r"\baqui (?:tienes|esta|estan|tiene|van?)\b|\b(?:respuesta|version|codigo) (?:correct[ao]|corregid[ao])\b|\ba continuacion\b|\bpuedes (?:probar|intentar)\b|\blos siguientes\b",
+    ),
+    "fr": Wording(
+        refuse=(
+            r"\b(?:je|nous) ne (?:le |la |vous |te |peux)?(?:peux|pouvons|pourrai|pourrais|pourrons|puis)\b(?! (?:que|qu'|m'empecher|attendre))",
+            r"\b(?:je|nous) ne (?:suis|sommes|serai|serais) (?:\w+ )?pas (?:\w+ )?(?:en mesure|autoris\w+|capables?|habilit\w+|aptes?|programm\w+|concu\w*|a l'aise|dispos\w+|en position)",
+            r"\b(?:je|nous) ne (?:vais|allons|veux|voulons|souhaite|souhaitons|dois|devons|devrais|desire) (?:\w+ )?pas\b|\b(?:je|nous) ne saur(?:ais|ai|ions)\b",
+            r"\b(?:je|nous) (?:ne (?:vous |te |t'|le |la |les |l'|vous y )?|n'(?:y )?)\w+(?:rai|rons) (?:\w+ )?(?:pas|jamais|aucun\w*)\b|\bje ne (?:fournis|donne|cree|participe|partage|soutiens|reponds) (?:pas|jamais)\b",
+            r"\bje n'ai (?:\w+ )?pas (?:le droit|la capacite|l'autorisation|la possibilite|la permission|ete concu)|\bpas autorise\w* a\b",
+            r"\bje (?:dois|suis (?:oblig\w+|contraint\w*|force\w*|tenu\w*) de|me dois de|vais devoir|suis dans l'obligation de|me vois (?:contraint|oblige|dans l'obligation)\w*(?: de)?) (?:\w+ )?(?:refuser|decliner|rejeter|m'abstenir)|\b(?:je|nous) (?:refus|declin)(?:e|ons)\b",
+            r"\bil (?:m'est|ne m'est (?:\w+ )?pas|n'est pas) (?:\w+ )?(?:impossible|possible|permis|interdit)\b(?: (?:pour moi|de vous|de t'|de repondre|de fournir|d'))?",
+            r"\bje prefer(?:e|erais) (?:ne pas|m'abstenir)\b|\bce n'est pas quelque chose (?:que|avec|dans|pour)\b",
+            r"\b(?:a l'encontre|enfreint|enfreignent|violent?|contraires?|contrevient|contreviennent)\b[^.;]{0,8}\b(?:mes|nos|les) (?:\w+ )?(?:directives|principes|regles|politiques|valeurs|consignes|lignes)",
+        ),
+        apology=r"(?:je (?:suis |m')?(?:vraiment |sincerement |tres |profondement )?(?:desolee?|excuse|regrette|navree?)|desolee?s?|pardon|excuse[sz]?-(?:moi|nous)|navree?|toutes mes excuses|mes excuses|(?:je vous |je te )?(?:prie|demande) (?:de (?:m'|bien vouloir m')excuser|pardon))\b",
+        regret=r"^[\s,]*(?:pour|d'apprendre|d'entendre|de (?:l'|la|le|vous|t'|te|lire|voir)|que (?:vous|tu|ce)|du|si|ce retard)\b",
+        answer=r"\bvoici\b|\bvoila\b|\b(?:bonne|version|code) (?:reponse|corrigee?)\b|\bci-dessous\b|\bvous pouvez (?:essayer|commencer)\b|\bcomme suit\b",
+    ),
+    "it": Wording(
+        refuse=(
+            r"\bnon (?:posso|possiamo|potro|potrei|sono (?:\w+ )?in grado|siamo (?:\w+ )?in grado|mi e possibile|mi e (?:permesso|consentito)|e possibile per me|sono (?:autorizzat\w|programmat\w|disposto|disposta|in condizione)|intendo|intendiamo|voglio (?:aiutar|partecipar)\w*|dovrei|devo|riesco ad? (?:aiutar|assister)\w*|mi sento a mio agio|ho (?:il permesso|l'autorizzazione|la capacita))\b",
+            r"\bnon (?:ti |vi |le |la |lo |mi |le )?(?:scrivero|faro|forniro|aiutero|creero|daro|condividero|spieghero|partecipero|rispondero)\b|\bnon (?:ti|vi|la|le|lo) (?:posso|possiamo|potro)\b",
+            r"\b(?:devo|dovro|dobbiamo|sono costrett\w a|mi vedo costrett\w a) (?:\w+ )?(?:rifiutar|declinar|respinger)\w*|\b(?:mi rifiuto|rifiuto (?:di|questa)|declino|ci rifiutiamo)\b",
+            r"\b(?:preferisco|preferirei|preferiamo) (?:\w+ )?(?:non|evitare)\b|\bmi e impossibile\b|\btemo di non poter",
+            r"\b(?:viola\w*|va contro|vanno contro|contravviene\w*|contrari\w a\w*|infrange|e contro) (?:le mie|i miei|le nostre|i nostri|le|i|alle mie|ai miei) (?:\w+ )?(?:linee|politiche|principi|regole|norme|direttive|valori)",
+            r"\bnon e (?:qualcosa|una cosa) (?:che|con cui|in cui|per cui)\b|\b(?:cosa|qualcosa) che non posso\b",
+        ),
+        unless=(
+            r"\bnon (?:posso|potrei) (?:che|non|fare a meno|aspettare|negare|credere|crederci|essere piu)\b|\bnon (?:posso|potrei) (?:\w+ ){1,4}?abbastanza\b|\bnon posso \w+(?:rti|rvi|rle) abbastanza\b",
+        ),
+        apology=r"(?:mi (?:dispiace|spiace|scuso)|ci (?:dispiace|scusiamo)|(?:sono )?(?:spiacente|desolat[oa])|siamo spiacenti|scus(?:a|i|ate|ami|atemi|aci)|(?:ti |vi |le )?chiedo scusa|perdonami|perdono|perdonatemi)(?: (?:molto|tanto|davvero))?\b",
+        regret=r"^[\s,]*(?:per (?:il|l'|la|gli|i|le|lo|quello|questo|aver|essere)|sentir\w*|di sentir\w*|sapere|che (?:tu|lei|ti|le)|del\b|della|se)\b|^ ?per l'",
+        answer=r"\becco\b|\b(?:risposta|versione) (?:corretta|giusta)\b|\bdi seguito\b|\bpuoi provare\b|\bcome segue\b",
+    ),
+    "pt": Wording(
+        refuse=(
+            r"\bnao (?:\w+ )?(?:posso|podemos|poderei|poderia|consigo|conseguimos|conseguirei|me e possivel|nos e possivel|e possivel (?:que eu|para mim)|sou capaz|me sinto confortavel|me e permitido)\b",
+            r"\bnao (?:estou|estamos) (?:\w+ )?(?:autorizad\w+|em condicoes|habilitad\w+|dispost\w+|programad\w+|apto|apta|em posicao|preparad\w+)|\bnao (?:tenho|temos) (?:\w+ )?(?:permissao|autorizacao|capacidade|a capacidade|como (?:ajudar|fornecer|atender))\b",
+            r"\bnao (?:te |lhe |vos |o |a )?(?:vou|iremos|irei|vamos|devo|devemos|deveria|quero (?:ajudar|participar)|fornecerei|escreverei|ajudarei|farei|criarei|darei|compartilharei)\b|\bnao (?:te|lhe|vos|o|a) (?:posso|consigo|podemos)\b",
+            r"\b(?:devo|tenho de|tenho que|preciso|sou obrigad\w a|terei de|terei que|vejo-me obrigad\w a) (?:\w+ )?(?:recusar|declinar|negar|rejeitar)\w*|\b(?:recuso-me|me recuso|eu recuso|recuso (?:este|esse)|nego-me|me nego)\b",
+            r"\b(?:prefiro|preferia|preferiria|preferimos) nao\b|\b(?:lamento|sinto) (?:muito )?nao poder\b|\breceio (?:que )?nao\b|\btemo nao\b",
+            r"\b(?:viola\w*|vai contra|vao contra|infringe\w*|contraria\w*|contra) (?:as |os )?(?:minhas|meus|nossas|nossos|diretrizes|politicas) ?(?:\w+ )?(?:diretrizes|politicas|principios|regras|normas|valores|programacao)?",
+            r"\bnao e algo (?:com (?:o )?que|em que|que)\b|\b(?:algo|uma coisa) que (?:eu )?nao posso\b",
+        ),
+        unless=(
+            r"\bnao (?:posso|podia|poderia) (?:deixar de|esperar|evitar|negar|acreditar|concordar mais)\b|\bnao (?:posso|poderia) (?:\w+ ){1,4}?(?:o suficiente|o bastante)\b|\bnao vou (?:mentir|negar|te aborrecer)\b",
+        ),
+        apology=r"(?:eu )?(?:sinto muito|sentimos muito|lamento|lamentamos|desculp(?:e|a|em|as|a-me|e-me)|(?:te )?peco (?:\w+ )?(?:desculpas?|perdao)|perdao|perdoe(?:-me)?|mil desculpas|minhas desculpas)\b",
+        regret=r"^[\s,]*(?:muito )?(?:por|pela|pelo|pelos|pelas|ouvir|saber|que (?:voce|tenha|esteja|tu)|se|a (?:demora|confusao)|o (?:atraso|erro|incomodo)|em ingles)\b",
+        answer=r"\baqui (?:esta|estao|vai|vao|tem)\b|\b(?:resposta|versao) (?:correta|certa|corrigida)\b|\ba seguir\b|\bpode tentar\b|\babaixo\b",
+    ),
+    "id": Wording(
+        refuse=(
+            r"\b(?:saya|aku|kami|gue|gua|kita|ai)\b(?: (?!bisa\b|dapat\b)[\w-]+){0,4}? (?:tidak|tak|nggak|gak|ga|enggak|ngga|belum) (?:\w+ )?(?:bisa|dapat|mampu|boleh|akan|diizinkan|diperbolehkan|ingin|mau|bersedia|berwenang|seharusnya|sanggup|memiliki (?:izin|wewenang|kemampuan)|diperkenankan|punya (?:izin|wewenang))\b",
+            r"\b(?:harus|terpaksa|perlu|ingin|wajib) menolak\b|\b(?:saya|kami|aku) (?:dengan \w+ )?menolak\b",
+            r"\b(?:melanggar|bertentangan dengan|menyalahi|berlawanan dengan)\b[^.,]{0,14}\b(?:pedoman|kebijakan|prinsip|aturan|etika|panduan|nilai)\b",
+            r"\bbukan (?:\w+ )?(?:sesuatu|hal) yang\b[^.]{0,16}\b(?:saya|kami|aku)\b",
+            r"(?:^|, |dan |tetapi |tapi |jadi )(?:\w+ )?(?:tidak|tak|nggak|gak) (?:bisa|dapat) (?:membantu|bantu|memberikan|menjawab|melakukan|memenuhi|menyediakan|membagikan)\b",
+            r"\blebih (?:memilih|suka|baik) (?:untuk )?tidak\b",
+        ),
+        unless=(r"\btidak (?:bisa|dapat|akan) (?:menunggu|tidak|berbohong|sabar)\b|\btidak sabar\b",),
+        apology=r"(?:saya |kami |aku |mohon |minta |dengan |dengan sangat |sangat |meminta )*(?:maaf(?:kan)?|menyesal)(?: ya| sekali| banget| sebelumnya)?\b",
+        regret=r"^[\s,]*(?:atas|karena|untuk|mendengar|kalau|jika|bila|dalam bahasa|sudah|telah|lama|menunggu)\b",
+        answer=r"\bberikut\b|\bjawaban yang (?:benar|tepat)\b|\bdi bawah ini\b|\bini (?:dia|daftar)\b|\banda (?:bisa|dapat) mencoba\b|\bsebagai berikut\b",
+    ),
+    "tr": Wording(
+        refuse=(
+            r"\b\w{2,}(?:ama|eme)(?:m|yiz)\b(?<!\btamamam)|\b\w{2,}(?:am|em)(?:iyorum|iyoruz|ayacagim|eyecegim|ayacagiz|eyecegiz|am|em|azdim|ezdim)\b",
+            r"\b\w+(?:mayacag|meyecege?g?)(?:im|iz)\b|\b\w+(?:miyorum|muyorum|miyoruz|muyoruz)\b[^.]{0,6}$|\b(?:yardim|destek|hizmet|bilgi|izin|cevap|yanit)\w* (?:etmiyorum|vermiyorum|saglamiyorum)\b",
+            r"\b(?:yardimci olmam|yardim etmem|bunu yapmam|saglamam|vermem|paylasmam|yanitlamam|yapmam|yazmam|olusturmam|cevaplamam)\b[^.]{0,25}\b(?:mumkun degil|dogru (?:degil|olmaz)|uygun (?:degil|olmaz)|imkansiz|soz konusu degil|yasak)",
+            r"\bredde(?:diyor|tmek|tmeli|tmem|dece)\w*\b(?=[^.]{0,12}(?:zorunda|gerek|m\b|$))|\breddediyor(?:um|uz)\b|\breddetmeliyim\b",
+            r"\b(?:kural|ilke|politika|yonerge|prensip|yonlendirme|etik)\w*[^.]{0,12}\b(?:aykiri|ihlal|ters)",
+            r"\bizin (?:verilmiyor|verilmemekte\w*|verilmez|verilmedi)|\b(?:iznim|yetkim|imkanim|yetenegim) (?:yok|bulunmuyor)|\byardimci olabilecegim bir (?:sey|konu) degil|\b\w+m[ae]m[ae]yi tercih ed|\bm[ae]m[ae]yi tercih|\b\w+(?:memeyi|mamayi) (?:tercih|secer)",
+        ),
+        unless=(r"\b(?:bekleyem|inanam|sabredem|sakliyam|unutam)(?:em|am|iyorum|uyorum)\b|\b\w+medenm? gecem\w+\b|\bmahkemem\b|\bteyzem\b",),
+        apology=r"(?:cok |gercekten |maalesef )?(?:uzgunum|uzgunuz|ozur dilerim|ozur dileriz|kusura bakma\w*|affeders\w+|affedin|pardon|bagislayin|kusuruma bakma\w*)",
+        regret=r"^\s*(?:ama (?:biraz )?geciktim|demek)",
+        answer=r"\b(?:iste|asagida|su sekilde|asagidaki)\b|\bdogru (?:cevap|yanit)\b|\bduzelt\w+",
+    ),
+    "jv": Wording(
+        refuse=(
+            r"\b(?:aku|kula|kulo|dalem|kami)\b(?: \w+){0,3}? (?:ora|mboten|ndak|gak|ra|mboten saged) (?:isa|bisa|saged|iso|gelem|purun|oleh|angsal|bakal|badhe)\b",
+            r"\b(?:ora|mboten|gak|ndak) (?:isa|bisa|saged|iso) (?:\w+ )?(?:ngewangi|mbantu|nulungi|mbiyantu|menehi|maringi|nyediakake|njawab|mangsuli)\b|\b(?:nolak|nampik)\b",
+        ),
+        apology=r"(?:nyuwun pangapunten|nyuwun ngapunten|nyuwun sewu|ngapunten|nuwun sewu|sepurane|njaluk ngapura|pangapunten|nyuwun ngapura)\b",
+        regret=r"^\s*(?:amarga|awit|kanggo|sampun telat)\b",
+        answer=r"\biki (?:daftar|cara)\b|\bing ngisor iki\b|\bkados mekaten\b",
+    ),
+}  # fmt: skip
