@@ -19,7 +19,7 @@ from ..core.errors import InputError
 from .experts import Experts, Folded, Projection, Shared
 from .families import Site
 
-__all__ = ["experts_of", "flattened"]
+__all__ = ["experts_of", "flattened", "restored"]
 
 #: Names under which a mixture's block keeps its shared expert.
 SHARED = ("shared_expert", "shared_experts", "shared_mlp")
@@ -86,6 +86,30 @@ def flattened(module: nn.Module, path: str, *, family: str) -> tuple[nn.Module, 
                 f"{family}: layer {i} at {path!r} has mixture-of-experts modules that are not supported ({found[0]!r}: {why})"
             )
     return new, _site(address)
+
+
+def restored(module: nn.Module) -> nn.Module:
+    """The module with the family's own forward again, changed in place.
+
+    >>> own = restored(copy.deepcopy(moe.module))
+    >>> own.get_submodule("model.layers.0.mlp.experts")
+    MixtralExperts(
+      (act_fn): SiLUActivation()
+    )
+
+    Args:
+        module: a model that `flattened` made; pass a copy, as `shield.adapter.shared_copy` makes it.
+    """
+    for m in list(module.modules()):
+        if isinstance(m, Experts):
+            for part in ("gate", "up", "down"):
+                delattr(m, f"all_{part}")
+            del m.__dict__["_shared"]
+        if isinstance(m, (Experts, Folded)):
+            m.__class__ = type(m).__mro__[2]
+            if "_old_forward" in m.__dict__:
+                m._old_forward = types.MethodType(type(m).forward, m)  # type: ignore[assignment]
+    return module
 
 
 def _site(address: str) -> Site:

@@ -344,6 +344,44 @@ def test_a_merged_checkpoint_gives_the_same_logits_in_plain_transformers(spec: S
     assert back.fingerprint == update.model.fingerprint != model.fingerprint
 
 
+TRAINERS: dict[str, Any] = {
+    "masked": lambda model, neurons, **kw: ns.masked_update(model, neurons, one_batch(), allow_unproven=True, **kw),
+    "up and down": lambda model, neurons, **kw: ns.masked_update(
+        model, neurons, one_batch(), parts=("up", "down"), allow_unproven=True, **kw
+    ),
+    "row-masked": lambda model, neurons, **kw: masked_lora(
+        model, neurons, one_batch(), rank=2, allow_unproven=True, **kw
+    ),
+    "frozen set": lambda model, neurons, **kw: frozen_set_update(model, neurons, one_batch(), rank=2, **kw),
+    "plain": lambda model, _, **kw: plain_lora(model, 2000, one_batch(), **kw),
+}
+
+
+@pytest.mark.parametrize("trainer", ["masked", *(pytest.param(t, marks=pytest.mark.slow) for t in list(TRAINERS)[1:])])
+@by_family
+def test_a_saved_adapter_gives_the_same_logits_under_plain_peft_and_here(
+    spec: Spec, trainer: str, tmp_path: Path
+) -> None:
+    from peft import PeftModel
+
+    module = spec.build()
+    model = ns.load(module, processor=tiny.tokenizer())
+    update = TRAINERS[trainer](model, neuron_set(spec), steps=2, lr=0.05, batch_size=2, progress=False)
+    update.save(tmp_path / "adapter")
+    ids = torch.randint(3, 38, (2, 7), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        here, base = update.model.module(ids).logits, model.module(ids).logits
+        there = PeftModel.from_pretrained(copy.deepcopy(module), str(tmp_path / "adapter"))(ids).logits
+    torch.testing.assert_close(there, here, rtol=1e-4, atol=1e-5)
+    assert (here - base).abs().max() > 1e-3
+    back = ns.load_adapter(model, tmp_path / "adapter")
+    for name, p in update.model.module.named_parameters():
+        if trainer == "plain":
+            torch.testing.assert_close(dict(back.module.named_parameters())[name], p, rtol=1e-5, atol=1e-6)
+        else:
+            assert torch.equal(dict(back.module.named_parameters())[name], p), name
+
+
 @pytest.mark.slow
 @by_family
 def test_the_other_trainers_edits_and_attacks_write_where_they_say(spec: Spec) -> None:
