@@ -25,7 +25,8 @@ __all__ = ["ChatTemplate", "chat_template", "checked_options", "media_tokens"]
 
 #: The function with which a template reads the date; as an option, the date that it reads.
 DATE = "strftime_now"
-_DATE_CALL = re.compile(DATE + r"""\(\s*(?P<quote>['"])(?P<format>.*?)(?P=quote)\s*\)""")
+#: What a format of a date may hold; the longer ones first.
+DIRECTIVES = [f"%{flag}{letter}" for flag in ("-", "") for letter in "aAbBcdeHIjmMpSuUVwWxXyYG"]
 #: Names of attributes and config entries that hold a token which stands for media, or marks where media start and end.
 _MEDIA = re.compile(
     r"(^|_)(image|img|vision|video|audio|boi|eoi|boa|eoa)(_.*)?_(token|tag)(_id|_index)?$|^image_token$"
@@ -146,36 +147,36 @@ def checked_options(options: Any, template: ChatTemplate | None) -> dict[str, An
     except (TypeError, ValueError) as error:
         raise InputError(f"{call}={dict(options)!r:.80}: give values that JSON can hold ({error})") from None
     if DATE in options:
-        _check_date(options[DATE], template.text, call)
+        _check_date(options[DATE], call)
     return dict(options)
 
 
-def _check_date(date: Any, text: str, call: str) -> None:
+def _check_date(date: Any, call: str) -> None:
     try:
         datetime.date.fromisoformat(date)
     except (TypeError, ValueError):
         raise InputError(f"{call}: {DATE}={date!r:.40}: give the date as in '2026-01-31'") from None
-    if DATE + "(" in dated(text, date):
-        raise InputError(
-            f"{call}: {DATE}={date!r}: the template computes the format of its date, so it cannot be fixed"
-        )
 
 
 @lru_cache(maxsize=64)
 def dated(text: str, date: str) -> str:
-    """A template with the dates that it reads written out.
+    """A template in whose eyes today is a given date; one that reads no date is left as it is.
 
-    >>> dated("Today is {{ strftime_now('%d %b %Y') }}.", "2026-01-31")
-    "Today is {{ '31 Jan 2026' }}."
+    >>> dated("{{ messages[0].content }}", "2026-01-31")
+    '{{ messages[0].content }}'
+    >>> from jinja2 import Template
+    >>> Template(dated("Today is {{ strftime_now('%d %b %Y') }}.", "2026-01-31")).render().strip()
+    'Today is 31 Jan 2026.'
 
     Args:
         text: the template.
         date: an ISO date; empty to leave the template as it is.
     """
-    if not date or DATE not in text:
+    if not date or DATE not in variables(text):
         return text
     day = datetime.datetime.fromisoformat(date)
-    return _DATE_CALL.sub(lambda found: repr(day.strftime(found["format"])), text)
+    filled = "".join(f" | replace({name!r}, {day.strftime(name)!r})" for name in DIRECTIVES)
+    return f"{{% macro {DATE}(format) %}}{{{{ format{filled} }}}}{{% endmacro %}}\n{text}"
 
 
 @lru_cache(maxsize=64)

@@ -20,6 +20,7 @@ from ..core.provenance import versions
 from ..core.results import from_json, to_json
 from ..data.columns import LABELS, SPLITS
 from ..data.prompts import PromptSet
+from ..model.encoding import check_prompts
 from ..model.model import Model
 from ..shield.loading import load
 from ..shield.update import Update
@@ -29,7 +30,7 @@ from .sections import Count, PromptSummary
 __all__ = ["FORMAT", "Job", "check_folder", "load_neurons", "make_staging", "move_in", "open_job", "read_results"]
 
 
-FORMAT = "neuronshield.results/3"
+FORMAT = "neuronshield.results/4"
 
 
 #: What the job writes into its folder.
@@ -214,12 +215,15 @@ def open_job(
         progress: show progress bars.
 
     Raises:
-        InputError: bad prompts or an unknown model (the prompts are read first, they fail faster).
+        InputError: bad prompts or an unknown model (the prompts are read first, they fail faster), or a prompt of any step that
+            the model cannot read whole.
     """
     read = read_prompts(model, prompts, seed=seed)
     model = model if isinstance(model, Model) else load(model)
     out = Path(out)
-    job = Job(model, read, out, plan=plan_for(model, read), seed=seed, progress=progress)
+    plan = plan_for(model, read)
+    check_prompts(model, read, extra=plan.max_new_tokens)
+    job = Job(model, read, out, plan=plan, seed=seed, progress=progress)
     job.results = read_results(out) if (out / "results.json").is_file() else {}
     sizes = {name: getattr(model, name) for name in ("n_layers", "d_mlp", "d_model", "n_params")}
     job.put("format", FORMAT)

@@ -50,6 +50,7 @@ from ..model.encoding import as_prompts, batches
 from ..model.generation import decode
 from ..model.model import Model
 from ..model.prefixes import openings_of
+from ..model.thoughts import decoded, in_thought
 from .barrier import RIDGE, barriers, separation_of
 
 __all__ = ["Guard", "Guarded", "fit_guard", "project"]
@@ -127,10 +128,10 @@ def _decode(
     texts, steps = [""] * len(prompts), [0] * len(prompts)
     kept: dict[int, list[Any]] = {layer: [None] * len(prompts) for layer in members}
     with tqdm(total=len(prompts), desc=desc, unit="prompt", disable=not desc, leave=False) as bar:
-        for batch in batches(model, prompts, batch_size=batch_size, side="left"):
+        for batch in batches(model, prompts, batch_size=batch_size, side="left", extra=max_new_tokens):
             layers = [list(members)] * max_new_tokens
             new, seen = decode(model, batch, max_new_tokens=max_new_tokens, layers=layers, change=at_step)
-            answers = model.tokenizer.batch_decode(new, skip_special_tokens=True)
+            answers = decoded(model.tokenizer, new)
             for i, (row, alive) in enumerate(zip(batch.rows, _steps(model, new), strict=True)):
                 texts[row], steps[row] = answers[i].strip(), alive
                 for layer, rows in kept.items():
@@ -208,7 +209,9 @@ def fit_guard(
         batch_size=batch_size, desc=desc,
     )  # fmt: skip
     harmful = np.array([p.label == "harmful" for p in chosen])
-    unsafe = harmful & [not grade(p, t, openings).refused for p, t in zip(chosen, run.texts, strict=True)]
+    opened = in_thought(model, chosen)
+    grades = [grade(p, t, openings, in_thought=o) for p, t, o in zip(chosen, run.texts, opened, strict=True)]
+    unsafe = harmful & [g.outcome == "complied" for g in grades]
     if not unsafe.any():
         raise InputError(
             f"fit_guard: none of {harmful.sum()} harmful prompts was answered; there is nothing to guard against"
