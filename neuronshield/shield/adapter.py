@@ -28,16 +28,28 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..core.neurons import NeuronSet
 from ..core.randomness import random_state_kept
 from ..model.families import PARTS
 from ..model.model import Model
-from ..model.weights import is_conv1d
+from ..model.projection import acting_weight, is_conv1d
 
-__all__ = ["Adapter", "Place", "attach", "merge", "places", "quiet", "shared_copy", "slots", "with_module"]
+__all__ = [
+    "Adapter",
+    "Place",
+    "attach",
+    "delta_of",
+    "merge",
+    "places",
+    "quiet",
+    "rounding",
+    "shared_copy",
+    "slots",
+    "with_module",
+]
 
 
 ADAPTER = "default"
@@ -210,11 +222,25 @@ def _confine(module: Any, place: Place) -> int:
     return int(mask.sum()) * a.shape[0] + (b if place.down else a).numel()
 
 
+def delta_of(trained: Any) -> Float[Tensor, "d_out d_in"]:
+    """What a wrapped projection adds to its weight, [out, in].
+
+    >>> adapter = attach(model, places(model, neurons, PARTS), 1, hot=True, seed=0)
+    >>> delta_of(adapter.modules()["model.layers.0.mlp.down_proj"]).shape
+    torch.Size([20, 29])
+
+    Args:
+        trained: the wrapped projection.
+    """
+    return (trained.lora_B[ADAPTER].weight @ trained.lora_A[ADAPTER].weight).detach() * trained.scaling[ADAPTER]
+
+
 def merge(model: Model, modules: dict[str, Any], where: list[Place]) -> Model:
     """A model with the updates of the wrapped `modules` in its weights.
 
     Only the rows and columns that a place owns are written, so that every other weight keeps its bits (adding a zero would
-    turn -0.0 into 0.0).
+    turn -0.0 into 0.0). In half precision the new weights are rounded, and so is the update: where the other factor is
+    one-hot, what is left of it is written back into the trained factor, so that the adapter and the merged model agree.
 
     >>> adapter = attach(model, places(model, neurons, PARTS), 1, hot=True, seed=0)
     >>> merge(model, adapter.modules(), adapter.places)
@@ -229,17 +255,59 @@ def merge(model: Model, modules: dict[str, Any], where: list[Place]) -> Model:
     for place in where:
         trained = modules[place.name]
         linear = module.get_submodule(place.name)
-        delta = (trained.lora_B[ADAPTER].weight @ trained.lora_A[ADAPTER].weight).detach() * trained.scaling[ADAPTER]
+        delta = delta_of(trained)
         weight = linear.weight.detach().clone()  # type: ignore[union-attr,operator]
         view = weight.T if trained.fan_in_fan_out else weight
-        if place.own is None:
-            view += delta.to(view.dtype)
-        elif place.down:
-            view[:, place.own] += delta[:, place.own].to(view.dtype)
-        else:
-            view[place.own] += delta[place.own].to(view.dtype)
+        own = slice(None) if place.own is None else (slice(None), place.own) if place.down else place.own
+        before = view[own].to(delta.dtype)
+        view[own] = (before + delta[own]).to(view.dtype)
+        if view.dtype.itemsize < delta.dtype.itemsize:
+            _write_back(trained, place, view[own].to(delta.dtype) - before)
         linear.weight = nn.Parameter(weight, requires_grad=False)
     return with_module(model, module)
+
+
+def _write_back(trained: Any, place: Place, delta: Tensor) -> None:
+    """Set a trained factor to a change of the rows or columns that its place owns, if the other factor is one-hot."""
+    a, b = trained.lora_A[ADAPTER].weight, trained.lora_B[ADAPTER].weight
+    if isinstance(a if place.down else b, _Frozen):
+        free = b.data.T if place.down else a.data
+        free[: len(delta.T if place.down else delta)] = delta.T if place.down else delta
+
+
+def rounding(call: str, adapter: Adapter) -> dict[str, float]:
+    """Provenance of rounding the new weights: the share of the update that it changes; nothing in full precision.
+
+    |round(W + d) - W - d| / |d|, d the update. Most of it warns.
+
+    >>> adapter = attach(model, places(model, neurons, PARTS), 1, hot=True, seed=0)
+    >>> rounding("masked_update", adapter)
+    {}
+
+    Args:
+        call: the trainer, for the message.
+        adapter: the trained adapter, before `merge`.
+    """
+    lost = whole = 0.0
+    dtype = torch.float32
+    for place, trained in zip(adapter.places, adapter.modules().values(), strict=True):
+        delta = delta_of(trained)
+        weight = acting_weight(adapter.model.module.get_submodule(place.name)).detach()
+        dtype = weight.dtype
+        if dtype.itemsize >= delta.dtype.itemsize:
+            return {}
+        before = weight.to(delta.dtype)
+        kept = (before + delta).to(dtype).to(delta.dtype) - before
+        lost += float((kept - delta).double().square().sum())
+        whole += float(delta.double().square().sum())
+    share = (lost / whole) ** 0.5 if whole else 0.0
+    if share > 0.5:
+        warnings.warn(
+            f"{call}: rounding to {str(dtype).removeprefix('torch.')} changes {share:.0%} of the update; train with more "
+            "steps or a larger lr, or load the model in float32",
+            stacklevel=4,
+        )
+    return {"rounding": share}
 
 
 def with_module(model: Model, module: nn.Module) -> Model:

@@ -124,7 +124,7 @@ def low_rank_edit(
         assert place.own is not None
         w = _reader(activations[:, place.layer, place.own].double(), torch.from_numpy(harmful))
         unit[place.name] = torch.outer(directions[place.layer], w).float()
-    best: tuple[float, float, Model] | None = None
+    best: tuple[float, float] | None = None
     for strength in STRENGTHS:
         for name, change in unit.items():
             free = wrapped[name].lora_B[ADAPTER].weight
@@ -133,14 +133,15 @@ def low_rank_edit(
         refused = margins(edited, list(rows), [None], tokens=tokens)[0] > 0
         apart = float(refused[harmful].mean() - refused[~harmful].mean())
         if best is None or apart > best[0] + 1e-9:
-            best = (apart, strength, edited)
+            best = (apart, strength)
     assert best is not None
     for name, change in unit.items():
         free = wrapped[name].lora_B[ADAPTER].weight
         free.data[:, : change.shape[1]] = (best[1] * change).to(free)
+    edited = merge(model, wrapped, where)
     about = provenance(model, rows, seed=0, strength=best[1])
     form = "low-rank edit of W_down, closed form"
-    return Update(best[2], neurons, adapter.peft_model, trained=adapter.trained, provenance=about, form=form)
+    return Update(edited, neurons, adapter.peft_model, trained=adapter.trained, provenance=about, form=form)
 
 
 def _rows(model: Model, neurons: NeuronSet, prompts: PromptSet, *, what: str) -> PromptSet:

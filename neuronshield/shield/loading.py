@@ -12,22 +12,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..core.arguments import require
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
+from ..core.randomness import random_state_kept
 from ..data.languages import OpeningsArg
 from ..model import load as loading
 from ..model.families import PARTS, Site
 from ..model.model import Model
-from .adapter import Place, merge, places, quiet, shared_copy
+from .adapter import Place, delta_of, merge, places, quiet, shared_copy, with_module
+from .adapter_files import read_adapter
+from .stacked import changes_of, has_experts
 
 __all__ = ["load", "load_adapter"]
 
 
 def load_adapter(model: Model, path: str | os.PathLike[str]) -> Model:
     """The base model with a saved adapter merged in: only the chosen rows and columns, if it was masked.
+
+    Of a folder without `neurons.safetensors`, PEFT merges whatever its adapter holds (DoRA, modules saved whole, trained
+    tokens), and the result must give the logits of the adapter on top.
 
     >>> update = ns.masked_update(model, neurons, prompts, steps=1, allow_unproven=True, progress=False)
     >>> shielded = ns.load_adapter(model, update.save("adapter"))
@@ -39,73 +45,127 @@ def load_adapter(model: Model, path: str | os.PathLike[str]) -> Model:
         path: a folder that `Update.save` or PEFT wrote.
 
     Raises:
-        InputError: a model that is loaded elsewhere or packed, no adapter there, or an adapter of another model: another
-            shape, other weights, or projections that the model does not have.
+        InputError: a model that is loaded elsewhere or packed, no adapter there, a damaged one, one of another model
+            (another shape, other weights, or projections that the model does not have), one whose set of neurons belongs to
+            another, or one that is more than a change of weights.
     """
     call = "load_adapter(model, folder)"
     require(model, Model, call=call, name="model")
     require(path, (str, os.PathLike), call=call, name="folder", hint="pass the folder that update.save() returned")
-    model.needs_here("load_adapter")
+    model.needs_weights("load_adapter")
     path = Path(path)
-    if not (path / "adapter_config.json").is_file():
-        raise InputError(f"{path}: no adapter here (adapter_config.json is missing)")
-    file = path / "neurons.safetensors"
-    neurons = NeuronSet.load(file) if file.exists() else None
-    if neurons is not None:
-        _check_origin(model, path, neurons)
-    inner: Any = _peft_model(model, path).base_model
-    wrapped = {n: m for n, m in inner.model.named_modules() if hasattr(m, "lora_A")}
-    outside = neurons is not None and neurons.provenance.get("update", {}).get("train") == "frozen_set_update"
-    known = {p.name: p for p in places(model, neurons, PARTS, outside=outside)}
-    start = len(model.layers_path) + 1
-
-    def place(name: str) -> Place:
-        layer = int(name[start:].split(".", maxsplit=1)[0])
-        return known.get(name) or Place(name, layer, down=name.endswith(model.site.down), own=None)
-
-    return merge(model, wrapped, [place(name) for name in wrapped])
+    files = read_adapter(path)
+    if files.neurons is not None:
+        _check_origin(model, path, files.neurons)
+    peft_model = _peft_model(model, path, files.tensors)
+    if files.neurons is None:
+        return with_module(model, _merged(model, path, peft_model))
+    if has_experts(model):
+        known = _known(model, files.neurons)
+        changes = changes_of(model, peft_model, known, path=path)
+        return merge(model, changes, [known[name] for name in changes])
+    wrapped = {n: m for n, m in peft_model.base_model.model.named_modules() if hasattr(m, "lora_A")}
+    return merge(model, wrapped, _places(model, path, files.neurons, wrapped))
 
 
 def _check_origin(model: Model, path: Path, neurons: NeuronSet) -> None:
     """Raise unless the adapter of this set was trained on a model of this shape and with these weights."""
     advice = "load the model that the adapter was trained on"
     shape, other = (model.n_layers, model.d_mlp), (neurons.n_layers, neurons.d_mlp)
-    if None not in other and other != shape:
+    if other != shape:
         raise InputError(
             f"{path}: the adapter is of a model of {other[0]} layers x {other[1]} neurons; {model.id!r} has {shape[0]} x "
             f"{shape[1]}: {advice}"
         )
-    made_on = {**neurons.provenance, **neurons.provenance.get("update", {})}
+    made_on = {**neurons.provenance, **neurons.provenance["update"]}
     weights = made_on.get("fingerprint")
-    if weights is not None and weights != model.fingerprint:
+    if weights != model.fingerprint:
         raise InputError(
             f"{path}: the adapter was trained on {made_on.get('model')!r} with weights {weights}; {model.id!r} has "
             f"{model.fingerprint}: {advice}"
         )
 
 
-def _peft_model(model: Model, path: Path) -> Any:
-    """The adapter on a copy of the model's structure; every factor in the file has its place, and every place its factor."""
+def _peft_model(model: Model, path: Path, tensors: Mapping[str, Tensor]) -> Any:
+    """The adapter on a copy of the model's structure; every tensor in the file has its place, and every place its tensor."""
     with quiet():
         from peft import PeftModel, get_peft_model_state_dict
-        from peft.utils import load_peft_weights
+    module = shared_copy(model.module)
+    _own_small_parameters(module)
     try:
-        with quiet():
+        with quiet(), random_state_kept():
             warnings.filterwarnings("error", message="Found missing adapter keys")
-            peft_model = PeftModel.from_pretrained(shared_copy(model.module), path)  # type: ignore[arg-type]
-        saved = load_peft_weights(str(path), device="cpu")
-    except (RuntimeError, ValueError, OSError, UserWarning) as error:
+            peft_model = PeftModel.from_pretrained(module, path, torch_device=str(model.device))  # type: ignore[arg-type]
+        used = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
+    except Exception as error:  # whatever PEFT makes of settings that were written elsewhere
         raise InputError(
-            f"{path}: the adapter does not fit {model.id!r} ({str(error).splitlines()[0]:.200})"
+            f"{path}: the adapter does not fit {model.id!r} ({(str(error).splitlines() or [type(error).__name__])[0]:.200})"
         ) from error
-    used = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
-    if len(saved) != len(used):
-        unused = sorted(saved.keys() - used.keys())
+    if unused := sorted(tensors.keys() - used.keys()):
         raise InputError(
-            f"{path}: the adapter does not fit {model.id!r}: {len(saved) - len(used)} of its {len(saved)} tensors have no "
+            f"{path}: the adapter does not fit {model.id!r}: {len(unused)} of its {len(tensors)} tensors have no "
             f"place in the model, such as {unused[0]!r}; load the model that the adapter was trained on"
         )
+    wrong = [name for name, t in tensors.items() if not torch.equal(used[name].cpu(), t.to(used[name].dtype))]
+    if wrong or (wrong := sorted(used.keys() - tensors.keys())):
+        raise InputError(
+            f"{path}: the adapter does not fit {model.id!r}: {wrong[0]!r} is not in its place; save it again"
+        )
     return peft_model
+
+
+def _own_small_parameters(module: nn.Module) -> None:
+    """Biases and norms of their own for a copy, which PEFT may read an adapter's values into."""
+    for parameter in module.parameters():
+        if parameter.ndim < 2:
+            parameter.data = parameter.data.clone()
+
+
+def _places(model: Model, path: Path, neurons: NeuronSet, wrapped: Mapping[str, Any]) -> list[Place]:
+    """What a masked adapter may change; whatever else it would change is an error."""
+    known = _known(model, neurons)
+    for name, module in wrapped.items():
+        place = known.get(name)
+        rest = delta_of(module)
+        if place is not None and place.own is not None:
+            rest[(slice(None), place.own) if place.down else place.own] = 0.0
+        if place is None or bool(rest.any()):
+            raise InputError(
+                f"{path}: the adapter changes weights of {name!r} outside its set of {len(neurons)} neurons; save the "
+                "update again"
+            )
+    return [known[name] for name in wrapped]
+
+
+def _known(model: Model, neurons: NeuronSet) -> dict[str, Place]:
+    """What the update of a set may change, by name."""
+    outside = neurons.provenance["update"].get("train") == "frozen_set_update"
+    return {p.name: p for p in places(model, neurons, PARTS, outside=outside)}
+
+
+def _merged(model: Model, path: Path, peft_model: Any) -> nn.Module:
+    """The module with an adapter of any kind in its weights, by PEFT; it must compute what the adapter on top computes."""
+    ids = torch.arange(6, device=model.device)[None] % model.module.get_input_embeddings().weight.shape[0]  # type: ignore[operator,union-attr]
+    try:
+        with quiet(), torch.no_grad():
+            on_top = peft_model.eval()(input_ids=ids).logits.double()
+            module: nn.Module = peft_model.merge_and_unload(safe_merge=True).eval()
+            inside = module(input_ids=ids).logits.double()
+    except Exception as error:  # PEFT says in its own ways that a kind cannot be merged
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{path}: the adapter cannot be merged into the weights of {model.id!r} ({reason:.200})"
+        ) from error
+    limit = 1e-3 if model.dtype in ("float32", "float64") else 0.1
+    off = float((inside - on_top).abs().max() / on_top.abs().max())
+    if not off <= limit:
+        raise InputError(
+            f"{path}: the adapter is more than a change of the weights of {model.id!r}: merged, it gives other logits "
+            f"(off by {off:.0%}); use an adapter that can be merged"
+        )
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    return module
 
 
 def load(

@@ -54,9 +54,11 @@ from ..data.prompts import PromptSet
 from ..model.answers import Example, examples
 from ..model.families import PARTS
 from ..model.model import Model, require_model
-from .adapter import Adapter, attach, merge, places, slots
+from .adapter import Adapter, attach, merge, places, rounding, slots
+from .adapter_files import factors_hash
 from .dpo import fit_preference
 from .serving import pad_to_served_rank
+from .stacked import has_experts, on_stacked
 from .training import Run, TrainingConfig, TrainingOptions, fit, training_config
 
 __all__ = ["Update", "masked_update"]
@@ -114,7 +116,8 @@ class Update:
         >>> ns.load_adapter(model, folder)
         Model(...)
 
-        Factors are padded with zeros to the next rank that servers take. Above the largest rank, use `save_merged`.
+        Factors are padded with zeros to the next rank that servers take. Above the largest rank, use `save_merged`; also for a
+        mixture of experts, whose adapter is on the stacked tensors (`neuronshield.shield.stacked`).
 
         Args:
             path: the folder; an older one is replaced when the new one is complete.
@@ -126,10 +129,14 @@ class Update:
             raise InputError(f"{path}: a {self.form or 'full update'} has no adapter; use save_merged()")
 
         def write(folder: Path) -> None:
-            self.peft_model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
-            pad_to_served_rank(folder)
+            stacked = has_experts(self.model)
+            peft_model = on_stacked(self.model, self.peft_model) if stacked else self.peft_model
+            peft_model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+            if not stacked:  # servers take no adapter on stacked experts
+                pad_to_served_rank(folder)
             if self.neurons is not None:
-                about = {**self.neurons.provenance, "update": self.provenance, "form": self.form}
+                bound = {**self.provenance, "adapter": factors_hash(folder)}
+                about = {**self.neurons.provenance, "update": bound, "form": self.form}
                 shape = {"n_layers": self.model.n_layers, "d_mlp": self.model.d_mlp}
                 NeuronSet(self.neurons, provenance=about, **shape).save(folder / "neurons.safetensors")  # type: ignore[arg-type]
 
@@ -359,6 +366,7 @@ def train_adapter(
         run = fit(
             model, adapter.peft_model, parameters=adapter.parameters(), data=data, config=config, about=about, held=held
         )
+    about = {**about, **rounding(about["train"], adapter)}
     merged = merge(model, adapter.modules(), adapter.places)
     return finished(
         merged, run, trained=adapter.trained, neurons=neurons, peft_model=adapter.peft_model, about=about, form=form

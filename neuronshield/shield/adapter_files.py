@@ -1,0 +1,160 @@
+"""The files of a saved adapter, read and checked before PEFT sees them.
+
+adapter_config.json           what PEFT is told
+adapter_model.safetensors     the factors; a pickle (adapter_model.bin) is never read
+neurons.safetensors           the set of a masked adapter, with the hash of the factors that belong to it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core.errors import InputError
+from ..core.neurons import NeuronSet
+
+__all__ = ["CONFIG", "FACTORS", "NEURONS", "Files", "factors_hash", "read_adapter"]
+
+
+CONFIG, FACTORS, NEURONS = "adapter_config.json", "adapter_model.safetensors", "neurons.safetensors"
+
+
+#: Settings of a LoRA that change more than weights, with what they do.
+REFUSED = {
+    "layer_replication": "repeats decoder layers",
+    "megatron_config": "needs Megatron",
+    "alora_invocation_tokens": "acts from a token on",
+    "arrow_config": "mixes adapters by token",
+}
+
+
+class Files(NamedTuple):
+    """What an adapter's folder holds.
+
+    Attributes:
+        config: the settings that PEFT is told.
+        tensors: by their names in the file.
+        neurons: the set that a masked update changed; None for any other adapter.
+    """
+
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+    neurons: NeuronSet | None
+
+
+def factors_hash(folder: Path) -> str:
+    """Hash of the file of factors, which the set's file names.
+
+    >>> from pathlib import Path
+    >>> update = ns.masked_update(model, neurons, prompts, steps=1, allow_unproven=True, progress=False)
+    >>> len(factors_hash(update.save("adapter")))
+    64
+
+    Args:
+        folder: the adapter's.
+    """
+    return hashlib.sha256((folder / FACTORS).read_bytes()).hexdigest()
+
+
+def read_adapter(folder: Path) -> Files:
+    """What an adapter's folder holds, checked.
+
+    >>> update = ns.masked_update(model, neurons, prompts, steps=1, allow_unproven=True, progress=False)
+    >>> files = read_adapter(update.save("adapter"))
+    >>> files.config["peft_type"], len(files.tensors), files.neurons
+    ('LORA', 18, NeuronSet(3 neurons in 3 layers))
+
+    Args:
+        folder: the adapter's.
+
+    Raises:
+        InputError: no adapter, a damaged one, a kind that cannot be merged into weights, or a set that belongs to another.
+    """
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"{folder}: no adapter here ({CONFIG} is missing)")
+    config = _config(folder)
+    tensors = _tensors(folder)
+    neurons = NeuronSet.load(folder / NEURONS) if (folder / NEURONS).exists() else None
+    if neurons is not None:
+        _check_bound(folder, neurons)
+        if config["peft_type"] != "LORA" or (odd := next((t for t in sorted(tensors) if not _is_factor(t)), None)):
+            what = f"{odd!r} is no factor of a LoRA" if config["peft_type"] == "LORA" else config["peft_type"]
+            raise InputError(
+                f"{folder}: {NEURONS} says that this is a masked adapter, but {what}; save the update again"
+            )
+    return Files(config, tensors, neurons)
+
+
+def _is_factor(name: str) -> bool:
+    return name.endswith((".lora_A.weight", ".lora_B.weight"))
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The settings, of a kind that can be merged into weights."""
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+    from peft.tuners.tuners_utils import BaseTuner
+
+    file = folder / CONFIG
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{file}: cannot be read ({error!s:.100}); save the adapter again") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{file}: holds a {type(config).__name__}, not settings of an adapter; save the adapter again")
+    kind = config.get("peft_type")
+    tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(kind) if isinstance(kind, str) else None
+    if not (isinstance(tuner, type) and issubclass(tuner, BaseTuner)):
+        raise InputError(
+            f"{file}: peft_type={kind!r:.40} is not a kind of adapter that is merged into weights; use a LoRA"
+        )
+    for name, does in REFUSED.items():
+        if config.get(name):
+            raise InputError(
+                f"{file}: {name}={config[name]!r:.40} {does}, which is not a change of weights; not supported"
+            )
+    known = {f.name for f in fields(PEFT_TYPE_TO_CONFIG_MAPPING[kind])}  # type: ignore[arg-type,index]
+    unknown = sorted(name for name, value in config.items() if name not in known and value)
+    if unknown:
+        raise InputError(
+            f"{file}: {unknown[0]}={config[unknown[0]]!r:.40} is unknown to this version of peft; update peft"
+        )
+    return config
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    """The factors, all of them numbers."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    file = folder / FACTORS
+    if not file.is_file():
+        pickled = sorted(p.name for p in folder.glob("adapter_model.*"))
+        why = f"{pickled[0]} is not read (a pickle can hold code)" if pickled else "the file is missing"
+        raise InputError(f"{file}: {why}; save the adapter as safetensors")
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise InputError(f"{file}: cannot be read ({error!s:.100}); save the adapter again") from None
+    if not tensors:
+        raise InputError(f"{file}: holds no tensors; save the adapter again")
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"{file}: {name!r} has values that are not finite numbers; train it again")
+    return tensors
+
+
+def _check_bound(folder: Path, neurons: NeuronSet) -> None:
+    """Raise unless the set was saved with these factors."""
+    about = neurons.provenance.get("update")
+    noted = about.get("adapter") if isinstance(about, dict) else None
+    if noted != factors_hash(folder):
+        raise InputError(
+            f"{folder / NEURONS}: was not saved with this {FACTORS}: one of the two was changed or is of another update; "
+            f"save the update again"
+        )
