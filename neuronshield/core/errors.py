@@ -24,11 +24,11 @@ class InputError(ValueError):
     neuronshield.core.errors.InputError: prompts.jsonl:7: label 'bad': use 'harmful' or 'benign'
 
     Args:
-        message: the line; line breaks in it become spaces.
+        message: the line; line breaks in it become spaces, halves of surrogate pairs are escaped.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(" ".join(message.encode("utf-8", "backslashreplace").decode().split()))
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -151,6 +151,8 @@ def _part(part: Any, where: str) -> dict[str, Any]:
     kinds = {TYPES.get(key) for key in known} - {None}
     said = known.pop("type", next(iter(kinds)) if len(kinds) == 1 else None)
     kind = TYPES.get(said) if isinstance(said, str) else None
+    if said is None:
+        raise InputError(f"{where}: messages has a part without a 'type'; write 'text' or 'image'")
     if kind is None:
         raise InputError(f"{where}: messages has a part of type {said!r:.40}; only 'text' and 'image' are read")
     if kind == "text":
@@ -169,6 +171,8 @@ def _picture(known: dict[str, Any], where: str) -> Any:
     known.pop("detail", None)  # of an interface's picture, for its own models
     if known.get("text") == "":  # a table fills the keys of the other parts
         del known["text"]
+    if encoded := next((key for key in ("base64", "source", "data") if key in known), None):
+        raise InputError(f"{where}: messages has a picture under {encoded!r}; decode it and give its bytes as 'image'")
     _rest(known, "image", where)
     if len(brought) > 1:
         raise InputError(f"{where}: messages has a part with more than one picture")
@@ -206,12 +210,12 @@ def _fill(turns: list[dict[str, Any]], column: list[Any], where: str) -> list[An
                 )
             if not waiting:
                 raise InputError(
-                    f"{where}: messages has {len(places)} places for a picture, 'images' has {len(column)}; give one each"
+                    f"{where}: messages has more places for a picture ({len(places)}) than 'images' has pictures ({len(column)})"
                 )
             picture = waiting.pop(0)
         found.append(picture)
     if waiting:
         raise InputError(
-            f"{where}: 'images' has {len(column)} pictures, {len(waiting)} more than messages has places for"
+            f"{where}: 'images' has more pictures than messages has places for; {len(waiting)} would not be read"
         )
     return found

@@ -34,16 +34,15 @@ OTHER_NAMES = {
     "prompt": "text question query instruction request goal input behavior behaviour userprompt prompttext forbiddenprompt",
     "messages": "conversation conversations chat dialog dialogue turns",
     "images": "image img imgs picture pictures photo photos pic pics imagepath imagepaths imagefile imagefiles imagefilename "
-              "imagename imgpath imageurl imageurls imagebytes pixelvalues screenshot",
+              "imagename imgpath imageurl imageurls imagebytes imagebase64 imagedata pixelvalues screenshot",
     "label": "class isharmful isunsafe issafe harmful unsafe safe harmlabel promptharmlabel toxicity",
     "language": "lang langs languagecode langcode locale languagetag",
     "pair_id": "pair pairs pairing pairno pairnumber",
     "expect": "expected expects",
-    "split": "subset fold partition",
 }  # fmt: skip
 MEANT = {alias: name for name, aliases in OTHER_NAMES.items() for alias in aliases.split()}
 #: Columns of anything else that a model could look at or listen to; nothing here reads them.
-UNREAD = ("video", "videos", "audio", "audios", "speech", "tools")
+UNREAD = ("video", "videos", "videopath", "videourl", "audio", "audios", "audiopath", "audiourl", "speech", "tools")
 _PICTURE_FILE = re.compile(r"\S+\.(png|jpe?g|webp|gif|bmp|tiff?)", re.IGNORECASE)
 #: Columns that a word which differs in one letter is taken for; a word near the others may well be another column.
 _TYPED = (
@@ -134,7 +133,7 @@ def check_columns(row: Mapping[Any, Any], where: str) -> None:
             continue
         if meant := _meant(name, row):
             raise InputError(f"{where}: column {name[:60]!r} is not read; call it {meant!r}")
-        if name.lower() in UNREAD:
+        if _key(name) in UNREAD:
             raise InputError(f"{where}: column {name!r} is not read; prompts are text and pictures, remove the column")
         if "images" not in row and _holds_picture(row[name]):
             raise InputError(

@@ -105,7 +105,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    if "A" not in image.mode.upper().replace("LAB", "") and "transparency" not in image.info:
+    if not image.has_transparency_data:
         return image.convert("RGB")
     seen = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
@@ -115,7 +115,7 @@ def _eight_bits(image: Image.Image, form: str | None, what: str) -> Image.Image:
     """A picture of one number of 16 or 32 bits a pixel in 8 bits; every other as it is."""
     if image.mode != "F" and not image.mode.startswith("I"):
         return image
-    values = np.asarray(image).astype(np.float64)
+    values = np.asarray(image)
     low, high = float(values.min()), float(values.max())
     if not (low >= 0 and high <= SIXTEEN_BITS):
         raise InputError(f"{what} has values from {low:g} to {high:g}; give 8 or 16 bits a pixel")
@@ -123,7 +123,7 @@ def _eight_bits(image: Image.Image, form: str | None, what: str) -> Image.Image:
         scale = 255 / SIXTEEN_BITS
     else:
         scale = 255.0 if image.mode == "F" and high <= 1 else 1.0
-    grey = Image.fromarray(np.rint(values * scale).astype(np.uint8))
+    grey = Image.fromarray(np.rint(values.astype(np.float32) * np.float32(scale)).astype(np.uint8))
     if isinstance(clear := image.info.get("transparency"), int):
         grey = Image.merge("LA", (grey, Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8))))
     return grey

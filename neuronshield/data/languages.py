@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.errors import InputError
+from .tags import language_tag
 
 __all__ = [
     "COMPLIANCES",
@@ -141,7 +142,7 @@ def check_openings(**given: Any) -> None:
         **given: prefixes by the name of the argument.
 
     Raises:
-        InputError: anything else.
+        InputError: anything else, or a language that is unknown or given twice.
     """
     for name, value in given.items():
         if isinstance(value, Mapping):
@@ -153,6 +154,22 @@ def check_openings(**given: Any) -> None:
             right = value is None or _are_texts([value] if isinstance(value, str) else value)
         if not right:
             raise InputError(f"{name}={value!r:.60}: must be a list of non-empty strings, {{language: list}} or None")
+        if isinstance(value, Mapping):
+            _by_tag(value, name)
+
+
+def _by_tag(given: Mapping[str, Sequence[str]], name: str) -> dict[str, Sequence[str]]:
+    """Prefixes by the canonical tag of each language, which may be given once."""
+    found: dict[str, Sequence[str]] = {}
+    for language, texts in given.items():
+        try:
+            tag = language_tag(language)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
+        if tag in found:
+            raise InputError(f"{name}: language {tag!r} is given twice, the second time as {language!r}")
+        found[tag] = texts
+    return found
 
 
 def _are_texts(value: Any) -> bool:
@@ -180,9 +197,10 @@ def chosen_openings(given: OpeningsArg, builtin: dict[str, list[str]], language:
     if isinstance(given, str):
         return [given]
     if isinstance(given, Mapping):
+        by_tag = _by_tag(given, "prefixes")
         for key in (language, base):
-            if key in given:
-                return given[key]
+            if key in by_tag:
+                return by_tag[key]
     elif given is not None:
         return given
     return builtin.get(language, builtin.get(base, []))

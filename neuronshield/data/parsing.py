@@ -37,7 +37,7 @@ def parse_row(row: Any, where: str, folder: Path | None) -> dict[str, Any]:
     given = {name: value if name in ("images", "messages") else plain(value) for name, value in row.items()}
     for name, value in given.items():
         if name not in ("images", "messages"):
-            check_text({name: value}, f"{where}: {name}")
+            check_text({name: value}, f"{where}: {_shown(name)}")
     label = _label(given.get("label"), where)
     text, messages, pictures, target = _request(given, label, where)
     images = read_images(pictures, where, folder)
@@ -91,6 +91,10 @@ def check_modality(modality: Any, pictures: int, where: str) -> None:
         raise InputError(f"{where}: modality 'text' but it has images; use 'image', 'typographic' or 'text+image'")
     if modality != "text" and not pictures:
         raise InputError(f"{where}: modality {modality!r} but it has no picture; fill 'images', or use 'text'")
+
+
+def _shown(name: str) -> str:
+    return name if name in COLUMNS else f"column {name[:60]!r}"
 
 
 def _label(given: Any, where: str) -> str:

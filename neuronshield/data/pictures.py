@@ -46,7 +46,7 @@ def read_images(value: Any, where: str, folder: Path | None) -> tuple[Any, ...]:
 
 
 def listed(value: Any) -> list[Any]:
-    """The pictures that a column holds, as a list; an array of two or three axes is one picture.
+    """The pictures that a column holds, as a list; an array of two or three axes is one picture, a blank text none.
 
     >>> listed("a.png"), listed(None), listed(["a.png", b"..."])
     (['a.png'], [], ['a.png', b'...'])
@@ -54,10 +54,11 @@ def listed(value: Any) -> list[Any]:
     Args:
         value: of the column.
     """
-    if value is None:
+    if value is None or (isinstance(value, str) and not value.strip()):
         return []
     array = hasattr(value, "dtype") and hasattr(value, "shape")
-    single = value.ndim < 4 and str(value.dtype) != "object" if array else not isinstance(value, Iterable)
+    numbers = array and getattr(value.dtype, "kind", "f") not in "OUS"
+    single = value.ndim < 4 if numbers else not isinstance(value, Iterable)
     if single or isinstance(value, (str, bytes, bytearray, os.PathLike, Mapping, Image.Image)):
         return [value]
     return list(value)
@@ -163,7 +164,7 @@ def image_bytes(image: Any) -> bytes:
         image: a path, bytes or a PIL image.
     """
     if isinstance(image, (bytes, Path)):
-        data = image.read_bytes() if isinstance(image, Path) else image
+        data = file_bytes(image)
         if not data.startswith(PNG):
             return data
         image = data
@@ -172,6 +173,24 @@ def image_bytes(image: Any) -> bytes:
     except InputError:  # damaged: said when the picture is decoded
         return image if isinstance(image, bytes) else repr(image).encode()
     return f"{pixels.width}x{pixels.height}:".encode() + pixels.tobytes()
+
+
+def file_bytes(image: Path | bytes) -> bytes:
+    """The bytes of a picture's file.
+
+    >>> file_bytes(b"...")
+    b'...'
+
+    Args:
+        image: a path, or the bytes.
+
+    Raises:
+        InputError: a file that is no longer there.
+    """
+    try:
+        return image if isinstance(image, bytes) else image.read_bytes()
+    except OSError as error:
+        raise InputError(f"{image}: the picture cannot be read ({error.strerror})") from None
 
 
 def write_image(image: Any, folder: Path, root: Path) -> str:
@@ -195,7 +214,7 @@ def write_image(image: Any, folder: Path, root: Path) -> str:
     if isinstance(image, Path):
         if image.resolve().is_relative_to(root.resolve()):
             return image.resolve().relative_to(root.resolve()).as_posix()
-        image = image.read_bytes()
+        image = file_bytes(image)
     kind = "png"
     if isinstance(image, bytes):
         data = image

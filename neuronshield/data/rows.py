@@ -20,7 +20,7 @@ from ..core.results import same
 from .chats import read_chat, user_text
 from .columns import LABELS, MODALITIES, SPLITS, check_text, label_of
 from .parsing import check_modality
-from .pictures import image_bytes, read_image
+from .pictures import file_bytes, image_bytes, read_image
 from .tags import language_tag
 
 __all__ = ["KNOWN", "Cell", "Prompt", "as_cells", "options_of"]
@@ -154,20 +154,28 @@ class Prompt:
             object.__setattr__(self, "label", label)
         if self.split is not None:
             one_of(self.split, SPLITS, call=where, name="split")
-        if isinstance(self.images, (str, bytes, Path, Image.Image)):
-            raise InputError(f"{where}: images must be a tuple of pictures, got {type(self.images).__name__}")
-        object.__setattr__(self, "images", tuple(self.images))
-        check_modality(self.modality, len(self.images), where)
+        for name in ("images", "expect"):
+            require(getattr(self, name), (tuple, list), call=where, name=name)
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for text in self.expect:
+            require(text, str, call=where, name="expect")
+            check_text(text, f"{where}: expect")
+        require(self.extra, dict, call=where, name="extra")
         try:
             object.__setattr__(self, "language", language_tag(self.language))
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
         if self.messages is not None:
             chat = read_chat(self.messages, self.images, where)
+            check_text(chat.messages, f"{where}: messages")
             if chat.answer is not None:
                 raise InputError(f"{where}: messages must end with the user's request; put the answer into target")
             object.__setattr__(self, "messages", chat.messages)
             object.__setattr__(self, "images", chat.images)
+        for image in self.images:
+            hint = "read rows with PromptSet.from_records(rows, folder=...)"
+            require(image, (Path, bytes, Image.Image), call=where, name="a picture", hint=hint)
+        check_modality(self.modality, len(self.images), where)
 
     @property
     def cell(self) -> Cell:
@@ -190,8 +198,8 @@ class Prompt:
         """Short hash of its pictures' files, or of their pixels where they are in memory."""
         digest = hashlib.sha256()
         for image in self.images:
-            own = image.read_bytes() if isinstance(image, Path) else image
-            digest.update(hashlib.sha256(own if isinstance(own, bytes) else image_bytes(own)).digest())
+            own = image_bytes(image) if isinstance(image, Image.Image) else file_bytes(image)
+            digest.update(hashlib.sha256(own).digest())
         return digest.hexdigest()[:16]
 
     @cached_property

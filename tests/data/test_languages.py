@@ -36,6 +36,15 @@ def test_given_prefixes_replace_the_built_in_ones_of_their_language_only():
     assert chosen_openings(None, built_in, "eu") == []
 
 
+def test_languages_of_given_prefixes_are_read_as_those_of_prompts():
+    assert chosen_openings({"English": ["No"], "zh_TW": ["不"]}, {}, "en") == ["No"]
+    assert chosen_openings({"English": ["No"], "zh_TW": ["不"]}, {}, "zh-Hant") == ["不"]
+    with pytest.raises(InputError, match="refusals: language 'en' is given twice, the second time as 'EN'"):
+        Prefixes(refusals={"en": ["No"], "EN": ["Sorry"]})
+    with pytest.raises(InputError, match="compliances: language 'nonsense' is not a BCP-47 tag"):
+        Prefixes(compliances={"nonsense": ["Yes"]})
+
+
 def test_the_prefix_of_a_target_ends_at_punctuation_or_three_words():
     found = [target_opening(t) for t in ("Sorry, no.", "one two three four", "抱歉，我", "", None)]
     assert found == ["Sorry", "one two three", "抱歉", "", ""]
