@@ -1,8 +1,7 @@
 """Whether a model may read a batch that is padded on the left.
 
 Attention masks padding out. A recurrent or convolutional layer carries a state from token to token, and padding before the first
-token changes it unless the layer masks padding too. A few old models generate without the mask. Padding on the right comes after
-every token that is read, and changes nothing.
+token changes it unless the layer masks padding too. Padding on the right comes after every token that is read, and changes nothing.
 """
 
 from __future__ import annotations
@@ -41,19 +40,8 @@ def pads_on_the_left(model: Model) -> bool:
     if model.module not in _known:
         layers = model.module.get_submodule(model.layers_path)
         stateful = any(STATEFUL.search(type(m).__name__) for m in layers.modules())
-        _known[model.module] = not _drops_the_mask(model) and (not stateful or _tried(model))
+        _known[model.module] = not stateful or _tried(model)
     return _known[model.module]
-
-
-def _drops_the_mask(model: Model) -> bool:
-    """Whether generation gives the forward no attention mask although it takes one."""
-    module: Any = model.module
-    ids = torch.ones(1, 3, dtype=torch.long, device=model.device)
-    try:
-        given = module.prepare_inputs_for_generation(ids, attention_mask=torch.ones_like(ids), use_cache=False)
-    except Exception:  # of a kind that asks for more, such as pictures
-        return False
-    return "attention_mask" not in given and model.forward_takes("attention_mask")
 
 
 def _tried(model: Model) -> bool:

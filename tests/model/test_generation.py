@@ -220,7 +220,9 @@ def test_an_intervention_holds_at_every_step_without_a_cache(llama: ns.Model, ki
 
 
 def test_a_guard_holds_at_every_step_without_a_cache(llama: ns.Model) -> None:
-    guard = Guard(ns.NeuronSet([(0, 3), (1, 4), (1, 7)]), {0: torch.ones(1), 1: torch.tensor([1.0, -1.0])}, {0: -2.0, 1: -3.0})
+    guard = Guard(
+        ns.NeuronSet([(0, 3), (1, 4), (1, 7)]), {0: torch.ones(1), 1: torch.tensor([1.0, -1.0])}, {0: -2.0, 1: -3.0}
+    )
     with_cache, without = (guard.generate(m, some("llama"), max_new_tokens=6) for m in (llama, forgetful()))
     assert without.texts == with_cache.texts != generate(llama, some("llama"), max_new_tokens=6)
     assert without.edits.tolist() == with_cache.edits.tolist()
@@ -246,9 +248,15 @@ def unlike(name: str) -> Any:
     else:
         module = RecurrentGemmaForCausalLM(
             RecurrentGemmaConfig(
-                hidden_size=20, intermediate_size=58, num_hidden_layers=3, num_attention_heads=2, lru_width=20,
-                block_types=["recurrent", "recurrent", "attention"], attention_window_size=64, **sizes,
-            )  # fmt: skip
+                hidden_size=20,
+                intermediate_size=58,
+                num_hidden_layers=3,
+                num_attention_heads=2,
+                lru_width=20,
+                block_types=["recurrent", "recurrent", "attention"],
+                attention_window_size=64,
+                **sizes,
+            )
         )
     for p in module.parameters():
         if p.ndim > 1:
@@ -300,7 +308,9 @@ def test_masked_tokens_are_no_error_but_a_row_of_them_is() -> None:
     model = ns.load(module, processor=tiny.tokenizer())
     clean = generate(model, some("llama"), max_new_tokens=4)
     unused = WORD["<unk>"]
-    handle = module.lm_head.register_forward_hook(lambda _m, _a, out: out.index_fill(-1, torch.tensor([unused]), -torch.inf))
+    handle = module.lm_head.register_forward_hook(
+        lambda _m, _a, out: out.index_fill(-1, torch.tensor([unused]), -torch.inf)
+    )
     assert generate(model, some("llama"), max_new_tokens=4) == clean
     assert answer_logits(model, some("llama"))[:, unused].isneginf().all()
     handle.remove()
