@@ -26,7 +26,7 @@ from .gate import check_module, check_pictures, check_processor
 from .mixtures import experts_of, flattened
 from .model import Model, require_model
 from .template import checked_options
-from .weights import check_projections, out_in
+from .weights import check_adapters, check_projections, out_in
 
 __all__ = ["addressed", "load"]
 
@@ -243,6 +243,7 @@ def addressed(
     else:
         chosen = _site(family, path, found, by_hand=site)
     if remote is not True:
+        check_adapters(family, module)
         check_projections(family, found, chosen)
     widths = {out_in(layer.get_submodule(chosen.down)) for layer in found}
     if len(widths) != 1:

@@ -172,7 +172,7 @@ def adapter_parameters(module: nn.Module) -> set[int]:
     """
     added: set[int] = set()
     for layer in module.modules():
-        for name in getattr(layer, "adapter_layer_names", ()):
+        for name in (*getattr(layer, "adapter_layer_names", ()), *getattr(layer, "other_param_names", ())):
             part = getattr(layer, name, None)
             if isinstance(part, nn.Parameter):
                 added.add(id(part))

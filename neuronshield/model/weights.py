@@ -29,6 +29,7 @@ from .projection import (
 )
 
 __all__ = [
+    "check_adapters",
     "check_projections",
     "count_params",
     "down_norms",
@@ -45,6 +46,7 @@ __all__ = [
     "projections_of",
 ]
 
+BY_TOKEN = ("XLORA", "POLY", "ADAPTION_PROMPT", "CARTRIDGE")  # kinds of adapters whose weights depend on the token
 SAMPLED_ROWS = 4  # rows of each W_down that the fingerprint reads
 
 
@@ -90,6 +92,29 @@ def check_projections(family: str, layers: Sequence[nn.Module], site: Site) -> N
         down = owner.get_submodule(site.down)
         if (first := seen.setdefault(id(down._parameters.get("weight", down)), layer)) != layer:
             raise InputError(f"{family}: layers {first} and {layer} share one {site.down!r} (tied); not supported")
+
+
+def check_adapters(family: str, module: nn.Module) -> None:
+    """Raise if an adapter of PEFT does more than change weights: virtual tokens, or weights that depend on the token.
+
+    >>> check_adapters("Llama", model.module)
+
+    Args:
+        family: the model's class, for the message.
+        module: the model.
+
+    Raises:
+        InputError: such an adapter.
+    """
+    configs = getattr(module, "peft_config", None)
+    for name, config in (configs if isinstance(configs, dict) else {}).items():
+        kind = str(getattr(config, "peft_type", "")).rpartition(".")[2]
+        by_token = kind in BY_TOKEN or getattr(config, "alora_invocation_tokens", None)
+        if getattr(config, "is_prompt_learning", False) or by_token:
+            raise InputError(
+                f"{family}: adapter {name!r} ({kind}) {'depends on the token' if by_token else 'adds virtual tokens'}, which "
+                "is more than a change of weights; load the model without it"
+            )
 
 
 def packing(model: Addressed) -> str | None:

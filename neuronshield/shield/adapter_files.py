@@ -47,6 +47,13 @@ class Files(NamedTuple):
     tensors: dict[str, Tensor]
     neurons: NeuronSet | None
 
+    @property
+    def only_factors(self) -> bool:
+        """Whether it is a LoRA that starts from nothing and holds its factors alone, so that PEFT only reads the base weights."""
+        start = self.config.get("init_lora_weights", True)
+        plain = self.config["peft_type"] == "LORA" and (isinstance(start, bool) or start in ("gaussian", "orthogonal"))
+        return plain and all(_is_factor(name) for name in self.tensors)
+
 
 def factors_hash(folder: Path) -> str:
     """Hash of the file of factors, which the set's file names.

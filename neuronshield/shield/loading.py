@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..core.arguments import require
 from ..core.errors import InputError
@@ -23,7 +23,7 @@ from ..model import load as loading
 from ..model.families import PARTS, Site
 from ..model.model import Model
 from .adapter import Place, delta_of, merge, places, quiet, shared_copy, with_module
-from .adapter_files import read_adapter
+from .adapter_files import Files, read_adapter
 from .stacked import changes_of, has_experts
 
 __all__ = ["load", "load_adapter"]
@@ -57,7 +57,7 @@ def load_adapter(model: Model, path: str | os.PathLike[str]) -> Model:
     files = read_adapter(path)
     if files.neurons is not None:
         _check_origin(model, path, files.neurons)
-    peft_model = _peft_model(model, path, files.tensors)
+    peft_model = _peft_model(model, path, files)
     if files.neurons is None:
         return with_module(model, _merged(model, path, peft_model))
     if has_experts(model):
@@ -86,12 +86,14 @@ def _check_origin(model: Model, path: Path, neurons: NeuronSet) -> None:
         )
 
 
-def _peft_model(model: Model, path: Path, tensors: Mapping[str, Tensor]) -> Any:
+def _peft_model(model: Model, path: Path, files: Files) -> Any:
     """The adapter on a copy of the model's structure; every tensor in the file has its place, and every place its tensor."""
     with quiet():
         from peft import PeftModel, get_peft_model_state_dict
-    module = shared_copy(model.module)
-    _own_small_parameters(module)
+    module, tensors = shared_copy(model.module), files.tensors
+    if not files.only_factors:  # PEFT writes such an adapter into the weights of the model that it is given
+        for parameter in module.parameters():
+            parameter.data = parameter.data.clone()
     try:
         with quiet(), random_state_kept():
             warnings.filterwarnings("error", message="Found missing adapter keys")
@@ -101,24 +103,16 @@ def _peft_model(model: Model, path: Path, tensors: Mapping[str, Tensor]) -> Any:
         raise InputError(
             f"{path}: the adapter does not fit {model.id!r} ({(str(error).splitlines() or [type(error).__name__])[0]:.200})"
         ) from error
+    used = {**peft_model.state_dict(), **used}
     if unused := sorted(tensors.keys() - used.keys()):
         raise InputError(
             f"{path}: the adapter does not fit {model.id!r}: {len(unused)} of its {len(tensors)} tensors have no "
             f"place in the model, such as {unused[0]!r}; load the model that the adapter was trained on"
         )
     wrong = [name for name, t in tensors.items() if not torch.equal(used[name].cpu(), t.to(used[name].dtype))]
-    if wrong or (wrong := sorted(used.keys() - tensors.keys())):
-        raise InputError(
-            f"{path}: the adapter does not fit {model.id!r}: {wrong[0]!r} is not in its place; save it again"
-        )
+    if wrong:
+        raise InputError(f"{path}: the adapter does not fit {model.id!r}: PEFT did not put {wrong[0]!r} in its place")
     return peft_model
-
-
-def _own_small_parameters(module: nn.Module) -> None:
-    """Biases and norms of their own for a copy, which PEFT may read an adapter's values into."""
-    for parameter in module.parameters():
-        if parameter.ndim < 2:
-            parameter.data = parameter.data.clone()
 
 
 def _places(model: Model, path: Path, neurons: NeuronSet, wrapped: Mapping[str, Any]) -> list[Place]:
