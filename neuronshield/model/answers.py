@@ -3,7 +3,7 @@
     prompt    reference answer
     harmful   its `target`, else the first refusal prefix, else a refusal sentence in its language
     benign    its `target`; without one, what the model itself answers (greedy), to be retained
-    text      generic text of any language without a prompt; every token is to be retained
+    text      generic text of any language without a prompt; every token (of the first 128) is to be retained
 
 Training teaches the first kind and retains the others; SNIP differentiates the likelihood of all of them.
 """
@@ -22,12 +22,17 @@ from torch.nn import functional as F
 from ..core.errors import InputError
 from ..data.languages import REFUSAL_SENTENCES, OpeningsArg, check_openings, chosen_openings
 from ..data.prompts import LABELS, Prompt, PromptSet
+from .context import check_length
 from .encoding import Batch, batches
 from .generation import generate
 from .model import Model
 from .running import running
 
 __all__ = ["Example", "answer_loss", "examples", "refusal_for"]
+
+
+#: Tokens of a generic text that are retained; the rest of a longer text is not read.
+GENERIC = 128
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ def examples(
     Args:
         model: answers benign prompts that have no `target`.
         prompts: the prompts.
-        texts: generic sentences of any language.
+        texts: generic sentences of any language; the first 128 tokens of each are retained.
         refusals: refusal prefixes, a list for every language or {language: list}.
         compliances: compliance prefixes, the same; the first is retained where the model's own answer is empty.
         labels: labels that must have an answer.
@@ -163,13 +168,14 @@ def answer_batches(model: Model, chosen: Sequence[Example]) -> Iterator[Batch]:
             model, [e.prompt for e in requests], batch_size=len(requests), responses=[e.response for e in requests],
             side="left",
         )  # fmt: skip
-    if plain := [e.response for e in chosen if e.generic]:
+    if plain := [e for e in chosen if e.generic]:
         yield _plain_batch(model, plain)
 
 
-def _plain_batch(model: Model, texts: Sequence[str]) -> Batch:
-    """Text without a template; every token but the first is an answer to those before it."""
-    ids = [model.tokenizer(text)["input_ids"][:128] for text in texts]
+def _plain_batch(model: Model, texts: Sequence[Example]) -> Batch:
+    """Text without a template, of which the first `GENERIC` tokens are read; every token but the first answers those before it."""
+    ids = [model.tokenizer(text.response)["input_ids"][:GENERIC] for text in texts]
+    check_length(model, [text.prompt for text in texts], list(map(len, ids)))
     width = max(map(len, ids))
     rows = torch.zeros(len(ids), width, dtype=torch.long)
     mask = torch.zeros_like(rows)
