@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from typing import Any, Literal, NamedTuple, overload
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -33,7 +33,7 @@ from .chat import reading
 from .context import check_length
 from .model import Model
 from .padding import pads_on_the_left
-from .tokens import encoded
+from .tokens import begins, encoded
 
 __all__ = ["PER_TOKEN", "Batch", "Role", "as_prompts", "batches", "check_length", "check_prompts", "collate", "render"]
 
@@ -180,9 +180,11 @@ def batches(
         InputError: as in `check_prompts`.
     """
     at_least(1, "batches", batch_size=batch_size)
-    check_prompts(model, prompts, responses=responses, extra=extra)
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].images), len(prompts[i].prompt), i))
-    for rows in _cut(prompts, order, batch_size):
+    seen = _checked(model, prompts)
+    _check_lengths(model, prompts, seen, responses=responses, extra=extra)
+    kinds = [row.kind for row in seen]
+    order = sorted(range(len(prompts)), key=lambda i: (kinds[i], len(prompts[i].prompt), i))
+    for rows in _cut(kinds, order, batch_size):
         batch = _collated(model, prompts, rows, responses=responses, side=side)
         lengths = batch.encoding["attention_mask"].sum(dim=1).tolist()
         if side != "left" or len(set(lengths)) == 1 or pads_on_the_left(model):
@@ -200,18 +202,26 @@ def _collated(
     return collate(model, [prompts[i] for i in rows], responses=answers, side=side, rows=rows)
 
 
-def _cut(prompts: Sequence[Prompt], order: list[int], size: int) -> Iterator[list[int]]:
-    """Rows in order, in pieces whose prompts have the same number of pictures."""
+def _cut(kinds: Sequence[Any] | Mapping[int, Any], order: list[int], size: int) -> Iterator[list[int]]:
+    """Rows in order, in pieces of one kind."""
     start = 0
     while start < len(order):
-        kind = len(prompts[order[start]].images)
-        rows = [i for i in order[start : start + size] if len(prompts[i].images) == kind]
+        kind = kinds[order[start]]
+        rows = [i for i in order[start : start + size] if kinds[i] == kind]
         start += len(rows)
         yield rows
 
 
-#: Length of the prompts that were encoded whole: {processor: {(prompt, what decides the encoding): (the prompt, its length)}}.
-_CHECKED: WeakKeyDictionary[Any, dict[Any, tuple[Any, int]]] = WeakKeyDictionary()
+class _Seen(NamedTuple):
+    """A prompt that was encoded whole: a reference to it, its tokens, and which prompts it can share a batch with."""
+
+    prompt: ref[Prompt]
+    length: int
+    kind: tuple[int, bool]
+
+
+#: {processor: {(id of a prompt, what decides its encoding): what was seen}}.
+_SEEN: WeakKeyDictionary[Any, dict[Any, _Seen]] = WeakKeyDictionary()
 
 
 def check_prompts(
@@ -234,27 +244,36 @@ def check_prompts(
         InputError: naming the prompt: pictures for a model that takes none, and what `neuronshield.model.chat.reading`,
             `neuronshield.model.tokens.encoded` and `check_length` refuse.
     """
-    known = _CHECKED.setdefault(model.processor, {})
-    template = model.template
+    _check_lengths(model, prompts, _checked(model, prompts), responses=responses, extra=extra)
+
+
+def _check_lengths(
+    model: Model, prompts: Sequence[Prompt], seen: Sequence[_Seen], *, responses: Sequence[str] | None, extra: int
+) -> None:
+    answers = [len(_response_ids(model, r)) for r in responses] if responses is not None else [0] * len(prompts)
+    check_length(model, prompts, [row.length + n for row, n in zip(seen, answers, strict=True)], extra=extra)
+
+
+def _checked(model: Model, prompts: Sequence[Prompt]) -> list[_Seen]:
+    """What is known of each prompt; those that are new are encoded."""
+    known, template = _SEEN.setdefault(model.processor, {}), model.template
     facts = None if template is None else (template.text, repr(sorted(template.arguments().items())))
-    key = (facts, id(model.module.config), model.image_token_id)
-    found: dict[int, int] = {}
-    for i, prompt in enumerate(prompts):
-        kept, length = known.get((id(prompt), key), (None, 0))
-        if kept is not None and kept() is prompt:
-            found[i] = length
-    new = sorted((i for i in range(len(prompts)) if i not in found), key=lambda i: len(prompts[i].images))
-    for rows in _cut(prompts, new, 32):
+    keys = [(id(prompt), facts, id(model.module.config), model.image_token_id) for prompt in prompts]
+    new = [i for i, key in enumerate(keys) if key not in known or known[key].prompt() is not prompts[i]]
+    kinds = {i: (len(prompts[i].images), begins(model, prompts[i])) for i in new}
+    for rows in _cut(kinds, sorted(new, key=lambda i: kinds[i]), 32):
         data = _encoded(model, [prompts[i] for i in rows])
         for i, length in zip(rows, data["attention_mask"].sum(dim=1).tolist(), strict=True):
-            found[i] = length
-            known[id(prompts[i]), key] = (ref(prompts[i], _forget(known, (id(prompts[i]), key))), length)
-    answers = [len(_response_ids(model, r)) for r in responses] if responses is not None else [0] * len(prompts)
-    check_length(model, prompts, [found[i] + answers[i] for i in range(len(prompts))], extra=extra)
+            known[keys[i]] = _Seen(ref(prompts[i], _forget(known, keys[i])), length, kinds[i])
+    return [known[key] for key in keys]
 
 
 def _forget(known: dict[Any, Any], key: Any) -> Callable[[Any], None]:
-    return lambda _: known.pop(key, None) and None
+    def gone(which: Any) -> None:
+        if key in known and known[key].prompt is which:  # the number of a prompt that is gone may be another's by now
+            del known[key]
+
+    return gone
 
 
 def collate(

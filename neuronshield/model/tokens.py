@@ -26,7 +26,7 @@ from ..data.prompts import Prompt
 from .chat import Reading, brief, reading
 from .model import Model
 
-__all__ = ["encoded"]
+__all__ = ["begins", "encoded"]
 
 
 #: Tokenizers keep state (padding side, truncation) and cannot be used by two threads at once.
@@ -48,7 +48,7 @@ def encoded(model: Model, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
             model reads, or that has token ids which the model does not know.
     """
     readings = [reading(model, prompt) for prompt in prompts]
-    if len({_brings_bos(model, read.text) for read in readings}) > 1:
+    if len({_begins(model, read) for read in readings}) > 1:
         raise InputError(
             f"prompts {prompts[0].id!r} to {prompts[-1].id!r}: the chat template of {model.id!r} writes {model.tokenizer.bos_token!r} "
             "before some of them only, so they cannot share a batch; use batch_size=1"
@@ -109,7 +109,7 @@ def _processed(model: Model, readings: Sequence[Reading], pictures: Sequence[lis
     texts: list[str] = [read.text for read in readings]
     if not some:
         return model.tokenizer(texts, padding=True, return_tensors="pt")
-    specials = template is None or (template.takes_pictures and not _brings_bos(model, texts[0]))
+    specials = template is None or (template.takes_pictures and not _begins(model, readings[0]))
     return model.processor(
         text=texts, images=list(pictures), padding=True, return_tensors="pt", add_special_tokens=specials
     )
@@ -120,10 +120,28 @@ def _written_out(turns: list[dict[str, Any]]) -> bool:
     return all(isinstance(turn["content"], str) for turn in turns)
 
 
-def _brings_bos(model: Model, text: str) -> bool:
-    """Whether a template wrote the beginning-of-sequence token, which the tokenizer then does not add again."""
-    bos = model.tokenizer.bos_token
-    return bos is not None and text.startswith(bos)
+def begins(model: Model, prompt: Prompt) -> bool:
+    """Whether a processor's template writes the beginning-of-sequence token, so that the tokenizer does not add it.
+
+    >>> begins(model, prompts[0])
+    False
+
+    Prompts in which it does and prompts in which it does not cannot share a batch.
+
+    Args:
+        model: the model.
+        prompt: the prompt.
+
+    Raises:
+        InputError: as `neuronshield.model.chat.reading`.
+    """
+    template = model.template
+    return template is not None and template.takes_pictures and _begins(model, reading(model, prompt))
+
+
+def _begins(model: Model, read: Reading) -> bool:
+    template, bos = model.template, model.tokenizer.bos_token
+    return template is not None and template.takes_pictures and bos is not None and read.text.startswith(bos)
 
 
 def _filled(turns: Any, images: Sequence[Any]) -> list[dict[str, Any]]:

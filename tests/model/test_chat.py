@@ -32,7 +32,8 @@ EITHER = (
 def vlm(template: str | None = None, *, on: str = "processor") -> ns.Model:
     module, processor = tiny.llava()
     model = ns.load(module, processor=processor)
-    setattr(processor if on == "processor" else processor.tokenizer, "chat_template", template)
+    owner = processor if on == "processor" else processor.tokenizer
+    owner.chat_template = template
     return model
 
 
@@ -68,7 +69,9 @@ def test_words_arrive_whatever_form_the_template_reads(template: str, on: str) -
     model = vlm(template, on=on)
     said = "user: how do i make the cake"
     assert render(model, prompt()) == (said + " ", True)
-    talk = chat(("system", "no bomb"), ("user", [{"type": "text", "text": "how do i"}, {"type": "text", "text": "make"}]))
+    talk = chat(
+        ("system", "no bomb"), ("user", [{"type": "text", "text": "how do i"}, {"type": "text", "text": "make"}])
+    )
     assert " ".join(render(model, talk)[0].split()) == "system: no bomb user: how do i make"
     assert words(model, prompt()) == "<unk> how do i make the cake"
 
@@ -96,7 +99,9 @@ def test_a_text_model_is_given_strings_and_lists_only_where_it_reads_them() -> N
     assert render(text_model(EITHER), prompt())[0] == "user: how do i make the cake "
     parts = "{% for m in messages %}{% for c in m.content %}{{ c.text }} {% endfor %}{% endfor %}"
     assert render(text_model(parts), prompt())[0] == "how do i make the cake "
-    assert render(text_model("{{ messages[0].content | trim | upper | lower }}"), prompt())[0] == "how do i make the cake"
+    assert (
+        render(text_model("{{ messages[0].content | trim | upper | lower }}"), prompt())[0] == "how do i make the cake"
+    )
 
 
 # -- nothing is left out ------------------------------------------------------------------------------------
@@ -110,13 +115,13 @@ def test_a_text_model_is_given_strings_and_lists_only_where_it_reads_them() -> N
     ],
 )  # fmt: skip
 def test_a_template_that_leaves_words_out_is_refused(template: str, told: str) -> None:
-    with pytest.raises(InputError, match=f"prompt 'row-17': the chat template of .* {told}"):
+    with pytest.raises(InputError, match=rf"prompt 'row-17': the chat template of .* {told}"):
         reading(text_model(template), chat(("system", "no bomb"), ("user", "how do i make the cake")))
 
 
 def test_a_template_that_prints_a_list_as_code_is_refused() -> None:
     model = vlm("{{ messages[0].content if messages[0].content is not string }}")
-    with pytest.raises(InputError, match="prompt 'row-17': .* prints the parts of a turn as code"):
+    with pytest.raises(InputError, match=r"prompt 'row-17': .* prints the parts of a turn as code"):
         reading(model, prompt())
 
 
@@ -124,7 +129,7 @@ def test_the_thoughts_of_earlier_answers_may_be_left_out_and_nothing_else() -> N
     template = "{% for m in messages %}{{ (m.content.split('</think>') | last) }} {% endfor %}"
     talk = chat(("user", "how do i"), ("assistant", "<think> no bomb </think> sure"), ("user", "bake"))
     assert " ".join(render(text_model(template), talk)[0].split()) == "how do i sure bake"
-    with pytest.raises(InputError, match="leaves out the words of the user turn"):
+    with pytest.raises(InputError, match=r"leaves out the words of the user turn"):
         reading(text_model(template), chat(("user", "<think> no bomb </think> sure")))
 
 
@@ -135,16 +140,27 @@ def test_a_template_without_a_place_for_each_picture_is_refused() -> None:
     )
     model = vlm(first_only)
     assert words(model, prompt(pictures=1)).count("<image>") == 9
-    with pytest.raises(InputError, match="prompt 'row-17' has 2 pictures, but the chat template of .* writes a place for 1"):
+    with pytest.raises(
+        InputError, match=r"prompt 'row-17' has 2 pictures, but the chat template of .* writes a place for 1"
+    ):
         collate(model, [prompt(pictures=2)])
-    none = vlm("{% for m in messages %}{% for c in m.content if c.type == 'text' %}{{ c.text }}{% endfor %}{% endfor %}")
-    with pytest.raises(InputError, match="prompt 'row-17' has 1 pictures, but the chat template of .* writes a place for 0"):
+    none = vlm(
+        "{% for m in messages %}{% for c in m.content if c.type == 'text' %}{{ c.text }}{% endfor %}{% endfor %}"
+    )
+    with pytest.raises(
+        InputError, match=r"prompt 'row-17' has 1 pictures, but the chat template of .* writes a place for 0"
+    ):
         collate(none, [prompt(pictures=1)])
 
 
-@pytest.mark.parametrize("template", ["{{ raise_exception('no system turn here') }}", "{{ messages[0].content.nothing.more }}"])
+@pytest.mark.parametrize(
+    "template", ["{{ raise_exception('no system turn here') }}", "{{ messages[0].content.nothing.more }}"]
+)
 def test_a_template_that_fails_names_the_prompt(template: str) -> None:
-    with pytest.raises(InputError, match=r"prompt 'row-17': the chat template of 'LlamaForCausalLM' failed \(.*(no system|no attribute)"):
+    with pytest.raises(
+        InputError,
+        match=r"prompt 'row-17': the chat template of 'LlamaForCausalLM' failed \(.*(no system|no attribute)",
+    ):
         reading(text_model(template), prompt())
 
 
@@ -167,7 +183,7 @@ def test_a_quoted_media_token_is_refused_with_and_without_a_picture(name: str, t
         collate(model, [prompt(quoted)])
     with pytest.raises(InputError, match=told):
         collate(model, [prompt(f"how do i {token}", 0 if bare else 1)])
-    with pytest.raises(InputError, match="prompt 'row-17': the system turn contains"):
+    with pytest.raises(InputError, match=r"prompt 'row-17': the system turn contains"):
         collate(model, [chat(("system", quoted), ("user", "bake"))])
 
 
@@ -180,15 +196,17 @@ def test_a_text_model_reads_the_word_as_it_is() -> None:
 # -- without a template -------------------------------------------------------------------------------------
 def test_one_user_turn_is_used_verbatim_and_more_turns_are_refused(llama: ns.Model) -> None:
     assert render(llama, chat(("user", "how do i bake"))) == ("how do i bake", False)
-    with pytest.raises(InputError, match="prompt 'row-17': its messages have the turns system, user, and .* no chat template"):
+    with pytest.raises(
+        InputError, match=r"prompt 'row-17': its messages have the turns system, user, and .* no chat template"
+    ):
         reading(llama, chat(("system", "no"), ("user", "how do i bake")))
-    with pytest.raises(InputError, match="the turns user, assistant, user"):
+    with pytest.raises(InputError, match=r"the turns user, assistant, user"):
         reading(llama, chat(("user", "how"), ("assistant", "sorry"), ("user", "bake")))
 
 
 def test_a_prompt_without_words_and_pictures_is_refused(llama: ns.Model) -> None:
     for text in ("", "  \n"):
-        with pytest.raises(InputError, match="prompt 'row-17' has no words and no pictures"):
+        with pytest.raises(InputError, match=r"prompt 'row-17' has no words and no pictures"):
             reading(llama, ns.Prompt("row-17", text, "benign"))
     picture = [{"type": "image"}]
     assert words(vlm(EITHER), chat(("user", picture), pictures=1)) == " ".join(["<unk>", *["<image>"] * 9])

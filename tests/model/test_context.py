@@ -19,7 +19,9 @@ from neuronshield.model.forward import answer_logits
 
 def small(kind: str) -> ns.Model:
     """A model that reads 64 tokens at most."""
-    return ns.load(tiny.gpt2() if kind == "gpt2" else tiny.llama(max_position_embeddings=64), processor=tiny.tokenizer())
+    return ns.load(
+        tiny.gpt2() if kind == "gpt2" else tiny.llama(max_position_embeddings=64), processor=tiny.tokenizer()
+    )
 
 
 def rows(words: int, **columns: Any) -> PromptSet:
@@ -64,7 +66,9 @@ CALLS: dict[str, Callable[[ns.Model, PromptSet], Any]] = {
 def test_a_long_prompt_is_refused_by_id_before_the_first_forward(kind: str, call: str) -> None:
     model, ran = small(kind), []
     handle = model.module.register_forward_pre_hook(lambda *_: ran.append(1))
-    with pytest.raises(InputError, match=r"prompt 'long-1': \d+ tokens are more than the 64 that .* can read; shorten it"):
+    with pytest.raises(
+        InputError, match=r"prompt 'long-1': \d+ tokens are more than the 64 that .* can read; shorten it"
+    ):
         CALLS[call](model, rows(65))
     assert not ran
     CALLS[call](model, rows(30))
@@ -76,20 +80,23 @@ def test_a_prompt_of_exactly_the_window_is_read_with_its_answer_counted() -> Non
     model = small("gpt2")
     (*_, longest) = rows(64)
     assert answer_logits(model, [longest]).shape == (1, len(tiny.WORDS))
-    with pytest.raises(InputError, match="prompt 'long-1': 66 tokens are more than the 64"):
+    with pytest.raises(InputError, match=r"prompt 'long-1': 66 tokens are more than the 64"):
         collate(model, [longest], responses=["sorry"])  # and <eos>
     assert len(ns.generate(model, [longest], max_new_tokens=1)) == 1  # the last new token is not read
-    with pytest.raises(InputError, match="prompt 'long-1': 64 tokens and an answer of up to 2 are more than the 64 .* lower max_new_tokens"):
+    with pytest.raises(
+        InputError,
+        match=r"prompt 'long-1': 64 tokens and an answer of up to 2 are more than the 64 .* lower max_new_tokens",
+    ):
         ns.generate(model, [longest], max_new_tokens=2)
-    with pytest.raises(InputError, match="prompt 'long-1'"):
+    with pytest.raises(InputError, match=r"prompt 'long-1'"):
         next(batches(model, list(rows(63)), batch_size=4, responses=["sorry"] * 10))
 
 
 def test_a_target_and_a_generic_text_are_counted_too() -> None:
     model, neurons = small("gpt2"), ns.NeuronSet([(1, 2)], n_layers=3, d_mlp=29)
-    with pytest.raises(InputError, match="prompt 'long-1': 74 tokens are more than the 64"):
+    with pytest.raises(InputError, match=r"prompt 'long-1': 74 tokens are more than the 64"):
         ns.masked_update(model, neurons, rows(3, target="no " * 70), steps=1, allow_unproven=True, progress=False)
-    with pytest.raises(InputError, match="prompt 'text-0': 80 tokens are more than the 64"):
+    with pytest.raises(InputError, match=r"prompt 'text-0': 80 tokens are more than the 64"):
         ns.masked_update(model, neurons, rows(3), texts=["red " * 80], steps=1, allow_unproven=True, progress=False)
 
 
@@ -97,8 +104,10 @@ def test_the_pictures_of_a_prompt_count() -> None:
     module, processor = tiny.llava()
     module.config.get_text_config().max_position_embeddings = 12
     model = ns.load(module, processor=processor)
-    p = PromptSet.from_records([{"id": "seen", "prompt": "how do i bake", "label": "benign", "images": [tiny.picture(0)]}])
-    with pytest.raises(InputError, match="prompt 'seen': 13 tokens are more than the 12"):
+    p = PromptSet.from_records(
+        [{"id": "seen", "prompt": "how do i bake", "label": "benign", "images": [tiny.picture(0)]}]
+    )
+    with pytest.raises(InputError, match=r"prompt 'seen': 13 tokens are more than the 12"):
         collate(model, list(p))
 
 
@@ -108,6 +117,6 @@ def test_without_a_limit_nothing_is_refused(llama: ns.Model) -> None:
 
     assert context_window(Config()) is None
     check_length(llama, list(tiny.prompts()[:1]), [llama.module.config.max_position_embeddings])
-    with pytest.raises(InputError, match="can read"):
+    with pytest.raises(InputError, match=r"can read"):
         check_length(llama, list(tiny.prompts()[:1]), [llama.module.config.max_position_embeddings + 1])
     assert torch.is_tensor(answer_logits(llama, "how do i"))

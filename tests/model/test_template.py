@@ -14,9 +14,7 @@ from neuronshield import InputError
 from neuronshield.model.encoding import collate, render
 from neuronshield.model.template import chat_template, dated, media_tokens, variables
 
-THINKS = (
-    "{% for m in messages %}{{ m.content }} {% endfor %}{% if enable_thinking is defined and not enable_thinking %}no{% endif %}"
-)
+THINKS = "{% for m in messages %}{{ m.content }} {% endfor %}{% if enable_thinking is defined and not enable_thinking %}no{% endif %}"
 #: As in Llama 3.2: the date is an option, else what the machine's clock says.
 DATED = (
     "{%- if not date_string is defined %}{%- set date_string = strftime_now('%d %b %Y') %}{%- endif %}"
@@ -70,13 +68,15 @@ def at(monkeypatch: pytest.MonkeyPatch, day: int) -> None:
 
     class Clock(datetime.datetime):
         @classmethod
-        def now(cls, tz: Any = None) -> Clock:
+        def now(cls, tz: Any = None) -> Clock:  # noqa: ARG003
             return cls(2031, 1, day)
 
     monkeypatch.setattr(chat_template_utils, "datetime", Clock)
 
 
-@pytest.mark.parametrize("template", [DATED, "{% set f = '%d %b %Y' %}{{ strftime_now(f) }} {{ messages[0].content }} "])
+@pytest.mark.parametrize(
+    "template", [DATED, "{% set f = '%d %b %Y' %}{{ strftime_now(f) }} {{ messages[0].content }} "]
+)
 def test_a_model_reads_one_date_and_records_it(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, today = loaded(template), datetime.date.today()
     said = [render(model, "how do i")[0]]
@@ -97,7 +97,9 @@ def test_the_date_can_be_given() -> None:
     assert by_option.provenance()["template"]["options"] == {"date_string": "26 Jul 2024"}
 
 
-@pytest.mark.parametrize("start", ["", "\n", "  ", "\n  {% if true %}\n  x{% endif %}\n", "  {%- if true %} x{% endif %}"])
+@pytest.mark.parametrize(
+    "start", ["", "\n", "  ", "\n  {% if true %}\n  x{% endif %}\n", "  {%- if true %} x{% endif %}"]
+)
 def test_a_fixed_date_changes_nothing_else_of_a_template(start: str) -> None:
     today = datetime.date.today().isoformat()
     text = start + "{{ strftime_now('%Y-%m-%d %-d %j %A') }}{% for m in messages %}\n  {{ m.content }}\n{% endfor %}"
