@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from .core.errors import InputError
+from .core.errors import InputError, out_of_memory
 
 __all__ = ["main"]
 
@@ -160,6 +160,10 @@ def main() -> None:
         _fail(error.format_message(), 2)
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted; no partial results are left", 130)
+    except (MemoryError, RuntimeError) as error:  # where no batch is read, which says more
+        if not out_of_memory(error):
+            raise
+        _fail("out of memory; give fewer or shorter prompts, or a smaller model or one in bfloat16", 2)
     except OSError as error:
         if error.filename is None and error.strerror is None:
             raise

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 
 import neuronshield as ns
 from neuronshield import cli
@@ -78,6 +79,9 @@ def test_the_version_is_the_packages(said: Callable[..., tuple[int, str, str]]):
         (KeyboardInterrupt(), 130, "neuronshield: interrupted; no partial results are left"),
         (OSError(28, "No space left on device", "out/results.json"), 2,
          "neuronshield: out/results.json: No space left on device"),
+        *((error, 2, "neuronshield: out of memory; give fewer or shorter prompts, or a smaller model or one in bfloat16") for error in (
+            MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."))),
     ],
 )  # fmt: skip
 def test_what_goes_wrong_is_one_line_with_its_exit_status(

@@ -42,7 +42,7 @@ from ..data.grading import grade
 from ..data.languages import OpeningsArg
 from ..data.prompts import Cell, PromptSet
 from ..data.thoughts import after_thought
-from ..model.generation import generate
+from ..model.generation import generate, settings
 from ..model.model import Model, require_model
 from ..model.prefixes import openings_of
 from ..model.thoughts import in_thought
@@ -68,7 +68,7 @@ __all__ = ["METRICS", "Agreement", "Answer", "CellResult", "Evaluation", "Touche
 FORMAT = "neuronshield.Evaluation/2"
 
 
-LEFT_OUT = "left out"  # a picture, in a file
+LEFT_OUT = Path("left out")  # stands for a picture in a file
 COUNTS = ("n_harmful", "n_benign", "n_unknown")
 SHOWN = 20  # rows of a table in a notebook
 
@@ -136,7 +136,7 @@ def evaluate(
         texts, touched = guarded.texts, _touched(test, guarded)
     opened = in_thought(model, test)
     answers = [Answer(p, t, *grade(p, t, openings, in_thought=o)) for p, t, o in zip(test, texts, opened, strict=True)]
-    about = provenance(model, test, seed=seed, max_new_tokens=max_new_tokens)
+    about = provenance(model, test, seed=seed, generation=settings(model, max_new_tokens))
     if judge is not None:
         rows = tqdm(
             zip(answers, opened, strict=True), desc=judge.name, disable=not progress, leave=False, total=len(test)
@@ -338,7 +338,16 @@ class Evaluation:
         Raises:
             InputError: no such file, or not an evaluation.
         """
-        return from_json(Evaluation, load_json(path, FORMAT).get("evaluation"))
+        return from_json(Evaluation, _with_paths(load_json(path, FORMAT).get("evaluation")))
+
+
+def _with_paths(data: Any) -> Any:
+    """A file's evaluation with a path for each picture that was left out, as a prompt must have it."""
+    for answer in data.get("answers", []) if isinstance(data, dict) else []:
+        prompt = answer.get("prompt") if isinstance(answer, dict) else None
+        if isinstance(prompt, dict) and isinstance(prompt.get("images"), list):
+            prompt["images"] = [LEFT_OUT for _ in prompt["images"]]
+    return data
 
 
 def _touched(prompts: PromptSet, run: Guarded) -> dict[Cell, Touched]:

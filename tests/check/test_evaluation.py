@@ -226,6 +226,7 @@ def test_an_evaluation_says_what_was_evaluated(llama: ns.Model, monkeypatch: pyt
     assert about["seed"] == 7
     assert about["data"] == prompts.hash()
     assert {"neuronshield", "torch"} <= set(about["versions"])
+    assert about["generation"] == {"greedy": True, "max_new_tokens": 32, "eos_token_ids": [2]}
     assert about["fingerprint"] == llama.provenance()["fingerprint"]
 
 
@@ -566,7 +567,7 @@ def test_pictures_are_left_out_and_still_tell_requests_apart(tmp_path: Path):
     before = Evaluation(answers)
     file = before.save(tmp_path / "e.json")
     again = Evaluation.load(file)
-    assert all(a.prompt.images == ("left out",) for a in again.answers)
+    assert all(a.prompt.images == (Path("left out"),) for a in again.answers)
     assert [a.cluster for a in again.answers] == [a.prompt.cluster for a in answers]
     assert len({a.cluster for a in again.answers}) == 5
     assert again.mean("refusal") == before.mean("refusal")

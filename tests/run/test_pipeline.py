@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 from PIL import Image
 
 import neuronshield as ns
@@ -64,7 +65,7 @@ def test_run_leaves_what_it_promises_and_nothing_else(done: tuple[Path, subproce
 @pytest.mark.slow
 def test_results_hold_every_step_every_condition_and_every_cell(done: tuple[Path, subprocess.CompletedProcess[str]]):
     r: dict[str, Any] = json.loads((done[0] / "out" / "results.json").read_text(encoding="utf-8"))
-    assert r["format"] == "neuronshield.results/3"
+    assert r["format"] == "neuronshield.results/4"
     assert {"find", "prove", "shield", "check"} <= set(r)
     cells = {"en/text", "en/image", "sw/text", "sw/image"}
     assert set(r["prompts"]["cells"]) == cells
@@ -182,6 +183,38 @@ def test_a_bad_argument_is_one_line_and_leaves_nothing(args: list[str], said: st
     before = sorted(p.name for p in tmp_path.rglob("*"))
     one_clear_line(cli("run", *args, cwd=tmp_path), said)
     assert sorted(p.name for p in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "error",
+    [
+        "torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 GiB')",
+        "MemoryError()",
+        "RuntimeError('DefaultCPUAllocator: can\\'t allocate memory: you tried to allocate 9 bytes.')",
+    ],
+)
+@pytest.mark.parametrize("where", ["a step", "a forward"])
+def test_too_little_memory_is_one_line_and_leaves_nothing(where: str, error: str, tmp_path: Path):
+    tiny.llama().save_pretrained(tmp_path / "tiny")
+    tiny.tokenizer().save_pretrained(tmp_path / "tiny")
+    (tmp_path / "good.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny.records(languages=("en",))))
+    before = sorted(tmp_path.iterdir())
+    broken = "neuronshield.run.pipeline.capture" if where == "a step" else "torch.nn.functional.silu"
+    code = (
+        "import sys, torch, neuronshield.run.pipeline, neuronshield.cli as c\n"
+        f"def boom(*a, **k): raise {error}\n{broken} = boom\n"
+        "sys.argv = ['neuronshield', 'run', '--model', 'tiny', '--prompts', 'good.jsonl', '--out', 'out', '--quiet']\nc.main()"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False, env=OFFLINE
+    )
+    assert process.returncode == 2
+    assert "Traceback" not in process.stderr
+    assert process.stderr.splitlines()[-1].startswith("neuronshield: ")  # after the progress bar of the weights
+    assert "out of memory" in process.stderr.splitlines()[-1]
+    assert ("lower batch_size=" in process.stderr) is (where == "a forward")
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.slow
