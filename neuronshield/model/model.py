@@ -79,9 +79,7 @@ class Model:
 
     def __post_init__(self) -> None:
         if self.traced is None:
-            from nnsight import NNsight
-
-            object.__setattr__(self, "traced", wrapped(self.module, lambda: NNsight(self.module)))
+            object.__setattr__(self, "traced", wrapped(self.module, lambda: _traced(self.module)))
         _ = self._unpacked
 
     def replace(self, **changes: Any) -> Model:
@@ -339,6 +337,21 @@ def require_model(value: Any, *, call: str) -> None:
     """
     inside = isinstance(getattr(value, "model", None), Model)
     require(value, Model, call=call, name="model", hint="pass update.model" if inside else "")
+
+
+def _traced(module: nn.Module) -> Any:
+    """nnsight's wrapper of a module that is here; inputs go where its embeddings act, which may be offloaded themselves."""
+    from nnsight import NNsight
+
+    if not any(p.is_meta for p in module.parameters()):
+        return NNsight(module)
+
+    class Offloaded(NNsight):  # type: ignore[misc]
+        @property
+        def device(self) -> torch.device:
+            return weights.input_device(module)
+
+    return Offloaded(module)
 
 
 def _walk(root: Any, path: str) -> Any:
