@@ -39,6 +39,8 @@ OTHER_NAMES = {
     "language": "lang langs languagecode langcode locale languagetag",
     "pair_id": "pair pairs pairing pairno pairnumber",
     "expect": "expected expects",
+    "modality": "modalities",
+    "category": "categories",
 }  # fmt: skip
 MEANT = {alias: name for name, aliases in OTHER_NAMES.items() for alias in aliases.split()}
 #: Columns of anything else that a model could look at or listen to; nothing here reads them.

@@ -35,7 +35,9 @@ def numbered(records: Any) -> list[tuple[str, Any]]:
             str: "read a file with from_jsonl(path)", dict: "put it in a list: [record]",
             pd.DataFrame: 'pass frame.to_dict("records")',
         }.get(type(records), "as in from_records([{...}])")  # fmt: skip
-        raise InputError(f"from_records(records): records must be dicts in a list, got {type(records).__name__}; {hint}")
+        raise InputError(
+            f"from_records(records): records must be dicts in a list, got {type(records).__name__}; {hint}"
+        )
     rows = [(_where(number, record), record) for number, record in enumerate(records)]
     if not rows:
         raise InputError("from_records: no records")

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from ..core.errors import InputError
 from ..core.files import shipped
 from .prompts import PromptSet
+from .tags import language_tag
 
 __all__ = ["matched_pairs", "retention_prompts"]
 
@@ -53,6 +54,7 @@ def _read(name: str, languages: Sequence[str] | None) -> PromptSet:
     known = list(dict.fromkeys(p.language for p in rows))
     if languages is None:
         return rows
+    languages = [language_tag(language) for language in languages]
     if missing := [language for language in languages if language not in known]:
         raise InputError(f"no {name} prompts in {missing[0]!r}; there are {', '.join(known)}")
-    return rows.where(language=list(languages))
+    return rows.where(language=languages)

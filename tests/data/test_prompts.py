@@ -305,7 +305,9 @@ def test_a_step_takes_its_own_split_and_all_rows_only_if_none_is_marked():
     rows = PromptSet.from_records([{**OK, "id": "a", "split": "train"}, {**BAD, "id": "b", "split": "test"}])
     assert [p.id for p in rows.for_step("train")] == ["a"]
     assert [p.id for p in rows.for_step("test")] == ["b"]
-    with pytest.raises(InputError, match=r"none of split 'confirm'; there are 1 'train', 1 'test'\. .*marked\('confirm'\)"):
+    with pytest.raises(
+        InputError, match=r"none of split 'confirm'; there are 1 'train', 1 'test'\. .*marked\('confirm'\)"
+    ):
         rows.for_step("confirm")
     with pytest.raises(InputError, match="none of split 'test'"):
         rows.where(split="train").for_step("test")
@@ -372,6 +374,32 @@ def test_the_hash_sees_text_label_picture_and_order():
     }  # fmt: skip
     assert len(hashes) == 6
     assert PromptSet.from_records(base).hash() in hashes
+
+
+ROW: dict[str, Any] = {
+    "id": "1", "prompt": "a", "label": "harmful", "language": "en", "category": "c", "source": "s", "pair_id": "p",
+    "target": "Sorry", "expect": ["x"], "split": "train", "mine": {"a": 1},
+}  # fmt: skip
+CHANGED: dict[str, Any] = {
+    "id": "2", "prompt": "b", "label": "benign", "language": "sw", "category": "d", "source": "t", "pair_id": "q", "target": "Sure",
+    "expect": ["y"], "split": "test", "mine": {"a": 2}, "images": [tiny.picture(0)], "more": 1,
+    "messages": [{"role": "system", "content": "be kind"}, {"role": "user", "content": "a"}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("column", CHANGED)
+def test_the_hash_sees_every_column(column: str):
+    base = PromptSet.from_records([ROW]).hash()
+    assert PromptSet.from_records([dict(ROW)]).hash() == base
+    changed = {**ROW, "prompt": None if column == "messages" else "a", column: CHANGED[column]}
+    assert PromptSet.from_records([changed]).hash() != base
+
+
+def test_the_hash_sees_the_shape_of_a_picture():
+    wide, high = (
+        PromptSet.from_records([{**ROW, "images": [tiny.Image.new("RGB", size)]}]) for size in ((6, 4), (4, 6))
+    )
+    assert wide.hash() != high.hash()
 
 
 def test_html_of_a_set_shows_no_prompt_unescaped():

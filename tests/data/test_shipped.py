@@ -55,7 +55,7 @@ def test_every_retained_language_has_a_refusal_that_the_grader_counts():
 def test_a_missing_language_is_named(read: object):
     assert callable(read)
     assert {p.language for p in read(["es", "de"])} == {"es", "de"}
-    with pytest.raises(ns.InputError, match=r"no .* prompts in 'xx'; there are en"):
-        read(["xx"])
+    with pytest.raises(ns.InputError, match=r"no .* prompts in 'eu'; there are en"):
+        read(["eu"])
     with pytest.raises(ns.InputError, match="no refusal sentence for 'xx'"):
         refusal_sentence("xx")
