@@ -36,7 +36,7 @@ from ..model.weights import is_conv1d
 from ..prove.controls import drawn_like
 from ..shield.adapter import attach, merge, places, shared_copy, with_module
 from ..shield.training import TrainingConfig, TrainingOptions, fit, training_config
-from ..shield.update import Update
+from ..shield.update import Update, about_run
 from ..shield.variants import frozen_set_update
 from .evaluation import Evaluation, evaluate
 
@@ -142,8 +142,9 @@ def finetune(
     benign = PromptSet(p for p in prompts.for_step("train") if p.label == "benign")
     answered = examples(model, benign, progress=settings.progress, labels=("benign",))
     data = [Example(e.prompt, e.response) for e in answered]
+    about = about_run(model, benign, config=settings, facts={"train": "finetune", "rank": FINE_TUNE_RANK})
     adapter = attach(model, places(model, None, PARTS), FINE_TUNE_RANK, hot=False, seed=settings.seed)
-    fit(model, adapter.peft_model, parameters=adapter.parameters(), data=data, config=settings, about={})
+    fit(model, adapter.peft_model, parameters=adapter.parameters(), data=data, config=settings, about=about)
     return merge(model, adapter.modules(), adapter.places)
 
 

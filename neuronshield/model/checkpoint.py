@@ -95,6 +95,8 @@ def _from_pretrained(source: str, name: str, kwargs: dict[str, Any], *, processo
 
     if Path(source).exists() and not Path(source).is_dir():
         raise InputError(f"{name}: is a file; pass the folder of a model, a hub id, 'organism' or 'smollm2'")
+    if (Path(source) / "adapter_config.json").is_file() and not (Path(source) / "config.json").is_file():
+        raise InputError(f"{name}: is an adapter, not a model; load its base model, with adapter={name!r}")
     plain = {k: v for k, v in kwargs.items() if k not in ("dtype", "device_map", "quantization_config")}
     with in_one_line(name):
         multimodal = is_multimodal(source, plain)

@@ -215,7 +215,8 @@ def count_params(model: Addressed) -> int:
     total = 0
     for part in model.module.modules():
         own = [*part.parameters(recurse=False)]
-        if (hasattr(part, "in_features") or hasattr(part, "infeatures")) and packed_as(part) is not None:
+        sized = hasattr(part, "in_features") or hasattr(part, "infeatures")
+        if sized and not hasattr(part, "base_layer") and packed_as(part) is not None:
             rows, columns = out_in(part)
             total += rows * columns + (rows if getattr(part, "bias", None) is not None else 0)
             counted.update(map(id, own))
