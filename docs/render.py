@@ -166,8 +166,8 @@ def measure_families() -> None:
 
     path = RESULTS / "families.json"
     data = result("families")
-    lines = [[c.strip() for c in line[1:-1].split("|")] for line in families.table().splitlines()[2:]]
-    data["rows"] = [dict(zip(data["columns"], line)) for line in lines]
+    data["columns"] = {name: {"title": name} for name in families.HEAD}
+    data["rows"] = [dict(zip(families.HEAD, line)) for line in families.table()]
     head = json.dumps({k: v for k, v in data.items() if k != "rows"}, ensure_ascii=False, indent=1)[:-2]
     rows = ",\n".join("  " + json.dumps(row, ensure_ascii=False) for row in data["rows"])
     path.write_text(f'{head},\n "rows": [\n{rows}\n ]\n}}\n', encoding="utf-8")

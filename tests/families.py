@@ -1,7 +1,6 @@
-"""One tiny random model of every family, from its own config class with its real processor class and a tokenizer made here.
+"""One tiny random model of every family (built in builders.py), and checks of each against plain PyTorch hooks.
 
-Every language backbone has 3 layers of 29 neurons on 20 dimensions where the family lets one choose; pictures are 12 x 12
-pixels, and `image_tokens` is the number of image tokens a picture takes, counted by hand from the family's own rule.
+`image_tokens` is the number of image tokens a 12 x 12 picture takes, counted by hand from the family's own rule.
 
     python tests/families.py                    prints the table of docs/models.md
     python tests/families.py "Gemma 3" FOLDER   writes one of them, to load or to examine
@@ -17,27 +16,52 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
+import builders
 import numpy as np
 import pytest
 import tiny
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from builders import (
+    CLIP,
+    D_MLP,
+    D_MODEL,
+    GEMMA4,
+    HYBRID,
+    N_LAYERS,
+    QWEN,
+    SIZE,
+    Made,
+    clip_pictures,
+    paligemma,
+    sizes,
+    square,
+    template,
+    text,
+    tokenizer,
+    transformers,
+    without_video,
+)
+from mixtures import SPECS
+from transformers import PreTrainedTokenizerFast
+from unsupported import UNSUPPORTED, Unsupported
 
 import neuronshield as ns
 from neuronshield.find.moments import Moments, _trace_moments
-from neuronshield.model.encoding import batches, render
-from neuronshield.model.forward import answer_logits
+from neuronshield.model.encoding import batches
+from neuronshield.model.forward import answer_logits, margins
 from neuronshield.model.intervention import Intervention
+from neuronshield.model.prefixes import OpeningTokens
 
-transformers: Any = importlib.import_module("transformers")  # its classes take more than their annotations say
+__all__ = [
+    "CHECKS", "CLIP", "D_MLP", "D_MODEL", "FAMILIES", "HEAD", "N_LAYERS", "QWEN", "SIZE", "Family", "NotHere", "check_bridge",
+    "clip_pictures", "paligemma", "prompts", "sizes", "square", "table", "template", "text", "tokenizer", "without_video",
+]  # fmt: skip
 
-D_MODEL, D_MLP, N_LAYERS = 20, 29, 3
-SIZE = 12  # pixels
+
+#: Of a family whose own image processor needs torchvision: see its builder.
+STAND_IN = "its processor, a stand-in for its image processor"
 
 
 @dataclass(frozen=True)
@@ -46,9 +70,10 @@ class Family:
 
     name: str
     example: str
-    build: Callable[[], tuple[PreTrainedModel, Any]]
+    build: Callable[[], Made]
     image_tokens: int = 0
-    note: str = ""
+    note: str = ""  # what it is tested with, where that is not its own processor or a tokenizer
+    d_mlp: int = D_MLP
 
     def load(self) -> ns.Model:
         torch.manual_seed(0)
@@ -59,328 +84,146 @@ class Family:
         return ns.load(module, processor=processor)
 
 
-def tokenizer(*extra: str, **named: str) -> PreTrainedTokenizerFast:
-    """The words of `tiny`, and what the family's processor asks for; `named` become attributes (and their ids)."""
-    words = list(dict.fromkeys([*tiny.WORDS, *extra, *named.values()]))
-    backend = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    out = PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<unk>",
-        **({"extra_special_tokens": named} if named else {}),
-    )  # fmt: skip
-    out.add_tokens(["<image>", *extra, *named.values()], special_tokens=True)
-    return out
-
-
-def sizes(**changes: Any) -> dict[str, Any]:
-    base = dict(vocab_size=64, hidden_size=D_MODEL, intermediate_size=D_MLP, num_hidden_layers=N_LAYERS,
-                num_attention_heads=2, num_key_value_heads=1, head_dim=10, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-                max_position_embeddings=512)  # fmt: skip
-    return {**base, **changes}
-
-
-def text(model: str, config: str, **changes: Any) -> Callable[[], tuple[PreTrainedModel, Any]]:
-    def build() -> tuple[PreTrainedModel, Any]:
-        about = getattr(transformers, config)(**{k: v for k, v in sizes(**changes).items() if v is not None})
-        return getattr(transformers, model)(about).eval(), tokenizer()
-
-    return build
-
-
-def template(picture: str) -> str:
-    """A chat template: a picture is written as `picture`, turns are not marked."""
-    return (
-        "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}"
-        "{% if c.type == 'image' %}" + picture + " {% else %}{{ c.text }}{% endif %}{% endfor %}{% endif %}{% endfor %}"
-    )
-
-
-def without_video(processor: type) -> type:
-    """The same class, taking no video processor (which needs torchvision); pictures go their usual way."""
-    return type(processor.__name__, (processor,), {"check_argument_for_proper_class": lambda *_: None})
-
-
-def square(pil: type, **options: Any) -> Any:
-    return pil(**{"size": {"height": SIZE, "width": SIZE}, **options})
-
-
-CLIP: dict[str, Any] = dict(
-    hidden_size=16, intermediate_size=22, num_hidden_layers=2, num_attention_heads=2, image_size=SIZE, patch_size=4
+MAMBA: dict[str, Any] = dict(mamba_n_heads=4, mamba_d_head=10, mamba_d_state=8, mamba_n_groups=1, head_dim=None)
+PER_LAYER: dict[str, Any] = dict(vocab_size_per_layer_input=64, hidden_size_per_layer_input=4)
+PARTLY: dict[str, Any] = dict(
+    num_key_value_heads=2, rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.4}
 )
 
 
-def clip_pictures() -> Any:
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
-    return square(CLIPImageProcessorPil, crop_size={"height": SIZE, "width": SIZE})
-
-
-def llava() -> tuple[PreTrainedModel, Any]:
-    tok = tokenizer()
-    config = transformers.LlavaConfig(
-        vision_config=transformers.CLIPVisionConfig(**CLIP), text_config=transformers.LlamaConfig(**sizes()),
-        image_token_id=tok.convert_tokens_to_ids("<image>"), vision_feature_layer=-1, image_seq_length=9, pad_token_id=0,
-    )  # fmt: skip
-    processor = transformers.LlavaProcessor(
-        clip_pictures(), tok, patch_size=4, vision_feature_select_strategy="default", num_additional_image_tokens=1,
-        image_token="<image>",
-    )  # fmt: skip
-    return transformers.LlavaForConditionalGeneration(config).eval(), processor
+def words(name: str, example: str, stem: str, config: str | None = None, **changes: Any) -> Family:
+    """A family of text models; its config's class is named after it unless `config` says."""
+    return Family(name, example, text(f"{stem}ForCausalLM", config or f"{stem}Config", **changes))
 
 
-def llava_next() -> tuple[PreTrainedModel, Any]:
-    from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+PICTURED = (
+    Family("LLaVA-1.5", "llava-hf/llava-1.5-7b-hf", builders.llava, 9),
+    Family("LLaVA-NeXT", "llava-hf/llava-v1.6-mistral-7b-hf", builders.llava_next, 24),
+    Family("LLaVA-OneVision", "llava-hf/llava-onevision-qwen2-7b-ov-hf", builders.llava_onevision, 21),
+    Family("ViP-LLaVA", "llava-hf/vip-llava-7b-hf", builders.vip_llava, 9),
+    Family("Qwen2-VL", "Qwen/Qwen2-VL-7B-Instruct", builders.qwen("2"), 4),
+    Family("Qwen2.5-VL", "Qwen/Qwen2.5-VL-7B-Instruct", builders.qwen("2.5"), 4),
+    Family("Qwen3-VL", "Qwen/Qwen3-VL-8B-Instruct", builders.qwen("3"), 4),
+    Family("Qwen3.5", "Qwen/Qwen3.5-9B", builders.qwen("3.5"), 4),
+    Family("InternVL3", "OpenGVLab/InternVL3-8B-hf", builders.internvl("Qwen2Config"), 4),
+    Family("InternVL3.5", "OpenGVLab/InternVL3_5-8B-HF", builders.internvl("Qwen3Config"), 4),
+    Family("GLM-4.1V", "zai-org/GLM-4.1V-9B-Thinking", builders.glm("4v"), 4),
+    Family("GLM-4.6V", "zai-org/GLM-4.6V-Flash", builders.glm("46V"), 4),
+    Family("Idefics2", "HuggingFaceM4/idefics2-8b", builders.idefics2, 3),
+    Family("Idefics3", "HuggingFaceM4/Idefics3-8B-Llama3", builders.idefics3, 4),
+    Family("SmolVLM", "HuggingFaceTB/SmolVLM2-2.2B-Instruct", builders.smolvlm, 4),
+    Family("Gemma 3", "google/gemma-3-4b-it", builders.gemma3, 4),
+    Family("Gemma 4", "google/gemma-4-31B-it", builders.gemma4, 64),
+    Family("PaliGemma", "google/paligemma2-3b-mix-448", builders.paligemma, 9),
+    Family("Llama 3.2 Vision", "meta-llama/Llama-3.2-11B-Vision-Instruct", builders.mllama, 1),
+    Family("Mistral 3 / Pixtral", "mistralai/Mistral-Small-3.1-24B-Instruct-2503", builders.mistral3, 4),
+    Family("Aya Vision", "CohereLabs/aya-vision-8b", builders.aya, 4),
+    Family("Cohere 2 Vision", "CohereLabs/command-a-vision-07-2025", builders.cohere2_vision, 4, STAND_IN),
+    Family("LFM2-VL", "LiquidAI/LFM2-VL-1.6B", builders.lfm2_vl, 4, STAND_IN),
+    Family("DeepSeek-VL", "deepseek-community/deepseek-vl-7b-chat", builders.deepseek_vl, 9),
+    Family("Janus-Pro", "deepseek-community/Janus-Pro-7B", builders.janus, 9),
+    Family("Ovis2", "thisisiron/Ovis2-8B-hf", builders.ovis2, 4),
+)
 
-    tok = tokenizer()
-    grid = [[SIZE, 2 * SIZE], [2 * SIZE, SIZE], [2 * SIZE, 2 * SIZE]]
-    config = transformers.LlavaNextConfig(
-        vision_config=transformers.CLIPVisionConfig(**CLIP), text_config=transformers.LlamaConfig(**sizes()),
-        image_token_id=tok.convert_tokens_to_ids("<image>"), vision_feature_layer=-1, pad_token_id=0,
-        image_grid_pinpoints=grid,
-    )  # fmt: skip
-    pictures = LlavaNextImageProcessorPil(
-        size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}, image_grid_pinpoints=grid
-    )
-    processor = transformers.LlavaNextProcessor(
-        pictures, tok, patch_size=4, vision_feature_select_strategy="default", num_additional_image_tokens=1,
-        image_token="<image>",
-    )  # fmt: skip
-    return transformers.LlavaNextForConditionalGeneration(config).eval(), processor
-
-
-def llava_onevision() -> tuple[PreTrainedModel, Any]:
-    from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
-        LlavaOnevisionImageProcessorPil,
-    )
-
-    tok = tokenizer("<video>")
-    grid = [[SIZE, SIZE], [2 * SIZE, 2 * SIZE]]
-    vision = transformers.SiglipVisionConfig(**CLIP, vision_use_head=False)
-    config = transformers.LlavaOnevisionConfig(
-        vision_config=vision, text_config=transformers.Qwen2Config(**sizes()), pad_token_id=0,
-        image_token_id=tok.convert_tokens_to_ids("<image>"), video_token_id=tok.convert_tokens_to_ids("<video>"),
-        vision_feature_layer=-1, image_grid_pinpoints=grid,
-    )  # fmt: skip
-    pictures = square(LlavaOnevisionImageProcessorPil, image_grid_pinpoints=grid)
-    processor = without_video(transformers.LlavaOnevisionProcessor)(
-        pictures,
-        tok,
-        None,
-        num_image_tokens=9,
-        vision_feature_select_strategy="full",
-        chat_template=template("<image>"),
-    )
-    return transformers.LlavaOnevisionForConditionalGeneration(config).eval(), processor
-
-
-QWEN = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
-
-
-def qwen(generation: str) -> Callable[[], tuple[PreTrainedModel, Any]]:
-    def build() -> tuple[PreTrainedModel, Any]:
-        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-
-        tok = tokenizer(*QWEN)
-        ids = {
-            f"{name}_token_id": tok.convert_tokens_to_ids(token)
-            for name, token in zip(("image", "video", "vision_start", "vision_end"), QWEN, strict=True)
-        }
-        rope = {"rope_type": "default", "mrope_section": [2, 2, 1], "rope_theta": 10000.0}
-        vision = {
-            "2": dict(depth=1, embed_dim=16, hidden_size=D_MODEL, num_heads=2, patch_size=3, mlp_ratio=2),
-            "2.5": dict(depth=1, hidden_size=16, out_hidden_size=D_MODEL, num_heads=2, patch_size=3, intermediate_size=22,
-                        window_size=12, fullatt_block_indexes=[0]),
-            "3": dict(depth=2, hidden_size=16, out_hidden_size=D_MODEL, num_heads=2, patch_size=3, intermediate_size=22,
-                      num_position_embeddings=16, deepstack_visual_indexes=[0]),
-        }[generation]  # fmt: skip
-        stem = {"2": "Qwen2VL", "2.5": "Qwen2_5_VL", "3": "Qwen3VL"}[generation]
-        config = getattr(transformers, f"{stem}Config")(
-            text_config=sizes(rope_parameters=rope), vision_config=vision, **ids
-        )
-        pictures = Qwen2VLImageProcessorPil(patch_size=3, merge_size=2, min_pixels=36, max_pixels=SIZE * SIZE)
-        processor = without_video(getattr(transformers, f"{stem}Processor"))(
-            pictures, tok, None, chat_template=template("<|vision_start|><|image_pad|><|vision_end|>")
-        )
-        return getattr(transformers, f"{stem}ForConditionalGeneration")(config).eval(), processor
-
-    return build
-
-
-def internvl() -> tuple[PreTrainedModel, Any]:
-    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
-
-    tok = tokenizer(start_image_token="<img>", end_image_token="</img>", context_image_token="<IMG_CONTEXT>",
-                    video_token="<video>")  # fmt: skip
-    vision = dict(hidden_size=16, intermediate_size=22, num_hidden_layers=2, num_attention_heads=2,
-                  image_size=[SIZE, SIZE], patch_size=[3, 3])  # fmt: skip
-    config = transformers.InternVLConfig(
-        vision_config=vision, text_config=transformers.Qwen2Config(**sizes()), image_seq_length=4,
-        image_token_id=tok.convert_tokens_to_ids("<IMG_CONTEXT>"),
-    )  # fmt: skip
-    pictures = square(GotOcr2ImageProcessorPil, crop_to_patches=False)
-    processor = without_video(transformers.InternVLProcessor)(
-        pictures, tok, None, image_seq_length=4, chat_template=template("<IMG_CONTEXT>")
-    )
-    return transformers.InternVLForConditionalGeneration(config).eval(), processor
-
-
-def aya() -> tuple[PreTrainedModel, Any]:
-    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
-
-    tok = tokenizer("<|IMG_PATCH|>", "<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_LINE_BREAK|>", "TILE_GLOBAL")
-    config = transformers.AyaVisionConfig(
-        vision_config=transformers.SiglipVisionConfig(**{**CLIP, "patch_size": 3}, vision_use_head=False),
-        text_config=transformers.Cohere2Config(**sizes(), sliding_window=32), downsample_factor=2,
-        image_token_id=tok.convert_tokens_to_ids("<|IMG_PATCH|>"), vision_feature_layer=-1,
-    )  # fmt: skip
-    pictures = square(GotOcr2ImageProcessorPil, crop_to_patches=False)
-    processor = transformers.AyaVisionProcessor(
-        pictures, tok, patch_size=3, img_size=SIZE, downsample_factor=2, chat_template=template("<image>")
-    )
-    return transformers.AyaVisionForConditionalGeneration(config).eval(), processor
-
-
-def idefics3() -> tuple[PreTrainedModel, Any]:
-    from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
-
-    return _idefics("Idefics3", Idefics3ImageProcessorPil, transformers.Idefics3Processor, ())
-
-
-def smolvlm() -> tuple[PreTrainedModel, Any]:
-    from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
-
-    video = SimpleNamespace(num_frames=1, fps=1, video_sampling={"max_frames": 1, "fps": 1})
-    return _idefics("SmolVLM", SmolVLMImageProcessorPil, without_video(transformers.SmolVLMProcessor), (video,))
-
-
-def _idefics(stem: str, pil: type, processor: type, video: tuple[Any, ...]) -> tuple[PreTrainedModel, Any]:
-    tok = tokenizer("<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<row_1_col_1>")
-    vision = dict(hidden_size=16, intermediate_size=22, num_hidden_layers=2, num_attention_heads=2, image_size=SIZE,
-                  patch_size=3)  # fmt: skip
-    config = getattr(transformers, f"{stem}Config")(
-        vision_config=vision, text_config=transformers.LlamaConfig(**sizes()), scale_factor=2, pad_token_id=0,
-        image_token_id=tok.convert_tokens_to_ids("<image>"),
-    )  # fmt: skip
-    pictures = pil(size={"longest_edge": SIZE}, max_image_size={"longest_edge": SIZE}, do_image_splitting=False)
-    made = processor(pictures, tok, *video, image_seq_len=4, chat_template=template("<image>"))
-    return getattr(transformers, f"{stem}ForConditionalGeneration")(config).eval(), made
-
-
-def gemma3() -> tuple[PreTrainedModel, Any]:
-    from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
-
-    tok = tokenizer(boi_token="<start_of_image>", eoi_token="<end_of_image>", image_token="<image_soft_token>")
-    vision = transformers.SiglipVisionConfig(**{**CLIP, "patch_size": 3}, vision_use_head=False)
-    config = transformers.Gemma3Config(
-        vision_config=vision, text_config=transformers.Gemma3TextConfig(**sizes()), mm_tokens_per_image=4,
-        image_token_id=tok.image_token_id, boi_token_id=tok.boi_token_id, eoi_token_id=tok.eoi_token_id,
-    )  # fmt: skip
-    processor = transformers.Gemma3Processor(
-        square(Gemma3ImageProcessorPil), tok, image_seq_length=4, chat_template=template("<start_of_image>")
-    )
-    return transformers.Gemma3ForConditionalGeneration(config).eval(), processor
-
-
-def paligemma() -> tuple[PreTrainedModel, Any]:
-    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
-
-    tok = tokenizer()
-    vision = transformers.SiglipVisionConfig(**CLIP, vision_use_head=False)
-    pictures = square(SiglipImageProcessorPil)
-    pictures.image_seq_length = 9
-    processor = transformers.PaliGemmaProcessor(pictures, tok)
-    config = transformers.PaliGemmaConfig(
-        vision_config=vision, text_config=transformers.GemmaConfig(**sizes(vocab_size=1400)), projection_dim=D_MODEL,
-        image_token_id=tok.convert_tokens_to_ids("<image>"), vocab_size=1400, hidden_size=D_MODEL, pad_token_id=0,
-    )  # fmt: skip
-    return transformers.PaliGemmaForConditionalGeneration(config).eval(), processor
-
-
-def mllama() -> tuple[PreTrainedModel, Any]:
-    from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
-
-    tok = tokenizer("<|image|>", "<|python_tag|>")
-    vision = dict(hidden_size=16, intermediate_size=22, num_hidden_layers=2, num_global_layers=1, attention_heads=2,
-                  image_size=SIZE, patch_size=4, max_num_tiles=1, vision_output_dim=32, intermediate_layers_indices=[0],
-                  supported_aspect_ratios=[[1, 1]])  # fmt: skip
-    words = sizes(cross_attention_layers=[1])
-    del words["head_dim"]
-    config = transformers.MllamaConfig(
-        vision_config=vision, text_config=words, image_token_id=tok.convert_tokens_to_ids("<|image|>")
-    )
-    pictures = square(MllamaImageProcessorPil, max_image_tiles=1)
-    processor = transformers.MllamaProcessor(pictures, tok, chat_template=template("<|image|>"))
-    module = transformers.MllamaForConditionalGeneration(config).eval()
-    for name, p in module.named_parameters():
-        if "cross_attn" in name and "gate" in name:  # made shut
-            torch.nn.init.constant_(p, 0.5)
-    return module, processor
-
-
-def mistral3() -> tuple[PreTrainedModel, Any]:
-    """PixtralProcessor's file imports torchvision for a helper that the PIL processor's file has too; it gets that one."""
-    from transformers.models.pixtral import image_processing_pil_pixtral as pil
-
-    other = pil.__name__.replace("_pil", "")
-    with mock.patch.dict(sys.modules, {other: pil}):
-        processing = importlib.import_module("transformers.models.pixtral.processing_pixtral")
-    tok = tokenizer("[IMG]", "[IMG_BREAK]", "[IMG_END]")
-    vision = dict(hidden_size=16, intermediate_size=22, num_hidden_layers=2, num_attention_heads=2, image_size=SIZE,
-                  patch_size=3, head_dim=8)  # fmt: skip
-    config = transformers.Mistral3Config(
-        vision_config=vision, text_config=transformers.MistralConfig(**sizes()), spatial_merge_size=2,
-        image_token_id=tok.convert_tokens_to_ids("[IMG]"),
-    )  # fmt: skip
-    pictures = pil.PixtralImageProcessorPil(size={"longest_edge": SIZE}, patch_size={"height": 3, "width": 3})
-    processor = processing.PixtralProcessor(
-        pictures, tok, patch_size=3, spatial_merge_size=2, chat_template=template("[IMG]")
-    )
-    return transformers.Mistral3ForConditionalGeneration(config).eval(), processor
-
-
-FAMILIES = (
-    Family("LLaVA-1.5", "llava-hf/llava-1.5-7b-hf", llava, 9),
-    Family("LLaVA-NeXT", "llava-hf/llava-v1.6-mistral-7b-hf", llava_next, 24),
-    Family("LLaVA-OneVision", "llava-hf/llava-onevision-qwen2-7b-ov-hf", llava_onevision, 21),
-    Family("Qwen2-VL", "Qwen/Qwen2-VL-7B-Instruct", qwen("2"), 4),
-    Family("Qwen2.5-VL", "Qwen/Qwen2.5-VL-7B-Instruct", qwen("2.5"), 4),
-    Family("Qwen3-VL", "Qwen/Qwen3-VL-8B-Instruct", qwen("3"), 4),
-    Family("InternVL", "OpenGVLab/InternVL3-8B-hf", internvl, 4),
-    Family("Idefics3", "HuggingFaceM4/Idefics3-8B-Llama3", idefics3, 4),
-    Family("SmolVLM", "HuggingFaceTB/SmolVLM2-2.2B-Instruct", smolvlm, 4),
-    Family("Gemma 3", "google/gemma-3-4b-it", gemma3, 4),
-    Family("PaliGemma", "google/paligemma2-3b-mix-448", paligemma, 9),
-    Family("Llama 3.2 Vision", "meta-llama/Llama-3.2-11B-Vision-Instruct", mllama, 1),
-    Family("Mistral 3 / Pixtral", "mistralai/Mistral-Small-3.1-24B-Instruct-2503", mistral3, 4),
-    Family("Aya Vision", "CohereLabs/aya-vision-8b", aya, 4),
-    Family("Llama", "meta-llama/Llama-3.1-8B-Instruct", text("LlamaForCausalLM", "LlamaConfig")),
-    Family("Qwen2", "Qwen/Qwen2.5-7B-Instruct", text("Qwen2ForCausalLM", "Qwen2Config")),
-    Family("Qwen3", "Qwen/Qwen3-8B", text("Qwen3ForCausalLM", "Qwen3Config")),
-    Family("Mistral", "mistralai/Mistral-7B-Instruct-v0.3", text("MistralForCausalLM", "MistralConfig")),
-    Family("Gemma 2", "google/gemma-2-9b-it", text("Gemma2ForCausalLM", "Gemma2Config")),
-    Family("Gemma 3 (text)", "google/gemma-3-1b-it", text("Gemma3ForCausalLM", "Gemma3TextConfig")),
-    Family("Phi-3", "microsoft/Phi-3.5-mini-instruct", text("Phi3ForCausalLM", "Phi3Config", head_dim=None)),
-    Family("OLMo 2", "allenai/OLMo-2-1124-7B-Instruct", text("Olmo2ForCausalLM", "Olmo2Config", head_dim=None)),
+TEXT = (
+    words("Llama", "meta-llama/Llama-3.1-8B-Instruct", "Llama"),
+    words("Qwen2", "Qwen/Qwen2.5-7B-Instruct", "Qwen2"),
+    words("Qwen3", "Qwen/Qwen3-8B", "Qwen3"),
+    words("Qwen3.5 (text)", "Qwen/Qwen3.5-9B", "Qwen3_5", "Qwen3_5TextConfig", **HYBRID),
+    words("Mistral", "mistralai/Mistral-7B-Instruct-v0.3", "Mistral"),
+    words("Ministral", "mistralai/Ministral-8B-Instruct-2410", "Ministral", sliding_window=8),
+    words("Ministral 3", "mistralai/Ministral-3-8B-Instruct-2512", "Ministral3"),
+    words("Gemma", "google/gemma-7b-it", "Gemma"),
+    words("Gemma 2", "google/gemma-2-9b-it", "Gemma2"),
+    words("Gemma 3 (text)", "google/gemma-3-1b-it", "Gemma3", "Gemma3TextConfig"),
+    words(
+        "Gemma 3n (text)", "google/gemma-3n-E4B-it", "Gemma3n", "Gemma3nTextConfig", **PER_LAYER, laurel_rank=4,
+        num_kv_shared_layers=1, layer_types=["sliding_attention", "full_attention", "full_attention"],
+        activation_sparsity_pattern=[0.5, 0.0, 0.0],
+    ),
+    words("Gemma 4 (text)", "google/gemma-4-31B-it", "Gemma4", "Gemma4TextConfig", **GEMMA4),
+    words(
+        "Gemma 4 E (text)", "google/gemma-4-E4B-it", "Gemma4", "Gemma4TextConfig",
+        **{**GEMMA4, **PER_LAYER, "num_kv_shared_layers": 1, "layer_types": ["full_attention"] * 3},
+    ),
+    words("Phi-2", "microsoft/phi-2", "Phi", head_dim=None, **PARTLY),
+    words("Phi-3", "microsoft/Phi-3.5-mini-instruct", "Phi3", head_dim=None),
+    words("OLMo", "allenai/OLMo-7B-hf", "Olmo", head_dim=None),
+    words("OLMo 2", "allenai/OLMo-2-1124-7B-Instruct", "Olmo2", head_dim=None),
+    words("OLMo 3", "allenai/Olmo-3-7B-Instruct", "Olmo3", head_dim=None),
+    words("OLMo-Hybrid", "allenai/Olmo-Hybrid-7B", "OlmoHybrid", **HYBRID),
+    words("SmolLM3", "HuggingFaceTB/SmolLM3-3B", "SmolLM3"),
+    words("Granite", "ibm-granite/granite-3.3-8b-instruct", "Granite", head_dim=None),
+    words(
+        "Granite 4 hybrid", "ibm-granite/granite-4.0-h-1b", "GraniteMoeHybrid", num_local_experts=0,
+        shared_intermediate_size=D_MLP, layer_types=["mamba", "attention", "mamba"], **MAMBA,
+    ),
+    words("Cohere", "CohereLabs/c4ai-command-r-v01", "Cohere", head_dim=None),
+    words("Cohere 2", "CohereLabs/aya-expanse-8b", "Cohere2", head_dim=None, sliding_window=8),
+    words(
+        "LFM2", "LiquidAI/LFM2-1.2B", "Lfm2", layer_types=["conv", "full_attention", "conv"],
+        block_auto_adjust_ff_dim=False,
+    ),
+    words("Falcon", "tiiuae/falcon-7b-instruct", "Falcon", head_dim=None, new_decoder_architecture=False,
+          ffn_hidden_size=D_MLP),
+    words("Falcon-H1", "tiiuae/Falcon-H1-7B-Instruct", "FalconH1",
+          **{**MAMBA, "mamba_d_ssm": 32, "mamba_d_head": 8, "head_dim": 10}),
+    words(
+        "RecurrentGemma", "google/recurrentgemma-2b-it", "RecurrentGemma", intermediate_size=2 * D_MLP, lru_width=D_MODEL,
+        attention_window_size=8, block_types=("recurrent", "recurrent", "attention"),
+    ),
+    words("Bamba", "ibm-ai-platform/Bamba-9B-v2", "Bamba", attn_layer_indices=[1], **MAMBA),
+    words("GLM-4", "zai-org/GLM-4-9B-0414", "Glm4"),
+    words("EXAONE 4", "LGAI-EXAONE/EXAONE-4.0-32B", "Exaone4"),
+    words("Seed-OSS", "ByteDance-Seed/Seed-OSS-36B-Instruct", "SeedOss"),
+    words("Hunyuan dense", "tencent/Hunyuan-7B-Instruct", "HunYuanDenseV1"),
+    words("ERNIE 4.5 dense", "baidu/ERNIE-4.5-0.3B-PT", "Ernie4_5"),
+    words("MiniCPM3", "openbmb/MiniCPM3-4B", "MiniCPM3", kv_lora_rank=8, q_lora_rank=8, qk_rope_head_dim=4,
+          qk_nope_head_dim=6, v_head_dim=10, num_key_value_heads=2),
+    words("Nemotron", "nvidia/Nemotron-Mini-4B-Instruct", "Nemotron"),
+    words("Apertus", "swiss-ai/Apertus-8B-Instruct-2509", "Apertus"),
+    words("Arcee", "arcee-ai/AFM-4.5B", "Arcee"),
+    words("BitNet", "microsoft/bitnet-b1.58-2B-4T", "BitNet"),
+    words("Helium", "kyutai/helium-1-2b", "Helium"),
+    words("StableLM", "stabilityai/stablelm-2-1_6b-chat", "StableLm"),
+    words("StarCoder2", "bigcode/starcoder2-7b", "Starcoder2"),
     Family("GPT-2", "openai-community/gpt2", lambda: (tiny.gpt2(), tokenizer())),
-    Family(
-        "GPT-NeoX",
-        "EleutherAI/pythia-1.4b",
-        text("GPTNeoXForCausalLM", "GPTNeoXConfig", num_key_value_heads=None, head_dim=None),
-    ),
-    Family(
-        "OPT",
-        "facebook/opt-1.3b",
-        text(
-            "OPTForCausalLM",
-            "OPTConfig",
-            ffn_dim=D_MLP,
-            word_embed_proj_dim=D_MODEL,
-            intermediate_size=None,
-            num_key_value_heads=None,
-            head_dim=None,
-        ),
-    ),
+    words("GPT-Neo", "EleutherAI/gpt-neo-1.3B", "GPTNeo", num_layers=N_LAYERS, num_heads=2, num_hidden_layers=None,
+          num_attention_heads=None, head_dim=None, attention_types=[[["global", "local", "global"], 1]]),
+    words("GPT-J", "EleutherAI/gpt-j-6b", "GPTJ", n_embd=D_MODEL, n_layer=N_LAYERS, n_head=2, n_inner=D_MLP, rotary_dim=4,
+          n_positions=512, head_dim=None),
+    words("GPT-NeoX", "EleutherAI/pythia-1.4b", "GPTNeoX", num_key_value_heads=None, head_dim=None),
+    words("XGLM", "facebook/xglm-1.7B", "XGLM", d_model=D_MODEL, ffn_dim=D_MLP, num_layers=N_LAYERS, attention_heads=2),
+    words("OPT", "facebook/opt-1.3b", "OPT", ffn_dim=D_MLP, word_embed_proj_dim=D_MODEL, intermediate_size=None,
+          num_key_value_heads=None, head_dim=None),
+)  # fmt: skip
+
+
+def mixture(name: str, example: str, stem: str, d_mlp: int = 32, **changes: Any) -> Family:
+    """A family of mixtures of experts: four experts of eight neurons, two for a token."""
+    few: dict[str, Any] = dict(
+        num_experts=4, num_local_experts=4, n_routed_experts=4, num_experts_per_tok=2, intermediate_size=8,
+        moe_intermediate_size=8,
+    )  # fmt: skip
+    build = text(f"{stem}ForCausalLM", f"{stem}Config", **{**few, **changes})
+    return Family(name, example, build, d_mlp=d_mlp)
+
+
+MIXTURES = (
+    Family("Qwen3-VL-MoE", "Qwen/Qwen3-VL-30B-A3B-Instruct", builders.qwen("3-moe"), 4, d_mlp=32),
+    mixture("Mixtral", "mistralai/Mixtral-8x7B-Instruct-v0.1", "Mixtral"),
+    mixture("Qwen2-MoE", "Qwen/Qwen1.5-MoE-A2.7B-Chat", "Qwen2Moe", 43, shared_expert_intermediate_size=11),
+    mixture("Qwen3-MoE", "Qwen/Qwen3-30B-A3B-Instruct-2507", "Qwen3Moe"),
+    mixture("OLMoE", "allenai/OLMoE-1B-7B-0125-Instruct", "Olmoe", head_dim=None),
+    mixture("FlexOLMo", "allenai/FlexOlmo-7x7B-1T", "FlexOlmo", head_dim=None),
+    mixture("gpt-oss", "openai/gpt-oss-20b", "GptOss"),
+    mixture("Granite MoE", "ibm-granite/granite-3.1-3b-a800m-instruct", "GraniteMoe", head_dim=None),
+    mixture("Phi-3.5-MoE", "microsoft/Phi-3.5-MoE-instruct", "Phimoe", head_dim=None),
+    mixture("MiniMax-M2", "MiniMaxAI/MiniMax-M2", "MiniMaxM2", rotary_dim=4),
+    mixture("Hunyuan MoE", "tencent/Hunyuan-A13B-Instruct", "HunYuanMoEV1", 40, moe_topk=2),
 )
+
+FAMILIES = (*PICTURED, *TEXT, *MIXTURES)
 
 
 # -- checks: each raises AssertionError, all against plain PyTorch hooks on one unpadded prompt at a time ---------------
@@ -389,11 +232,19 @@ VISION = ("vision", "visual", "connector", "projector")
 
 def downs(model: ns.Model) -> list[torch.nn.Module]:
     """The down-projections, by the ends of their names, in order: the package's own table is not trusted."""
-    ends = (".down_proj", ".mlp.c_proj", ".dense_4h_to_h", ".fc2")
-    named = [
-        (n, m) for n, m in model.module.named_modules()
-        if n.endswith(ends) and "expert" not in n and not any(word in n for word in VISION)
-    ]  # fmt: skip
+    ends = (
+        ".down_proj",
+        ".mlp.c_proj",
+        ".dense_4h_to_h",
+        ".fc2",
+        ".fc_out",
+        ".feed_forward.w2",
+        ".shared_mlp.output_linear",
+    )
+    every = list(model.module.named_modules())
+    if any("expert" in n for n, _ in every):
+        ends = (".experts.all_down",)  # tests/model/test_experts.py compares these with a forward from the definition
+    named = [(n, m) for n, m in every if n.endswith(ends) and not any(word in n for word in VISION)]
     assert len(named) == N_LAYERS, [n for n, _ in named]
     return [m for _, m in named]
 
@@ -410,18 +261,25 @@ def prompts(pictures: bool) -> ns.PromptSet:
 
 
 def encode(model: ns.Model, prompt: ns.Prompt) -> dict[str, torch.Tensor]:
-    """One prompt through the processor (or tokenizer) by itself; no padding, no roles."""
-    text, templated = render(model, prompt)
-    options: dict[str, Any] = {"return_tensors": "pt", "add_special_tokens": not templated}
-    if prompt.images:
-        encoding = dict(model.processor(text=[text], images=[prompt.load_images()], **options))
+    """One prompt through the processor's own chat template, or its own call without one; no padding, no roles."""
+    words = {"type": "text", "text": prompt.prompt}
+    if getattr(model.processor, "chat_template", None):
+        pictures = [{"type": "image", "image": picture} for picture in prompt.load_images()]
+        encoding = model.processor.apply_chat_template(
+            [{"role": "user", "content": [*pictures, words]}], tokenize=True, return_dict=True, add_generation_prompt=True,
+            return_tensors="pt",
+        )  # fmt: skip
+    elif prompt.images:
+        text = f"{model.processor.image_token}\n" * len(prompt.images) + prompt.prompt
+        encoding = model.processor(text=[text], images=[prompt.load_images()], return_tensors="pt")
     else:
-        encoding = dict(model.tokenizer([text], **options))
+        encoding = model.tokenizer([prompt.prompt], return_tensors="pt")
+    encoding = {k: v for k, v in encoding.items() if isinstance(v, torch.Tensor) and k != "labels"}
+    if not prompt.images:
         encoding.pop("token_type_ids", None)
         if "PaliGemma" in type(model.module).__name__:
             encoding["token_type_ids"] = torch.zeros_like(encoding["input_ids"])
-    encoding.pop("labels", None)
-    return {k: v for k, v in encoding.items() if isinstance(v, torch.Tensor)}
+    return encoding
 
 
 Change = Callable[[int, torch.Tensor], torch.Tensor | None]
@@ -455,7 +313,7 @@ def check_capture(family: Family) -> None:
             image = ids == model.image_token_id if model.image_token_id is not None else torch.zeros_like(ids).bool()
             assert int(image.sum()) == (family.image_tokens if pictures else 0)
             silent = torch.zeros(
-                len(ids), D_MLP
+                len(ids), family.d_mlp
             )  # Llama 3.2 Vision skips its cross-attention layers where there is no picture
             seen.append((torch.stack([kept.get(i, silent) for i in range(N_LAYERS)], dim=1), image))
         for role in ("last_prompt", "prompt", "text", "image") if pictures else ("last_prompt", "prompt"):
@@ -497,7 +355,7 @@ def zero(layer: int, h: torch.Tensor, last_only: bool) -> torch.Tensor:
 def check_ablate(family: Family) -> None:
     """Zeroing neurons of layers 1 and 2, at the last token and at all, gives the logits of hooks; layer 0 keeps its own."""
     model = family.load()
-    neurons = ns.NeuronSet(PAIRS, n_layers=N_LAYERS, d_mlp=D_MLP)
+    neurons = ns.NeuronSet(PAIRS, n_layers=N_LAYERS, d_mlp=family.d_mlp)
     for pictures in kinds(family):
         rows = list(prompts(pictures))
         clean = answer_logits(model, rows, batch_size=3)
@@ -517,7 +375,7 @@ def check_ablate(family: Family) -> None:
 def check_patch(family: Family) -> None:
     """Values of a prompt's neighbour written into it give the logits of hooks; its own values change nothing."""
     model = family.load()
-    neurons = ns.NeuronSet(PAIRS, n_layers=N_LAYERS, d_mlp=D_MLP)
+    neurons = ns.NeuronSet(PAIRS, n_layers=N_LAYERS, d_mlp=family.d_mlp)
     for pictures in kinds(family):
         rows = list(prompts(pictures))
         own = ns.record(model, rows, batch_size=3)
@@ -544,7 +402,7 @@ def check_patch(family: Family) -> None:
 def check_generate(family: Family) -> None:
     """Greedy answers with neurons clamped at every token, padded, are those of hooks under the model's own `generate`."""
     model = family.load()
-    neurons = ns.NeuronSet(PAIRS, n_layers=N_LAYERS, d_mlp=D_MLP)
+    neurons = ns.NeuronSet(PAIRS, n_layers=N_LAYERS, d_mlp=family.d_mlp)
     for pictures in kinds(family):
         rows = list(prompts(pictures))
         got = ns.generate(
@@ -566,21 +424,15 @@ def check_generate(family: Family) -> None:
             assert answer == alone
 
 
-def check_update(family: Family) -> None:
-    """Three steps lower the loss's own gradient path only into the set; the saved adapter gives the same logits back."""
-    model = family.load()
-    neurons = ns.NeuronSet(PAIRS, n_layers=N_LAYERS, d_mlp=D_MLP)
-    rows = prompts(bool(family.image_tokens))
-    update = ns.masked_update(model, neurons, rows, steps=3, batch_size=4, lr=0.05, allow_unproven=True, progress=False)
-    before, after = dict(model.module.named_parameters()), dict(update.model.module.named_parameters())
-    changed = {n for n in before if not torch.equal(before[n], after[n])}
+def moved(model: ns.Model, other: ns.Model, changed: set[str]) -> int:
+    """How many numbers of the parameters that changed are different; all must be in rows and columns of `PAIRS`."""
+    before, after = dict(model.module.named_parameters()), dict(other.module.named_parameters())
     names = {n for n, m in model.module.named_modules() if m in downs(model)[1:]}
     stems = {n.rsplit(".", 1)[0] for n in names}
-    assert changed, "nothing was trained"
     assert all(any(c.startswith(stem) for stem in stems) for c in changed), changed
     count = 0
     for name in changed:
-        moved = (before[name] != after[name]).nonzero()
+        where = (before[name] != after[name]).nonzero()
         layer = next(
             i
             for i, m in enumerate(downs(model))
@@ -588,8 +440,35 @@ def check_update(family: Family) -> None:
         )
         own = {index for at, index in PAIRS if at == layer}
         axes = [a for a, n in enumerate(before[name].shape) if n in (D_MLP, 2 * D_MLP)]
-        assert {int(i) % D_MLP for i in moved[:, axes[0]].unique()} <= own, name
-        count += len(moved)
+        assert {int(i) % D_MLP for i in where[:, axes[0]].unique()} <= own, name
+        count += len(where)
+    return count
+
+
+def moved_in_experts(model: ns.Model, other: ns.Model, changed: set[str]) -> int:
+    """The same for mixtures of experts, whose parameters are stacked."""
+    assert all(".experts." in name or ".shared_" in name for name in changed), changed
+    count = 0
+    for layer in range(N_LAYERS):
+        for part in ("up", "gate", "down"):
+            name = getattr(model.site, part)
+            where = (model.linear(layer, name).weight != other.linear(layer, name).weight).nonzero()
+            own = {index for at, index in PAIRS if at == layer}
+            assert {int(i) for i in where[:, int(part == "down")].unique()} <= own, (layer, part)
+            count += len(where)
+    return count
+
+
+def check_update(family: Family) -> None:
+    """Three steps lower the loss's own gradient path only into the set; the saved adapter gives the same logits back."""
+    model = family.load()
+    neurons = ns.NeuronSet(PAIRS, n_layers=N_LAYERS, d_mlp=family.d_mlp)
+    rows = prompts(bool(family.image_tokens))
+    update = ns.masked_update(model, neurons, rows, steps=3, batch_size=4, lr=0.05, allow_unproven=True, progress=False)
+    before, after = dict(model.module.named_parameters()), dict(update.model.module.named_parameters())
+    changed = {n for n in before if not torch.equal(before[n], after[n])}
+    assert changed, "nothing was trained"
+    count = (moved_in_experts if "expert" in model.site.down else moved)(model, update.model, changed)
     assert count > 0.5 * update.trained  # a rectified neuron that is off learns nothing
     with tempfile.TemporaryDirectory() as folder:
         update.save(Path(folder) / "adapter")
@@ -598,14 +477,39 @@ def check_update(family: Family) -> None:
     assert float((answer_logits(update.model, list(rows)) - answer_logits(model, list(rows))).abs().max()) > 1e-3
 
 
+def check_margins(family: Family) -> None:
+    """Refusal margins under several conditions at once, by whatever shortcut, are those of single forwards with hooks."""
+    model = family.load()
+    conditions = [
+        None,
+        *(Intervention(ns.NeuronSet([pair], n_layers=N_LAYERS, d_mlp=family.d_mlp), "zero") for pair in PAIRS),
+    ]
+    refuse, comply = (tiny.WORDS.index(word) for word in ("sorry", "sure"))
+    for pictures in kinds(family):
+        rows = list(prompts(pictures))
+        tokens = {p.language: OpeningTokens([refuse], [comply]) for p in rows}
+        got = margins(model, rows, conditions, tokens, batch_size=3)
+        for condition, line in zip(conditions, got, strict=True):
+            at = dict(condition.neurons) if condition is not None else {}
+
+            def zeroed(layer: int, h: torch.Tensor, at: dict[int, int] = at) -> torch.Tensor:
+                h = h.clone()
+                if layer in at:
+                    h[-1, at[layer]] = 0
+                return h
+
+            logits = torch.stack([by_hand(model, p, zeroed)[1] for p in rows])
+            close(torch.from_numpy(line), (logits[:, refuse] - logits[:, comply]).double())
+
+
 def close(a: torch.Tensor, b: torch.Tensor) -> None:
     scale = float(b.abs().max())
     torch.testing.assert_close(a.float(), b.float(), rtol=1e-4, atol=1e-4 * max(1.0, scale))
 
 
 CHECKS: dict[str, Callable[[Family], None]] = {
-    "capture": check_capture, "ablate": check_ablate, "patch": check_patch, "generate": check_generate,
-    "update": check_update,
+    "capture": check_capture, "ablate": check_ablate, "patch": check_patch, "margins": check_margins,
+    "generate": check_generate, "update": check_update,
 }  # fmt: skip
 
 
@@ -637,7 +541,7 @@ def check_bridge(family: Family) -> None:
             )
         except Exception as error:  # whatever it says is the reason
             raise NotHere(" ".join(str(error).split())[:100]) from error
-    neurons = ns.NeuronSet(PAIRS, n_layers=N_LAYERS, d_mlp=D_MLP)
+    neurons = ns.NeuronSet(PAIRS, n_layers=N_LAYERS, d_mlp=family.d_mlp)
     for pictures in kinds(family):
         rows = list(prompts(pictures))[:3]
         mine = ns.record(model, rows, batch_size=3)
@@ -664,64 +568,78 @@ def check_bridge(family: Family) -> None:
             close(logits, theirs)
 
 
-# -- families that are refused by name ------------------------------------------------------------------------------
-def experts(model: str, config: str, **changes: Any) -> Callable[[], torch.nn.Module]:
-    def build() -> torch.nn.Module:
-        few = dict(
-            num_experts=4, num_local_experts=4, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=8
-        )
-        about = getattr(transformers, config)(**{**sizes(), **few, **changes})
-        module: torch.nn.Module = getattr(transformers, model)(about)
-        return module
-
-    return build
+# -- the table of docs/models.md ---------------------------------------------------------------------------------------
+HEAD = ("family", "checkpoint", "neurons are the input of", "image tokens", "tested with", *CHECKS, "TransformerLens")
 
 
-REFUSED: dict[str, Callable[[], torch.nn.Module]] = {
-    "Mixtral": experts("MixtralForCausalLM", "MixtralConfig"),
-    "Qwen3-MoE": experts("Qwen3MoeForCausalLM", "Qwen3MoeConfig", decoder_sparse_step=2),
-    "OLMoE": experts("OlmoeForCausalLM", "OlmoeConfig"),
-    "DeepSeek-V3": experts(
-        "DeepseekV3ForCausalLM", "DeepseekV3Config", first_k_dense_replace=1, n_group=1, topk_group=1, kv_lora_rank=8,
-        q_lora_rank=8, qk_rope_head_dim=4, qk_nope_head_dim=6, v_head_dim=10, num_key_value_heads=2,
-    ),
-    "gpt-oss": experts("GptOssForCausalLM", "GptOssConfig"),
-}  # fmt: skip
-
-
-# -- the table of docs/models.md ---------------------------------------------------------------------------------------------
-def row(family: Family) -> str:
-    model = family.load()
-    cells = []
-    for check in CHECKS.values():
-        try:
-            check(family)
-            cells.append("yes")
-        except AssertionError as error:
-            cells.append(f"no: {' '.join(str(error).split())[:60]}")
+def outcome(check: Callable[[], None]) -> str:
     try:
-        check_bridge(family)
-        cells.append("yes")
+        check()
     except NotHere as error:
-        cells.append("needs torchvision" if "torchvision" in str(error) else "no adapter")
+        return "needs torchvision" if "torchvision" in str(error) else "no adapter"
     except AssertionError as error:
-        cells.append(f"no: {' '.join(str(error).split())[:60]}")
-    where = f"`{model.layers_path}.{{l}}.{model.site.down}`"
-    pictures = f"{family.image_tokens}" if family.image_tokens else (family.note or "")
-    return f"| {family.name} | {where} | {pictures} | {' | '.join(cells)} |"
+        return f"no: {' '.join(str(error).split())[:60]}"
+    return "yes"
 
 
-def table() -> str:
-    head = ["family", "neurons are the input of", "image tokens", *CHECKS, "TransformerLens"]
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(row(f) for f in FAMILIES)]
-    for name, build in REFUSED.items():
-        try:
-            ns.load(build(), processor=tokenizer())
-            why = "NOT REFUSED"
-        except ns.InputError as error:
-            why = "refused: mixture-of-experts" if "mixture-of-experts" in str(error) else f"refused: {error}"
-        lines.append(f"| {name} | {why} |" + " |" * (len(head) - 2))
-    return "\n".join(lines)
+def site(model: ns.Model) -> str:
+    return f"`{model.layers_path}.{{l}}.{model.site.down}`"
+
+
+def row(family: Family) -> list[str]:
+    own = "its processor" if family.image_tokens else "a tokenizer"
+    cells = [outcome(lambda check=check: check(family)) for check in (*CHECKS.values(), check_bridge)]  # type: ignore[misc]
+    tokens = str(family.image_tokens or "")
+    return [family.name, family.example, site(family.load()), tokens, family.note or own, *cells]
+
+
+#: Checkpoints of the families in mixtures.py.
+MIXTURES = {
+    "Mixtral": "mistralai/Mixtral-8x7B-Instruct-v0.1",
+    "Qwen2-MoE": "Qwen/Qwen1.5-MoE-A2.7B-Chat",
+    "Qwen3-MoE": "Qwen/Qwen3-30B-A3B",
+    "Qwen3-VL-MoE": "Qwen/Qwen3-VL-30B-A3B-Instruct",
+    "OLMoE": "allenai/OLMoE-1B-7B-0924-Instruct",
+    "gpt-oss": "openai/gpt-oss-20b",
+}
+
+
+def mixture_row(spec: Any) -> list[str]:
+    """A mixture of experts, by the tests of tests/model/test_experts.py."""
+    sys.path.insert(0, str(Path(__file__).parent / "model"))
+    tests: Any = importlib.import_module("test_experts")
+
+    def interventions(*kinds: str) -> None:
+        for kind in kinds:
+            tests.test_an_intervention_changes_the_logits_as_an_edit_of_the_definition_does(spec, kind)
+
+    checks: dict[str, Callable[[], None]] = {
+        "capture": lambda: tests.test_what_is_read_is_h_by_definition_and_experts_that_were_not_chosen_are_silent(spec),
+        "ablate": lambda: interventions("zero", "mean"),
+        "patch": lambda: interventions("patch"),
+        "margins": lambda: tests.test_margins_of_many_conditions_are_those_of_single_forwards(spec),
+        "generate": lambda: tests.test_answers_under_an_intervention_are_those_of_the_definition(spec),
+        "update": lambda: (
+            tests.test_a_masked_update_is_the_masked_training_of_the_stacked_weights_and_nothing_else_moves(spec)
+        ),
+    }
+    cells = [outcome(checks[name]) for name in CHECKS]
+    return [spec.name, MIXTURES.get(spec.name, ""), site(spec.load()), "", "its definition", *cells, ""]
+
+
+def unsupported_row(kind: Unsupported) -> list[str]:
+    module, processor = kind.build()
+    try:
+        ns.load(module, processor=processor)
+        said = "NOT REFUSED"
+    except ns.InputError as error:
+        said = f"refused: {kind.reason}" if kind.reason in str(error) else f"refused: {error}"
+    return [kind.name, kind.example, said, *[""] * (len(HEAD) - 3)]
+
+
+def table() -> list[list[str]]:
+    """A row for each family: what it is tested with and what each check said; then what is refused, and why."""
+    return [*map(row, FAMILIES), *map(mixture_row, SPECS), *map(unsupported_row, UNSUPPORTED)]
 
 
 if __name__ == "__main__":
@@ -731,7 +649,8 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     if len(sys.argv) == 1:
-        print(table())
+        for line in ([*HEAD], ["---"] * len(HEAD), *table()):
+            print(f"| {' | '.join(line)} |")
     else:
         family, folder = sys.argv[1:]
         model = next(f for f in FAMILIES if f.name == family).load()

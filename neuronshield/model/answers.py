@@ -201,8 +201,7 @@ def answer_positions(model: Model, module: Any, batch: Batch) -> Float[Tensor, "
     """
     keep = _width(batch)
     encoding: dict[str, Any] = dict(batch.encoding)
-    if model.forward_takes("logits_to_keep"):
-        encoding["logits_to_keep"] = keep
+    encoding |= model.last_logits(keep)
     with running(model, rows=len(batch.rows), width=batch.encoding["input_ids"].shape[1]):
         logits = module(**encoding).logits[:, -keep:-1]
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -159,6 +160,22 @@ def idle_layers(config: Any, n_layers: int, encoding: Mapping[str, Any]) -> list
         return []
     listed = getattr(config.get_text_config(), attribute, None) or []
     return [layer for layer in range(n_layers) if layer in listed]
+
+
+def kept_logits(config: Any, n: int) -> int | Tensor:
+    """What a forward's `logits_to_keep` is given so that it computes the logits at the last n tokens, and every layer all tokens.
+
+    >>> kept_logits(model.module.config, 2)
+    2
+
+    Where upper layers share the keys of lower ones (Gemma 4 E), a number lets them leave out the other tokens, whose neurons
+    would go unread; positions do not.
+
+    Args:
+        config: a transformers config.
+        n: tokens.
+    """
+    return torch.arange(-n, 0) if getattr(config.get_text_config(), "num_kv_shared_layers", 0) else n
 
 
 def by_row(h: Tensor, rows: int) -> Float[Tensor, "batch pos d_mlp"]:

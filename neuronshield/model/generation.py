@@ -33,6 +33,7 @@ from .families import by_row
 from .intervention import Intervention, require_intervention
 from .model import Model
 from .running import not_finite, running
+from .thoughts import decoded
 
 __all__ = ["decode", "generate", "settings"]
 
@@ -102,7 +103,7 @@ def generate(
     with tqdm(total=len(rows), desc=desc, unit="prompt", disable=not progress, leave=False) as bar:
         for batch in batches(model, rows, batch_size=batch_size, side="left", extra=max_new_tokens):
             new = _generate_ids(model, rows, batch, intervention=intervention, n=max_new_tokens)
-            for row, text in zip(batch.rows, model.tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
+            for row, text in zip(batch.rows, decoded(model.tokenizer, new), strict=True):
                 out[row] = text.strip()
             bar.update(len(batch.rows))
     return out[0] if isinstance(prompts, (str, Prompt)) else out
@@ -160,6 +161,9 @@ def decode(
     from transformers import LogitsProcessorList
 
     encoding = {k: v for k, v in batch.encoding.items() if k != "position_ids"}
+    encoding |= {
+        k: v for k, v in model.last_logits().items() if isinstance(v, Tensor)
+    }  # of a number `generate` sees to itself
     rows, width = batch.encoding["input_ids"].shape
     idle, checked = model.idle(batch.encoding), _Finite(width, _ends(model))
     options = {"generation_config": _greedy(model, max_new_tokens), "logits_processor": LogitsProcessorList([checked])}

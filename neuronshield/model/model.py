@@ -149,6 +149,19 @@ class Model:
         """
         return name in inspect.signature(self.module.forward).parameters
 
+    def last_logits(self, n: int = 1) -> dict[str, Any]:
+        """Options of a forward that computes logits at the last n tokens only; none if the module knows no such thing.
+
+        >>> model.last_logits()
+        {'logits_to_keep': 1}
+
+        Args:
+            n: tokens.
+        """
+        if not self.forward_takes("logits_to_keep"):
+            return {}
+        return {"logits_to_keep": families.kept_logits(self.module.config, n)}
+
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """A context in which no weight asks for a gradient, so that a backward pass leaves nothing on the model.

@@ -130,7 +130,7 @@ def last_token_step(model: Model, batch: Batch) -> Shared | None:
     first = {k: v[:, :-1] if k in PER_TOKEN else v for k, v in batch.encoding.items()}
     last = {k: v[:, -1:] for k, v in batch.encoding.items() if k in PER_TOKEN}
     last["attention_mask"] = batch.encoding["attention_mask"]
-    options = {"logits_to_keep": 1} if model.forward_takes("logits_to_keep") else {}
+    options = model.last_logits()
     try:
         with running(model, rows=len(batch.rows), width=width), torch.no_grad():
             cache = getattr(model.module(**first, use_cache=True, **options), "past_key_values", None)
@@ -175,9 +175,7 @@ def forward_options(model: Model, shared: Shared, times: int, *, first: int) -> 
         encoding |= {"use_cache": True, "past_key_values": _fresh(shared.cache, times, first)}
     elif model.forward_takes("use_cache"):
         encoding["use_cache"] = False
-    if model.forward_takes("logits_to_keep"):
-        encoding["logits_to_keep"] = 1
-    return encoding
+    return encoding | model.last_logits()
 
 
 def stack(value: Any, times: int) -> Any:
