@@ -54,7 +54,6 @@ def prompts_of(regime: str, *, dev: bool = False) -> ns.PromptSet:
     )
     parts = {"train": advbench[:400] + benign[:144], "test": test}
     rows = [{**r, "split": split} for split, own in parts.items() for r in own]
-    rows += [{**r, "id": f"select-{r['id']}", "split": "discover"} for r in parts["train"]]
     also = ["en", *LANGUAGES] if regime == "multilingual" else ["en"]
     pairs = [] if dev else [matched_pairs(list(LANGUAGES))]
     return sum([*pairs, retention_prompts(also)], ns.PromptSet.from_records(rows))
@@ -62,7 +61,8 @@ def prompts_of(regime: str, *, dev: bool = False) -> ns.PromptSet:
 
 def choose(model: ns.Model, prompts: ns.PromptSet) -> tuple[Scores, ns.NeuronSet]:
     """The neurons of largest contribution within the budget."""
-    scores = ns.contrast(ns.capture(model, prompts, progress=False))
+    own = ns.PromptSet(p for p in prompts.for_step("train") if p.source in ("advbench", "everyday"))
+    scores = ns.contrast(ns.capture(model, own.marked("discover"), progress=False))
     return scores, next(iter(scores.top(param_fraction=BUDGET).values()))
 
 
