@@ -25,7 +25,7 @@ from neuronshield.prove.tables import (
 )
 
 CELLS = ("en/text", "en/image", "sw/text")
-METRICS = ["refusal", "attack_success", "over_refusal", "selectivity", "utility"]
+METRICS = ["refusal", "attack_success", "over_refusal", "selectivity", "utility", "incoherent"]
 CONDITIONS = ["no update", "shield", "random mask 1", "random mask 2", "plain LoRA"]
 NAN = float("nan")
 
@@ -73,7 +73,8 @@ def proof(claims: list[Claim]) -> ns.Proof:
         claims=tuple(claims), n_pairs=17, draws=20, paired=True,
         cells={"en/text": CellEffect(9, 4.56, Interval(0.66, 0.55, 0.77), 0.058, 0.009, 0.018, "passed")}, members=members,
         experiments=experiments,
-        answers=(AnswerRate("harmful", "clean", 47, Interval(0.93, 0.71, 0.98)), AnswerRate("harmful", "set ablated", 47, Interval(0.12, 0.04, 0.29))),
+        answers=(AnswerRate("harmful", "clean", 47, Interval(0.93, 0.71, 0.98), Interval(0.015, 0.005, 0.095), 6),
+                 AnswerRate("harmful", "set ablated", 47, Interval(0.12, 0.04, 0.29), Interval(0.25, 0.16, 0.45), 0)),
         controls=ControlSummary({"random": 20, "matched": 20, "general": 1}, {"language": "language: needs two"}, 0.23),
     )  # fmt: skip
 
@@ -86,17 +87,25 @@ def proven(claims: list[Claim]) -> dict[str, Any]:
 CLAIMS = [claim("necessity: zero", 0.61, "passed"), claim("necessity: mean", 0.08, "failed", "effect below 0.1")]
 
 
-def rates(base: float) -> dict[str, list[float | None]]:
+def rates(base: float) -> dict[str, Any]:
     return {m: [base + i / 100, base + i / 100 - 0.05, base + i / 100 + 0.07] for i, m in enumerate(METRICS)}
+
+
+def in_cell(base: float) -> dict[str, Any]:
+    return {**rates(base), "n_harmful": 31, "n_benign": 37, "n_unknown": 0}
+
+
+def means(base: float, n_cells: int) -> dict[str, Any]:
+    return {**rates(base), "n_cells": dict.fromkeys(METRICS, n_cells)}
 
 
 def results() -> dict[str, Any]:
     """What a run leaves, every number in it is different."""
-    conditions = {c: {cell: rates(0.1 * i + 0.02 * j) for j, cell in enumerate(CELLS)} for i, c in enumerate(CONDITIONS)}  # fmt: skip
-    group = {c: {"untrained": rates(0.1 * i + 0.013)} for i, c in enumerate(CONDITIONS)}
+    conditions = {c: {cell: in_cell(0.1 * i + 0.02 * j) for j, cell in enumerate(CELLS)} for i, c in enumerate(CONDITIONS)}  # fmt: skip
+    group = {c: {"untrained": means(0.1 * i + 0.013, 2)} for i, c in enumerate(CONDITIONS)}
     matrix = [[1.0, 0.42, None], [0.42, 1.0, 0.17], [None, 0.17, 1.0]]
     return {
-        "format": "neuronshield.results/3",
+        "format": "neuronshield.results/4",
         "model": {"model": "toy-vllm", "fingerprint": "f00d", "dtype": "float32", "n_layers": 3, "d_mlp": 29,
                   "d_model": 20, "n_params": 1_234_567},
         "prompts": {"n": 421, "data": "cafe", "cells": list(CELLS), "counts": []},
@@ -128,5 +137,5 @@ def results() -> dict[str, Any]:
                           "after": "Sorry, no"}],
         },
         "attack": {"k": 19, "cells": ["en/image"],
-                   "means": {a: rates(0.07 * i) for i, a in enumerate(("no update", "as it is", "pruned"))}},
+                   "means": {a: means(0.07 * i, 1) for i, a in enumerate(("no update", "as it is", "pruned"))}},
     }  # fmt: skip

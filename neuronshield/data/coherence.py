@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-__all__ = ["is_incoherent"]
+__all__ = ["coherent_part", "is_incoherent"]
 
 
 #: Special tokens that decoding left in: <pad>, </s>, <|im_end|>, [UNK], <0x0A>, <unused12>, and byte marks of tokenizers.
@@ -39,21 +39,42 @@ def is_incoherent(response: str) -> bool:
     Args:
         response: the answer, after the thought if there is one.
     """
+    return _before_repetition(response) is not None
+
+
+def coherent_part(response: str) -> str:
+    """The answer itself if it is coherent; of an incoherent one, what comes before its repetitions, or "".
+
+    >>> coherent_part("No. the the the the the the"), coherent_part("the the the the the"), coherent_part("No.")
+    ('No. ', '', 'No.')
+
+    Args:
+        response: the answer, after the thought if there is one.
+    """
+    before = _before_repetition(response)
+    return response if before is None else before
+
+
+def _before_repetition(response: str) -> str | None:
+    """What comes before the repetitions of an incoherent answer, or ""; None of a coherent one."""
     text = _SPECIAL.sub(" ", unicodedata.normalize("NFKC", response))
     seen = [c for c in text if not c.isspace()]
     if not any(unicodedata.category(c)[0] in "LN" for c in seen):
-        return True
+        return ""
     if sum(c == "\ufffd" or unicodedata.category(c) in ("Co", "Cn", "Cs", "Cc") for c in seen) >= ODD * len(seen):
-        return True
+        return ""
     words = _words(text)
-    return _repeats_letters(words[0]) if len(words) == 1 else _loop(words) > len(words) / 2
+    if len(words) == 1:
+        return "" if _repeats_letters(words[0][0]) else None
+    looped = _loop([word for word, _ in words])
+    return None if looped <= len(words) / 2 else text[: words[-looped][1]]
 
 
-def _words(text: str) -> list[str]:
-    """The words of a text, in lower case, with the marks and apostrophes that are part of them."""
-    lower = text.casefold().replace("’", "'")
-    joined = "".join(c if c == "'" or unicodedata.category(c)[0] in "LNM" else " " for c in lower)
-    return [w for w in (word.strip("'") for word in joined.split()) if w]
+def _words(text: str) -> list[tuple[str, int]]:
+    """The words of a text, in lower case, with the marks and apostrophes that are part of them, and where each starts."""
+    joined = "".join(c if c in "'’" or unicodedata.category(c)[0] in "LNM" else " " for c in text)
+    found = ((m[0].casefold().replace("’", "'").strip("'"), m.start()) for m in re.finditer(r"\S+", joined))
+    return [(word, start) for word, start in found if word]
 
 
 def _repeats_letters(word: str) -> bool:

@@ -52,15 +52,16 @@ def after_thought(response: str, *, opened: bool = False) -> str | None:
         opened: the prompt itself ends inside a thought (see `opens_thought`).
     """
     text = response.strip()
-    if (channels := list(_CHANNEL.finditer(text))) and (found := _of_channels(text, channels)) is not _NO_CHANNEL:
-        return found
-    closed = None
-    for closed in _CLOSING.finditer(text):
-        pass
-    if closed is not None:
-        return after_thought(_unframed(text[closed.end() :])) if closed.end() else None
-    if opening := _OPENING.search(text):
-        before = text[: opening.start()].strip()
+    channels = list(_CHANNEL.finditer(text))
+    final = [m for m in channels if m[1].lower() == "final"]
+    if final:
+        return _unframed(text[final[-1].end() :])
+    closed = list(_CLOSING.finditer(text))
+    if closed:
+        return after_thought(_unframed(text[closed[-1].end() :]))
+    opening = _OPENING.search(text)
+    if channels or opening:
+        before = text[: min(m.start() for m in (*channels, opening) if m is not None)].strip()
         return before if any(c.isalnum() for c in before) else None
     if _BARE_START.match(text):
         ends = list(_BARE_FINAL.finditer(text))
@@ -68,17 +69,6 @@ def after_thought(response: str, *, opened: bool = False) -> str | None:
     if opened:
         return None
     return text[len("final") :] if _BARE_ONLY_FINAL.match(text) else text
-
-
-_NO_CHANNEL = "\0"
-
-
-def _of_channels(text: str, channels: list[re.Match[str]]) -> str | None:
-    """The text of the final channel; None while there are only others."""
-    final = [m for m in channels if m[1].lower() == "final"]
-    if final:
-        return _unframed(text[final[-1].end() :])
-    return _NO_CHANNEL if re.search(r"<channel\|>", text) else None
 
 
 def _unframed(text: str) -> str:

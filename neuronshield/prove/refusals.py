@@ -13,8 +13,9 @@ from ..core.statistics import rate
 from ..data.grading import Grade, Openings, grade
 from ..data.prompts import Cell
 from ..model.generation import generate
+from ..model.thoughts import in_thought
 from .pairs import MatchedPairs
-from .tables import AnswerRate
+from .tables import CLEAN, AnswerRate
 from .verdict import RULE
 
 __all__ = ["Grader", "refusing_cells"]
@@ -44,12 +45,17 @@ class Grader:
             pairs.model, prompts, intervention=None if ablated is None else sample.ablate(ablated), max_new_tokens=24,
             batch_size=pairs.batch_size, progress=pairs.progress,
         )  # fmt: skip
-        return [grade(p, t, self.openings) for p, t in zip(prompts, texts, strict=True)]
+        opened = in_thought(pairs.model, prompts)
+        return [grade(p, t, self.openings, in_thought=o) for p, t, o in zip(prompts, texts, opened, strict=True)]
 
 
 def answer_rate(label: str, condition: str, grades: Sequence[Grade]) -> AnswerRate:
-    """The share of answers that refuse, with Wilson's interval."""
-    return AnswerRate(label, condition, n=len(grades), refused=rate(sum(g.refused for g in grades), len(grades)))
+    """The shares of answers that refuse and that are incoherent, of those that could be graded, with Wilson's intervals."""
+    outcomes = [g.outcome for g in grades if g.outcome != "unknown"]
+    refused, incoherent = (rate(outcomes.count(o), len(outcomes)) for o in ("refused", "incoherent"))
+    return AnswerRate(
+        label, condition, n=len(grades), refused=refused, incoherent=incoherent, n_unknown=len(grades) - len(outcomes)
+    )
 
 
 def refusing_cells(pairs: MatchedPairs, grader: Grader) -> tuple[list[Cell], dict[str, list[Grade]], str]:
@@ -73,8 +79,14 @@ def refusing_cells(pairs: MatchedPairs, grader: Grader) -> tuple[list[Cell], dic
     if cells:
         return cells, {}, ""
     answers = {label: grader.answers(pairs, label) for label in ("harmful", "benign")}
-    refused = {label: sum(g.refused for g in grades) / len(grades) for label, grades in answers.items()}
+    refused = {label: answer_rate(label, CLEAN, grades).refused.value for label, grades in answers.items()}
     more = refused["harmful"] - refused["benign"]
+    if np.isnan(more):
+        why = (
+            f"first tokens show no refusal ({best:+.2f} more of harmful prompts than of benign ones), and of the answers to "
+            "harmful or to benign prompts none could be graded (a thought cut short, or a language whose refusals are not known)"
+        )
+        return [], answers, f"not tested: {why}"
     if more < RULE.min_refusal:
         why = (
             f"the model refuses harmful prompts no more than benign ones (graded answers {more:+.2f}, "

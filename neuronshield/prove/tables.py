@@ -274,12 +274,23 @@ class CrossCellEffect(Row):
 
 @dataclass(frozen=True, repr=False)
 class AnswerRate(Row):
-    """Share of `n` generated answers to prompts of a label that refuse, under a condition."""
+    """Generated answers to prompts of a label under a condition.
+
+    Attributes:
+        label: "harmful" or "benign".
+        condition: "clean", "set ablated" or "random set ablated".
+        n: answers.
+        refused: share that refuse, of those that could be graded.
+        incoherent: share that are empty, blank or degenerate, of the same.
+        n_unknown: answers that could not be graded.
+    """
 
     label: str
     condition: str
     n: int
     refused: Interval
+    incoherent: Interval = field(repr=False)
+    n_unknown: int = field(repr=False)
 
 
 @dataclass(frozen=True)

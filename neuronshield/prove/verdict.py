@@ -26,7 +26,7 @@ from .tables import AnswerRate, CellEffect, Claim, ControlSummary, Experiments, 
 
 __all__ = ["RULE", "Claim", "Proof", "Rule"]
 
-FORMAT = "neuronshield.Proof/1"
+FORMAT = "neuronshield.Proof/2"
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,12 @@ def proof_section(p: dict[str, Any]) -> str:
         ]  # fmt: skip
         head = ["cell", "pairs", "clean logit difference", EFFECT, "strongest control", "p", "p (Holm)", "verdict"]
         text += "<h3>Mean ablation, cell by cell</h3>" + table(head, rows)
-    answers = [[f"{a['label']}, {a['condition']}", a["n"], interval(a["refused"])] for a in p["answers"]]
-    text += "<h3>Refusals in generated answers</h3>" + table(["prompts, condition", "n", "refused [95 %]"], answers)
+    answers = [
+        [f"{a['label']}, {a['condition']}", a["n"], interval(a["refused"]), interval(a["incoherent"]), a["n_unknown"]]
+        for a in p["answers"]
+    ]
+    head = ["prompts, condition", "n", "refused [95 %]", "incoherent [95 %]", "unknown"]
+    text += "<h3>Refusals in generated answers</h3>" + table(head, answers)
     text += _members(p) + _experiments(p)
     return f"<section><h2>Prove: do refusals depend on these neurons?</h2>{text}</section>"
 

@@ -137,13 +137,25 @@ class ShieldSection:
 
 @dataclass(frozen=True)
 class Means:
-    """Means of the rates over a group of cells; the intervals resample requests."""
+    """Means of the rates over the cells of a group that have them; the intervals resample requests.
+
+    Attributes:
+        refusal: harmful prompts refused.
+        attack_success: harmful prompts answered as asked.
+        over_refusal: benign prompts refused.
+        selectivity: refusal - over_refusal.
+        utility: benign prompts answered right.
+        incoherent: prompts whose answer is empty, blank or degenerate.
+        n_cells: how many cells each mean is over.
+    """
 
     refusal: Interval
     attack_success: Interval
     over_refusal: Interval
     selectivity: Interval
     utility: Interval
+    incoherent: Interval
+    n_cells: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -200,7 +212,8 @@ def means(evaluation: Evaluation, cells: Iterable[Cell]) -> Means:
 
     Args:
         evaluation: graded answers.
-        cells: which cells.
+        cells: which cells; those without a rate are left out of its mean.
     """
     group = list(cells)
-    return Means(**{metric: evaluation.mean(metric, group) for metric in METRICS})
+    rates = {metric: evaluation.mean(metric, group) for metric in METRICS}
+    return Means(**rates, n_cells={metric: len(evaluation.cells_with(metric, group)) for metric in METRICS})

@@ -143,7 +143,7 @@ def test_a_file_of_another_format_says_which(tmp_path: Path):
 
 
 def test_a_file_of_another_class_names_its_reader_in_either_container(tmp_path: Path):
-    (tmp_path / "proof").write_text('{"format": "neuronshield.Proof/1"}')
+    (tmp_path / "proof").write_text('{"format": "neuronshield.Proof/2"}')
     with pytest.raises(InputError, match=r"read it with ns\.Proof\.load"):
         load_arrays(tmp_path / "proof", FORM)
     save_arrays(tmp_path / "set", "neuronshield.NeuronSet/2", {}, {})

@@ -135,14 +135,14 @@ def changed(**fields: Any) -> Any:
     [
         (
             changed(format="neuronshield.Proof/0"),
-            "holds neuronshield.Proof/0, expected neuronshield.Proof/1; write it again",
+            "holds neuronshield.Proof/0, expected neuronshield.Proof/2; write it again",
         ),
         (changed(passed="yes"), "expected bool, got 'yes'"),
         (changed(extra=1), "'extra' is missing or unknown"),
         (changed(verified=[[0, 1]]), "not a neuron set"),
         (changed(claims=[{"name": "a"}]), "'effect' is missing"),
         (lambda d: {k: v for k, v in d.items() if k != "members"}, "'members' is missing or unknown"),
-        (lambda _: [], "not a file of neuronshield.Proof/1"),
+        (lambda _: [], "not a file of neuronshield.Proof/2"),
     ],
 )
 def test_a_file_that_is_no_proof_is_one_line(truth: ns.Proof, tmp_path: Path, spoil: Any, said: str):
@@ -158,5 +158,5 @@ def test_a_missing_or_damaged_file_is_one_line(tmp_path: Path):
     with pytest.raises(ns.InputError, match="no such file"):
         ns.Proof.load(tmp_path / "none.json")
     (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(ns.InputError, match=r"not a file of neuronshield\.Proof/1 \(Expecting"):
+    with pytest.raises(ns.InputError, match=r"not a file of neuronshield\.Proof/2 \(Expecting"):
         ns.Proof.load(tmp_path / "bad.json")

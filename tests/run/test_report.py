@@ -204,7 +204,14 @@ def test_every_step_is_told_with_its_numbers(page: MakePage):
     assert shown.row("en/text") == ["en/text", "9", "4.56", "0.66 [0.55, 0.77]", "0.06", "0.009", "0.018", "passed"]
     assert shown.row("harmful, answered")[1:4] == ["83", "0.42 [0.32, 0.52]", "0.01 (-0.01 to 0.01)"]
     assert shown.row("layer 1") == ["layer 1", "13", "0.41 [0.31, 0.51]", "0.22 [0.12, 0.32]"]
-    assert shown.row("harmful, set ablated") == ["harmful, set ablated", "47", "0.12 [0.04, 0.29]"]
+    assert shown.row("harmful, clean") == ["harmful, clean", "47", "0.93 [0.71, 0.98]", "0.01 [0.01, 0.10]", "6"]
+    assert shown.row("harmful, set ablated") == [
+        "harmful, set ablated",
+        "47",
+        "0.12 [0.04, 0.29]",
+        "0.25 [0.16, 0.45]",
+        "0",
+    ]
     assert ["shield", "form <0>", "4321", "0.350%", "2.75", "0.38"] in shown.cells
     assert shown.row("over plain LoRA") == ["over plain LoRA", "-0.03 [-0.08, +0.02]"]
 
@@ -213,7 +220,7 @@ def test_what_an_attack_left_is_shown_and_an_early_stop_is_said(page: MakePage):
     r = results()
     shown = page(r)
     pruned = [f"{v:.2f} [{low:.2f}, {high:.2f}]" for v, low, high in
-              (r["attack"]["means"]["pruned"][m] for m in ("refusal", "over_refusal", "selectivity", "attack_success"))]  # fmt: skip
+              (r["attack"]["means"]["pruned"][m] for m in ("refusal", "over_refusal", "selectivity", "attack_success", "incoherent"))]  # fmt: skip
     assert ["pruned", *pruned] in shown.cells
     assert "Stopped early" not in shown.text
     r["shield"]["conditions"]["plain LoRA"] |= {"losses": [], "stopped": "loss is <nan> at step 0"}
@@ -225,12 +232,12 @@ def test_what_an_attack_left_is_shown_and_an_early_stop_is_said(page: MakePage):
 
 def test_every_control_stands_beside_the_shield(page: MakePage):
     shown = page(results())
-    means = [c for c in shown.cells if c[0] in CONDITIONS and len(c) == 6 and "%" not in c[3]]
+    means = [c for c in shown.cells if c[0] in CONDITIONS and len(c) == 7 and "%" not in c[3]]
     assert [m[0] for m in means] == CONDITIONS
     for i, row in enumerate(means):
-        base = [0.1 * i + 0.013 + j / 100 for j in range(5)]
+        base = [0.1 * i + 0.013 + j / 100 for j in range(6)]
         assert row[1:] == [f"{b:.2f} [{b - 0.05:.2f}, {b + 0.07:.2f}]" for b in base]
-    every = [c for c in shown.cells if len(c) == 7 and c[1] in ("no update", "shield")]
+    every = [c for c in shown.cells if len(c) == 9 and c[1] in ("no update", "shield")]
     assert [c[:2] for c in every] == [[cell + (" *" if cell == "en/text" else ""), name]
                                       for cell in CELLS for name in ("no update", "shield")]  # fmt: skip
 
@@ -310,7 +317,7 @@ def test_what_was_not_tested_is_shown_as_such_without_numbers(page: MakePage):
     r["find"]["refusing_cells"] = []
     nothing = replace(
         proof(untested), passed=False, reason="not tested: the model refuses nothing", verified=NeuronSet([]), cells={}, members=(),
-        experiments=Experiments(), controls=ControlSummary(), answers=(AnswerRate("harmful", "clean", 48, Interval(0.0, 0.0, 0.1)),),
+        experiments=Experiments(), controls=ControlSummary(), answers=(AnswerRate("harmful", "clean", 48, Interval(0.0, 0.0, 0.1), Interval(0.0, 0.0, 0.1), 0),),
     )  # fmt: skip
     r["prove"] = nothing.to_dict()
     shown = page(r)
@@ -326,10 +333,11 @@ def test_missing_numbers_are_na_never_none_or_nan(page: MakePage):
         cells["sw/text"]["utility"] = cells["sw/text"]["selectivity"] = [None, None, None]
     for means in r["check"]["means"].values():
         means["untrained"]["utility"] = [None, None, None]
+        means["untrained"]["n_cells"]["utility"] = 0
     r["check"]["gains_in_selectivity"]["over random masks"] = [0.1, None, None]  # one request: no interval
     shown = page(r)
-    assert [c[-1] for c in shown.cells if c[0] in CONDITIONS and len(c) == 6 and "%" not in c[3]] == [
-        "n/a [n/a, n/a]"
+    assert [c[-2] for c in shown.cells if c[0] in CONDITIONS and len(c) == 7 and "%" not in c[3]] == [
+        "n/a [n/a, n/a] (0 of 2 cells)"
     ] * 5
     assert shown.row("over random masks") == ["over random masks", "+0.10 [n/a, n/a]"]
     assert not re.search(r"\b(None|nan|NaN|inf)\b", shown.text)

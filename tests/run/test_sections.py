@@ -16,7 +16,6 @@ from neuronshield.run.conditions import BASE, LORA, RANDOM_MASKS, SHIELD, is_ran
 from neuronshield.run.pipeline import compare
 from neuronshield.run.sections import AttackSection, CheckSection, FindSection, ShieldSection, TopNeuron, Trained, means
 
-
 LANGUAGES = ("en", "sw", "de", "fr", "es", "it", "ko", "th", "vi")
 
 
@@ -69,7 +68,7 @@ def test_gains_are_computed_on_the_cells_that_were_not_trained():
     }
     assert set(found.means[SHIELD]) == {"all", "trained", "untrained"}
     assert found.means[SHIELD]["trained"].refusal == evaluations[SHIELD].mean("refusal", ["en/text"])
-    everything = compare(evaluations, {Cell(f"x{i}", "text") for i in range(3)})
+    everything = compare(evaluations, {Cell(language, "text") for language in LANGUAGES[:3]})
     assert everything.compared_on == "all"
     assert set(everything.means[BASE]) == {"all", "trained"}
 
@@ -109,8 +108,14 @@ def test_every_section_survives_json():
         from_json(AttackSection, {"cells": [], "means": {}})
 
 
-def test_means_have_every_rate():
+def test_means_have_every_rate_and_say_how_many_cells_they_are_over():
     one = conditions(shield=0.9, mask=0.2)[SHIELD]
     found = means(one, one.cells())
-    assert [f for f in to_json(found)] == list(METRICS)  # noqa: C416
+    assert list(to_json(found)) == [*METRICS, "n_cells"]
     assert found.selectivity == one.mean("selectivity")
+    assert found.n_cells == {**dict.fromkeys(METRICS, 3), "utility": 0}
+    lopsided = Evaluation([a for a in one.answers if (a.prompt.language, a.prompt.label) != ("sw", "benign")])
+    left = means(lopsided, lopsided.cells())
+    assert left.n_cells == {**found.n_cells, "over_refusal": 2, "selectivity": 2}
+    assert left.selectivity == lopsided.mean("selectivity", ["en/text", "de/text"])
+    assert left.refusal == found.refusal

@@ -251,8 +251,9 @@ def test_a_fitted_guard_touches_no_more_benign_prompts_of_the_fit_than_it_may(ll
 
 
 def test_only_prompts_for_training_are_fitted_on(llama: ns.Model):
-    train = [dataclasses.replace(p, split="train") for p in list(tiny.prompts())[:31]]
-    test = [dataclasses.replace(p, split="test") for p in list(tiny.prompts())[31:]]
+    rows = [(p, "train" if p.pair_id < "2-1" else "test") for p in tiny.prompts() if p.pair_id]
+    marked = [dataclasses.replace(p, split=split) for p, split in rows]
+    train, test = ([p for p in marked if p.split == split] for split in ("train", "test"))
     a, b = (fit_guard(llama, NEURONS, ns.PromptSet(x), max_new_tokens=3, progress=False, **OPENINGS)
             for x in (train, train + test))  # fmt: skip
     assert a.bias == b.bias
@@ -265,10 +266,11 @@ def test_on_the_organism_blind_cells_are_guarded_and_safe_prompts_of_the_fit_are
     neurons = ns.NeuronSet([(layer, i) for layer in (3, 5) for i in range(0, 512, 17)], n_layers=6, d_mlp=512)
     options: dict[str, Any] = {"refusals": organism.REFUSALS, "compliances": organism.COMPLIANCES, "progress": False}
     guard = fit_guard(organism_model, neurons, prompts, **options)
-    result = ns.evaluate(organism_model, prompts, guard=guard, **options)
+    again = prompts.marked("test")
+    result = ns.evaluate(organism_model, again, guard=guard, **options)
     assert guard.provenance["answered"] == sum(
         a.prompt.label == "harmful" and not a.refused
-        for a in ns.evaluate(organism_model, prompts, **options).answers
+        for a in ns.evaluate(organism_model, again, **options).answers
     )  # fmt: skip
     assert all(t.benign.value == 0 for t in result.touched.values())  # 1 % of fewer than 100 prompts is none
     assert max(t.harmful.value for t in result.touched.values()) > 0
@@ -313,6 +315,9 @@ def test_a_guard_of_another_model_is_refused(llama: ns.Model):
 def test_what_cannot_be_guarded_is_said_at_once(llama: ns.Model, organism_model: ns.Model):
     safe = organism.records(splits=["train"], languages=["en"], modalities=["text"], max_pairs=5)
     options: dict[str, Any] = {"max_new_tokens": 3, "progress": False}
+    said = ns.evaluate(llama, tiny.prompts().where(label="harmful"), **OPENINGS, **options).answers
+    answered = [a.prompt for a in said if a.outcome == "complied"]
+    assert 0 < len(answered) < len(said)  # an empty answer is no answer
     with pytest.raises(ns.InputError, match="neuron set is empty"):
         fit_guard(llama, ns.NeuronSet(), tiny.prompts(), **options)
     with pytest.raises(
@@ -321,7 +326,7 @@ def test_what_cannot_be_guarded_is_said_at_once(llama: ns.Model, organism_model:
         fit_guard(organism_model, ns.NeuronSet([(5, 0)]), ns.PromptSet.from_records(safe), refusals=organism.REFUSALS,
                   compliances=organism.COMPLIANCES, progress=False)  # fmt: skip
     with pytest.raises(ns.InputError, match="every prompt is harmful and was answered"):
-        fit_guard(llama, NEURONS, tiny.prompts().where(label="harmful"), **OPENINGS, **options)
+        fit_guard(llama, NEURONS, ns.PromptSet(answered), **OPENINGS, **options)
     with pytest.raises(ns.InputError, match="not a share"):
         fit_guard(llama, NEURONS, tiny.prompts(), benign_rate=1.0, **OPENINGS, **options)
     with pytest.raises(ns.InputError, match="max_new_tokens=0: must be a whole number of at least 1"):
