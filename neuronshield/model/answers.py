@@ -174,6 +174,12 @@ def answer_batches(model: Model, chosen: Sequence[Example]) -> Iterator[Batch]:
 
 def _plain_batch(model: Model, texts: Sequence[Example]) -> Batch:
     """Text without a template, of which the first `GENERIC` tokens are read; every token but the first answers those before it."""
+    for text in texts:
+        token = next((t for t in model.media_tokens if t in text.response), None)
+        if token is not None:
+            raise InputError(
+                f"texts: {text.prompt.id!r} contains {token!r}, which {model.id!r} reads as a picture; take it out"
+            )
     ids = [model.tokenizer(text.response)["input_ids"][:GENERIC] for text in texts]
     check_length(model, [text.prompt for text in texts], list(map(len, ids)))
     width = max(map(len, ids))

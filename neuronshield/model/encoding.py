@@ -250,7 +250,7 @@ def check_prompts(
 def _check_lengths(
     model: Model, prompts: Sequence[Prompt], seen: Sequence[_Seen], *, responses: Sequence[str] | None, extra: int
 ) -> None:
-    answers = [len(_response_ids(model, r)) for r in responses] if responses is not None else [0] * len(prompts)
+    answers = [len(ids) for ids in _answers(model, prompts, responses)]
     check_length(model, prompts, [row.length + n for row, n in zip(seen, answers, strict=True)], extra=extra)
 
 
@@ -310,7 +310,7 @@ def collate(
         raise InputError(f"collate: {what}")
     data = _encoded(model, prompts)
     lengths = data["attention_mask"].sum(dim=1)
-    answers = [_response_ids(model, r) for r in responses] if responses is not None else [[] for _ in prompts]
+    answers = _answers(model, prompts, responses)
     check_length(model, prompts, [n + len(a) for n, a in zip(lengths.tolist(), answers, strict=True)])
     fill = {"input_ids": model.tokenizer.pad_token_id or 0, "token_type_ids": model.answer_token_type}
     data, roles = _lay_out(data, lengths, answers, side=side, fill=fill)
@@ -332,10 +332,22 @@ def _encoded(model: Model, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
     return encoded(model, prompts)
 
 
-def _response_ids(model: Model, response: str) -> list[int]:
-    ids = list(model.tokenizer(response, add_special_tokens=False)["input_ids"])
+def _answers(model: Model, prompts: Sequence[Prompt], responses: Sequence[str] | None) -> list[list[int]]:
+    """Token ids of the answers to prompts, each ended by the end-of-sequence token; without answers, none."""
+    if responses is None:
+        return [[] for _ in prompts]
     eos = model.tokenizer.eos_token_id
-    return ids + ([eos] if eos is not None else [])
+    out = []
+    for prompt, response in zip(prompts, responses, strict=True):
+        token = next((t for t in model.media_tokens if t in response), None)
+        if token is not None:
+            raise InputError(
+                f"prompt {prompt.id!r}: its answer contains {token!r}, which {model.id!r} reads as a picture and not as words; "
+                "take it out"
+            )
+        ids = model.tokenizer(response, add_special_tokens=False)["input_ids"]
+        out.append([*ids, *([eos] if eos is not None else [])])
+    return out
 
 
 def _lay_out(

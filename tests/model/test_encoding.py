@@ -11,6 +11,7 @@ import torch
 
 import neuronshield as ns
 from neuronshield import InputError, PromptSet
+from neuronshield.model.answers import Example, answer_batches
 from neuronshield.model.encoding import batches, collate, render
 
 IMAGE = tiny.WORDS.index("<image>")
@@ -151,6 +152,22 @@ def test_the_tokenizer_is_left_as_it_was() -> None:
     assert tokenizer.padding_side == "left"
     assert tokenizer.pad_token is None
     assert batch.roles["prompt"].sum(dim=1).tolist() == [6, 2]
+
+
+def test_an_answer_that_quotes_the_image_token_is_refused(llava: ns.Model, llama: ns.Model) -> None:
+    rows = list(two(1))
+    with pytest.raises(InputError, match=r"prompt '.*': its answer contains '<image>', which .* reads as a picture"):
+        collate(llava, rows, responses=["sure", "no <image>"])
+    with pytest.raises(InputError, match="its answer contains '<image>'"):
+        next(batches(llava, rows, batch_size=1, responses=["sure", "no <image>"]))
+    assert collate(llama, list(two()), responses=["sure", "no <image>"]).roles["response"].sum(dim=1).tolist() == [2, 3]
+    data = [
+        Example(rows[0], "sure"),
+        Example(rows[1], "no"),
+        Example(ns.Prompt("text-0", "", "benign"), "a <image> cake", generic=True),
+    ]
+    with pytest.raises(InputError, match="texts: 'text-0' contains '<image>', which .* reads as a picture"):
+        list(answer_batches(llava, data))
 
 
 def test_pictures_for_a_text_model_are_refused(llama: ns.Model) -> None:
