@@ -68,7 +68,7 @@ def open_image(item: Any, what: str) -> Image.Image:
     return image
 
 
-def decode(image: Image.Image, what: str, *, quick: bool = False) -> Image.Image:
+def decode(image: Image.Image, what: str) -> Image.Image:
     """The image in RGB, as a viewer shows it: turned by its EXIF orientation, transparency on white, 16 bits scaled to 8.
 
     >>> decode(Image.new("I;16", (6, 4), 65535), "row 1: image").getpixel((0, 0))
@@ -77,7 +77,6 @@ def decode(image: Image.Image, what: str, *, quick: bool = False) -> Image.Image
     Args:
         image: a PIL image.
         what: the row and the picture, for errors.
-        quick: decode a JPEG at an eighth of its size, to see whether it is whole.
 
     Raises:
         InputError: damaged, or of numbers that have no grey level.
@@ -85,8 +84,6 @@ def decode(image: Image.Image, what: str, *, quick: bool = False) -> Image.Image
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if quick and image.format in ("JPEG", "MPO"):
-                image.draft("RGB", (1, 1))
             image.load()
             return _on_white(_eight_bits(_upright(image), image.format, what))
     except InputError:

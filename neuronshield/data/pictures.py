@@ -72,10 +72,8 @@ def _read(item: Any, where: str, folder: Path | None) -> Any:
         item = _inside(item, where, folder)
     elif isinstance(item, (bytearray, memoryview)):
         item = bytes(item)
-    if isinstance(item, (bytes, Path)):
-        read_image(item, where, quick=True)
-        return item
-    return read_image(item, where)
+    image = read_image(item, where)
+    return item if isinstance(item, (bytes, Path)) else image
 
 
 def _of_dict(item: Mapping[str, Any], where: str) -> Any:
@@ -132,7 +130,7 @@ def local_name(text: str, where: str) -> str:
     return text
 
 
-def read_image(item: Any, where: str, *, quick: bool = False) -> Image.Image:
+def read_image(item: Any, where: str) -> Image.Image:
     """The picture in RGB, as a viewer shows it.
 
     >>> read_image(Image.new("RGBA", (6, 4)), "row 1").getpixel((0, 0))
@@ -141,7 +139,6 @@ def read_image(item: Any, where: str, *, quick: bool = False) -> Image.Image:
     Args:
         item: a path, bytes, a PIL image or an array of uint8.
         where: named in errors.
-        quick: only check it: a JPEG is decoded at an eighth of its size.
 
     Raises:
         InputError: not a picture of `FORMATS`, damaged, or of more than `MAX_PIXELS` pixels.
@@ -149,7 +146,7 @@ def read_image(item: Any, where: str, *, quick: bool = False) -> Image.Image:
     name = repr(item.name) if isinstance(item, Path) else "image"
     if hasattr(item, "dtype") and hasattr(item, "shape"):
         item = from_array(item, where)
-    return decode(open_image(item, f"{where}: {name}"), f"{where}: {name}", quick=quick)
+    return decode(open_image(item, f"{where}: {name}"), f"{where}: {name}")
 
 
 def image_bytes(image: Any) -> bytes:
@@ -187,8 +184,10 @@ def file_bytes(image: Path | bytes) -> bytes:
     Raises:
         InputError: a file that is no longer there.
     """
+    if isinstance(image, bytes):
+        return image
     try:
-        return image if isinstance(image, bytes) else image.read_bytes()
+        return image.read_bytes()
     except OSError as error:
         raise InputError(f"{image}: the picture cannot be read ({error.strerror})") from None
 

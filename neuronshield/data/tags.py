@@ -71,11 +71,10 @@ def _minimal(tag: str) -> str:
     given = Language.get(tag.removesuffix("-001"), normalize=False)  # 001 is the world
     if given.language in (None, UNKNOWN) or given.variants or given.extensions or given.private or given.extlangs:
         return tag
-    full = given.maximize().to_tag()
-    shorter = ({}, {"script": given.maximize().script}, {"territory": given.maximize().territory})
-    for parts in shorter:
-        candidate = Language.make(language=given.language, **parts)
-        if candidate.maximize().to_tag() == full:
+    full = given.maximize()
+    for script, territory in ((None, None), (full.script, None), (None, full.territory)):
+        candidate = Language.make(language=given.language, script=script, territory=territory)
+        if candidate.maximize() == full:
             return str(candidate.to_tag())
     return tag
 

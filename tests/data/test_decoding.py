@@ -162,7 +162,9 @@ def test_of_an_animation_the_first_frame_is_shown(kind: str):
 @pytest.mark.parametrize("kind", ["PPM", "TGA", "ICO", "PCX", "PDF", "EPS", "JPEG2000"])
 def test_other_formats_are_refused_whatever_their_name(tmp_path: Path, kind: str):
     (tmp_path / "a.png").write_bytes(encoded(RED, kind))
-    with pytest.raises(InputError, match=r"'a\.png' is not an image we can read; use PNG, JPEG, WebP, GIF, BMP or TIFF"):
+    with pytest.raises(
+        InputError, match=r"'a\.png' is not an image we can read; use PNG, JPEG, WebP, GIF, BMP or TIFF"
+    ):
         PromptSet.from_records([{"prompt": "x", "label": "benign", "images": ["a.png"]}], folder=tmp_path)
 
 
@@ -218,8 +220,7 @@ def test_what_is_no_picture_is_named(picture: Any, says: str):
         shown(picture)
 
 
-def test_a_quick_look_at_a_jpeg_leaves_its_pixels_alone():
-    # trap: a JPEG may be decoded at an eighth of its size, and an image stays at that size
+def test_a_jpeg_is_the_same_from_bytes_and_from_an_image_that_is_not_decoded_yet():
     image = tiny.picture(0, (64, 80))
     data = encoded(image, "JPEG", quality=95)
     wanted = Image.open(io.BytesIO(data)).convert("RGB")
