@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
+
+import peft
 import pytest
 import tiny
 import torch
@@ -55,3 +59,52 @@ def test_half_precision_weights_are_trained_by_single_precision_factors():
     for name, mask in masks(model, MEMBERS).items():
         assert torch.equal(before[name].view(torch.int16)[~mask], after[name].view(torch.int16)[~mask]), name
         assert not mask.any() or (before[name] != after[name])[mask].float().mean() > 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_in_half_precision_the_adapter_holds_what_the_merged_weights_hold(
+    family: str, dtype: torch.dtype, tmp_path: Path
+):
+    base = getattr(tiny, family)().to(dtype)
+    model = ns.load(base, processor=tiny.tokenizer())
+    update = masked_update(model, neurons(), tiny.prompts(), steps=12, lr=2e-2, progress=False)
+    folder = update.save(tmp_path / "adapter")
+    assert 0 < update.provenance["rounding"] < 0.1
+    merged = parameters(update.model)
+    by_peft = peft.PeftModel.from_pretrained(copy.deepcopy(base), folder).merge_and_unload()
+    for name, p in by_peft.named_parameters():
+        assert torch.equal(p, merged[name]), name
+    for name, p in parameters(ns.load_adapter(model, folder)).items():
+        assert torch.equal(p, merged[name]), name
+
+    ids = torch.tensor([[5, 6, 7, 8, 9, 10]])
+
+    def logits(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+        on_top = peft.PeftModel.from_pretrained(copy.deepcopy(base).to(dtype), folder).eval()
+        modules = on_top, copy.deepcopy(update.model.module).to(dtype), copy.deepcopy(base).to(dtype)
+        with torch.no_grad():
+            return tuple(m(input_ids=ids).logits.double() for m in modules)
+
+    (exact, exact_merged, before), (on_top, rounded, _) = logits(torch.float32), logits(dtype)
+    change = (exact_merged - before).norm()
+    assert (exact - exact_merged).norm() < 1e-4 * change
+    # what is left is the rounding of activations, which separates a model from its own exact arithmetic too
+    assert (on_top - rounded).norm() < 3 * (rounded - exact_merged).norm()
+
+
+def test_an_update_that_rounding_takes_away_warns():
+    model = ns.load(tiny.llama().bfloat16(), processor=tiny.tokenizer())
+    with pytest.warns(
+        UserWarning, match=r"masked_update: rounding to bfloat16 changes \d+% of the update; train with more"
+    ):
+        masked_update(model, neurons(), tiny.prompts(), steps=1, lr=1e-6, allow_unproven=True, progress=False)
+
+
+def test_in_single_precision_nothing_is_written_back(llama: ns.Model):
+    update = masked_update(llama, neurons(), tiny.prompts(), steps=3, lr=2e-2, progress=False)
+    assert "rounding" not in update.provenance
+    wrapped = update.peft_model.base_model.model.model.layers[0].mlp.down_proj
+    delta = wrapped.get_delta_weight("default")
+    expected = llama.down_weight(0) + delta
+    assert torch.equal(update.model.down_weight(0)[:, [3, 28]], expected[:, [3, 28]])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import errno
+import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +112,155 @@ def test_a_plain_lora_that_lacks_a_factor_is_refused(llama: ns.Model, tmp_path: 
 def test_a_folder_of_another_type_is_one_line(llama: ns.Model, folder: Any):
     with pytest.raises(ns.InputError, match=r"folder must be str or a path, got .*; pass the folder that update.save"):
         load_adapter(llama, folder)
+
+
+# -- adapters that PEFT made ------------------------------------------------------------------------------
+IDS = torch.tensor([[5, 6, 7, 8, 9, 10], [8, 9, 10, 13, 6, 7]])
+MLP = ["down_proj", "up_proj", "gate_proj"]
+
+
+def made_by_peft(folder: Path, kind: str = "LoraConfig", *, tied: bool = False, **options: Any) -> torch.nn.Module:
+    """A base model; an adapter of that kind on it, with random numbers, is saved in the folder."""
+    base = tiny.llama(tie_word_embeddings=tied)
+    torch.manual_seed(3)
+    adapted = peft.get_peft_model(copy.deepcopy(base), getattr(peft, kind)(**{"target_modules": MLP, **options}))
+    for p in adapted.parameters():
+        if p.requires_grad:
+            p.data += 0.1 * torch.randn_like(p)
+    adapted.save_pretrained(folder)
+    return base
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("LoraConfig", {"r": 2}),
+        ("LoraConfig", {"r": 4, "use_rslora": True, "rank_pattern": {"up_proj": 3}}),
+        ("LoraConfig", {"r": 2, "use_dora": True}),
+        ("LoraConfig", {"r": 2, "modules_to_save": ["lm_head"]}),
+        ("LoraConfig", {"r": 2, "trainable_token_indices": [5, 6]}),
+        ("LoraConfig", {"r": 2, "target_modules": [*MLP, "embed_tokens", "q_proj"]}),
+        ("LoraConfig", {"r": 2, "init_lora_weights": "olora"}),
+        ("IA3Config", {"target_modules": ["down_proj"], "feedforward_modules": ["down_proj"]}),
+        ("LoHaConfig", {"r": 2}),
+        ("LNTuningConfig", {"target_modules": ["input_layernorm"]}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_an_adapter_that_peft_made_is_applied_as_peft_applies_it(tmp_path: Path, kind: str, options: dict[str, Any]):
+    base = made_by_peft(tmp_path / "a", kind, **options)
+    before = {name: p.clone() for name, p in base.named_parameters()}
+    with torch.no_grad():
+        was = base(IDS).logits
+        expected = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "a").eval()(input_ids=IDS).logits
+        mine = ns.load(base, processor=tiny.tokenizer(), adapter=tmp_path / "a")
+        torch.testing.assert_close(mine.module(IDS).logits, expected, rtol=1e-4, atol=1e-4)
+    assert (expected - was).abs().max() > 0.1
+    assert mine.provenance()["shielded"]
+    assert all(torch.equal(p, before[name]) for name, p in base.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        (
+            "LoraConfig",
+            {"r": 2, "target_modules": [*MLP, "lm_head"], "tied": True},
+            "more than a change of the weights",
+        ),
+        ("LoraConfig", {"r": 2, "lora_bias": True}, "cannot be merged into the weights"),
+        ("LoraConfig", {"r": 2, "layer_replication": [[0, 2], [1, 3]]}, "layer_replication=.* repeats decoder layers"),
+        ("LoraConfig", {"r": 2, "alora_invocation_tokens": [5], "task_type": "CAUSAL_LM"}, "acts from a token on"),
+        (
+            "PromptTuningConfig",
+            {"target_modules": None, "task_type": "CAUSAL_LM", "num_virtual_tokens": 3},
+            "peft_type='PROMPT_TUNING' is not a kind of adapter that is merged",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_an_adapter_that_is_more_than_weights_is_refused(tmp_path: Path, kind: str, options: dict[str, Any], said: str):
+    if kind == "PromptTuningConfig":
+        options = {k: v for k, v in options.items() if k != "target_modules"}
+        base = tiny.llama()
+        peft.get_peft_model(copy.deepcopy(base), peft.PromptTuningConfig(**options)).save_pretrained(tmp_path / "a")
+    else:
+        base = made_by_peft(tmp_path / "a", kind, **options)
+    with pytest.raises(ns.InputError, match=said):
+        ns.load(base, processor=tiny.tokenizer(), adapter=tmp_path / "a")
+
+
+@pytest.fixture(scope="module")
+def masked(llama: ns.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved masked adapter."""
+    update = masked_update(llama, neurons(), tiny.prompts(), steps=1, allow_unproven=True, progress=False)
+    return update.save(tmp_path_factory.mktemp("masked") / "a")
+
+
+def configured(**changes: Any) -> Any:
+    def change(folder: Path) -> None:
+        file = folder / "adapter_config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+    return change
+
+
+def factors(change: Any) -> Any:
+    def write(folder: Path) -> None:
+        file = folder / "adapter_model.safetensors"
+        save_file({k: v.contiguous() for k, v in change(load_file(file)).items()}, file)
+
+    return write
+
+
+def another_set(folder: Path) -> None:
+    ns.NeuronSet([(0, 3)], n_layers=3, d_mlp=29).save(folder / "neurons.safetensors")
+
+
+def forged_set(folder: Path) -> None:
+    """Another set's file that names these factors."""
+    old = ns.NeuronSet.load(folder / "neurons.safetensors")
+    ns.NeuronSet([(0, 3), (0, 4)], n_layers=3, d_mlp=29, provenance=old.provenance).save(folder / "neurons.safetensors")
+
+
+def pickled(folder: Path) -> None:
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (configured(peft_type="WIZARD"), "peft_type='WIZARD' is not a kind"),
+        (configured(r="x"), "the adapter does not fit"),
+        (configured(use_dora=True), "the adapter does not fit"),
+        (configured(megatron_config={"x": 1}, megatron_core="antigravity"), "needs Megatron"),
+        (configured(future_feature=True), "future_feature=True is unknown to this version of peft"),
+        (lambda f: (f / "adapter_config.json").write_text("[]"), "holds a list, not settings"),
+        (lambda f: (f / "adapter_config.json").write_text("{"), "adapter_config.json: cannot be read"),
+        (
+            lambda f: (f / "adapter_model.safetensors").write_bytes(b"\xff" * 9),
+            "adapter_model.safetensors: cannot be read",
+        ),
+        (factors(lambda t: {k: v * float("nan") for k, v in t.items()}), "not finite numbers"),
+        (factors(lambda t: {k: v[:, :1] for k, v in t.items()}), "does not fit|was not saved with this"),
+        (factors(lambda t: dict(list(t.items())[::2])), "does not fit|was not saved with this"),
+        (factors(lambda t: {k: 2 * v for k, v in t.items()}), "was not saved with this"),
+        (another_set, "neurons.safetensors: was not saved with this adapter_model.safetensors"),
+        (forged_set, "changes weights of .* outside its set of 2 neurons"),
+        (pickled, r"adapter_model.bin is not read \(a pickle can hold code\)"),
+    ],
+)
+def test_a_damaged_adapter_is_refused(llama: ns.Model, masked: Path, tmp_path: Path, damage: Any, said: str):
+    folder = Path(shutil.copytree(masked, tmp_path / "a"))
+    damage(folder)
+    with pytest.raises(ns.InputError, match=said) as caught:
+        load_adapter(llama, folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_its_set_a_masked_adapter_is_one_of_peft(llama: ns.Model, tmp_path: Path):
+    update = masked_update(llama, neurons(), tiny.prompts(), steps=2, lr=LR, progress=False)
+    folder = update.save(tmp_path / "a")
+    (folder / "neurons.safetensors").unlink()
+    for layer in range(3):
+        assert torch.equal(load_adapter(llama, folder).down_weight(layer), update.model.down_weight(layer))
