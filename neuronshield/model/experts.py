@@ -92,6 +92,17 @@ class Projection(nn.Linear):
         """The weight that acts, a copy."""
         return self.matrix([getattr(module, name) for module, name in self.owners()])
 
+    def first_rows(self, n: int) -> Float[Tensor, "n in"]:
+        """The first rows of a down-projection's weight, without gathering the others.
+
+        Args:
+            n: how many.
+        """
+        stacked, *others = (getattr(module, name)[..., :n, :] for module, name in self.owners())
+        if self.experts.is_transposed:
+            stacked = self.experts.down_proj[..., :n]
+        return self.matrix([stacked, *others])
+
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
         """[out, in], a copy."""

@@ -1,8 +1,7 @@
 """Loading a model: the embedded organism, SmolLM2, a folder, a hub id, or a module that is already built.
 
 Loading has two steps. `neuronshield.model.checkpoint.pretrained` gets a torch module and its processor; `addressed` finds the MLP neurons of its language
-backbone and checks every shape. Mixture-of-experts layers are refused by name: their experts are stacked tensors without a
-projection of their own, so their neurons cannot be read or adapted one by one.
+backbone and checks every shape. The experts of a mixture are written as one MLP first (`neuronshield.model.mixtures`).
 """
 
 from __future__ import annotations
@@ -84,7 +83,7 @@ def load(
     Raises:
         InputError: something that is no model, an unknown id, no processor, a model that is no causal language model, a
             processor that is another model's or places no pictures (see `neuronshield.model.gate`), no decoder layers with an
-            MLP that is known, mixture-of-experts layers, or an option that the chat template does not read.
+            MLP that is known, a mixture of experts that is no single MLP, or an option that the chat template does not read.
     """
     _check_call(model, processor, remote=remote, quantize=quantize, site=site)
     check_openings(refusals=refusals, compliances=compliances)
@@ -227,7 +226,7 @@ def addressed(
 
     Raises:
         InputError: what `neuronshield.model.gate` refuses, no decoder layers with an MLP that is known, layers that differ, or
-            mixture-of-experts layers.
+            a mixture of experts that is no single MLP.
     """
     check_module(module)
     check_processor(module, processor)
@@ -272,8 +271,8 @@ def _site(family: str, path: str, layers: nn.ModuleList, *, by_hand: Any) -> Sit
         expert = next((n for n, _ in layer.named_modules() if EXPERTS.search(n)), None)
         if expert is not None:
             raise InputError(
-                f"{family}: layer {i} at {path!r} has mixture-of-experts modules ({expert!r}), which are not supported: "
-                "experts are stacked tensors, so their neurons cannot be read or adapted one by one"
+                f"{family}: layer {i} at {path!r} has mixture-of-experts modules ({expert!r}) of a form that is not supported: "
+                "no stacked tensors with one gate, up and down projection for each expert"
             )
     known = SITES if by_hand is None else (Site(*by_hand),)
     chosen = next((s for s in known if has_site(layers[0], s)), None)

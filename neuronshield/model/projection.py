@@ -142,8 +142,9 @@ def stored_in(linear: nn.Module) -> str:
     Args:
         linear: the projection.
     """
-    weight: Any = getattr(_base(linear), "weight", None)
-    return str(getattr(weight, "dtype", "unknown")).removeprefix("torch.")
+    base: Any = _base(linear)
+    owner, name = base.owners()[0] if hasattr(base, "owners") else (base, "weight")
+    return str(getattr(getattr(owner, name, None), "dtype", "unknown")).removeprefix("torch.")
 
 
 def is_plain(linear: nn.Module) -> bool:
@@ -196,6 +197,8 @@ def refusal(linear: nn.Module) -> str | None:
     Args:
         linear: the projection.
     """
+    if callable(getattr(linear, "acting_weight", None)):
+        return None
     weight = getattr(_base(linear), "weight", None)
     if isinstance(weight, Tensor) and weight.is_meta and _value(_base(linear), "weight") is None:
         return "its weight was not loaded (it is on the meta device)"

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core.errors import InputError
+from .experts import Projection
 from .families import Site
 from .projection import (
     acting_weight,
@@ -280,6 +281,14 @@ def fingerprint(model: Addressed, samples: Sequence[Tensor] | None = None) -> st
     """
     digest = hashlib.sha256(f"{model.n_layers},{model.d_mlp},{model.d_model},{count_params(model)}".encode())
     for layer in range(model.n_layers):
-        sample = down_weight(model, layer)[:SAMPLED_ROWS] if samples is None else samples[layer]
+        sample = _first_rows(model, layer) if samples is None else samples[layer]
         digest.update(sample.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _first_rows(model: Addressed, layer: int) -> Tensor:
+    """The first `SAMPLED_ROWS` rows of a layer's W_down."""
+    linear = model.linear(layer, model.site.down)
+    if isinstance(linear, Projection):
+        return linear.first_rows(SAMPLED_ROWS)
+    return down_weight(model, layer)[:SAMPLED_ROWS]

@@ -210,7 +210,7 @@ def load(
         trust_remote_code: run code that the checkpoint brings. Off unless turned on.
 
     Raises:
-        InputError: something that is no model, an unknown id, no processor, no decoder layers with an MLP that is known, mixture-of-experts layers, an option
+        InputError: something that is no model, an unknown id, no processor, no decoder layers with an MLP that is known, a mixture of experts that is no single MLP, an option
             that the chat template does not read, or an adapter that does not fit.
     """
     base = loading.load(

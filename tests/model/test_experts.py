@@ -117,6 +117,7 @@ def test_the_output_of_a_layer_is_w_down_times_h(spec: Spec) -> None:
             out = out - torch.stack(biases)  # type: ignore[arg-type]
         torch.testing.assert_close(h @ model.down_weight(1).T, out[0], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(model.linear(1, model.site.down)(h), out[0], rtol=1e-4, atol=1e-5)
+    assert torch.equal(model.linear(2, model.site.down).first_rows(4), model.down_weight(2)[:4])
     norms = model.down_norms()
     e, i = divmod(17, D_E)
     column = module.model.layers[2].mlp.experts.down_proj[e]

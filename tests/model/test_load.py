@@ -13,7 +13,7 @@ import pytest
 import tiny
 import torch
 import transformers
-from transformers import BertConfig, BertForMaskedLM, MixtralConfig, MixtralForCausalLM, PreTrainedModel
+from transformers import BertConfig, BertForMaskedLM, JambaConfig, JambaForCausalLM, PreTrainedModel
 
 import neuronshield as ns
 from neuronshield import InputError
@@ -127,10 +127,10 @@ def bert() -> PreTrainedModel:
     return BertForMaskedLM(config)
 
 
-def mixtral() -> PreTrainedModel:
-    config = MixtralConfig(vocab_size=38, hidden_size=20, intermediate_size=29, num_hidden_layers=2,
-                           num_attention_heads=2, num_key_value_heads=2, num_local_experts=3)  # fmt: skip
-    return MixtralForCausalLM(config)
+def jamba() -> PreTrainedModel:
+    config = JambaConfig(vocab_size=38, hidden_size=20, intermediate_size=29, num_hidden_layers=2,
+                         num_attention_heads=2, num_key_value_heads=2, num_experts=3)  # fmt: skip
+    return JambaForCausalLM(config)
 
 
 def uneven() -> PreTrainedModel:
@@ -143,11 +143,11 @@ def uneven() -> PreTrainedModel:
     ("build", "says"),
     [
         (bert, "BertForMaskedLM: it reads in both directions"),
-        (mixtral, r"MixtralForCausalLM: layer 0 at .* mixture-of-experts modules \('.*expert"),
+        (jamba, r"JambaForCausalLM: layer 0 at .* is dense and others have mixture-of-experts modules"),
         (uneven, "LlamaForCausalLM: layers differ in MLP width"),
         (lambda: torch.nn.Linear(2, 3), "Linear: no decoder layers found"),
     ],
-    ids=["BERT", "Mixtral", "layers of different width", "no transformer"],
+    ids=["BERT", "mixture in some layers", "layers of different width", "no transformer"],
 )
 def test_a_model_without_a_known_decoder_mlp_is_refused_by_name(build: Any, says: str) -> None:
     with pytest.raises(InputError, match=says):
