@@ -104,9 +104,12 @@ def read(
                     f"{where}: row {number + 1}: {name} has a column {' or '.join(options)!r}, this has {has}; "
                     "add={...} gives every row a column"
                 )
+        row = {k: v for k, v in row.items() if v is not None}
         try:
             made = list(reader.records(row, number))
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except KeyError as error:
+            raise InputError(f"{where}: row {number + 1}: {name} needs a value in column {error}") from error
+        except (TypeError, AttributeError, ValueError) as error:
             said = str(error) if isinstance(error, InputError) else f"not a row of {name} ({error!r})"
             raise InputError(f"{where}: row {number + 1}: {said}") from error
         records += [(f"{where}: row {number + 1}", {**record, "source": name}) for record in made]
@@ -167,7 +170,7 @@ def _xsafety(row: Row, i: int) -> Iterator[dict[str, Any]]:
 
 
 def _polyguard(row: Row, i: int) -> Iterator[dict[str, Any]]:
-    given = row["prompt_harm_label"]
+    given = row.get("prompt_harm_label")
     label = {"yes": "harmful", "no": "benign"}.get(str(given).lower(), given)
     if label:  # some rows have no agreed label
         yield {"id": f"polyguard-{row['id']}-{i}", "prompt": row["prompt"], "label": label, "pair_id": f"polyguard-{row['id']}",

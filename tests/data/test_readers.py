@@ -178,6 +178,27 @@ def test_what_is_missing_from_a_parquet_row_is_missing(folder: Path):
     assert [(p.language, p.prompt) for p in prompts] == [("en", "Steal"), ("en", "Take"), ("zh", "偷")]
 
 
+@pytest.mark.parametrize("label", ["unsafe", "Unsafe", "UNSAFE"])
+def test_labels_of_a_set_are_read_in_any_case(label: str):
+    # trap: an unknown spelling of "unsafe" read as safe
+    assert read("xstest", [{"prompt": "x", "type": "homonyms", "label": label}])[0].label == "harmful"
+    row = {"id": 1, "prompt": "x", "prompt_harm_label": label, "language": "en"}
+    assert read("polyguardprompts", [row])[0].label == "harmful"
+
+
+def test_spellings_of_a_language_are_one_cell_for_a_reader():
+    rows = [
+        {"id": i, "prompt": f"x{i}", "prompt_harm_label": "harmful", "language": x}
+        for i, x in enumerate(("EN", "English", "en_US"))
+    ]
+    assert [str(c) for c in read("polyguardprompts", rows).cells()] == ["en/text"]
+
+
+def test_rows_without_an_id_are_numbered():
+    rows = [{"id": None, "prompt": f"x{i}", "type": "homonyms", "note": float("nan")} for i in range(2)]
+    assert [p.id for p in read("xstest", rows)] == ["xstest-0", "xstest-1"]
+
+
 def test_translations_and_pictures_of_a_request_are_one_cluster(folder: Path):
     for name in ("multijail", "mm-safetybench", "figstep"):
         file, rows, _ = CASES[name]
@@ -215,7 +236,27 @@ def test_safe_and_unsafe_instructions_of_one_picture_are_a_matched_pair(folder: 
             '{"text": "x", "language": "Klingonish", "category": "c", "id": 1}',
             "row 1: language 'Klingonish' is not a",
         ),
-        ("vlguard", "a.jsonl", '{"image": "a.jpg", "instr-resp": null}', "row 1: not a row of vlguard"),
+        (
+            "vlguard",
+            "a.jsonl",
+            '{"image": "a.jpg", "instr-resp": null}',
+            "row 1: vlguard needs a value in column 'instr-resp'",
+        ),
+        ("vlguard", "a.jsonl", '{"image": "a.jpg", "instr-resp": 3}', "row 1: not a row of vlguard"),
+        ("advbench", "a.jsonl", '{"goal": null}', "row 1: advbench needs a value in column 'goal'"),
+        (
+            "xstest",
+            "a.jsonl",
+            '{"prompt": "x", "type": "homonyms", "label": "maybe"}',
+            "row 1: label 'maybe' is unknown",
+        ),
+        (
+            "polyguardprompts",
+            "a.jsonl",
+            '{"id": 1, "prompt": "x", "prompt_harm_label": "maybe", "language": "en"}',
+            "'maybe' is",
+        ),
+        ("advbench", "a.jsonl", "[1]", "expected a list of objects, got list in it"),
         (
             "msts",
             "a.jsonl",
