@@ -25,8 +25,8 @@ def proof_section(p: dict[str, Any]) -> str:
     kinds = ", ".join(f"{n} {kind}" for kind, n in controls["sets"].items())
     cells = ", ".join(p["cells"])
     text = (
-        f'<p><b class="{"passed" if p["passed"] else "failed"}">{sentence(p["word"])}.</b> {escape(sentence(p["reason"]))}. '
-        f"Tested on {p['n_pairs']} harmful prompts ({pairing}) that were not used to select the neurons"
+        f'<p><b class="{"passed" if p["passed"] else "failed"}">{escape(sentence(p["word"]))}.</b> {escape(sentence(p["reason"]))}. '
+        f"Tested on {escape(str(p['n_pairs']))} harmful prompts ({pairing}) that were not used to select the neurons"
         f"{f', in the cells where the model refuses: {escape(cells)}' if cells else ''}. A normalised effect is a change of "
         "the refusal margin divided by the clean logit difference (mean margin of harmful minus benign prompts). Matched "
         f"control sets, with as many neurons per layer: {escape(kinds) or 'none'}.</p>"

@@ -102,7 +102,7 @@ def _page(r: dict[str, Any]) -> str:
     )
     model = r["model"]
     about = (
-        f"{escape(str(model['model']))} · {model['n_layers']} layers × {model['d_mlp']} neurons · "
+        f"{model['model']} · {model['n_layers']} layers × {model['d_mlp']} neurons · "
         f"{model['n_params'] / 1e6:.1f} M parameters · {r['prompts']['n']} prompts in {len(r['prompts']['cells'])} cells · "
         f"seed {r['seed']}"
     )
@@ -110,7 +110,7 @@ def _page(r: dict[str, Any]) -> str:
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>neuronshield: {escape(str(model["model"]))}</title><style>{CSS}</style>
 <script>{get_plotlyjs()}</script></head>
-<body><main><header><h1>Safety neurons of {escape(str(model["model"]))}</h1><p>{about}</p></header>
+<body><main><header><h1>Safety neurons of {escape(str(model["model"]))}</h1><p>{escape(about)}</p></header>
 <ul class="cards">{cards}</ul>{body}{_footer(r)}</main></body></html>
 """
 
@@ -119,7 +119,7 @@ def _section_find(r: dict[str, Any]) -> str:
     f = r["find"]
     text = (
         f"<p>Neurons were ranked by <b>{escape(f['method'])}</b> in every cell (language × modality) on the "
-        f"<i>discover</i> prompts. The candidates are the best {f['n_neurons']} of <b>{escape(f['anchor'])}</b>, "
+        f"<i>discover</i> prompts. The candidates are the best {escape(str(f['n_neurons']))} of <b>{escape(f['anchor'])}</b>, "
         f"{f['param_fraction']:.3%} of the parameters. A contrast finds correlates; whether they cause refusals is the next question.</p>"
     )
     if f.get("overlap"):
@@ -159,7 +159,8 @@ def _section_shield(r: dict[str, Any]) -> str:
     ]  # fmt: skip
     stopped = [f"{name}: {c['stopped']}" for name, c in s["conditions"].items() if c["stopped"]]
     text = (
-        f"<p>{proven}Trained on {s['n_prompts']} <i>train</i> prompts of {escape(', '.join(s['train_cells']))}, {s['steps']} steps."
+        f"<p>{proven}Trained on {escape(str(s['n_prompts']))} <i>train</i> prompts of {escape(', '.join(s['train_cells']))}, "
+        f"{escape(str(s['steps']))} steps."
         f"{meant} Controls that learn had the same data, steps and learning rate; benign prompts are taught their target or, "
         f"without one, held to the old answer by KL divergence (weight {s['retention']:g}).</p>"
     )

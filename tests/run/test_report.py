@@ -152,6 +152,18 @@ def test_nothing_a_prompt_or_a_model_says_changes_the_pages_structure(page: Make
     assert wild.styles == mild.styles
 
 
+def test_text_where_a_number_is_due_is_text_too(page: MakePage):
+    r = results()
+    for part, names in {"model": ("n_layers", "d_mlp"), "prompts": ("n",), "find": ("n_neurons",),
+                        "prove": ("n_pairs", "word"), "shield": ("n_prompts", "steps")}.items():  # fmt: skip
+        for name in names:
+            r[part][name] = HOSTILE[0]
+    r["seed"] = HOSTILE[0]
+    shown = page(r)
+    assert shown.tags == page(results()).tags
+    assert shown.text.count(HOSTILE[0]) >= 9
+
+
 @pytest.mark.parametrize("hostile", HOSTILE[:-1])
 def test_what_they_say_is_shown_letter_by_letter(page: MakePage, hostile: str):
     shown = page(poisoned(hostile))
