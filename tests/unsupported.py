@@ -92,10 +92,23 @@ def fuyu() -> Built:
     return transformers.FuyuForCausalLM(config).eval(), transformers.FuyuProcessor(pictures, tok)
 
 
+def experts(stem: str, **options: Any) -> Callable[[], Built]:
+    """A mixture of four experts of eight neurons."""
+    few: dict[str, Any] = dict(
+        num_experts=4, num_local_experts=4, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=8,
+        intermediate_size=8, n_group=1, topk_group=1, num_key_value_heads=2,
+    )  # fmt: skip
+    config = options.pop("config", f"{stem}Config")
+    return on_meta(f"{stem}ForCausalLM", config, **sizes(**{**few, **options}))
+
+
 ENCODER_DECODER = "it is an encoder-decoder"
 BOTH_DIRECTIONS = "it reads in both directions"
 NO_HEAD = "it has no language-model head"
 MORE_INPUTS = "its forward cannot do without"
+SOME_DENSE = "is dense and others have mixture-of-experts modules"
+BESIDE = "lies beside them"
+UNKNOWN_EXPERTS = "their forward is not one that is known"
 
 UNSUPPORTED = (
     Unsupported("BART", "facebook/bart-large", seq2seq("Bart"), ENCODER_DECODER),
@@ -126,4 +139,15 @@ UNSUPPORTED = (
         on_meta("LlamaForSequenceClassification", "LlamaConfig", **sizes()), NO_HEAD,
     ),
     Unsupported("base models", "intfloat/e5-mistral-7b-instruct", on_meta("LlamaModel", "LlamaConfig", **sizes()), NO_HEAD),
+    Unsupported("DeepSeek-V3", "deepseek-ai/DeepSeek-V3", experts(
+        "DeepseekV3", first_k_dense_replace=1, kv_lora_rank=8, q_lora_rank=8, qk_rope_head_dim=4, qk_nope_head_dim=6,
+        v_head_dim=10), SOME_DENSE),
+    Unsupported("GLM-4.5", "zai-org/GLM-4.5-Air", experts("Glm4Moe", first_k_dense_replace=1), SOME_DENSE),
+    Unsupported("Jamba", "ai21labs/AI21-Jamba-Mini-1.6", experts("Jamba"), SOME_DENSE),
+    Unsupported("Granite MoE with shared experts", "ibm-research/moe-7b-1b-active-shared-experts",
+                experts("GraniteMoeShared", shared_intermediate_size=11), BESIDE),
+    Unsupported("Llama 4", "meta-llama/Llama-4-Scout-17B-16E-Instruct",
+                experts("Llama4", config="Llama4TextConfig", intermediate_size_mlp=8), UNKNOWN_EXPERTS),
+    Unsupported("Gemma 4 with experts", "google/gemma-4-26B-A4B-it", experts(
+        "Gemma4", config="Gemma4TextConfig", enable_moe_block=True, top_k_experts=2), UNKNOWN_EXPERTS),
 )  # fmt: skip

@@ -128,13 +128,13 @@ def _why_not(layer: nn.Module, found: list[str]) -> str | None:
         return "a norm follows each expert, so their output is not linear in the neurons"
     if not all(p.is_floating_point() and p.element_size() in TOLERANCE for p in experts.parameters()):
         return "their weights are packed; load it in bfloat16"
-    if any(p.is_meta for p in experts.parameters()):
-        return "their weights are not here"
     beside = next(
         (n for n, m in layer.named_modules() if isinstance(m, nn.Linear) and not f"{n}.".startswith(f"{block}.")
          and any(word in n for word in BESIDE)), None,
     )  # fmt: skip
-    return f"{beside!r} lies beside them" if beside is not None else None
+    if beside is not None:
+        return f"{beside!r} lies beside them"
+    return "their weights are not here" if any(p.is_meta for p in experts.parameters()) else None
 
 
 def _flatten(layer: nn.Module, address: str) -> str | None:

@@ -28,6 +28,7 @@ from ..data.prompts import Prompt
 from ..model.encoding import collate
 from ..model.model import Model
 from ..shield.adapter import shared_copy
+from ..shield.stacked import has_experts
 
 __all__ = ["BridgeMissing", "bridge_of", "by_bridge"]
 
@@ -46,10 +47,13 @@ def bridge_of(model: Model) -> Any:
         model: a model whose weights are here and not packed.
 
     Raises:
-        BridgeMissing: TransformerLens has no adapter for the family, needs a package that is not installed, or fails.
+        BridgeMissing: TransformerLens has no adapter for the family or no hook at its neurons, needs a package that is not
+            installed, or fails.
     """
     if model.remote or model.quantized is not None:
         raise BridgeMissing(f"not tried: the weights are {model.quantized or 'elsewhere'}")
+    if has_experts(model):
+        raise BridgeMissing("not tried: TransformerLens has no hook at the neurons of experts")
     with tempfile.TemporaryDirectory() as folder, _contained():
         try:
             from transformer_lens.model_bridge import TransformerBridge

@@ -33,6 +33,7 @@ from ..core.provenance import versions
 from ..data.prompts import Prompt, PromptSet
 from ..find.moments import Moments, record
 from ..model.encoding import collate, render
+from ..model.experts import Projection
 from ..model.families import PARTS
 from ..model.forward import answer_logits
 from ..model.generation import generate
@@ -169,6 +170,11 @@ def _backbone(model: Model) -> str:
     )
     idle = model.idle({})
     only = f"; layers {idle} run only where there is a picture" if idle else ""
+    down = model.linear(0, site.down)
+    if isinstance(down, Projection):
+        n, width = down.experts.n_experts, down.experts.d_expert
+        shared = f" and a shared one of {model.d_mlp - n * width}" if model.d_mlp > n * width else ""
+        only += f"; {n} experts of {width} neurons{shared} in each layer, index = expert x {width} + neuron"
     return (
         f"{model.layers_path}: {model.n_layers} layers, d_mlp {model.d_mlp}, d_model {model.d_model}: "
         f"{model.n_layers * model.d_mlp} neurons at {parts}{only}"

@@ -7,7 +7,7 @@ PEFT's LoRA on a stacked tensor has factors of every expert e, and adds B_e A_e 
     down           A_e = the columns of expert e in A;  B_e = B
 
 Columns of B_e and rows of A_e that are zero are left out, so a masked update of k neurons of an expert has the rank 2 k. The rank is
-the largest that any expert needs. A shared expert has projections of its own, and an ordinary LoRA.
+the largest that any expert needs. The weights of a shared expert are adapted in the same way, as those of one expert.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..core.errors import InputError
 from ..model.experts import Projection
 from ..model.mixtures import restored
 from ..model.model import Model
-from .adapter import ADAPTER, Place, delta_of, quiet, shared_copy
+from .adapter import ADAPTER, Place, quiet, shared_copy
 
 __all__ = ["changes_of", "has_experts", "on_stacked"]
 
@@ -52,20 +52,17 @@ def on_stacked(model: Model, peft_model: Any) -> Any:
     """
     with quiet():
         from peft import LoraConfig, get_peft_model
-    stacked, plain = _factors(model, peft_model)
-    rank = max(a.shape[-2] for a, _ in (*stacked.values(), *plain.values()))
-    config = LoraConfig(
-        r=rank, lora_alpha=rank, target_parameters=list(stacked), target_modules=list(plain), lora_dropout=0.0
-    )
+    factors = _factors(model, peft_model)
+    rank = max(a.shape[1] for a, _ in factors.values())
+    config = LoraConfig(r=rank, lora_alpha=rank, target_parameters=list(factors), target_modules=[], lora_dropout=0.0)
     with quiet():
         out: Any = get_peft_model(restored(shared_copy(model.module)), config)  # type: ignore[arg-type]
-    targets = {**_parameters(out), **{name: out.base_model.model.get_submodule(name) for name in plain}}
-    for name, (a, b) in {**stacked, **plain}.items():
-        a, b = _padded(a, rank, axis=-2), _padded(b, rank, axis=-1)
-        if name in stacked:  # PEFT's order: A [expert rank, in], B [out, rank expert]
-            a, b = a.flatten(0, 1), b.permute(1, 2, 0).flatten(1)
-        target = targets[name]
-        target.lora_A[ADAPTER].weight.data, target.lora_B[ADAPTER].weight.data = a.contiguous(), b.contiguous()
+    targets = _parameters(out)
+    for name, (a, b) in factors.items():
+        a, b = _padded(a, rank, axis=1), _padded(b, rank, axis=2)
+        target = targets[name]  # PEFT's order: A [expert rank, in], B [out, rank expert]
+        target.lora_A[ADAPTER].weight.data = a.flatten(0, 1).contiguous()
+        target.lora_B[ADAPTER].weight.data = b.permute(1, 2, 0).flatten(1).contiguous()
     return out
 
 
@@ -75,10 +72,9 @@ def _padded(factor: Tensor, rank: int, *, axis: int) -> Tensor:
     return torch.cat([factor, factor.new_zeros(shape)], dim=axis)
 
 
-def _factors(model: Model, peft_model: Any) -> tuple[dict[str, Factors], dict[str, Factors]]:
-    """Factors of the stacked tensors, [expert, ...], and of the projections of shared experts, by their names."""
-    stacked: dict[str, Factors] = {}
-    plain: dict[str, Factors] = {}
+def _factors(model: Model, peft_model: Any) -> dict[str, Factors]:
+    """Factors [expert, ...] of every parameter that the adapter changes, by its name."""
+    out: dict[str, Factors] = {}
     names = {id(m): name for name, m in model.module.named_modules()}
     for layer in range(model.n_layers):
         found: dict[str, Factors] = {}
@@ -88,21 +84,21 @@ def _factors(model: Model, peft_model: Any) -> tuple[dict[str, Factors], dict[st
             if not hasattr(wrapped, "lora_A"):
                 continue
             a, b = (f[ADAPTER].weight.detach() for f in (wrapped.lora_A, wrapped.lora_B))
-            found[part] = a, b * wrapped.scaling[ADAPTER]
-            for module, _ in linear.owners()[1:]:
-                n = linear.experts.n_routed
-                plain[names[id(module)]] = _thin(
-                    *((a[:, n:], b) if part == "down" else (a, b[n:])), needed=(a[:, n:] if part == "down" else b[n:].T)
-                )
+            b = b * wrapped.scaling[ADAPTER]
+            found[part] = a, b
+            n = linear.experts.n_routed
+            for module, name in linear.owners()[1:]:
+                thin = _thin(a[:, n:], b, needed=a[:, n:]) if part == "down" else _thin(a, b[n:], needed=b[n:].T)
+                out[f"{names[id(module)]}.{name}"] = _stack([thin])
         experts: Any = model.linear(layer, model.site.down).experts  # type: ignore[union-attr]
         address = names[id(experts)]
         if rows := {part: f for part, f in found.items() if part != "down"}:
-            stacked[f"{address}.gate_up_proj"] = _rows(experts, rows)
+            out[f"{address}.gate_up_proj"] = _rows(experts, rows)
         if "down" in found:
             a, b = found["down"]
             each = a[:, : experts.n_routed].unflatten(1, (experts.n_experts, -1)).transpose(0, 1)
-            stacked[f"{address}.down_proj"] = _stack([_thin(a_e, b, needed=a_e) for a_e in each])
-    return stacked, plain
+            out[f"{address}.down_proj"] = _stack([_thin(a_e, b, needed=a_e) for a_e in each])
+    return out
 
 
 def _rows(experts: Any, found: Mapping[str, Factors]) -> Factors:
@@ -157,7 +153,6 @@ def changes_of(model: Model, peft_model: Any, known: Mapping[str, Place], *, pat
     Raises:
         InputError: it changes more than that.
     """
-    inner = peft_model.base_model.model
     wrappers = {name: w.get_delta_weight(ADAPTER).detach() for name, w in _parameters(peft_model).items()}
     names = {id(m): name for name, m in model.module.named_modules()}
     out: dict[str, Any] = {}
@@ -166,12 +161,7 @@ def changes_of(model: Model, peft_model: Any, known: Mapping[str, Place], *, pat
             linear: Any = model.linear(layer, getattr(model.site, part))
             deltas, changed = [], False
             for owner, leaf in linear.owners():
-                name = names[id(owner)]
-                if leaf == "weight":
-                    module = inner.get_submodule(name)
-                    found = delta_of(module) if hasattr(module, "lora_A") else None
-                else:
-                    found = wrappers.get(f"{name}.{leaf}")
+                found = wrappers.get(f"{names[id(owner)]}.{leaf}")
                 changed |= found is not None
                 deltas.append(torch.zeros_like(getattr(owner, leaf)) if found is None else found)
             if not changed:
