@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -145,14 +146,21 @@ def check_columns(row: Mapping[Any, Any], where: str) -> None:
 
 def _meant(name: str, row: Mapping[Any, Any]) -> str | None:
     """The column that a name is a slip of, or another name of where the row has none of that name."""
+    if slip := _slip(name):
+        return slip
+    meant = MEANT.get(_key(name))
+    has_text = meant in ("prompt", "messages") and ("prompt" in row or "messages" in row)
+    return None if meant in row or has_text else meant
+
+
+@lru_cache(maxsize=4096)
+def _slip(name: str) -> str | None:
     key = _key(name)
     for column in COLUMNS:
         own = _key(column)
         if key == own or (column in _TYPED and _one_slip(key, own)):
             return column
-    meant = MEANT.get(key)
-    has_text = meant in ("prompt", "messages") and ("prompt" in row or "messages" in row)
-    return None if meant in row or has_text else meant
+    return None
 
 
 def _key(name: str) -> str:
@@ -194,7 +202,7 @@ def check_text(value: Any, what: str) -> None:
         if "\0" in text:
             raise InputError(f"{what} has a NUL character, as text in another encoding has; mend the text")
         try:
-            text.encode("utf-8")
+            _ = text.isascii() or text.encode("utf-8")
         except UnicodeEncodeError:
             raise InputError(f"{what} has half a surrogate pair, which no tokenizer can read; mend the text") from None
 
