@@ -51,6 +51,7 @@ from neuronshield.model.encoding import batches
 from neuronshield.model.forward import answer_logits, margins
 from neuronshield.model.intervention import Intervention
 from neuronshield.model.prefixes import OpeningTokens
+from neuronshield.model.projection import acting_weight
 
 __all__ = [
     "CHECKS", "CLIP", "D_MLP", "D_MODEL", "FAMILIES", "HEAD", "N_LAYERS", "QWEN", "SIZE", "Family", "NotHere", "check_bridge",
@@ -230,7 +231,7 @@ VISION = ("vision", "visual", "connector", "projector")
 
 def downs(model: ns.Model) -> list[torch.nn.Module]:
     """The down-projections, by the ends of their names, in order: the package's own table is not trusted."""
-    ends = (
+    ends: tuple[str, ...] = (
         ".down_proj",
         ".mlp.c_proj",
         ".dense_4h_to_h",
@@ -450,7 +451,8 @@ def moved_in_experts(model: ns.Model, other: ns.Model, changed: set[str]) -> int
     for layer in range(N_LAYERS):
         for part in ("up", "gate", "down"):
             name = getattr(model.site, part)
-            where = (model.linear(layer, name).weight != other.linear(layer, name).weight).nonzero()
+            before, after = (acting_weight(m.linear(layer, name)) for m in (model, other))
+            where = (before != after).nonzero()
             own = {index for at, index in PAIRS if at == layer}
             assert {int(i) for i in where[:, int(part == "down")].unique()} <= own, (layer, part)
             count += len(where)

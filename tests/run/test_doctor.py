@@ -23,7 +23,7 @@ def line(checkup: Any, name: str) -> Any:
     return next(x for x in checkup if x.name == name)
 
 
-@pytest.mark.parametrize("name", ["Qwen2.5-VL", "InternVL", "PaliGemma", "Llama 3.2 Vision", "Phi-3", "OPT"])
+@pytest.mark.parametrize("name", ["Qwen2.5-VL", "InternVL3", "PaliGemma", "Llama 3.2 Vision", "Phi-3", "OPT"])
 def test_sound_models_pass(name: str) -> None:
     family = next(f for f in families.FAMILIES if f.name == name)
     checkup = ns.doctor(family.load())
@@ -46,7 +46,7 @@ def test_transformer_lens_is_compared_with_and_the_model_stays_as_it_is(llava: n
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("InternVL", "has no adapter for this family"), ("Qwen2.5-VL", "needs torchvision for this family")],
+    [("InternVL3", "has no adapter for this family"), ("Qwen2.5-VL", "needs torchvision for this family")],
 )
 def test_where_transformer_lens_cannot_be_used_the_line_says_why_and_nothing_is_installed(
     name: str, said: str, monkeypatch: pytest.MonkeyPatch
