@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
 
-from neuronshield.core.statistics import discoveries, ratio_of_means
+from neuronshield.core.intervals import ratio_of_means
+from neuronshield.core.statistics import discoveries
 
 
 def test_an_array_of_another_shape_than_annotated_is_an_error():

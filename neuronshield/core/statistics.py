@@ -6,25 +6,29 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 __all__ = [
     "Interval",
     "bootstrap",
     "cluster_means",
+    "codes",
     "difference",
     "discoveries",
     "equivalent",
     "finite",
     "holm",
+    "least_draws",
+    "least_requests",
     "p_value",
     "positive",
     "rate",
-    "ratio_of_means",
 ]
 
 
 LEVEL = 0.95
+#: No p-value is below this: the smallest normal number.
+LEAST = float(np.finfo(float).tiny)
 
 
 class Interval(NamedTuple):
@@ -132,33 +136,21 @@ def bootstrap(
     return Interval(float(values[0]), float(low), float(high)), distinct
 
 
-def ratio_of_means(
-    numerator: Float[np.ndarray, " row"],
-    denominator: Float[np.ndarray, " row"],
-    clusters: Sequence[str],
-    *,
-    seed: int = 0,
-) -> Interval:
-    """mean(numerator) / mean(denominator) with a percentile interval; clusters are resampled together.
+def codes(clusters: Sequence[str]) -> Int[np.ndarray, " row"]:
+    """The number of each row's cluster, from 0, in order of first appearance.
 
-    >>> ratio_of_means(np.array([1.0, 3.0]), np.array([2.0, 2.0]), ["a", "b"]).value
-    1.0
+    >>> codes(["b", "a", "b"]).tolist()
+    [0, 1, 0]
 
     Args:
-        numerator: one value a row.
-        denominator: one value for each of the same rows.
         clusters: the cluster of each row.
-        seed: of the resampling.
     """
-    index = {c: i for i, c in enumerate(dict.fromkeys(clusters))}
-    where = np.array([index[c] for c in clusters])
-    top = np.bincount(where, numerator, len(index))
-    bottom = np.bincount(where, denominator, len(index))
-    return bootstrap(lambda w: (w @ top) / (w @ bottom), clusters, seed=seed)[0]
+    index: dict[str, int] = {}
+    return np.array([index.setdefault(c, len(index)) for c in clusters], dtype=int)
 
 
 def p_value(observed: float, controls: Float[np.ndarray, " draw"]) -> float:
-    """(1 + #{control >= observed}) / (1 + controls): never 0, valid for any number of draws.
+    """(1 + #{control >= observed}) / (1 + controls): never 0, valid for any number of draws. What is NaN counts against the claim.
 
     >>> p_value(5.0, np.array([1.0, 2.0, 6.0]))
     0.5
@@ -169,8 +161,7 @@ def p_value(observed: float, controls: Float[np.ndarray, " draw"]) -> float:
 
     Source: Phipson and Smyth (2010), "Permutation p-values should never be zero".
     """
-    controls = np.asarray(controls)
-    return (1 + int((controls >= observed).sum())) / (1 + len(controls))
+    return (1 + int((~(np.asarray(controls) < observed)).sum())) / (1 + len(controls))
 
 
 def cluster_means(values: Float[np.ndarray, " row"], clusters: Sequence[str]) -> Float[np.ndarray, " cluster"]:
@@ -183,50 +174,158 @@ def cluster_means(values: Float[np.ndarray, " row"], clusters: Sequence[str]) ->
         values: one value a row.
         clusters: the cluster of each row.
     """
-    index = {c: i for i, c in enumerate(dict.fromkeys(clusters))}
-    where = np.array([index[c] for c in clusters])
-    return np.bincount(where, values, len(index)) / np.bincount(where, minlength=len(index))
+    where = codes(clusters)
+    return np.bincount(where, values) / np.bincount(where)
 
 
 def positive(values: Float[np.ndarray, " row"], clusters: Sequence[str]) -> float:
-    """p of "the mean is above 0": a one-sided t-test over clusters (1 where every value is 0).
+    """p of "the mean is above 0", one-sided, over clusters; 1 where a value is not finite.
 
-    >>> round(positive(np.array([1.0, 2.0, 3.0]), ["a", "b", "c"]), 3)
-    0.037
+    Changes of answers (all values -1, 0 or 1) have the exact sign-flip test over clusters, with one row a cluster McNemar's exact
+    test. Other values have Student's t-test, and p is never below 1 / 2^n, the least p of a sign-flip test of the n clusters that
+    are not 0. So p is never 0, and fewer than 5 clusters cannot show anything at 5 % (`least_requests`).
 
-    Args:
-        values: one value a row.
-        clusters: the cluster of each row.
-    """
-    from scipy.stats import ttest_1samp
-
-    means = cluster_means(values, clusters)
-    if len(means) < 2 or np.ptp(means) <= 1e-12 * max(1.0, float(np.abs(means).max())):
-        return 0.0 if len(means) > 1 and means[0] > 1e-9 else 1.0
-    return float(ttest_1samp(means, 0.0, alternative="greater").pvalue)
-
-
-def equivalent(values: Float[np.ndarray, " row"], clusters: Sequence[str], limit: float) -> float:
-    """p of "the mean lies outside +-limit": a small p means equivalent to 0 within the limit.
-
-    >>> equivalent(np.array([0.1, -0.1, 0.05]), ["a", "b", "c"], limit=1.0) < 0.01
+    >>> round(positive(np.arange(1.0, 9.0), list("abcdefgh")), 4)
+    0.0039
+    >>> positive(np.ones(5), list("abcde")) == 1 / 2**5
     True
 
     Args:
         values: one value a row.
         clusters: the cluster of each row.
-        limit: largest mean that counts as none, in the units of the values.
 
-    Source: Schuirmann (1987), two one-sided tests (TOST); statsmodels' implementation, over clusters.
+    Source: Fisher (1935), "The design of experiments", section 21; McNemar (1947), "Note on the sampling error of the
+    difference between correlated proportions or percentages".
+    """
+    from scipy.stats import ttest_1samp
+
+    values = np.asarray(values, dtype=float)
+    if not len(values) or not np.isfinite(values).all():
+        return 1.0
+    if np.isin(values, (-1, 0, 1)).all():
+        return _sign_flips(np.bincount(codes(clusters), values))
+    means = cluster_means(values, clusters)
+    largest = float(np.abs(means).max())
+    least = _power(0.5, int((np.abs(means) > 1e-12 * max(1.0, largest)).sum()))
+    if np.ptp(means) <= 1e-12 * max(1.0, largest):
+        return least if means[0] > 1e-9 else 1.0
+    return max(least, float(ttest_1samp(means, 0.0, alternative="greater").pvalue))
+
+
+def _sign_flips(sums: Float[np.ndarray, " cluster"]) -> float:
+    """P(sum of the clusters >= that observed) if each whole number had its sign by chance, counted exactly."""
+    sizes = np.abs(sums).astype(int)
+    chance = np.ones(1)  # of each sum over the clusters whose sign is plus
+    for size in sizes[sizes > 0]:
+        longer = np.zeros(len(chance) + size)
+        longer[: len(chance)] += chance / 2
+        longer[size:] += chance / 2
+        chance = longer
+    return min(1.0, max(float(chance[int(sums[sums > 0].sum()) :].sum()), LEAST))
+
+
+def equivalent(values: Float[np.ndarray, " row"], clusters: Sequence[str], limit: float) -> float:
+    """p of "the mean lies outside +-limit": a small p means equivalent to 0 within the limit; 1 where a value is not finite.
+
+    Two one-sided tests over clusters. p is never below (1 - (limit - |mean|) / jump)^n: the chance that none of n clusters shows it
+    if the mean is at the limit because a few clusters differ by `jump`, which is 1 (or twice the limit, if that is larger). On
+    clusters without any change this is exact for answers: "unchanged within 0.10" needs 29 of them (`least_requests`). For changes
+    of answers (all values -1, 0 or 1) the one-sided tests are score tests, whose variance is that at the limit; for other values
+    t-tests.
+
+    >>> equivalent(np.array([0.1, -0.1, 0.05, 0.0] * 3), list("abcdefghijkl"), limit=1.0) < 0.01
+    True
+    >>> equivalent(np.zeros(28), [str(i) for i in range(28)], limit=0.1) < 0.05
+    False
+
+    Args:
+        values: one value a row.
+        clusters: the cluster of each row.
+        limit: largest mean that counts as none, in the units of the values, above 0.
+
+    Source: Schuirmann (1987), two one-sided tests (TOST); Tango (1998), "Equivalence test and confidence interval for the difference
+    in proportions for the paired-sample design", for score tests; Clopper and Pearson (1934) for the exact bound.
     """
     from statsmodels.stats.weightstats import DescrStatsW
 
-    means = cluster_means(values, clusters)
-    if len(means) < 2:
+    values = np.asarray(values, dtype=float)
+    n = len(set(clusters))
+    if n < 2 or not np.isfinite(values).all():
         return 1.0
+    answers = bool(np.isin(values, (-1, 0, 1)).all())
+    means = cluster_means(values, clusters)
+    mean = float(values.mean() if answers else means.mean())
+    share = (limit - abs(mean)) / max(1.0, 2 * limit)
+    if share <= 0:
+        return 1.0
+    least = _power(1 - share, n)
     if np.ptp(means) <= 1e-12:
-        return 0.0 if abs(float(means[0])) < limit else 1.0
-    return float(DescrStatsW(means).ttost_mean(-limit, limit)[0])
+        return least
+    if answers:
+        return max(least, *(_at_limit(sign * values, clusters, limit) for sign in (1, -1)))
+    return max(least, float(DescrStatsW(means).ttost_mean(-limit, limit)[0]))
+
+
+def _at_limit(values: Float[np.ndarray, " row"], clusters: Sequence[str], limit: float) -> float:
+    """p of "the mean of these changes of answers is at least the limit", with the variance at the limit.
+
+    There a share of the clusters has gone to 1 in every row; see `intervals` for the variance.
+    """
+    from scipy.special import stdtr
+
+    where = codes(clusters)
+    sums, rows = np.bincount(where, values), np.bincount(where)
+    n, mean = len(rows), float(values.mean())
+    if limit >= 1:
+        return LEAST
+    share = (limit - mean) / (1 - mean)
+    room = (rows - sums) / rows.sum()
+    error = (sums - mean * rows) / rows.sum() + share * (room - room.mean())
+    variance = n / (n - 1) * float((error**2).sum()) + share * (1 - share) * float((room**2).sum())
+    return float(stdtr(n - 1, (mean - limit) / np.sqrt(variance)))
+
+
+def _power(base: float, n: int) -> float:
+    """base^n, above 0."""
+    return max(base**n, LEAST)
+
+
+def least_requests(*, alpha: float, limit: float | None = None) -> int:
+    """The fewest clusters (independent requests) with which a claim can pass at all, from its own test.
+
+    With fewer than this the outcome of the test is known beforehand, so the claim is neither passed nor failed.
+
+    >>> least_requests(alpha=0.05), least_requests(alpha=0.05, limit=0.10), least_requests(alpha=0.05, limit=0.25)
+    (5, 29, 11)
+
+    Args:
+        alpha: level of the test, between 0 and 1.
+        limit: of `equivalent`; without it the claim is that a mean is `positive`.
+    """
+    return _least(0.5 if limit is None else 1 - limit / max(1.0, 2 * limit), alpha)
+
+
+def least_draws(*, alpha: float) -> int:
+    """The fewest control sets with which `p_value` can be at most alpha.
+
+    >>> least_draws(alpha=0.05)
+    19
+
+    Args:
+        alpha: level of the test, between 0 and 1.
+    """
+    n = max(0, int(1 / alpha) - 2)
+    while 1 / (1 + n) > alpha:
+        n += 1
+    return n
+
+
+def _least(base: float, alpha: float) -> int:
+    """The smallest n of base^n <= alpha."""
+    n = 1
+    while base**n > alpha:
+        n += 1
+    return n
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -17,8 +17,10 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from ..core.display import count
+from ..core.intervals import ratio_of_means
 from ..core.neurons import NeuronSet
-from ..core.statistics import Interval, equivalent, holm, p_value, ratio_of_means
+from ..core.statistics import Interval, equivalent, holm, least_requests, p_value
 from ..data.grading import Grade
 from .controls import Controls
 from .pairs import ABLATIONS, MatchedPairs
@@ -117,19 +119,25 @@ def measure_specificity(pairs: MatchedPairs, shift: Float[np.ndarray, "kind pair
     effects = [pairs.normalised_effect(row) for row in shift]
     worst = max(range(len(p)), key=lambda i: (p[i], abs(effects[i].value)))
     note = f"benign margins under {ABLATIONS[worst]} ablation, the worst of three; equivalent to 0 within ±{limit:g}"
+    note += _too_few(len(set(pairs.requests)), limit)
     verdict = "passed" if p[worst] <= RULE.alpha else "failed"
     return Claim(SPECIFICITY, effects[worst], verdict, p={"TOST": p[worst]}, note=note)
 
 
+def _too_few(n: int, limit: float) -> str:
+    """What a note on equivalence adds if so few requests can never show it."""
+    least = least_requests(alpha=RULE.alpha, limit=limit)
+    return f"; {count(n, 'request')} cannot show this, {least} can" if n < least else ""
+
+
 def measure_utility(
-    before: Sequence[Grade], after: Sequence[Grade], *, requests: Shaped[np.ndarray, " answer"], seed: int
+    before: Sequence[Grade], after: Sequence[Grade], *, requests: Shaped[np.ndarray, " answer"]
 ) -> Claim:
     """The share of benign answers that are right is equivalent before and after ablation (TOST).
 
     Args:
         before, after: graded answers to the same benign prompts.
         requests: the request of each answer.
-        seed: of the interval.
     """
     change = [
         (float(b.right) - float(a.right), request)
@@ -140,9 +148,10 @@ def measure_utility(
     values, clusters = np.array([c for c, _ in change]), [c for _, c in change]
     limit = RULE.max_utility_change
     p = equivalent(values, clusters, limit)
-    effect = ratio_of_means(values, np.ones(len(values)), clusters, seed=seed)
+    effect = ratio_of_means(values, np.ones(len(values)), clusters)
     note = (
         f"share of {len(values)} benign answers that are right, after minus before; equivalent to 0 within ±{limit:g}"
+        + _too_few(len(set(clusters)), limit)
     )
     return Claim(UTILITY, effect, "passed" if p <= RULE.alpha else "failed", p={"TOST": p}, note=note)
 

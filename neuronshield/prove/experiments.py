@@ -36,8 +36,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from ..core.intervals import ratio_of_means
 from ..core.neurons import NeuronSet
-from ..core.statistics import Interval, bootstrap, ratio_of_means
+from ..core.statistics import Interval
 from ..data.prompts import Cell
 from ..model.intervention import Intervention
 from .controls import drawn_like
@@ -176,7 +177,7 @@ def completeness(pairs: MatchedPairs, neurons: NeuronSet, random: Sequence[Neuro
         margins = pairs.on_harmful([pairs.ablate(every), *(pairs.ablate(s) for s in kept)])
         lowest, change = margins[0], margins[1:] - margins[0]
         whole = pairs.harmful_margins - lowest
-        spread = ratio_of_means(change[0], whole, list(pairs.requests), seed=pairs.seed)
+        spread = ratio_of_means(change[0], whole, list(pairs.requests))
         share = Interval(float(change[0].mean() / whole.mean()), spread.low, spread.high)
         random_share = Spread.of(change[1:].mean(axis=1) / whole.mean())
         out.append(Completeness(frame, share, random_share, without_set=pairs.normalised_effect(whole)))
@@ -226,8 +227,8 @@ def recognition(
     for label, outcome, which in _outcomes(harmful, refused):
         if len(set(requests[which])) >= 3:
             out.append(Activity(
-                label, outcome, n=int(which.sum()), activity=_mean(mine[which], requests[which], pairs.seed),
-                effect=_mean(change[which], requests[which], pairs.seed), random=Spread.of(others[:, which].mean(axis=1)),
+                label, outcome, n=int(which.sum()), activity=_mean(mine[which], requests[which]),
+                effect=_mean(change[which], requests[which]), random=Spread.of(others[:, which].mean(axis=1)),
             ))  # fmt: skip
     return tuple(out)
 
@@ -274,15 +275,12 @@ def cross_cell(
             if len(both):
                 out.append(CrossCellEffect(
                     str(source), str(target), n=len(both),
-                    effect=_mean(change[0][both] / difference, pairs.requests[both], pairs.seed),
+                    effect=_mean(change[0][both] / difference, pairs.requests[both]),
                     random=Spread.of(change[1:][:, both].mean(axis=1) / difference),
                 ))  # fmt: skip
     return tuple(out)
 
 
-def _mean(values: Float[np.ndarray, " row"], requests: Shaped[np.ndarray, " row"], seed: int) -> Interval:
+def _mean(values: Float[np.ndarray, " row"], requests: Shaped[np.ndarray, " row"]) -> Interval:
     """Mean over rows and its interval over requests."""
-    index = {c: i for i, c in enumerate(dict.fromkeys(requests))}
-    where = np.array([index[c] for c in requests])
-    top, n = np.bincount(where, values, len(index)), np.bincount(where, minlength=len(index))
-    return bootstrap(lambda w: (w @ top) / (w @ n), list(requests), seed=seed)[0]
+    return ratio_of_means(values, np.ones(len(values)), list(requests))

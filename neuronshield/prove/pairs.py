@@ -2,8 +2,8 @@
 
 Let M be the refusal margin (see `model.prefixes`). The **clean logit difference** is mean M(harmful) - mean M(benign) of the
 unchanged model. A **normalised effect** is a change of the margin divided by the clean logit difference: 1 means that the
-change is as large as the whole difference between harmful and benign prompts (Wang et al. 2023 normalise so). Intervals
-resample whole requests (`pair_id`), since translations of one request are not independent.
+change is as large as the whole difference between harmful and benign prompts (Wang et al. 2023 normalise so). Intervals are over
+whole requests (`pair_id`), since translations of one request are not independent.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from ..core.errors import InputError
+from ..core.intervals import ratio_of_means
 from ..core.neurons import NeuronSet
-from ..core.statistics import Interval, ratio_of_means
+from ..core.statistics import Interval
 from ..data.prompts import Cell, Prompt, PromptSet
 from ..find.moments import record
 from ..model.forward import margins, prepare
@@ -72,7 +73,7 @@ class PairRows:
 
     Attributes:
         harmful, benign: the prompts.
-        requests: the request (`pair_id`) of each pair; intervals resample requests.
+        requests: the request (`pair_id`) of each pair; intervals are over requests.
         cells: the cell's name, such as "en/text".
         harmful_values, benign_values: every neuron at the last prompt token.
         mean_values: the benign mean of the pair's cell; `donor_values`: the values of another benign prompt of the cell.
@@ -118,7 +119,7 @@ class MatchedPairs:
         model: the model.
         tokens: first tokens of refusal and compliance prefixes, by language.
         rows: prompts, activations and clean margins, pair by pair.
-        seed: of the bootstrap and of every draw.
+        seed: of every draw.
         batch_size: prompts per forward.
         progress: whether bars are shown.
     """
@@ -206,11 +207,11 @@ class MatchedPairs:
     @property
     def clean_logit_difference(self) -> Interval:
         """Mean of `differences`, with its interval."""
-        return ratio_of_means(self.differences, np.ones(len(self)), list(self.requests), seed=self.seed)
+        return ratio_of_means(self.differences, np.ones(len(self)), list(self.requests))
 
     def normalised_effect(self, change: Float[np.ndarray, " pair"], rows: Any = slice(None)) -> Interval:
         """mean(change) / clean logit difference over `rows`, with its interval over requests."""
-        return ratio_of_means(change[rows], self.differences[rows], list(self.requests[rows]), seed=self.seed)
+        return ratio_of_means(change[rows], self.differences[rows], list(self.requests[rows]))
 
     def normalised_effects(self, change: Float[np.ndarray, "set pair"]) -> Float[np.ndarray, " set"]:
         """The same for many sets, without intervals."""
@@ -255,7 +256,7 @@ def measure(
         model: the model.
         pairs: (harmful, benign) prompts.
         tokens: first tokens of refusal and compliance prefixes, by language.
-        seed: draws the donors of resampling, and the bootstrap.
+        seed: draws the donors of resampling.
         batch_size: prompts per forward.
         progress: whether bars are shown.
     """

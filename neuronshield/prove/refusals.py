@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 
+from ..core.intervals import clustered_rate
 from ..core.neurons import NeuronSet
-from ..core.statistics import rate
 from ..data.grading import Grade, Openings, grade
 from ..data.prompts import Cell
 from ..model.generation import generate
@@ -34,8 +35,14 @@ class Grader:
     graded: int
 
     def rows(self, pairs: MatchedPairs) -> Int[np.ndarray, " row"]:
-        """The pairs of the sample."""
-        return np.random.default_rng(pairs.seed).permutation(len(pairs))[: self.graded]
+        """The pairs of the sample: a random order, one pair of each request before a second one of any."""
+        order = np.random.default_rng(pairs.seed).permutation(len(pairs))
+        seen: Counter[str] = Counter()
+        earlier = []
+        for request in pairs.requests[order]:
+            earlier.append(seen[request])
+            seen[request] += 1
+        return order[np.argsort(earlier, kind="stable")][: self.graded]
 
     def answers(self, pairs: MatchedPairs, label: str, *, ablated: NeuronSet | None = None) -> list[Grade]:
         """Graded answers to the sample's prompts of a label, clean or under mean ablation at the last prompt token."""
@@ -49,12 +56,24 @@ class Grader:
         return [grade(p, t, self.openings, in_thought=o) for p, t, o in zip(prompts, texts, opened, strict=True)]
 
 
-def answer_rate(label: str, condition: str, grades: Sequence[Grade]) -> AnswerRate:
-    """The shares of answers that refuse and that are incoherent, of those that could be graded, with Wilson's intervals."""
-    outcomes = [g.outcome for g in grades if g.outcome != "unknown"]
-    refused, incoherent = (rate(outcomes.count(o), len(outcomes)) for o in ("refused", "incoherent"))
+def answer_rate(
+    label: str, condition: str, grades: Sequence[Grade], *, requests: Shaped[np.ndarray, " answer"]
+) -> AnswerRate:
+    """The shares of answers that refuse and that are incoherent, of those that could be graded, with intervals over requests.
+
+    Args:
+        label: of the prompts.
+        condition: of the model.
+        grades: one an answer.
+        requests: the request of each answer.
+    """
+    outcomes = [g.outcome for g in grades]
+    refused, incoherent = (
+        clustered_rate(np.array([np.nan if o == "unknown" else float(o == wanted) for o in outcomes]), list(requests))
+        for wanted in ("refused", "incoherent")
+    )
     return AnswerRate(
-        label, condition, n=len(grades), refused=refused, incoherent=incoherent, n_unknown=len(grades) - len(outcomes)
+        label, condition, n=len(grades), refused=refused, incoherent=incoherent, n_unknown=outcomes.count("unknown")
     )
 
 
@@ -79,7 +98,10 @@ def refusing_cells(pairs: MatchedPairs, grader: Grader) -> tuple[list[Cell], dic
     if cells:
         return cells, {}, ""
     answers = {label: grader.answers(pairs, label) for label in ("harmful", "benign")}
-    refused = {label: answer_rate(label, CLEAN, grades).refused.value for label, grades in answers.items()}
+    asked = pairs.requests[grader.rows(pairs)]
+    refused = {
+        label: answer_rate(label, CLEAN, found, requests=asked).refused.value for label, found in answers.items()
+    }
     more = refused["harmful"] - refused["benign"]
     if np.isnan(more):
         why = (

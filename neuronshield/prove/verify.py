@@ -21,8 +21,8 @@ These are claims about the margin. Refusal rates of generated answers are report
 (1 + draws) against kinds that are drawn, and a paired interval above 0 against single sets.
 
 **Rule.** `RULE` is fixed beforehand and demands every claim at once, so no correction over claims is needed (intersection-union
-test). Over cells Holm's correction is used, over members Benjamini and Hochberg's. Intervals resample whole requests. Cells
-where the model does not refuse have nothing to explain: they are left out of the claims and used in the experiments.
+test). Over cells Holm's correction is used, over members Benjamini and Hochberg's. Intervals are over whole requests (`core.intervals`).
+Cells where the model does not refuse have nothing to explain: they are left out of the claims and used in the experiments.
 
 **Members.** Each member is ablated alone, after all others and the backup neurons, and after those of its own and earlier layers, so
 that neurons that back each other up are found as a group (`members`). A member is verified if one of these lowers the margin, by
@@ -101,9 +101,9 @@ def verify(
             select on.
         draws: control sets of each kind that is drawn. A draw costs one partial forward of every pair per claim. With fewer than 19
             no claim can pass.
-        seed: of every draw and interval.
+        seed: of every draw.
         refusals, compliances: prefixes instead of the model's own (`model.prefixes`), for all languages or by language.
-        graded: pairs whose answers are generated (24 tokens) and graded.
+        graded: pairs whose answers are generated (24 tokens) and graded; they are spread over requests.
         batch_size: prompts per forward.
         progress: whether bars are shown.
 
@@ -190,7 +190,8 @@ class _Test:
 def _untested(test: _Test, pairs: MatchedPairs, *, answers: dict[str, list[Grade]], reason: str) -> Proof:
     """The proof where there is no refusal to explain."""
     names = (*NECESSITY, SUFFICIENCY, SPECIFICITY, UTILITY)
-    rates = tuple(answer_rate(label, CLEAN, grades) for label, grades in answers.items())
+    asked = pairs.requests[test.grader.rows(pairs)]
+    rates = tuple(answer_rate(label, CLEAN, grades, requests=asked) for label, grades in answers.items())
     claims = tuple(Claim.untested(name) for name in names)
     return test.proof(pairs, reason=reason, passed=False, claims=claims, answers=rates)
 
@@ -240,8 +241,10 @@ def _answers(test: _Test, pairs: MatchedPairs, random: Sequence[NeuronSet]) -> t
     if random:
         grades["harmful", RANDOM_ABLATED] = grader.answers(pairs, "harmful", ablated=random[0])
     before, after = grades["benign", CLEAN], grades["benign", SET_ABLATED]
-    utility = measure_utility(before, after, requests=pairs.requests[grader.rows(pairs)], seed=pairs.seed)
-    return utility, tuple(answer_rate(label, condition, found) for (label, condition), found in grades.items())
+    asked = pairs.requests[grader.rows(pairs)]
+    utility = measure_utility(before, after, requests=asked)
+    rates = (answer_rate(label, condition, found, requests=asked) for (label, condition), found in grades.items())
+    return utility, tuple(rates)
 
 
 def _experiments(

@@ -1,24 +1,28 @@
-"""Intervals against numbers worked out by hand and against slow resampling."""
+"""Tests, corrections and rates of independent trials against numbers worked out by hand and against scipy."""
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest, ttest_1samp
+from scipy.stats import t as t_of
 
 from neuronshield.core.statistics import (
-    Interval,
-    bootstrap,
     cluster_means,
+    codes,
     difference,
     discoveries,
     equivalent,
     holm,
+    least_draws,
+    least_requests,
     p_value,
     positive,
     rate,
-    ratio_of_means,
 )
 
 Z = 1.959963984540054
@@ -69,55 +73,13 @@ def test_p_is_never_zero_and_counts_ties_against_us():
     assert p_value(0.0, np.array([1.0, 2.0, 3.0])) == 1.0
 
 
-def clustered() -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """23 rows in 7 clusters of unequal size; rows of a cluster are alike."""
-    rng = np.random.default_rng(0)
-    clusters = [f"c{i}" for i in [0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 5, 5, 6, 6, 6]]
-    level = rng.normal(1, 1, 7)
-    top = np.array([level[int(c[1])] for c in clusters]) + rng.normal(0, 0.1, 23)
-    return top, rng.uniform(1, 2, 23), clusters
-
-
-def test_the_cluster_bootstrap_agrees_with_copying_rows():
-    top, bottom, clusters = clustered()
-    names = sorted(set(clusters))
-    rows = {c: [i for i, d in enumerate(clusters) if d == c] for c in names}
-    rng = np.random.default_rng(1)
-    slow = []
-    for _ in range(4000):
-        picked = [i for c in rng.choice(names, len(names)) for i in rows[c]]
-        slow.append(top[picked].mean() / bottom[picked].mean())
-    low, high = np.quantile(slow, [0.025, 0.975])
-    got = ratio_of_means(top, bottom, clusters, seed=2)
-    assert got.value == pytest.approx(top.mean() / bottom.mean(), rel=1e-12)
-    width = high - low
-    assert (got.low, got.high) == pytest.approx((low, high), abs=0.06 * width)
-    # trap: resampling rows instead of clusters gives an interval about half as wide
-    single = ratio_of_means(top, bottom, [str(i) for i in range(23)], seed=2)
-    assert (single.high - single.low) < 0.75 * width
-
-
-def test_bootstrap_gives_the_estimate_first_and_names_its_columns():
-    interval, names = bootstrap(lambda w: w @ np.array([2.0, 3.0, 5.0]), ["b", "a", "b", "c"], draws=50)
-    assert names == ["b", "a", "c"]
-    assert interval.value == 10.0
-    assert interval.low <= 10.0 <= interval.high
-
-
-def test_bootstrap_repeats_with_its_seed_only():
-    top, bottom, clusters = clustered()
-    assert ratio_of_means(top, bottom, clusters, seed=3) == ratio_of_means(top, bottom, clusters, seed=3)
-    assert ratio_of_means(top, bottom, clusters, seed=3) != ratio_of_means(top, bottom, clusters, seed=4)
-
-
-def test_one_cluster_says_nothing_about_spread():
-    interval, _ = bootstrap(lambda w: w @ np.array([4.0]), ["a", "a"])
-    assert interval == Interval(4.0, float("-inf"), float("inf"))
-
-
 # -- tests over requests -----------------------------------------------------------------------------------
 CLUSTERS = ["a", "a", "b", "c", "c", "c"]
 VALUES = np.array([1.0, 3.0, 5.0, 0.0, 1.0, 2.0])
+
+
+def test_clusters_are_numbered_in_order_of_appearance():
+    assert codes(["b", "a", "b", "c"]).tolist() == [0, 1, 0, 2]
 
 
 def test_a_cluster_counts_once():
@@ -125,33 +87,147 @@ def test_a_cluster_counts_once():
 
 
 def test_positive_is_students_t_over_clusters_written_out():
-    means = np.array([2.0, 5.0, 1.0])
-    t = means.mean() / (means.std(ddof=1) / math.sqrt(3))
-    # one-sided tail of Student's t with 2 degrees of freedom, in closed form
-    assert positive(VALUES, CLUSTERS) == pytest.approx(0.5 - t / (2 * math.sqrt(2 + t * t)))
-    assert positive(-VALUES, CLUSTERS) == pytest.approx(0.5 + t / (2 * math.sqrt(2 + t * t)))
+    rows, names = np.append(VALUES, [2.5, 0.5, 3.0]), [*CLUSTERS, "d", "e", "f"]
+    means = np.array([2.0, 5.0, 1.0, 2.5, 0.5, 3.0])
+    t = means.mean() / (means.std(ddof=1) / math.sqrt(6))
+    assert positive(rows, names) == pytest.approx(max(1 / 2**6, t_of.sf(t, 5)))
+    noisy = np.append(rows, [-1.0, -2.0])
+    means = np.append(means, [-1.0, -2.0])
+    t = means.mean() / (means.std(ddof=1) / math.sqrt(8))
+    assert positive(noisy, [*names, "g", "h"]) == pytest.approx(t_of.sf(t, 7))
+    assert positive(-noisy, [*names, "g", "h"]) == pytest.approx(t_of.cdf(t, 7))
 
 
 def test_repeating_a_request_does_not_make_it_more_certain():
     assert positive(np.tile(VALUES, 5), CLUSTERS * 5) == pytest.approx(positive(VALUES, CLUSTERS))
 
 
-def test_nothing_at_all_is_no_effect_and_a_constant_one_is():
+def test_nothing_at_all_is_no_effect_and_a_constant_one_has_the_exact_chance_of_all_signs_alike():
     assert positive(np.zeros(5), list("abcde")) == 1.0
-    assert positive(np.full(5, 0.2), list("abcde")) == 0.0
-    assert positive(np.array([3.0]), ["a"]) == 1.0
+    assert positive(np.full(5, 0.2), list("abcde")) == 1 / 2**5
+    assert positive(np.full(5, -0.2), list("abcde")) == 1.0
+    assert positive(np.array([3.0]), ["a"]) == 1 / 2
+    assert positive(np.full(4000, 0.3), [str(i) for i in range(4000)]) > 0
+
+
+def test_positive_is_never_surer_than_the_signs_of_all_clusters_allow():
+    nearly = 0.2 + 1e-6 * np.arange(4)
+    assert positive(nearly, list("abcd")) == 1 / 2**4
+    some = np.array([0.0, 0.0, 0.0, 0.31, 0.3, 0.32])  # 3 clusters that are not 0
+    assert positive(some, list("abcdef")) >= 1 / 2**3
+
+
+@pytest.mark.parametrize(("gained", "lost", "same"), [(5, 0, 20), (6, 1, 3), (3, 3, 0), (0, 4, 4)])
+def test_positive_on_changes_of_answers_is_mcnemars_exact_test(gained: int, lost: int, same: int):
+    values = np.repeat([1.0, -1.0, 0.0], [gained, lost, same])
+    names = [str(i) for i in range(len(values))]
+    assert positive(values, names) == pytest.approx(binomtest(gained, gained + lost, alternative="greater").pvalue)
+
+
+def test_positive_on_changes_of_answers_flips_whole_clusters():
+    values, names = np.array([1, 1, 1, 1, 0, -1, -1, 0]).astype(float), list("aaabbbcc")
+    sums = np.array([3, 0, -1])
+    flipped = [(np.array(signs) * np.abs(sums)).sum() for signs in itertools.product([1, -1], repeat=3)]
+    assert positive(values, names) == np.mean(np.array(flipped) >= sums.sum())
 
 
 def test_equivalence_is_two_one_sided_tests():
-    x = np.array([0.02, -0.01, 0.03, 0.00, 0.01, -0.02])
-    names = list("abcdef")
-    low, high = positive(x + 0.05, names), positive(0.05 - x, names)
-    assert equivalent(x, names, 0.05) == pytest.approx(max(low, high))
-    assert equivalent(x, names, 0.05) < 0.05 < equivalent(x, names, 0.01)
-    assert equivalent(x + 1, names, 0.05) > 0.99
-    assert equivalent(np.zeros(4), list("abcd"), 0.1) == 0.0
+    x = np.tile([0.02, -0.01, 0.03, 0.005, 0.01, -0.02], 5) * 4
+    names = [str(i) for i in range(30)]
+    expected = max(ttest_1samp(x, -0.04, alternative="greater").pvalue, ttest_1samp(x, 0.04, alternative="less").pvalue)
+    assert equivalent(x, names, 0.04) == pytest.approx(max(expected, (1 - (0.04 - abs(x.mean()))) ** 30))
+    wide = np.linspace(-1.5, 1.6, 30)
+    expected = max(
+        ttest_1samp(wide, -0.5, alternative="greater").pvalue, ttest_1samp(wide, 0.5, alternative="less").pvalue
+    )
+    assert equivalent(wide, names, 0.5) == pytest.approx(expected)
+    assert equivalent(x + 1, names, 0.05) == 1.0
+
+
+def test_equivalence_of_what_did_not_change_is_the_chance_of_missing_every_change():
+    assert equivalent(np.zeros(28), [str(i) for i in range(28)], 0.1) == pytest.approx(0.9**28)
+    assert equivalent(np.zeros(4), list("abcd"), 0.1) == pytest.approx(binomtest(0, 4, 0.1, alternative="less").pvalue)
+    assert equivalent(np.full(40, 0.05), [str(i) for i in range(40)], 0.1) == pytest.approx(0.95**40)
     assert equivalent(np.ones(4), list("abcd"), 0.1) == 1.0
     assert equivalent(np.zeros(1), ["a"], 0.1) == 1.0  # one request proves nothing
+    assert 0 < equivalent(np.zeros(9000), [str(i) for i in range(9000)], 3.0) < 1e-200
+
+
+def test_rows_of_a_request_that_did_not_change_do_not_add_requests():
+    names = [str(i) for i in range(7)]
+    assert equivalent(np.zeros(28), names * 4, 0.1) == equivalent(np.zeros(7), names, 0.1)
+
+
+def test_one_changed_answer_of_29_is_not_equivalence_within_ten_points():
+    values = np.zeros(29)
+    values[3] = 1.0
+    names = [str(i) for i in range(29)]
+    assert equivalent(values, names, 0.1) > 0.05  # a t-test says 0.03
+    assert ttest_1samp(values, 0.1, alternative="less").pvalue < 0.05
+
+
+def test_changes_of_answers_are_tested_with_the_variance_at_the_limit():
+    values = np.repeat([1.0, -1.0, 0.0], [3, 4, 93])
+    names = [str(i) for i in range(100)]
+    mean, limit = -0.01, 0.1
+    p = []
+    for m, up in ((mean, 3), (-mean, 4)):
+        share = (limit - m) / (1 - m)
+        down = 7 - up
+        moved = {1: up + share * (100 - up), 0: (1 - share) * (100 - 7), -1: (1 - share) * down}  # a share went to 1
+        variance = sum(k * (v - limit) ** 2 for v, k in moved.items()) / 100
+        p.append(t_of.cdf((m - limit) / math.sqrt(variance / 100), 99))
+    assert equivalent(values, names, limit) == pytest.approx(max(p), rel=0.03)
+
+
+def test_what_is_not_finite_shows_nothing():
+    values = np.array([0.1, math.nan, 0.2, 0.1, 0.1, 0.1, 0.1])
+    assert positive(values, list("abcdefg")) == 1.0
+    assert equivalent(values, list("abcdefg"), 0.5) == 1.0
+    assert p_value(math.nan, np.array([1.0, 2.0, 3.0])) == 1.0
+    assert p_value(5.0, np.array([1.0, math.nan, 3.0])) == 2 / 4
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.01])
+@pytest.mark.parametrize("limit", [None, 0.02, 0.1, 0.25, 0.8])
+def test_least_requests_is_where_the_test_can_first_pass(alpha: float, limit: float | None):
+    n = least_requests(alpha=alpha, limit=limit)
+    best = [
+        positive(np.ones(k), [str(i) for i in range(k)])
+        if limit is None
+        else equivalent(np.zeros(k), [str(i) for i in range(k)], limit)
+        for k in (n - 1, n)
+    ]
+    assert best[1] <= alpha < best[0]
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.05, 0.01, 0.03])
+def test_least_draws_is_where_p_can_first_pass(alpha: float):
+    n = least_draws(alpha=alpha)
+    assert p_value(1.0, np.zeros(n)) <= alpha < p_value(1.0, np.zeros(n - 1))
+
+
+def size_of(test: Callable[[np.ndarray, list[str]], float], chances: Sequence[float], *, n: int, rows: int) -> float:
+    """How often a test at 5 % passes on changes of answers (+1, -1, 0) of n requests; rows of a request are alike."""
+    rng = np.random.default_rng(0)
+    names = [str(i) for i in range(n) for _ in range(rows)]
+    passed = 0
+    for _ in range(400):
+        each = rng.dirichlet(np.array(chances) * 2 + 1e-9, n) if rows > 1 else np.tile(chances, (n, 1))
+        values = np.concatenate([rng.choice([1.0, -1.0, 0.0], rows, p=p / p.sum()) for p in each])
+        passed += test(values, names) <= 0.05
+    return passed / 400
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("n", [16, 29, 48])
+def test_no_test_passes_more_often_than_its_level_says(n: int, rows: int):
+    for changed in ((0.1, 0.0), (0.13, 0.03)):  # the mean change is the limit
+        chances = (*changed, 1 - sum(changed))
+        assert size_of(lambda v, c: equivalent(v, c, 0.1), chances, n=n, rows=rows) <= 0.08
+    for change in (0.05, 0.3):  # as many gained as lost
+        assert size_of(positive, (change, change, 1 - 2 * change), n=n, rows=rows) <= 0.08
 
 
 def test_holm_steps_down():

@@ -118,7 +118,7 @@ def test_utility_fails_when_too_many_benign_answers_go_wrong(spoilt: int, verdic
     requests = np.array([f"request {i}" for i in range(48)], dtype=object)
     before = [Grade(False, True)] * 48
     after = [Grade(False, i >= spoilt) for i in range(48)]
-    found = measure_utility(before, after, requests=requests, seed=0)
+    found = measure_utility(before, after, requests=requests)
     assert found.verdict == verdict
     assert found.effect.value == pytest.approx(-spoilt / 48)
 
@@ -168,5 +168,9 @@ def test_utility_is_graded_where_prompts_say_what_is_right(planted_model: ns.Mod
         row["expect"] = ["sure"]
     prompts = ns.PromptSet.from_records(rows)
     proof = ns.verify(planted_model, set_of(TRUTH), prompts, draws=25, **ASK)
-    assert claim(proof, "utility").verdict == "passed"
-    assert claim(proof, "utility").effect.value == 0
+    utility = claim(proof, "utility")
+    assert utility.effect.value == 0
+    assert utility.effect.low < 0 < utility.effect.high
+    assert utility.p == {"TOST": pytest.approx(0.9**15)}
+    assert utility.verdict == "failed"
+    assert "15 requests cannot show this, 29 can" in utility.note

@@ -9,6 +9,7 @@ import pytest
 from one_neuron import plant
 
 import neuronshield as ns
+from neuronshield.data.grading import Grade
 from neuronshield.model.prefixes import opening_tokens, openings_of
 from neuronshield.prove.pairs import MatchedPairs, match, measure
 from neuronshield.prove.refusals import Grader, answer_rate, refusing_cells
@@ -72,5 +73,20 @@ def test_the_graded_sample_is_the_same_each_time(found: tuple[MatchedPairs, Grad
     np.testing.assert_array_equal(grader.rows(pairs), grader.rows(pairs))
     assert len(set(grader.rows(pairs))) == 11
     grades = grader.answers(pairs, "harmful")
-    row = answer_rate("harmful", "clean", grades)
+    row = answer_rate("harmful", "clean", grades, requests=pairs.requests[grader.rows(pairs)])
     assert (row.n, row.refused.value) == (11, 1.0)
+
+
+def test_the_graded_sample_has_every_request_before_one_twice(found: tuple[MatchedPairs, Grader]):
+    pairs, grader = found  # 30 pairs of 15 requests
+    rows = replace(grader, graded=17).rows(pairs)
+    assert len(set(rows)) == 17
+    assert len(set(pairs.requests[rows[:15]])) == 15
+
+
+def test_variants_of_one_request_do_not_make_its_answers_surer():
+    grades = [Grade(i % 2 == 0, None) for i in range(16)]
+    variants = answer_rate("harmful", "clean", grades, requests=np.array(["a", "b"] * 8, dtype=object))
+    apart = answer_rate("harmful", "clean", grades, requests=np.array([str(i) for i in range(16)], dtype=object))
+    assert variants.refused.value == apart.refused.value == 0.5
+    assert (variants.refused.high - variants.refused.low) > 1.8 * (apart.refused.high - apart.refused.low)
