@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import tiny
 import torch
 import transformers
@@ -123,3 +124,28 @@ def written(spec: Spec, block: Any, x: torch.Tensor, h: torch.Tensor) -> torch.T
     if spec.shared:
         out = out + block.shared_expert.down_proj.weight @ h[E * D_E :]
     return out  # type: ignore[return-value]
+
+
+# -- what the tests of experts share ----------------------------------------------------------------------
+PAIRS = [(0, 3), (0, 8), (0, 15), (0, 27), (1, 0), (1, 20), (2, 10), (2, 26)]
+
+
+def rows() -> list[ns.Prompt]:
+    return list(tiny.prompts())[::11]
+
+
+def neuron_set(spec: Spec, pairs: list[tuple[int, int]] = PAIRS) -> ns.NeuronSet:
+    more = [(1, spec.d_mlp - 1)] if spec.shared and pairs is PAIRS else []
+    return ns.NeuronSet([*pairs, *more], n_layers=3, d_mlp=spec.d_mlp)
+
+
+def one_batch() -> ns.PromptSet:
+    few = [r for r in tiny.records(languages=("en",)) if r["pair_id"] == "1-2"]
+    return ns.PromptSet.from_records(few)  # one harmful and one benign prompt, both with a target
+
+
+#: One family is enough for the quick loop.
+FIRST, *REST = SPECS
+by_family = pytest.mark.parametrize(
+    "spec", [FIRST, *(pytest.param(spec, marks=pytest.mark.slow) for spec in REST)], ids=lambda s: s.name
+)

@@ -122,6 +122,8 @@ def _why_not(layer: nn.Module, found: list[str]) -> str | None:
     block, _, _ = found[0].rpartition(".")
     if len(found) > 1:
         return f"beside {found[1]!r}"
+    if "base_layer" in found[0]:
+        return "an adapter lies on them; merge it first: load(module.merge_and_unload(), processor=...)"
     if not block or not hasattr(experts, "_apply_gate") or not getattr(experts, "has_gate", False):
         return "their forward is not one that is known"
     if getattr(experts, "has_post_expert_norm", False):
@@ -197,13 +199,16 @@ def _differs(own: nn.Module, new: nn.Module, *, name: str) -> str | None:
     x = torch.randn(1, 8, experts.all_down.out_features, generator=torch.Generator().manual_seed(0))
     x, kept = x.to(weight.device, weight.dtype), []
     handle = experts.register_forward_hook(lambda _, __, out: kept.append(out))
+    training = [m for m in new.modules() if m.training]
     try:
         with torch.no_grad():
-            theirs, ours = (_first(block(x.clone())) for block in (own, new))
+            theirs, ours = (_first(block.eval()(x.clone())) for block in (own, new))
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
         return f"their block is not called with the hidden states alone ({str(error).splitlines()[0]:.80})"
     finally:
         handle.remove()
+        for m in training:
+            m.training = True
     limit = TOLERANCE[weight.element_size()] * float(theirs.abs().nan_to_num(0.0).max())
     for what, other in (
         ("the family's own forward", theirs),

@@ -153,7 +153,7 @@ def changes_of(model: Model, peft_model: Any, known: Mapping[str, Place], *, pat
     Raises:
         InputError: it changes more than that.
     """
-    wrappers = {name: w.get_delta_weight(ADAPTER).detach() for name, w in _parameters(peft_model).items()}
+    wrappers = {name: _delta(w) for name, w in _parameters(peft_model).items()}
     names = {id(m): name for name, m in model.module.named_modules()}
     out: dict[str, Any] = {}
     for layer in range(model.n_layers):
@@ -179,6 +179,16 @@ def changes_of(model: Model, peft_model: Any, known: Mapping[str, Place], *, pat
             if own is not None:
                 out[name] = _thin_change(thin, own, down=part == "down", width=linear.experts.d_mlp)
     return out
+
+
+def _delta(wrapper: Any) -> Tensor:
+    """What PEFT's wrapper adds to its parameter, in the precision of the factors."""
+    a, b = (f[ADAPTER].weight.detach() for f in (wrapper.lora_A, wrapper.lora_B))
+    like = wrapper.get_param()
+    n = len(like) if like.ndim == 3 else 1
+    delta = torch.einsum("ore,eri->eoi", b.unflatten(1, (-1, n)), a.unflatten(0, (n, -1))) * wrapper.scaling[ADAPTER]
+    delta = delta if delta.shape[1:] == like.shape[-2:] else delta.transpose(1, 2)
+    return delta.view_as(like) if like.ndim == 2 else delta
 
 
 def _thin_change(thin: Tensor, own: Tensor, *, down: bool, width: int) -> Any:

@@ -12,7 +12,7 @@ import pytest
 import tiny
 import torch
 import transformers
-from mixtures import D_E, SPECS, E, K, Spec
+from mixtures import D_E, SPECS, E, K, Spec, by_family, neuron_set, one_batch, rows
 
 import neuronshield as ns
 from neuronshield.find.attribution import gradients
@@ -28,23 +28,6 @@ from neuronshield.shield.variants import frozen_set_update, masked_lora
 
 WORD = {w: i for i, w in enumerate(tiny.WORDS)}
 TOKENS = {x: OpeningTokens([WORD["sorry"], WORD["no"]], [WORD["sure"]]) for x in ("en", "sw")}
-PAIRS = [(0, 3), (0, 8), (0, 15), (0, 27), (1, 0), (1, 20), (2, 10), (2, 26)]
-
-
-def rows() -> list[ns.Prompt]:
-    return list(tiny.prompts())[::11]
-
-
-def neuron_set(spec: Spec, pairs: list[tuple[int, int]] = PAIRS) -> ns.NeuronSet:
-    more = [(1, spec.d_mlp - 1)] if spec.shared and pairs is PAIRS else []
-    return ns.NeuronSet([*pairs, *more], n_layers=3, d_mlp=spec.d_mlp)
-
-
-#: One family is enough for the quick loop.
-FIRST, *REST = SPECS
-by_family = pytest.mark.parametrize(
-    "spec", [FIRST, *(pytest.param(spec, marks=pytest.mark.slow) for spec in REST)], ids=lambda s: s.name
-)
 
 
 @by_family
@@ -58,20 +41,6 @@ def test_the_logits_are_those_of_the_familys_own_model_and_of_the_definition(spe
         defined = mixtures.by_definition(spec, module)(ids).logits
     torch.testing.assert_close(ours, own, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ours, defined, rtol=1e-5, atol=1e-5)
-
-
-@by_family
-def test_the_users_module_keeps_its_structure_and_shares_every_weight(spec: Spec) -> None:
-    module = spec.build()
-    before = {name: (type(m), sorted(m.__dict__)) for name, m in module.named_modules()}
-    model = ns.load(module, processor=tiny.tokenizer())
-    ns.record(model, rows()[:2])
-    assert {name: (type(m), sorted(m.__dict__)) for name, m in module.named_modules()} == before
-    theirs, ours = dict(module.named_parameters()), dict(model.module.named_parameters())
-    assert list(theirs) == list(ours)
-    assert all(theirs[name] is ours[name] for name in theirs)
-    assert list(module.state_dict()) == list(model.module.state_dict())
-    assert model.n_params == sum(p.numel() for p in module.parameters())
 
 
 def own_neurons(spec: Spec, module: torch.nn.Module, prompt: ns.Prompt) -> torch.Tensor:
@@ -258,11 +227,6 @@ def test_sensitivities_are_those_of_the_familys_own_stacked_weights(spec: Spec) 
 STEPS, LR = 4, 1e-2
 
 
-def one_batch() -> ns.PromptSet:
-    few = [r for r in tiny.records(languages=("en",)) if r["pair_id"] == "1-2"]
-    return ns.PromptSet.from_records(few)  # one harmful and one benign prompt, both with a target
-
-
 def keep(spec: Spec, module: torch.nn.Module, pairs: Any) -> dict[str, torch.Tensor]:
     """Which stacked weights belong to the neurons."""
     out = {}
@@ -345,44 +309,6 @@ def test_a_merged_checkpoint_gives_the_same_logits_in_plain_transformers(spec: S
     assert back.fingerprint == update.model.fingerprint != model.fingerprint
 
 
-TRAINERS: dict[str, Any] = {
-    "masked": lambda model, neurons, **kw: ns.masked_update(model, neurons, one_batch(), allow_unproven=True, **kw),
-    "up and down": lambda model, neurons, **kw: ns.masked_update(
-        model, neurons, one_batch(), parts=("up", "down"), allow_unproven=True, **kw
-    ),
-    "row-masked": lambda model, neurons, **kw: masked_lora(
-        model, neurons, one_batch(), rank=2, allow_unproven=True, **kw
-    ),
-    "frozen set": lambda model, neurons, **kw: frozen_set_update(model, neurons, one_batch(), rank=2, **kw),
-    "plain": lambda model, _, **kw: plain_lora(model, 2000, one_batch(), **kw),
-}
-
-
-@pytest.mark.parametrize("trainer", ["masked", *(pytest.param(t, marks=pytest.mark.slow) for t in list(TRAINERS)[1:])])
-@by_family
-def test_a_saved_adapter_gives_the_same_logits_under_plain_peft_and_here(
-    spec: Spec, trainer: str, tmp_path: Path
-) -> None:
-    from peft import PeftModel
-
-    module = spec.build()
-    model = ns.load(module, processor=tiny.tokenizer())
-    update = TRAINERS[trainer](model, neuron_set(spec), steps=2, lr=0.05, batch_size=2, progress=False)
-    update.save(tmp_path / "adapter")
-    ids = torch.randint(3, 38, (2, 7), generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        here, base = update.model.module(ids).logits, model.module(ids).logits
-        there = PeftModel.from_pretrained(copy.deepcopy(module), str(tmp_path / "adapter"))(ids).logits
-    torch.testing.assert_close(there, here, rtol=1e-4, atol=1e-5)
-    assert (here - base).abs().max() > 1e-3
-    back = ns.load_adapter(model, tmp_path / "adapter")
-    for name, p in update.model.module.named_parameters():
-        if trainer == "plain":
-            torch.testing.assert_close(dict(back.module.named_parameters())[name], p, rtol=1e-5, atol=1e-6)
-        else:
-            assert torch.equal(dict(back.module.named_parameters())[name], p), name
-
-
 @pytest.mark.slow
 @by_family
 def test_the_other_trainers_edits_and_attacks_write_where_they_say(spec: Spec) -> None:
@@ -455,43 +381,3 @@ def test_a_weight_that_is_set_is_written_to_the_stacked_tensors() -> None:
             assert torch.equal(linear.weight, new)
             assert torch.equal(getattr(linear.experts, f"all_{other}").weight, kept)
             assert all(isinstance(getattr(m, name), torch.nn.Parameter) for m, name in owners(linear))
-
-
-# -- what is refused --------------------------------------------------------------------------------------
-def llama4() -> torch.nn.Module:
-    return transformers.Llama4ForCausalLM(
-        transformers.Llama4TextConfig(
-            vocab_size=38, hidden_size=20, intermediate_size=8, intermediate_size_mlp=8, num_hidden_layers=2,
-            num_attention_heads=2, num_key_value_heads=1, head_dim=10, num_local_experts=2, pad_token_id=0,
-        )
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("build", "says"),
-    [
-        (llama4, r"Llama4ForCausalLM: layer 0 .*mixture-of-experts.*their forward is not one that is known"),
-        (lambda: SPECS[1].build(mlp_only_layers=[1]), r"Qwen3MoeForCausalLM: layer 1 .*is dense.*mixture-of-experts"),
-    ],
-    ids=["Llama 4 weighs what experts read", "dense layers among the mixtures"],
-)
-def test_a_mixture_that_is_no_single_mlp_is_refused_by_name(build: Any, says: str) -> None:
-    with pytest.raises(ns.InputError, match=says):
-        ns.load(build(), processor=tiny.tokenizer())
-
-
-def test_a_family_that_does_more_with_its_experts_is_refused_by_the_comparison_at_load(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    module: Any = SPECS[0].build()
-    block = type(module.model.layers[0].mlp)
-    own = block.forward
-    monkeypatch.setattr(block, "forward", lambda self, x: 1.5 * own(self, x))
-    with pytest.raises(ns.InputError, match="differs from the output of the experts alone"):
-        ns.load(module, processor=tiny.tokenizer())
-    monkeypatch.setattr(block, "forward", own)
-    experts = type(module.model.layers[0].mlp.experts)
-    theirs = experts.forward
-    monkeypatch.setattr(experts, "forward", lambda self, x, i, w: theirs(self, x, i, w**2))
-    with pytest.raises(ns.InputError, match="differs from the family's own forward"):
-        ns.load(module, processor=tiny.tokenizer())
