@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -124,6 +125,9 @@ def _check_complete(name: str, info: Mapping[str, Any]) -> None:
             f"cannot load model {name!r}: {len(missing)} of its tensors {'is' if len(missing) == 1 else 'are'} not in the "
             f"checkpoint and would be random, such as {missing[0]!r}{also}: download or convert it again"
         )
+    if unused:
+        what = "a tensor of the checkpoint has" if len(unused) == 1 else f"{len(unused)} tensors of the checkpoint have"
+        warnings.warn(f"{name}: {what} no place in the model and will not be read, such as {unused[0]!r}", stacklevel=5)
 
 
 def is_multimodal(source: str, options: Mapping[str, Any]) -> bool:

@@ -97,7 +97,7 @@ def acting_weight(linear: nn.Module) -> Float[Tensor, "d_out d_in"]:
     if type(weight).__name__ in BITSANDBYTES:
         from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 
-        return dequantize_bnb_weight(weight, getattr(linear, "state", None))  # type: ignore[no-any-return]
+        return dequantize_bnb_weight(weight, getattr(linear, "state", None))  # type: ignore[no-any-return,arg-type]
     if hasattr(weight, "full_tensor"):  # a DTensor of a tensor-parallel model
         weight = weight.full_tensor()
     if _is_subclass(weight):  # torchao, quanto
@@ -367,7 +367,7 @@ def device_of(linear: nn.Module) -> torch.device:
     Args:
         linear: the module.
     """
-    hook = getattr(linear, "_hf_hook", None)
+    hook: Any = getattr(linear, "_hf_hook", None)
     for one in getattr(hook, "hooks", (hook,)):
         if getattr(one, "offload", False) and getattr(one, "execution_device", None) is not None:
             return torch.device(one.execution_device)

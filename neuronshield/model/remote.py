@@ -26,6 +26,9 @@ from .weights import SAMPLED_ROWS, is_conv1d
 __all__ = ["Facts", "facts", "wrap"]
 
 
+WHOLE = {"float64", "float32", "bfloat16", "float16"}  # dtypes in which each weight is a number of its own
+
+
 class Facts(NamedTuple):
     """What weights tell that are not here.
 
@@ -91,7 +94,7 @@ def facts(model: Traced) -> Facts:
         model: a model that is traced elsewhere.
 
     Raises:
-        InputError: nobody there answers for this model.
+        InputError: nobody there answers for this model, or its weights are packed there.
     """
     envoys = model.envoys
     turned = is_conv1d(model.linear(0, model.site.down))
@@ -99,8 +102,9 @@ def facts(model: Traced) -> Facts:
         ids = torch.ones(1, 1, dtype=torch.long)
         with running(model), torch.no_grad(), model.traced.trace(input_ids=ids, **model.there) as tracer:
             ones, twos, samples = nnsight.save([]), nnsight.save([]), nnsight.save([])
-            dtype = nnsight.save(str(envoys[0].weight.dtype))
+            dtypes = nnsight.save([])
             for envoy in envoys:
+                dtypes.append(str(envoy.weight.dtype))
                 weight = envoy.weight.detach()
                 weight = weight.T if turned else weight
                 ones.append(weight.double().norm(1, dim=0).cpu())
@@ -113,4 +117,10 @@ def facts(model: Traced) -> Facts:
             f"remote={model.remote!r}: {model.id!r} could not be asked ({reason}); does nnsight.ndif.status() list it, and is "
             "NDIF_API_KEY set?"
         ) from error
-    return Facts({1: torch.stack(list(ones)), 2: torch.stack(list(twos))}, list(samples), dtype.removeprefix("torch."))
+    found = {name.removeprefix("torch.") for name in dtypes}
+    if odd := sorted(found - WHOLE):
+        raise InputError(
+            f"remote={model.remote!r}: the MLP weights of {model.id!r} are packed there ({odd[0]}), and cannot be read from here; "
+            "ask for a model that is served in bfloat16, or load it here"
+        )
+    return Facts({1: torch.stack(list(ones)), 2: torch.stack(list(twos))}, list(samples), sorted(found)[0])

@@ -115,7 +115,8 @@ def _config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise InputError(f"{file}: holds a {type(config).__name__}, not settings of an adapter; save the adapter again")
     kind = config.get("peft_type")
-    tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(kind) if isinstance(kind, str) else None
+    tuners: dict[Any, Any] = dict(PEFT_TYPE_TO_TUNER_MAPPING)
+    tuner = tuners.get(kind) if isinstance(kind, str) else None
     if not (isinstance(tuner, type) and issubclass(tuner, BaseTuner)):
         raise InputError(
             f"{file}: peft_type={kind!r:.40} is not a kind of adapter that is merged into weights; use a LoRA"

@@ -88,6 +88,12 @@ def config(**changes: Any) -> Callable[[Path], None]:
     return change
 
 
+def test_tensors_that_are_not_read_are_named(copied: Path):
+    rewrite(copied, lambda tensors: {**tensors, "model.layers.7.mlp.up_proj.weight": torch.ones(29, 20)})
+    with pytest.warns(UserWarning, match=r"a tensor of the checkpoint has no place .*, such as .*layers\.7\.mlp"):
+        ns.load(copied)
+
+
 class Code:
     def __reduce__(self) -> tuple[Any, ...]:
         return (Path("ran").touch, ())

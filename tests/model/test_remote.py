@@ -171,3 +171,12 @@ def test_what_cannot_be_elsewhere_is_refused(llama: ns.Model) -> None:
         ns.load("organism", remote="local", quantize="4bit")
     with pytest.raises(InputError, match=r"load_adapter: .* loaded with remote="):
         ns.load_adapter(ns.load(llama.module, processor=llama.processor, remote="local"), "there")
+
+
+def test_weights_that_are_packed_there_are_refused() -> None:
+    module = tiny.llama()
+    there = ns.load(module, processor=tiny.tokenizer(), remote="local")
+    down = module.model.layers[1].mlp.down_proj
+    down.weight = torch.nn.Parameter(down.weight.data.to(torch.int8), requires_grad=False)  # type: ignore[union-attr,operator,assignment]
+    with pytest.raises(ns.InputError, match=r"are packed there \(int8\), and cannot be read from here"):
+        remote.facts(there)

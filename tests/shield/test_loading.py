@@ -182,8 +182,10 @@ def test_an_adapter_that_peft_made_is_applied_as_peft_applies_it(tmp_path: Path,
 def test_an_adapter_that_is_more_than_weights_is_refused(tmp_path: Path, kind: str, options: dict[str, Any], said: str):
     if kind == "PromptTuningConfig":
         options = {k: v for k, v in options.items() if k != "target_modules"}
-        base = tiny.llama()
-        peft.get_peft_model(copy.deepcopy(base), peft.PromptTuningConfig(**options)).save_pretrained(tmp_path / "a")
+        base: Any = tiny.llama()
+        peft.get_peft_model(copy.deepcopy(base), peft.PromptTuningConfig(**options)).save_pretrained(
+            str(tmp_path / "a")
+        )
     else:
         base = made_by_peft(tmp_path / "a", kind, **options)
     with pytest.raises(ns.InputError, match=said):
