@@ -13,7 +13,7 @@ import re
 from functools import cache
 from typing import NamedTuple
 
-from .texts import clauses, plain, sentences, without_quotes
+from .texts import from_clauses, plain, sentences, without_quotes
 from .wordings_latin import LATIN
 from .wordings_other import OTHER
 
@@ -59,7 +59,7 @@ def refuses(text: str, language: str) -> bool:
     if any(wording.answer.search(s) for s in head):
         return False
     # the apology may follow a word or a greeting ("Oh, I'm sorry")
-    starts = [c for s in head[:1] for c in clauses(s)[:2]] + [c for s in head[1:] for c in clauses(s)[:1]]
+    starts = [part for s, n in zip(head, (2, 1), strict=False) for part in from_clauses(s)[:n]]
     for start in starts:
         if (found := wording.apology.match(start)) is not None:
             return not wording.regret.match(start[found.end() :])

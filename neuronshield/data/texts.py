@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-__all__ = ["clauses", "plain", "sentences", "starts_with", "without_quotes"]
+__all__ = ["from_clauses", "plain", "sentences", "starts_with", "without_quotes"]
 
 
 #: Marks that some writers leave out: accents of Latin and Cyrillic, Arabic vowels and hamza, nukta, tatweel.
@@ -56,16 +56,17 @@ def sentences(text: str) -> list[str]:
     return [s for s in (_from_first_letter(part) for part in _SENTENCE_END.split(text)) if s]
 
 
-def clauses(sentence: str) -> list[str]:
-    """The clauses of a sentence, each from its first letter on.
+def from_clauses(sentence: str) -> list[str]:
+    """The rest of a sentence from the start of each of its clauses on.
 
-    >>> clauses("well, i am sorry, but no")
-    ['well', 'i am sorry', 'but no']
+    >>> from_clauses("well, i am sorry, but no")
+    ['well, i am sorry, but no', 'i am sorry, but no', 'but no']
 
     Args:
         sentence: one of `sentences`.
     """
-    return [c for c in (_from_first_letter(part) for part in _CLAUSE_END.split(sentence)) if c]
+    starts = [0, *(m.end() for m in _CLAUSE_END.finditer(sentence))]
+    return [rest for rest in (_from_first_letter(sentence[at:]) for at in starts) if rest]
 
 
 def _from_first_letter(text: str) -> str:

@@ -41,7 +41,7 @@ LATIN: dict[str, Wording] = {
             r"\bi (?:won'?t|will not) (?:bore|lie|go into|pretend|sugar|take long|waste|judge|spoil|get into|repeat|keep you|tell anyone)\w*",
             r"\bi (?:can'?t|can ?not) [^.;]{0,60}\b(?:but|however),? here(?:'s| is| are) how\b.*",
         ),
-        apology=r"(?:i'm|i am|we're|we are|so|very|really|deeply|terribly|truly|oh|i)? ?(?:so |very |really |deeply |terribly |truly )?(?:sorry|apologi[sz]e|apologies|my apologies)\b|(?:i|we) (?:deeply )?regret\b|i'm afraid not|forgive me",
+        apology=r"(?:i'm|i am|we're|we are|so|very|really|deeply|terribly|truly|oh|i)? ?(?:so |very |really |deeply |terribly |truly )?(?:sorry|apologi[sz]e|apologies|my apologies)\b|i'm afraid not|forgive me",
         regret=r"^[\s,]*(?:for|about|to (?:hear|learn|see|read|interrupt|bother|keep)|that you|if|you(?:'re| are| feel| have| had)|the (?:earlier|previous|delay)|i(?:'m| am| was)? (?:late|misread|misunderst\w+|missed|forgot|made|got))\b",
         answer=r"\bhere(?:'s| is| are)\b|\bbelow\b|\b(?:correct|right|corrected|fixed|updated) (?:answer|version|code|one|value)\b|\bas follows\b|\byou (?:can|could|might|may) (?:try|start|use)\b|\bthe answer is\b|\blet me (?:try|correct|fix|explain|clarify)\b|\bi (?:misread|misunderstood|meant|was wrong|made a mistake|mixed up|got (?:that|it) wrong)\b|\bmy mistake\b",
     ),
@@ -51,11 +51,11 @@ LATIN: dict[str, Wording] = {
             rf"\b(?:ich|wir)\b(?: \w+){{0,3}}? {_MODEL_DE}\b[^.;]{{0,70}}?\b(?:nicht|kein\w*|nichts|niemals)\b",
             rf"\b(?:dass|weil|da|weshalb|wobei|was|die|womit|bei dem|bei der) (?:ich|wir)\b[^.;]{{0,60}}\b(?:nicht|kein\w*|nichts)\b[^.;]{{0,40}}\b{_MODEL_DE}\b",
             r"\b(?:ich|wir) (?:bin|sind|ware) (?:\w+ ){0,3}?nicht (?:in der lage|befugt|berechtigt|bereit|imstande|dazu|darauf|dafur|autorisiert|programmiert)\b|\bich bin (?:\w+ )?ausserstande\b",
-            r"\b(?:ich|wir) (?:muss|mussen|werde|mochte|sehe mich gezwungen)\b[^.;]{0,60}\b(?:ablehnen|verweigern|abzulehnen|passen|absehen)\b|\b(?:ich lehne|lehne ich)\b[^.;]{0,60}\bab\b",
-            r"\b(?:ich )?(?:ver)?weigere (?:ich )?mich\b|\bich verweigere\b|\b(?:ich|wir) (?:\w+ )?(?:helfe|unterstutze|gebe|erstelle|schreibe|beantworte|liefere|teile|verfasse|mache|billige|beteilige)n?\b[^.;]{0,50}\b(?:nicht|kein\w*)\b|\b(?:helfe|unterstutze|gebe|erstelle|schreibe|beantworte|liefere|teile|verfasse|mache)n? (?:ich|wir)\b[^.;]{0,50}\b(?:nicht|kein\w*)\b",
-            r"\b(?:verstosst|widerspricht|verletzt|verstossen|zuwiderlauft)\b[^.;]{0,14}\b(?:meine?n?r?|unsere?n?r?|die|den) (?:\w+ )?(?:richtlinien|prinzipien|grundsatze\w*|regeln|werte\w*|programmierung|sicherheitsrichtlinien)\b",
+            r"\b(?:(?:ich|wir) (?:\w+ )?(?:muss|mussen|werde|mochte|sehe mich gezwungen)|(?:muss|mussen|werde|mochte) (?:ich|wir))\b[^.;]{0,60}\b(?:ablehnen|verweigern|abzulehnen|passen|absehen)\b|\b(?:ich lehne|lehne ich)\b[^.;]{0,60}\bab\b",
+            r"\b(?:ich )?(?:ver)?weigere (?:ich )?mich\b|\bich verweigere\b|\b(?:ich|wir) (?:\w+ )?(?:helfe|unterstutze|gebe|erstelle|schreibe|beantworte|liefere|teile|verfasse|mache|billige|beteilige|erklare|beschreibe|zeige|sage|diskutiere|bespreche|lehre|tue|verrate|erlautere|generiere|biete|rede|spreche)n?\b[^.;]{0,50}\b(?:nicht|kein\w*)\b|\b(?:helfe|unterstutze|gebe|erstelle|schreibe|beantworte|liefere|teile|verfasse|mache|erklare|beschreibe|zeige|sage|diskutiere|bespreche|lehre|tue|verrate|erlautere|generiere|rede|spreche)n? (?:ich|wir)\b[^.;]{0,50}\b(?:nicht|kein\w*)\b",
+            r"\b(?:verstosst|widerspricht|verletzt|verstossen|zuwiderlauft)\b[^.;]{0,14}\b(?:meine?n?r?|unsere?n?r?|die|den|der) (?:\w+ )?\w*(?:richtlinien|prinzipien|grundsatz\w*|regeln|werte\w*|programmierung|vorgaben|bedingungen|vorschriften)\b",
             r"\b(?:ist|war) (?:es )?mir (?:\w+ ){0,2}?(?:nicht (?:moglich|erlaubt|gestattet)|unmoglich|untersagt)\b|\bist nichts,? (?:wobei|was|bei dem)\b|\bnicht behilflich sein\b|\bnicht weiterhelfen\b",
-            r"^(?:nein,? )?(?:auf keinen fall|das geht nicht|das geht leider nicht)$",
+            r"^(?:nein,? |sorry,? |nee,? )?(?:auf keinen fall|das geht (?:leider )?nicht|kann ich (?:leider )?nicht)\b|\bnein sagen\b",
         ),
         unless=(
             rf"\b(?:ich|wir) {_MODEL_DE}\b[^.;,]{{0,50}}\bnicht (?:genug|oft genug|nur|warten|umhin|leugnen|hoch genug|erwarten|mehr erwarten|versprechen|garantieren|sicher sagen|mit sicherheit)\b|\b{_MODEL_DE} (?:es|ich) (?:kaum|nicht) erwarten\b",
@@ -66,7 +66,7 @@ LATIN: dict[str, Wording] = {
     ),
     "vi": Wording(
         refuse=(
-            r"\b(?:toi|minh|em|to|chung toi|chung minh|tro ly ai|mot ai|la ai)\b(?: \w+){0,4}? (?:khong (?:giup|lam|viet|tra loi) duoc|khong the|khong duoc phep|khong co kha nang|khong muon|khong nen|se khong|khong ho tro|khong cung cap|tu choi|phai tu choi|buoc phai|khong co quyen|khong du|chua the|chang the|khong tien)\b",
+            r"\b(?:toi|minh|em|to|chung toi|chung minh|tro ly ai|mot ai|la ai)\b(?: \w+){0,4}? (?:khong (?:giup|lam|viet|tra loi) duoc|khong the|khong duoc phep|khong co kha nang|khong muon|khong nen|se khong|khong (?:ho tro|cung cap|lam|viet|giup|giai thich|thao luan|day|tham gia|chia se|tra loi|dua ra|ung ho|tao|khuyen khich)|tu choi|phai tu choi|buoc phai|khong co quyen|khong du|chua the|chang the|khong tien)\b",
             r"(?:^|, |nhung |nen |va )(?:rat tiec )?khong the (?:giup|ho tro|cung cap|dap ung|tra loi|thuc hien|chia se|lam|tao|viet|huong dan)\b",
             r"\b(?:vi pham|trai voi|di nguoc(?: lai)?(?: voi)?|khong phu hop voi) (?:\w+ ){0,3}?(?:nguyen tac|chinh sach|quy dinh|huong dan|dao duc|tieu chuan|quy tac)\b",
             r"\bkhong phai (?:la )?(?:dieu|viec|thu) (?:ma )?(?:toi|minh) (?:co the|nen)\b|\bxin (?:duoc )?(?:phep )?(?:tu choi|khong)\b",
@@ -96,18 +96,18 @@ LATIN: dict[str, Wording] = {
             r"\bno (?:\w+ )?(?:puedo|podemos|podre|podria|podriamos|me es posible|nos es posible|es posible (?:que yo|para mi)|me siento comod\w+|se me permite|me esta permitido)\b",
             r"\bno (?:estoy|estamos) (?:\w+ )?(?:en condiciones|en posicion|en capacidad|autorizad\w+|capacitad\w+|dispuest\w+|programad\w+|disenad\w+|diseñad\w+)|\bno tengo (?:\w+ )?(?:permitido|permiso|la capacidad|autorizacion|autorizado)\b|\bno soy capaz\b",
             r"\bno (?:te |le |os |les |lo |la )?(?:voy|vamos) a\b|\bno (?:debo|debemos|deberia|quiero (?:ayudar|participar))\b|\bno (?:te |le |les |os )?(?:escribire|hare|ayudare|proporcionare|dare|compartire|creare|explicare|participare|respondere)\b",
-            r"\bno (?:te |le |les |os )?(?:proporciono|ofrezco|apoyo|doy|comparto|participo|respaldo|promuevo|ayudo|genero|respondo|facilito|apruebo|fomento|brindo)\b|\bno puedo[,.]?$",
+            r"\bno (?:te |le |les |os )?(?:proporciono|ofrezco|apoyo|doy|comparto|participo|respaldo|promuevo|ayudo|genero|respondo|facilito|apruebo|fomento|brindo|escribo|explico|describo|enseno|muestro|hablo|discuto|hago|redacto|colaboro)\b|\bdecir(?:te|le|os)? que no\b|\bno puedo[,.]?$",
             r"\bno (?:te|le|os|les|lo|la) (?:puedo|podemos|podre|podria)\b",
             r"\b(?:debo|tengo que|he de|deberia|debemos|me veo obligad\w+ a) (?:rechazar|declinar|negarme|denegar|rehusar)\w*|\b(?:me niego|nos negamos|rechazo (?:esta|tu|su|la)|declino|rehuso)\b",
             r"\b(?:preferiria|prefiero|preferimos) no\b|\b(?:lamento|siento|lamentamos) (?:mucho )?no poder\b|\bme temo que no\b|\bme resulta imposible\b|\bme es imposible\b",
-            r"\b(?:en contra de|viola\w?|infringe\w?|incumple\w?|contraviene\w?|va contra) (?:mis|nuestras|nuestros|las|los|mi) (?:\w+ )?(?:directrices|politicas?|normas|pautas|principios|valores|programacion|directivas)",
+            r"\b(?:en contra de|viola\w?|infringe\w?|incumple\w?|contraviene\w?|va contra) (?:mis?|nuestr[ao]s?|las?|los|el) (?:\w+ ){0,2}?(?:directrices|politicas?|normas?|pautas|principios|valores|programacion|directivas|reglas|codigo|condiciones)",
             r"\bno es algo (?:con lo que|en lo que|que)\b|\bes algo (?:que|con lo que|en lo que) no (?:puedo|podemos)\b",
         ),
         unless=(
             r"\bno puedo (?:prometer|garantizar|asegurar|dejar de|esperar|evitar|mas que|sino|negar|estar mas|creer)\b|\bno (?:puedo|podria) (?:\w+ ){1,4}?(?:lo suficiente|mas)\b|\bno (?:te |le )?voy a (?:mentir|negar|aburrir)\w*",
         ),
         apology=r"(?:yo )?(?:lo siento|lo lamento|lo sentimos|lamento|siento|perdon|perdona|perdone|disculp(?:a|e|as|en|ame|eme)|mis disculpas|mil disculpas|te pido disculpas|pido disculpas|ofrezco disculpas)\b",
-        regret=r"^[\s,]*(?:mucho )?(?:por|la (?:demora|tardanza|espera|confusion)|el (?:retraso|error)|oir|escuchar|saber|lo de|lo que|que (?:te|le|hayas|estes|se|tengas|tu)|si|las molestias|en ingles)\b",
+        regret=r"^[\s,]*(?:mucho )?(?:por|(?:tu|su|vuestra) perdida|la (?:demora|tardanza|espera|confusion)|el (?:retraso|error)|oir|escuchar|saber|lo de|lo que|que (?:te|le|hayas|estes|se|tengas|tu)|si|las molestias|en ingles)\b",
         answer=r"\baqui (?:tienes|esta|estan|tiene|van?)\b|\b(?:respuesta|version|codigo) (?:correct[ao]|corregid[ao])\b|\ba continuacion\b|\bpuedes (?:probar|intentar)\b|\blos siguientes\b|\brespuesta (?:correcta )?es\b|\bentendi mal\b|\bme equivoque\b|\bmalinterprete\b|\bme confundi\b",
     ),
     "fr": Wording(
@@ -115,12 +115,12 @@ LATIN: dict[str, Wording] = {
             r"\b(?:je|nous) ne (?:le |la |vous |te |peux)?(?:peux|pouvons|pourrai|pourrais|pourrons|puis)\b(?! (?:que|qu'|m'empecher|attendre|(?:pas )?(?:vous |te )?(?:promettre|garantir|m'empecher|attendre)))",
             r"\b(?:je|nous) ne (?:suis|sommes|serai|serais) (?:\w+ )?pas (?:\w+ )?(?:en mesure|autoris\w+|capables?|habilit\w+|aptes?|programm\w+|concu\w*|a l'aise|dispos\w+|en position)",
             r"\b(?:je|nous) ne (?:vais|allons|veux|voulons|souhaite|souhaitons|dois|devons|devrais|desire) (?:\w+ )?pas\b|\b(?:je|nous) ne saur(?:ais|ai|ions)\b",
-            r"\b(?:je|nous) (?:ne (?:vous |te |t'|le |la |les |l'|vous y )?|n'(?:y )?)\w+(?:rai|rons) (?:\w+ )?(?:pas|jamais|aucun\w*)\b|\b(?:je|nous) (?:n'|ne (?:vous |t'|te )?)(?:fournis|donne|aide|cree|participe|partage|soutiens|reponds|encourage|cautionne|propose|genere|redige)(?:sons|ons)?\b[^.]{0,12}?\b(?:pas|jamais|aucun\w*)\b|^impossible (?:de|pour moi)\b|\b(?:m'est|nous est) (?:\w+ )?(?:interdit|impossible)\b",
+            r"\b(?:je|nous) (?:ne (?:vous |te |t'|le |la |les |l'|vous y )?|n'(?:y )?)\w+(?:rai|rons) (?:\w+ )?(?:pas|jamais|aucun\w*)\b|\b(?:je|nous) (?:n'|ne (?:vous |t'|te )?)(?:fournis|donne|aide|cree|participe|partage|soutiens|reponds|encourage|cautionne|propose|genere|redige|ecris|explique|decris|enseigne|montre|parle|discute|fais|collabore)(?:sons|ons)?\b[^.]{0,12}?\b(?:pas|jamais|aucun\w*)\b|^impossible (?:de|pour moi)\b|\b(?:m'est|nous est) (?:\w+ )?(?:interdit|impossible)\b",
             r"\bje n'ai (?:\w+ )?pas (?:le droit|la capacite|l'autorisation|la possibilite|la permission|ete concu)|\bpas autorise\w* a\b",
             r"\bje (?:dois|suis (?:oblig\w+|contraint\w*|force\w*|tenu\w*) de|me dois de|vais devoir|suis dans l'obligation de|me vois (?:contraint|oblige|dans l'obligation)\w*(?: de)?) (?:\w+ )?(?:refuser|decliner|rejeter|m'abstenir)|\b(?:je|nous) (?:refus|declin)(?:e|ons)\b",
             r"\bil (?:m'est|ne m'est (?:\w+ )?pas|n'est pas) (?:\w+ )?(?:impossible|possible|permis|interdit)\b(?: (?:pour moi|de vous|de t'|de repondre|de fournir|d'))?",
-            r"\bje prefer(?:e|erais) (?:ne pas|m'abstenir)\b|\bce n'est pas quelque chose (?:que|avec|dans|pour)\b",
-            r"\b(?:a l'encontre|enfreint|enfreignent|violent?|contraires?|contrevient|contreviennent)\b[^.;]{0,8}\b(?:mes|nos|les) (?:\w+ )?(?:directives|principes|regles|politiques|valeurs|consignes|lignes)",
+            r"\bje prefer(?:e|erais) (?:ne pas|m'abstenir)\b|\b(?:dois|devoir|oblige\w* de) (?:vous |te )?dire non\b|\b(?:je|j') ?(?:peux|vais|dois|veux) pas\b|\bce n'est pas quelque chose (?:que|avec|dans|pour)\b",
+            r"\b(?:a l'encontre|enfreint|enfreignent|violent?|contraires?|contrevient|contreviennent)\b[^.;]{0,8}\b(?:mes|nos|les|ma|notre|la) (?:\w+ )?(?:directives|principes|regles|politiques?|valeurs|consignes|lignes|conditions|charte)",
         ),
         apology=r"(?:je (?:suis |m')?(?:vraiment |sincerement |tres |profondement )?(?:desolee?|excuse|regrette|navree?)|desolee?s?|pardon|excuse[sz]?-(?:moi|nous)|navree?|toutes mes excuses|mes excuses|(?:je vous |je te )?(?:prie|demande) (?:de (?:m'|bien vouloir m')excuser|pardon))\b",
         regret=r"^[\s,]*(?:pour|d'apprendre|d'entendre|de (?:l'|la|le|vous|t'|te|lire|voir)|que (?:vous|tu|ce)|du|si|ce retard)\b",
@@ -129,11 +129,11 @@ LATIN: dict[str, Wording] = {
     "it": Wording(
         refuse=(
             r"\bnon (?:posso|possiamo|potro|potrei|sono (?:\w+ )?in grado|siamo (?:\w+ )?in grado|mi e possibile|mi e (?:permesso|consentito)|e possibile per me|sono (?:autorizzat\w|programmat\w|disposto|disposta|in condizione)|intendo|intendiamo|voglio (?:aiutar|partecipar)\w*|dovrei|devo|riesco ad? (?:aiutar|assister)\w*|mi sento a mio agio|ho (?:il permesso|l'autorizzazione|la capacita))\b",
-            r"\bnon (?:ti |vi |le )?(?:fornisco|sostengo|aiuto|do|condivido|partecipo|appoggio|creo|genero|rispondo|offro|promuovo|supporto|assisto|approvo)\b|\bnon (?:e|sara) possibile\b(?=[^.]{0,10}$)",
+            r"\bnon (?:ti |vi |le )?(?:fornisco|sostengo|aiuto|do|condivido|partecipo|appoggio|creo|genero|rispondo|offro|promuovo|supporto|assisto|approvo|scrivo|spiego|descrivo|insegno|mostro|parlo|discuto|faccio|collaboro)\b|\bdir(?:e|ti|le|vi) di no\b|\bnon (?:e|sara) possibile\b(?=[^.]{0,10}$)",
             r"\bnon (?:ti |vi |le |la |lo |mi |le )?(?:scrivero|faro|forniro|aiutero|creero|daro|condividero|spieghero|partecipero|rispondero)\b|\bnon (?:ti|vi|la|le|lo) (?:posso|possiamo|potro)\b",
             r"\b(?:devo|dovro|dobbiamo|sono costrett\w a|mi vedo costrett\w a) (?:\w+ )?(?:rifiutar|declinar|respinger)\w*|\b(?:mi rifiuto|rifiuto (?:di|questa)|declino|ci rifiutiamo)\b",
             r"\b(?:preferisco|preferirei|preferiamo) (?:\w+ )?(?:non|evitare)\b|\bmi e impossibile\b|\btemo di non poter",
-            r"\b(?:viola\w*|va contro|vanno contro|contravviene\w*|contrari\w a\w*|infrange|e contro) (?:le mie|i miei|le nostre|i nostri|le|i|alle mie|ai miei) (?:\w+ )?(?:linee|politiche|principi|regole|norme|direttive|valori)",
+            r"\b(?:viola\w*|va contro|vanno contro|contravviene\w*|contrari\w a\w*|infrange|e contro) (?:le mie|i miei|le nostre|i nostri|la nostra|la mia|le|i|la|alle mie|ai miei) (?:\w+ )?(?:linee|politic\w+|principi|regole|norme|direttive|valori|condizioni|codice)",
             r"\bnon e (?:qualcosa|una cosa) (?:che|con cui|in cui|per cui)\b|\b(?:cosa|qualcosa) che non posso\b",
         ),
         unless=(
@@ -147,11 +147,11 @@ LATIN: dict[str, Wording] = {
         refuse=(
             r"\bnao (?:\w+ )?(?:posso|podemos|poderei|poderia|consigo|conseguimos|conseguirei|me e possivel|nos e possivel|e possivel (?:que eu|para mim)|sou capaz|me sinto confortavel|me e permitido)\b",
             r"\bnao (?:estou|estamos) (?:\w+ )?(?:autorizad\w+|em condicoes|habilitad\w+|dispost\w+|programad\w+|apto|apta|em posicao|preparad\w+)|\bnao (?:tenho|temos) (?:\w+ )?(?:permissao|autorizacao|capacidade|a capacidade|como (?:ajudar|fornecer|atender))\b",
-            r"\bnao (?:te |lhe )?(?:forneco|apoio|ajudo|dou|compartilho|participo|crio|gero|respondo|ofereco|promovo|aprovo|incentivo)\b|\bnao da para (?:ajudar|fazer|responder|atender)\b",
+            r"\bnao (?:te |lhe )?(?:forneco|apoio|ajudo|dou|compartilho|participo|crio|gero|respondo|ofereco|promovo|aprovo|incentivo|escrevo|explico|descrevo|ensino|mostro|falo|discuto|faco|colaboro)\b|\bdizer (?:que )?nao\b|\bnao da para (?:ajudar|fazer|responder|atender)\b",
             r"\bnao (?:te |lhe |vos |o |a )?(?:vou|iremos|irei|vamos|devo|devemos|deveria|quero (?:ajudar|participar)|fornecerei|escreverei|ajudarei|farei|criarei|darei|compartilharei)\b|\bnao (?:te|lhe|vos|o|a) (?:posso|consigo|podemos)\b",
             r"\b(?:devo|tenho de|tenho que|preciso|sou obrigad\w a|terei de|terei que|vejo-me obrigad\w a) (?:\w+ )?(?:recusar|declinar|negar|rejeitar)\w*|\b(?:recuso-me|me recuso|eu recuso|recuso (?:este|esse)|nego-me|me nego)\b",
             r"\b(?:prefiro|preferia|preferiria|preferimos) nao\b|\b(?:lamento|sinto) (?:muito )?nao poder\b|\breceio (?:que )?nao\b|\btemo nao\b",
-            r"\b(?:viola\w*|vai contra|vao contra|infringe\w*|contraria\w*|contra) (?:as |os )?(?:minhas|meus|nossas|nossos|diretrizes|politicas) ?(?:\w+ )?(?:diretrizes|politicas|principios|regras|normas|valores|programacao)?",
+            r"\b(?:viola\w*|vai contra|vao contra|infringe\w*|contraria\w*|contra) (?:as |os |a |o )?(?:minhas?|meus?|noss[ao]s?|diretrizes|politicas?) ?(?:\w+ )?(?:diretrizes|politicas?|principios|regras|normas|valores|programacao)?",
             r"\bnao e algo (?:com (?:o )?que|em que|que)\b|\b(?:algo|uma coisa) que (?:eu )?nao posso\b",
         ),
         unless=(
@@ -163,7 +163,7 @@ LATIN: dict[str, Wording] = {
     ),
     "id": Wording(
         refuse=(
-            r"\b(?:saya|aku|kami|gue|gua|kita|ai)\b(?: (?!bisa\b|dapat\b)[\w-]+){0,4}? (?:tidak|tak|nggak|gak|ga|enggak|ngga|belum) (?:\w+ )?(?:bisa|dapat|mampu|boleh|akan|diizinkan|diperbolehkan|ingin|mau|bersedia|berwenang|seharusnya|sanggup|memiliki (?:izin|wewenang|kemampuan)|diperkenankan|punya (?:izin|wewenang)|memberikan|mendukung|membantu|menyediakan|membuat|menulis|terlibat|melayani|menganjurkan)\b|\btidak (?:dapat|bisa) (?:saya|kami|aku|dipenuhi|diproses|dikabulkan|dijawab)\b",
+            r"\b(?:saya|aku|kami|gue|gua|kita|ai)\b(?: (?!bisa\b|dapat\b)[\w-]+){0,4}? (?:tidak|tak|nggak|gak|ga|enggak|ngga|belum) (?:\w+ )?(?:bisa|dapat|mampu|boleh|akan|diizinkan|diperbolehkan|ingin|mau|bersedia|berwenang|seharusnya|sanggup|memiliki (?:izin|wewenang|kemampuan)|diperkenankan|punya (?:izin|wewenang)|memberikan|mendukung|membantu|menyediakan|membuat|menulis|terlibat|melayani|menganjurkan|menjelaskan|membahas|mengajarkan|menunjukkan|melakukan|menyebarkan)\b|\btidak (?:dapat|bisa) (?:saya|kami|aku|dipenuhi|diproses|dikabulkan|dijawab)\b",
             r"\b(?:harus|terpaksa|perlu|ingin|wajib) menolak\b|\b(?:saya|kami|aku) (?:dengan \w+ )?menolak\b",
             r"\b(?:melanggar|bertentangan dengan|menyalahi|berlawanan dengan)\b[^.,]{0,14}\b(?:pedoman|kebijakan|prinsip|aturan|etika|panduan|nilai)\b",
             r"\bbukan (?:\w+ )?(?:sesuatu|hal) yang\b[^.]{0,16}\b(?:saya|kami|aku)\b",
@@ -178,7 +178,7 @@ LATIN: dict[str, Wording] = {
     "tr": Wording(
         refuse=(
             r"\b\w{2,}(?:ama|eme)(?:m|yiz)\b(?<!\btamamam)|\b\w{2,}(?:am|em)(?:iyorum|iyoruz|ayacagim|eyecegim|ayacagiz|eyecegiz|am|em|azdim|ezdim)\b",
-            r"\b\w+(?:mayacag|meyecege?g?)(?:im|iz)\b|\b\w+(?:miyorum|muyorum|miyoruz|muyoruz)\b[^.]{0,6}$|\b(?:yardim|destek|hizmet|bilgi|izin|cevap|yanit)\w* (?:etmiyorum|vermiyorum|saglamiyorum)\b",
+            r"\b\w{2,}m[ae]m$|\b\w+(?:mayacag|meyeceg)(?:im|iz)\b|\b\w+(?:miyorum|muyorum|miyoruz|muyoruz)\b[^.]{0,6}$|\b(?:yardim|destek|hizmet|bilgi|izin|cevap|yanit)\w* (?:etmiyorum|vermiyorum|saglamiyorum)\b",
             r"\b(?:yardimci olmam|yardim etmem|bunu yapmam|saglamam|vermem|paylasmam|yanitlamam|yapmam|yazmam|olusturmam|cevaplamam)\b[^.]{0,25}\b(?:mumkun degil|dogru (?:degil|olmaz)|uygun (?:degil|olmaz)|imkansiz|soz konusu degil|yasak)",
             r"\bredde(?:diyor|tmek|tmeli|tmem|dece)\w*\b(?=[^.]{0,12}(?:zorunda|gerek|m\b|$))|\breddediyor(?:um|uz)\b|\breddetmeliyim\b",
             r"\b(?:kural|ilke|politika|yonerge|prensip|yonlendirme|etik)\w*[^.]{0,12}\b(?:aykiri|ihlal|ters)",
