@@ -14,9 +14,10 @@ move, or rows for themselves, follows from the intra-cluster correlation, which 
 cluster: at 0 of K and K of K clusters the number of clusters counts, not that of rows. Where only 1 or 2 clusters have
 successes (failures) the lower (upper) limit is at most (least) that of Brown, Cai and DasGupta (2001, section 4.1.1).
 
-**Differences of rates** (`weighted_rates` with negative weights). The difference is U - L, where U sums what clusters add to it
-and L what they take from it. U and L have limits as above, combined as Newcombe (1998, method 10) and Zou and Donner (2008) do,
-with the correlation of U and L. On independent trials it is Newcombe's interval; on pairs only pairs that differ count.
+**Differences of rates** (`weighted_rates` with negative weights) have limits in the same way, where a cluster moves to the largest
+(least) difference that it could have. A difference of two rates with at most one row each in a cluster is U - L, where U sums
+what clusters add to it and L what they take from it. U and L have limits as above, combined as Newcombe (1998, method 10) and Zou
+and Donner (2008) do. On independent trials it is Newcombe's interval; on pairs only pairs that differ count.
 """
 
 from __future__ import annotations
@@ -208,15 +209,15 @@ def weighted_rates(successes: Table, trials: Table, weights: Float[np.ndarray, "
     t, b = t[:, used], b[:, used]
     if not t.size or not (b > 0).any(axis=1).all():
         return NAN
-    if (w > 0).all():
-        return _limits(t, b, w)[0]
     if (w < 0).all():
         value, low, high = _limits(t, b, -w)[0]
         return Interval(-value, -high, -low)
-    return _signed(t, b, w)
+    if b.max() <= 1 and len(w) == 2 and w[0] * w[1] < 0:
+        return _difference(t, b, w)
+    return _limits(t, b, w)[0]
 
 
-def _signed(t: Table, b: Table, w: Float[np.ndarray, " part"]) -> Interval:
+def _difference(t: Table, b: Table, w: Float[np.ndarray, " part"]) -> Interval:
     """U - L: what clusters add to the sum and what they take from it, each with its limits."""
     share = w[:, None] * b / b.sum(axis=1, keepdims=True)
     effect = (share * np.divide(t, b, out=np.zeros_like(t), where=b > 0)).sum(axis=0)
@@ -271,21 +272,22 @@ def _variances(t: Table, b: Table, step: Num[np.ndarray, "part 1"], rest: Table)
     summed = rest.sum(axis=0)
     measured = float((summed**2).sum())
     independent = float((step**2 * (t * (1 - rate) ** 2 + (b - t) * rate**2)).sum())
-    alike = float(((step * (t * (1 - rate) + (b - t) * rate)).sum(axis=0) ** 2).sum())
+    alike = float(((np.abs(step) * (t * (1 - rate) + (b - t) * rate)).sum(axis=0) ** 2).sum())
     return _Variances(measured, independent, alike, measured**2 / float((summed**4).sum()) if measured > 1e-18 else 0.0)
 
 
 def _limits(t: Table, b: Table, w: Float[np.ndarray, " part"]) -> tuple[Interval, Float[np.ndarray, " cluster"]]:
-    """The weighted sum of rates with its limits, all weights above 0; and what each cluster adds to its error."""
+    """The weighted sum of rates with its limits, and what each cluster adds to its error."""
     from scipy.special import stdtrit
 
     total = b.sum(axis=1, keepdims=True)
     rate, step = t.sum(axis=1, keepdims=True) / total, w[:, None] / total
-    value, whole, n = float((w[:, None] * rate).sum()), float(w.sum()), t.shape[1]
+    value, n = float((w[:, None] * rate).sum()), t.shape[1]
+    least, most = float(w[w < 0].sum()), float(w[w > 0].sum())
     rest = step * (t - rate * b)
     found = _variances(t, b, step, rest)
     if n < 2 and found.known < 1:
-        return Interval(value, 0.0, whole), rest.sum(axis=0)
+        return Interval(value, least, most), rest.sum(axis=0)
     clusters = (b > 0).sum(axis=1, keepdims=True)  # of each part
     small = 1 + (1 - found.known) / np.maximum(clusters - 1, 1)
     alone = float(((w[:, None] ** 2 * rate * (1 - rate))[clusters == 1]).sum()) if n > 1 else 0.0
@@ -294,15 +296,16 @@ def _limits(t: Table, b: Table, w: Float[np.ndarray, " part"]) -> tuple[Interval
         critical += (float(stdtrit(n - 1, 1 - TAIL)) ** 2 - Z**2) * (1 - found.known)
     error = (np.sqrt(small) * rest).sum(axis=0)
     ends = []
-    for sign, room in ((1, b - t), (-1, t)):
-        moved = (step * room).sum(axis=0)
+    for sign in (1, -1):
+        room = np.where(sign * step > 0, b - t, t)
+        moved = np.abs(step * room).sum(axis=0)
         by_rows = float((step**2 * room).sum())
         spread = found.correlation * float((moved**2).sum()) + (1 - found.correlation) * by_rows
         ends.append(value + sign * _move(sign * error, moved, spread=spread, critical=critical, alone=alone))
     high, low = ends
-    if found.alike > 1e-18:  # neither edge
-        low, high = min(low, value * _rare(t)), max(high, whole - (whole - value) * _rare(b - t))
-    return Interval(value, max(low, 0.0), min(high, whole)), rest.sum(axis=0)
+    if found.alike > 1e-18 and not least:  # neither edge of a rate
+        low, high = min(low, value * _rare(t)), max(high, most - (most - value) * _rare(b - t))
+    return Interval(value, max(low, least), min(high, most)), rest.sum(axis=0)
 
 
 def _move(

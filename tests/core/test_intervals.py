@@ -156,6 +156,18 @@ def test_a_negative_weight_turns_an_interval_around():
     assert tuple(other) == (-one.value, -one.high, -one.low)
 
 
+def test_a_difference_over_many_cells_is_studentised():
+    """Every request gains in some of its 30 cells, so no request shows a loss; that does not widen the interval."""
+    rng = np.random.default_rng(8)
+    before, after = (rng.random((2, 30, 48)) < np.array([0.2, 0.8])[:, None, None]).astype(float)
+    gained = (after - before).mean(axis=0)
+    assert gained.min() > 0
+    weights = np.repeat([1 / 30, -1 / 30], 30)
+    got = weighted_rates(np.concatenate([after, before]), np.ones((60, 48)), weights)
+    low, high = ttest_1samp(gained, 0).confidence_interval(0.95)
+    assert tuple(got) == pytest.approx((gained.mean(), low, high), abs=0.15 * (high - low))
+
+
 def test_a_part_without_trials_has_no_rate():
     t, b = np.array([[1.0, 0.0], [0.0, 0.0]]), np.array([[1.0, 1.0], [0.0, 0.0]])
     assert all(math.isnan(v) for v in weighted_rates(t, b, np.array([0.5, 0.5])))
