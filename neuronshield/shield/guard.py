@@ -47,7 +47,7 @@ from ..data.grading import grade
 from ..data.languages import OpeningsArg
 from ..data.prompts import Prompt, PromptSet
 from ..model.encoding import as_prompts, batches
-from ..model.generation import decode
+from ..model.generation import decode, settings
 from ..model.model import Model
 from ..model.prefixes import openings_of
 from ..model.thoughts import decoded, in_thought
@@ -131,9 +131,9 @@ def _decode(
         for batch in batches(model, prompts, batch_size=batch_size, side="left", extra=max_new_tokens):
             layers = [list(members)] * max_new_tokens
             new, seen = decode(model, batch, max_new_tokens=max_new_tokens, layers=layers, change=at_step)
-            answers = decoded(model.tokenizer, new)
-            for i, (row, alive) in enumerate(zip(batch.rows, _steps(model, new), strict=True)):
-                texts[row], steps[row] = answers[i].strip(), alive
+            parts = zip(batch.rows, decoded(model.tokenizer, new), _steps(model, new), strict=True)
+            for i, (row, text, alive) in enumerate(parts):
+                texts[row], steps[row] = text.strip(), alive
                 for layer, rows in kept.items():
                     rows[row] = torch.stack([seen[s, layer][i] for s in range(alive)]).cpu()
             bar.update(len(batch.rows))
@@ -142,9 +142,7 @@ def _decode(
 
 def _steps(model: Model, new: Int[Tensor, "batch new"]) -> Iterator[int]:
     """How many decoding steps each row took, its end-of-sequence token included."""
-    end = getattr(getattr(model.module, "generation_config", None), "eos_token_id", None)
-    ends = torch.tensor([] if end is None else [end] if isinstance(end, int) else list(end))
-    ended = torch.isin(new, ends.to(new)).int()
+    ended = torch.isin(new, torch.tensor(settings(model, new.shape[1])["eos_token_ids"]).to(new)).int()
     yield from (ended.cumsum(dim=1) - ended == 0).sum(dim=1).tolist()
 
 
@@ -324,8 +322,7 @@ class Guard:
         )  # fmt: skip
         fired = [torch.stack(of_layers, dim=1) for of_layers in zip(*run.kept.values(), strict=True)]
         touched = np.array([int(f.any(dim=1).sum()) for f in fired])
-        edits = np.array([f.sum(dim=0).tolist() for f in fired])
-        return Guarded(run.texts, np.array(run.steps), touched=touched, edits=edits)
+        return Guarded(run.texts, np.array(run.steps), touched, edits=np.array([f.sum(dim=0).tolist() for f in fired]))
 
     def _check(self, model: Model) -> None:
         self.neurons.check_model(model)
