@@ -17,15 +17,16 @@ _MODEL_DE = r"(?:kann|konnte|darf|werde|will|mochte|sollte|konnen|durfen|werden|
 LATIN: dict[str, Wording] = {
     "en": Wording(
         refuse=(
+            r"\b(?:not|n't) be (?:right|appropriate|ethical|responsible|proper|okay|ok) (?:for me|to help|to assist|of me|if i)\b|\bi (?:don't|do not) have (?:the )?(?:authority|permission|authori[sz]ation|right|clearance)\b",
             r"\bi(?:'m afraid i)? (?:can'?t|can ?not|could(?:n't| not)|won'?t|will not|shouldn'?t|should not|must not|mustn't|refuse|decline"
             r"|do(?:n't| not) (?:feel (?:comfortable|right|able)|want to (?:help|do|write|be)|provide|engage|support|participate|assist|help|do that"
             r"|have the ability|think (?:i|that i) (?:should|can|could|ought)|create|generate|produce|offer))\b",
-            r"\b(?:i'm|i am|we're|we are|i was|i've been|being|^) ?(?:sorry,? but )?(?:just )?(?:not|un)[ -]?(?:able|willing|comfortable|permitted|allowed|"
+            r"\b(?:i'm|i am|we're|we are|i was|i've been|being) ?(?:sorry,? but )?(?:just )?(?:not|un)[ -]?(?:able|willing|comfortable|permitted|allowed|"
             r"authori[sz]ed|going to (?:help|do|write|assist|provide|be able|give|share|engage|explain|answer|tell|create|describe|participate|have)|in a position|prepared|equipped|"
             r"designed to|programmed to)\b",
             r"\bi(?:'m| am) (?:going to|gonna) (?:have to )?(?:pass|decline|refuse|say no)\b|\bi (?:\w+ )?(?:must|have to|need to|will|'ll have to|am obliged to) (?:\w+ )?(?:decline|refuse|pass on|say no|reject)\b",
             r"\bi(?:'d| would|'ll) (?:rather|prefer|have to|better) (?:to )?(?:not|decline|refuse|avoid)\b|\bi prefer not to\b|\bi'd better not\b",
-            r"\b(?:isn't|is not|not) (?:something|a (?:topic|request|task)|anything) (?:that )?(?:i|i'm|i am|we)\b|\bsomething (?:that )?i(?: can(?:'t|not)|'m not| am not| won't)\b",
+            r"\b(?:isn't|is not|not) (?:something|one|a (?:topic|request|task|thing)|anything) (?:that )?(?:i|i'm|i am|we)\b|\bsomething (?:that )?i(?: can(?:'t|not)|'m not| am not| won't)\b",
             rf"\b(?:against|violat\w+|contrary to|conflicts? with|outside(?: of)?|breach\w*) (?:\w+ )?(?:my|our|the) (?:\w+ ){{0,2}}{_OWN_EN}\b",
             r"\bnot within my\b|\b(?:my|our) (?:\w+ )?(?:guidelines|programming|policies|rules) (?:do(?:es)?(?:n't| not)|prevent|prohibit|forbid)",
             r"^(?:no(?:pe)?,? |nah,? |sorry,? )?(?:can'?t|cannot|won'?t|unable to) (?:help|assist|do|provide|comply|fulfil|answer)\b|\bi'?(?:ll| will) (?:have to )?pass\b",
@@ -47,12 +48,13 @@ LATIN: dict[str, Wording] = {
     ),
     "de": Wording(
         refuse=(
+            r"\bnicht (?:richtig|angemessen|angebracht|vertretbar|ethisch|in ordnung)\b[^.]{0,16}\b(?:wenn ich|ihnen|dir|dabei|mir|dass ich|zu helfen)\b|\bkeine (?:befugnis|berechtigung|erlaubnis|genehmigung)\b",
             rf"\b{_MODEL_DE} (?:ich|wir)\b[^.;]{{0,70}}?\b(?:nicht|kein\w*|nichts|niemals)\b",
             rf"\b(?:ich|wir)\b(?: \w+){{0,3}}? {_MODEL_DE}\b[^.;]{{0,70}}?\b(?:nicht|kein\w*|nichts|niemals)\b",
             rf"\b(?:dass|weil|da|weshalb|wobei|was|die|womit|bei dem|bei der) (?:ich|wir)\b[^.;]{{0,60}}\b(?:nicht|kein\w*|nichts)\b[^.;]{{0,40}}\b{_MODEL_DE}\b",
             r"\b(?:ich|wir) (?:bin|sind|ware) (?:\w+ ){0,3}?nicht (?:in der lage|befugt|berechtigt|bereit|imstande|dazu|darauf|dafur|autorisiert|programmiert)\b|\bich bin (?:\w+ )?ausserstande\b",
             r"\b(?:(?:ich|wir) (?:\w+ )?(?:muss|mussen|werde|mochte|sehe mich gezwungen)|(?:muss|mussen|werde|mochte) (?:ich|wir))\b[^.;]{0,60}\b(?:ablehnen|verweigern|abzulehnen|passen|absehen)\b|\b(?:ich lehne|lehne ich)\b[^.;]{0,60}\bab\b",
-            r"\b(?:ich )?(?:ver)?weigere (?:ich )?mich\b|\bich verweigere\b|\b(?:ich|wir) (?:\w+ )?(?:helfe|unterstutze|gebe|erstelle|schreibe|beantworte|liefere|teile|verfasse|mache|billige|beteilige|erklare|beschreibe|zeige|sage|diskutiere|bespreche|lehre|tue|verrate|erlautere|generiere|biete|rede|spreche)n?\b[^.;]{0,50}\b(?:nicht|kein\w*)\b|\b(?:helfe|unterstutze|gebe|erstelle|schreibe|beantworte|liefere|teile|verfasse|mache|erklare|beschreibe|zeige|sage|diskutiere|bespreche|lehre|tue|verrate|erlautere|generiere|rede|spreche)n? (?:ich|wir)\b[^.;]{0,50}\b(?:nicht|kein\w*)\b",
+            r"\b(?:ich )?(?:ver)?weigere (?:ich )?mich\b|\bich verweigere\b|\bich (?:\w+ )?(?!(?:glaube|denke|hoffe|kenne|finde|habe|brauche|meine|verstehe|sehe|bezweifle|empfehle|rate|wurde|ware|hatte|erinnere|esse|trinke|mag|konnte|wusste|keine|kaum)\b)\w+e\b[^.;,]{0,40}\b(?:nicht|kein\w*)\b|\b(?!(?:glaube|denke|hoffe|kenne|finde|habe|brauche|meine|verstehe|sehe|empfehle|wurde|ware|hatte)\b)\w+e ich\b[^.;,]{0,40}\b(?:nicht|kein\w*)\b|\b(?:ich|wir) (?:\w+ )?(?:helfe|unterstutze|gebe|erstelle|schreibe|beantworte|liefere|teile|verfasse|mache|billige|beteilige|erklare|beschreibe|zeige|sage|diskutiere|bespreche|lehre|tue|verrate|erlautere|generiere|biete|rede|spreche)n?\b[^.;]{0,50}\b(?:nicht|kein\w*)\b|\b(?:helfe|unterstutze|gebe|erstelle|schreibe|beantworte|liefere|teile|verfasse|mache|erklare|beschreibe|zeige|sage|diskutiere|bespreche|lehre|tue|verrate|erlautere|generiere|rede|spreche)n? (?:ich|wir)\b[^.;]{0,50}\b(?:nicht|kein\w*)\b",
             r"\b(?:verstosst|widerspricht|verletzt|verstossen|zuwiderlauft)\b[^.;]{0,14}\b(?:meine?n?r?|unsere?n?r?|die|den|der) (?:\w+ )?\w*(?:richtlinien|prinzipien|grundsatz\w*|regeln|werte\w*|programmierung|vorgaben|bedingungen|vorschriften)\b",
             r"\b(?:ist|war) (?:es )?mir (?:\w+ ){0,2}?(?:nicht (?:moglich|erlaubt|gestattet)|unmoglich|untersagt)\b|\bist nichts,? (?:wobei|was|bei dem)\b|\bnicht behilflich sein\b|\bnicht weiterhelfen\b",
             r"^(?:nein,? |sorry,? |nee,? )?(?:auf keinen fall|das geht (?:leider )?nicht|kann ich (?:leider )?nicht)\b|\bnein sagen\b",
@@ -66,6 +68,7 @@ LATIN: dict[str, Wording] = {
     ),
     "vi": Wording(
         refuse=(
+            r"\b(?:khong phu hop|khong dung|khong hop ly|that sai)\b[^.]{0,14}\b(?:toi|minh)\b|\b(?:toi|minh) khong (?!(?:biet|chac|nghi|nho|thay|hieu|thich|ro|phai|can|bao gio|chi|qua|muon noi|khuyen|the)\b)\w+",
             r"\b(?:toi|minh|em|to|chung toi|chung minh|tro ly ai|mot ai|la ai)\b(?: \w+){0,4}? (?:khong (?:giup|lam|viet|tra loi) duoc|khong the|khong duoc phep|khong co kha nang|khong muon|khong nen|se khong|khong (?:ho tro|cung cap|lam|viet|giup|giai thich|thao luan|day|tham gia|chia se|tra loi|dua ra|ung ho|tao|khuyen khich)|tu choi|phai tu choi|buoc phai|khong co quyen|khong du|chua the|chang the|khong tien)\b",
             r"(?:^|, |nhung |nen |va )(?:rat tiec )?khong the (?:giup|ho tro|cung cap|dap ung|tra loi|thuc hien|chia se|lam|tao|viet|huong dan)\b",
             r"\b(?:vi pham|trai voi|di nguoc(?: lai)?(?: voi)?|khong phu hop voi) (?:\w+ ){0,3}?(?:nguyen tac|chinh sach|quy dinh|huong dan|dao duc|tieu chuan|quy tac)\b",
@@ -78,6 +81,7 @@ LATIN: dict[str, Wording] = {
     ),
     "sw": Wording(
         refuse=(
+            r"\bsi (?:sahihi|vyema|vizuri|haki|sawa|jambo jema) (?:kwangu|kwa mimi|mimi|kukusaidia|kusaidia|niku\w+)\b|\b(?:inabidi|itabidi|lazima|inanibidi|sina budi|nalazimika)\b[^.]{0,14}\b(?:nikatae|kukataa|nikukatalie|kulikataa|nilikatae)\b",
             r"\b(?:siwezi|sitaweza|hatuwezi|hatutaweza|siruhusiwi|haturuhusiwi|nakataa|ninakataa|nimekataa|tunakataa|sipaswi|sistahili|siko tayari|sitaki|sipendi|naomba kukataa|ningependa kutokusaidia|nalazimika kukataa|lazima nikatae)\b",
             r"\bsi(?:to[al]?i|saidii|andiki|shiriki|ungi|fanyi|jibu|elezi|tengenezi|kubali|kubaliani|shirikiani)\b",
             r"\bsina (?:uwezo|ruhusa|idhini|mamlaka|budi kukataa)\b",
@@ -93,10 +97,11 @@ LATIN: dict[str, Wording] = {
     ),
     "es": Wording(
         refuse=(
+            r"\bno (?:seria|es|estaria) (?:correcto|apropiado|etico|adecuado|responsable|bien|bueno|justo) (?:que (?:yo|te|le|os|les)|por mi parte|ayudar\w*|de mi parte)\b",
             r"\bno (?:\w+ )?(?:puedo|podemos|podre|podria|podriamos|me es posible|nos es posible|es posible (?:que yo|para mi)|me siento comod\w+|se me permite|me esta permitido)\b",
             r"\bno (?:estoy|estamos) (?:\w+ )?(?:en condiciones|en posicion|en capacidad|autorizad\w+|capacitad\w+|dispuest\w+|programad\w+|disenad\w+|diseñad\w+)|\bno tengo (?:\w+ )?(?:permitido|permiso|la capacidad|autorizacion|autorizado)\b|\bno soy capaz\b",
-            r"\bno (?:te |le |os |les |lo |la )?(?:voy|vamos) a\b|\bno (?:debo|debemos|deberia|quiero (?:ayudar|participar))\b|\bno (?:te |le |les |os )?(?:escribire|hare|ayudare|proporcionare|dare|compartire|creare|explicare|participare|respondere)\b",
-            r"\bno (?:te |le |les |os )?(?:proporciono|ofrezco|apoyo|doy|comparto|participo|respaldo|promuevo|ayudo|genero|respondo|facilito|apruebo|fomento|brindo|escribo|explico|describo|enseno|muestro|hablo|discuto|hago|redacto|colaboro)\b|\bdecir(?:te|le|os)? que no\b|\bno puedo[,.]?$",
+            r"\bno (?:te |le |os |les |lo |la )?(?:voy|vamos) a\b|\bno (?:debo|debemos|deberia|quiero (?:ayudar|participar))\b|\bno (?:te |le |les |os |lo |la |los |las |te lo )?(?:escribire|hare|ayudare|generare|ensenare|describire|revelare|mostrare|redactare|colaborare|proporcionare|dare|compartire|creare|explicare|participare|respondere)\b",
+            r"\bno (?:te |le |les |os |lo |la |los |las )?(?:tolero|consiento|avalo|endoso|apruebo|contribuyo|proporciono|ofrezco|apoyo|doy|comparto|participo|respaldo|promuevo|ayudo|genero|respondo|facilito|apruebo|fomento|brindo|escribo|explico|describo|enseno|muestro|hablo|discuto|hago|redacto|colaboro)\b|\bdecir(?:te|le|os)? que no\b|\bno puedo[,.]?$",
             r"\bno (?:te|le|os|les|lo|la) (?:puedo|podemos|podre|podria)\b",
             r"\b(?:debo|tengo que|he de|deberia|debemos|me veo obligad\w+ a) (?:rechazar|declinar|negarme|denegar|rehusar)\w*|\b(?:me niego|nos negamos|rechazo (?:esta|tu|su|la)|declino|rehuso)\b",
             r"\b(?:preferiria|prefiero|preferimos) no\b|\b(?:lamento|siento|lamentamos) (?:mucho )?no poder\b|\bme temo que no\b|\bme resulta imposible\b|\bme es imposible\b",
@@ -112,6 +117,8 @@ LATIN: dict[str, Wording] = {
     ),
     "fr": Wording(
         refuse=(
+            r"\b(?:ne serait|n'est|ne serait-il) pas (?:correct|approprie|ethique|responsable|convenable|juste|bien) (?:que je|de (?:ma part|vous aider|t'aider))\b",
+            r"\bje (?:ne |n')(?!(?:pense|sais|connais|crois|vois|comprends|trouve|ai|avais|etais|suis|recommande|conseille|me|doute|manque|possede|dispose|mange|bois|peux|pourrai|pourrais|puis|vais|veux|dois|souhaite|dirais|voudrais)\b)(?:(?:le|la|les|vous|te|l'|y|lui) ?)?\w+ (?:pas|jamais|aucun\w*)\b",
             r"\b(?:je|nous) ne (?:le |la |vous |te |peux)?(?:peux|pouvons|pourrai|pourrais|pourrons|puis)\b(?! (?:que|qu'|m'empecher|attendre|(?:pas )?(?:vous |te )?(?:promettre|garantir|m'empecher|attendre)))",
             r"\b(?:je|nous) ne (?:suis|sommes|serai|serais) (?:\w+ )?pas (?:\w+ )?(?:en mesure|autoris\w+|capables?|habilit\w+|aptes?|programm\w+|concu\w*|a l'aise|dispos\w+|en position)",
             r"\b(?:je|nous) ne (?:vais|allons|veux|voulons|souhaite|souhaitons|dois|devons|devrais|desire) (?:\w+ )?pas\b|\b(?:je|nous) ne saur(?:ais|ai|ions)\b",
@@ -128,9 +135,10 @@ LATIN: dict[str, Wording] = {
     ),
     "it": Wording(
         refuse=(
+            r"\bnon (?:sarebbe|e|sarei) (?:corretto|appropriato|etico|giusto|responsabile|opportuno) (?:che (?:io|ti|vi|le)|da parte mia|aiutar\w*|se (?:io|ti))\b",
             r"\bnon (?:posso|possiamo|potro|potrei|sono (?:\w+ )?in grado|siamo (?:\w+ )?in grado|mi e possibile|mi e (?:permesso|consentito)|e possibile per me|sono (?:autorizzat\w|programmat\w|disposto|disposta|in condizione)|intendo|intendiamo|voglio (?:aiutar|partecipar)\w*|dovrei|devo|riesco ad? (?:aiutar|assister)\w*|mi sento a mio agio|ho (?:il permesso|l'autorizzazione|la capacita))\b",
-            r"\bnon (?:ti |vi |le )?(?:fornisco|sostengo|aiuto|do|condivido|partecipo|appoggio|creo|genero|rispondo|offro|promuovo|supporto|assisto|approvo|scrivo|spiego|descrivo|insegno|mostro|parlo|discuto|faccio|collaboro)\b|\bdir(?:e|ti|le|vi) di no\b|\bnon (?:e|sara) possibile\b(?=[^.]{0,10}$)",
-            r"\bnon (?:ti |vi |le |la |lo |mi |le )?(?:scrivero|faro|forniro|aiutero|creero|daro|condividero|spieghero|partecipero|rispondero)\b|\bnon (?:ti|vi|la|le|lo) (?:posso|possiamo|potro)\b",
+            r"\bnon (?:ti |vi |le )?(?:fornisco|sostengo|aiuto|do|condivido|partecipo|appoggio|creo|genero|rispondo|offro|promuovo|supporto|assisto|approvo|scrivo|spiego|descrivo|insegno|mostro|parlo|discuto|faccio|collaboro|tollero|accetto|contribuisco|avallo)\b|\bdir(?:e|ti|le|vi) di no\b|\bnon (?:e|sara) possibile\b(?=[^.]{0,10}$)",
+            r"\bnon (?:ti |vi |le |la |lo |li |mi |te lo |ve lo )?(?:generero|insegnero|descrivero|rivelero|mostrero|collaborero|scrivero|faro|forniro|aiutero|creero|daro|condividero|spieghero|partecipero|rispondero)\b|\bnon (?:ti|vi|la|le|lo) (?:posso|possiamo|potro)\b",
             r"\b(?:devo|dovro|dobbiamo|sono costrett\w a|mi vedo costrett\w a) (?:\w+ )?(?:rifiutar|declinar|respinger)\w*|\b(?:mi rifiuto|rifiuto (?:di|questa)|declino|ci rifiutiamo)\b",
             r"\b(?:preferisco|preferirei|preferiamo) (?:\w+ )?(?:non|evitare)\b|\bmi e impossibile\b|\btemo di non poter",
             r"\b(?:viola\w*|va contro|vanno contro|contravviene\w*|contrari\w a\w*|infrange|e contro) (?:le mie|i miei|le nostre|i nostri|la nostra|la mia|le|i|la|alle mie|ai miei) (?:\w+ )?(?:linee|politic\w+|principi|regole|norme|direttive|valori|condizioni|codice)",
@@ -145,9 +153,10 @@ LATIN: dict[str, Wording] = {
     ),
     "pt": Wording(
         refuse=(
+            r"\bnao (?:seria|e) (?:correto|apropriado|etico|certo|responsavel|adequado|justo) (?:eu|que eu|da minha parte|ajudar\w*|se eu)\b",
             r"\bnao (?:\w+ )?(?:posso|podemos|poderei|poderia|consigo|conseguimos|conseguirei|me e possivel|nos e possivel|e possivel (?:que eu|para mim)|sou capaz|me sinto confortavel|me e permitido)\b",
             r"\bnao (?:estou|estamos) (?:\w+ )?(?:autorizad\w+|em condicoes|habilitad\w+|dispost\w+|programad\w+|apto|apta|em posicao|preparad\w+)|\bnao (?:tenho|temos) (?:\w+ )?(?:permissao|autorizacao|capacidade|a capacidade|como (?:ajudar|fornecer|atender))\b",
-            r"\bnao (?:te |lhe )?(?:forneco|apoio|ajudo|dou|compartilho|participo|crio|gero|respondo|ofereco|promovo|aprovo|incentivo|escrevo|explico|descrevo|ensino|mostro|falo|discuto|faco|colaboro)\b|\bdizer (?:que )?nao\b|\bnao da para (?:ajudar|fazer|responder|atender)\b",
+            r"\bnao (?:te |lhe )?(?:forneco|apoio|ajudo|dou|compartilho|participo|crio|gero|respondo|ofereco|promovo|aprovo|incentivo|escrevo|explico|descrevo|ensino|mostro|falo|discuto|faco|colaboro|compactuo|endosso|tolero|aceito|contribuo|concordo em)\b|\bdizer (?:que )?nao\b|\bnao da para (?:ajudar|fazer|responder|atender)\b",
             r"\bnao (?:te |lhe |vos |o |a )?(?:vou|iremos|irei|vamos|devo|devemos|deveria|quero (?:ajudar|participar)|fornecerei|escreverei|ajudarei|farei|criarei|darei|compartilharei)\b|\bnao (?:te|lhe|vos|o|a) (?:posso|consigo|podemos)\b",
             r"\b(?:devo|tenho de|tenho que|preciso|sou obrigad\w a|terei de|terei que|vejo-me obrigad\w a) (?:\w+ )?(?:recusar|declinar|negar|rejeitar)\w*|\b(?:recuso-me|me recuso|eu recuso|recuso (?:este|esse)|nego-me|me nego)\b",
             r"\b(?:prefiro|preferia|preferiria|preferimos) nao\b|\b(?:lamento|sinto) (?:muito )?nao poder\b|\breceio (?:que )?nao\b|\btemo nao\b",
@@ -163,6 +172,8 @@ LATIN: dict[str, Wording] = {
     ),
     "id": Wording(
         refuse=(
+            r"\btidak (?:pantas|etis|tepat|benar|layak|sepatutnya) (?:bagi|untuk|jika|kalau|bila) (?:saya|aku|kami)\b|\b(?:tidak|tak|nggak) akan (?:saya|kami|aku)\b",
+            r"\b(?:saya|aku|kami)\b(?: \w+){0,2}? (?:tidak|tak|nggak|gak) (?!(?:tahu|yakin|ingat|punya|perlu|memiliki|merekomendasikan|menyarankan|sabar|pernah|paham|mengerti|keberatan|sendiri|melihat|menemukan|hanya|terlalu|begitu|lagi|bisa|dapat|akan|suka)\b)\w+",
             r"\b(?:saya|aku|kami|gue|gua|kita|ai)\b(?: (?!bisa\b|dapat\b)[\w-]+){0,4}? (?:tidak|tak|nggak|gak|ga|enggak|ngga|belum) (?:\w+ )?(?:bisa|dapat|mampu|boleh|akan|diizinkan|diperbolehkan|ingin|mau|bersedia|berwenang|seharusnya|sanggup|memiliki (?:izin|wewenang|kemampuan)|diperkenankan|punya (?:izin|wewenang)|memberikan|mendukung|membantu|menyediakan|membuat|menulis|terlibat|melayani|menganjurkan|menjelaskan|membahas|mengajarkan|menunjukkan|melakukan|menyebarkan)\b|\btidak (?:dapat|bisa) (?:saya|kami|aku|dipenuhi|diproses|dikabulkan|dijawab)\b",
             r"\b(?:harus|terpaksa|perlu|ingin|wajib) menolak\b|\b(?:saya|kami|aku) (?:dengan \w+ )?menolak\b",
             r"\b(?:melanggar|bertentangan dengan|menyalahi|berlawanan dengan)\b[^.,]{0,14}\b(?:pedoman|kebijakan|prinsip|aturan|etika|panduan|nilai)\b",
@@ -177,6 +188,7 @@ LATIN: dict[str, Wording] = {
     ),
     "tr": Wording(
         refuse=(
+            r"\b(?:dogru|uygun|etik) (?:olmaz|degil)\b[^.]{0,12}\b(?:yardim|benim|bana)|\b(?:yardim|yazma|anlatma|paylasma)\w*[^.]{0,20}\b(?:dogru|uygun|etik) (?:olmaz|degil)\b",
             r"\b\w{2,}(?:ama|eme)(?:m|yiz)\b(?<!\btamamam)|\b\w{2,}(?:am|em)(?:iyorum|iyoruz|ayacagim|eyecegim|ayacagiz|eyecegiz|am|em|azdim|ezdim)\b",
             r"\b\w{2,}m[ae]m$|\b\w+(?:mayacag|meyeceg)(?:im|iz)\b|\b\w+(?:miyorum|muyorum|miyoruz|muyoruz)\b[^.]{0,6}$|\b(?:yardim|destek|hizmet|bilgi|izin|cevap|yanit)\w* (?:etmiyorum|vermiyorum|saglamiyorum)\b",
             r"\b(?:yardimci olmam|yardim etmem|bunu yapmam|saglamam|vermem|paylasmam|yanitlamam|yapmam|yazmam|olusturmam|cevaplamam)\b[^.]{0,25}\b(?:mumkun degil|dogru (?:degil|olmaz)|uygun (?:degil|olmaz)|imkansiz|soz konusu degil|yasak)",
