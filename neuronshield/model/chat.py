@@ -174,8 +174,8 @@ def _readable(model: Model, prompt: Prompt, turns: list[Turn]) -> list[Turn]:
         missing = missing or lost
     if missing is not None:
         raise _left_out(model, prompt, missing)
-    error = next((e for e in errors if type(e).__name__ == "TemplateError"), errors[0])  # what the template itself says
-    raise _failed(model, prompt, error) from error
+    told = next((e for e in errors if type(e).__name__ == "TemplateError"), errors[0])  # what the template itself says
+    raise _failed(model, prompt, told) from told
 
 
 #: What is known of each template: {owner: {(template, options, shape): what is lost}}.

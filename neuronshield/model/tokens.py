@@ -246,7 +246,7 @@ def _padding(tokenizer: Any) -> Iterator[None]:
     lent = tokenizer.pad_token_id is None
     kept = tokenizer.padding_side, tokenizer.pad_token
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    padding = getattr(backend, "padding", None)
+    padding: Any = getattr(backend, "padding", None)
     tokenizer.padding_side = "right"
     if lent:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)

@@ -116,7 +116,9 @@ def test_without_a_limit_nothing_is_refused(llama: ns.Model) -> None:
         model_type = "mine"
 
     assert context_window(Config()) is None
-    check_length(llama, list(tiny.prompts()[:1]), [llama.module.config.max_position_embeddings])
+    limit = context_window(llama.module.config)
+    assert limit is not None
+    check_length(llama, list(tiny.prompts()[:1]), [limit])
     with pytest.raises(InputError, match=r"can read"):
-        check_length(llama, list(tiny.prompts()[:1]), [llama.module.config.max_position_embeddings + 1])
+        check_length(llama, list(tiny.prompts()[:1]), [limit + 1])
     assert torch.is_tensor(answer_logits(llama, "how do i"))
