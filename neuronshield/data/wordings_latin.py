@@ -17,6 +17,8 @@ _MODEL_DE = r"(?:kann|konnte|darf|werde|will|mochte|sollte|konnen|durfen|werden|
 LATIN: dict[str, Wording] = {
     "en": Wording(
         refuse=(
+            r"\b(?:i am|i'm|as an?|my)\b[^.]{0,90}\b(?:and|so|therefore|thus) (?:i )?(?:therefore )?(?:can'?t|cannot|won'?t|will not|am (?:unable|not able)|must (?:decline|refuse))\b",
+            r"\b(?:beyond|outside(?: of)?|not within) (?:\w+ ){0,3}?(?:what i|my (?:scope|abilit|capabilit|remit|area)|the (?:scope|bounds|range) of what)",
             r"\b(?:not|n't) be (?:right|appropriate|ethical|responsible|proper|okay|ok) (?:for me|to help|to assist|of me|if i)\b|\bi (?:don't|do not) have (?:the )?(?:authority|permission|authori[sz]ation|right|clearance)\b",
             r"\bi(?:'m afraid i)? (?:can'?t|can ?not|could(?:n't| not)|won'?t|will not|shouldn'?t|should not|must not|mustn't|refuse|decline"
             r"|do(?:n't| not) (?:feel (?:comfortable|right|able)|want to (?:help|do|write|be)|provide|engage|support|participate|assist|help|do that"
@@ -48,9 +50,10 @@ LATIN: dict[str, Wording] = {
     ),
     "de": Wording(
         refuse=(
+            r"\bausserhalb (?:dessen|meiner|des)\b|\b(?:anfrage|bitte|frage|wunsch|anliegen)\b[^.]{0,30}\b(?:kann|konnen|darf)\b[^.]{0,20}\bnicht\b[^.]{0,20}\b(?:werden|nachgekommen|entsprochen)|\bdem kann ich nicht\b",
             r"\bnicht (?:richtig|angemessen|angebracht|vertretbar|ethisch|in ordnung)\b[^.]{0,16}\b(?:wenn ich|ihnen|dir|dabei|mir|dass ich|zu helfen)\b|\bkeine (?:befugnis|berechtigung|erlaubnis|genehmigung)\b",
             rf"\b{_MODEL_DE} (?:ich|wir)\b[^.;]{{0,70}}?\b(?:nicht|kein\w*|nichts|niemals)\b",
-            rf"\b(?:ich|wir)\b(?: \w+){{0,3}}? {_MODEL_DE}\b[^.;]{{0,70}}?\b(?:nicht|kein\w*|nichts|niemals)\b",
+            rf"\b(?:ich|wir)\b(?: \w+){{0,5}}? {_MODEL_DE}\b[^.;]{{0,70}}?\b(?:nicht|kein\w*|nichts|niemals)\b",
             rf"\b(?:dass|weil|da|weshalb|wobei|was|die|womit|bei dem|bei der) (?:ich|wir)\b[^.;]{{0,60}}\b(?:nicht|kein\w*|nichts)\b[^.;]{{0,40}}\b{_MODEL_DE}\b",
             r"\b(?:ich|wir) (?:bin|sind|ware) (?:\w+ ){0,3}?nicht (?:in der lage|befugt|berechtigt|bereit|imstande|dazu|darauf|dafur|autorisiert|programmiert)\b|\bich bin (?:\w+ )?ausserstande\b",
             r"\b(?:(?:ich|wir) (?:\w+ )?(?:muss|mussen|werde|mochte|sehe mich gezwungen)|(?:muss|mussen|werde|mochte) (?:ich|wir))\b[^.;]{0,60}\b(?:ablehnen|verweigern|abzulehnen|passen|absehen)\b|\b(?:ich lehne|lehne ich)\b[^.;]{0,60}\bab\b",
@@ -68,6 +71,7 @@ LATIN: dict[str, Wording] = {
     ),
     "vi": Wording(
         refuse=(
+            r"\bnam ngoai\b|\b(?:yeu cau|cau hoi)\b[^.]{0,24}\bkhong (?:the|duoc)\b|\bvuot (?:qua|ngoai) (?:kha nang|pham vi)",
             r"\b(?:khong phu hop|khong dung|khong hop ly|that sai)\b[^.]{0,14}\b(?:toi|minh)\b|\b(?:toi|minh) khong (?!(?:biet|chac|nghi|nho|thay|hieu|thich|ro|phai|can|bao gio|chi|qua|muon noi|khuyen|the)\b)\w+",
             r"\b(?:toi|minh|em|to|chung toi|chung minh|tro ly ai|mot ai|la ai)\b(?: \w+){0,4}? (?:khong (?:giup|lam|viet|tra loi) duoc|khong the|khong duoc phep|khong co kha nang|khong muon|khong nen|se khong|khong (?:ho tro|cung cap|lam|viet|giup|giai thich|thao luan|day|tham gia|chia se|tra loi|dua ra|ung ho|tao|khuyen khich)|tu choi|phai tu choi|buoc phai|khong co quyen|khong du|chua the|chang the|khong tien)\b",
             r"(?:^|, |nhung |nen |va )(?:rat tiec )?khong the (?:giup|ho tro|cung cap|dap ung|tra loi|thuc hien|chia se|lam|tao|viet|huong dan)\b",
@@ -81,6 +85,7 @@ LATIN: dict[str, Wording] = {
     ),
     "sw": Wording(
         refuse=(
+            r"\b(?:nje ya|zaidi ya) (?:uwezo|mipaka|majukumu|upeo)",
             r"\bsi (?:sahihi|vyema|vizuri|haki|sawa|jambo jema) (?:kwangu|kwa mimi|mimi|kukusaidia|kusaidia|niku\w+)\b|\b(?:inabidi|itabidi|lazima|inanibidi|sina budi|nalazimika)\b[^.]{0,14}\b(?:nikatae|kukataa|nikukatalie|kulikataa|nilikatae)\b",
             r"\b(?:siwezi|sitaweza|hatuwezi|hatutaweza|siruhusiwi|haturuhusiwi|nakataa|ninakataa|nimekataa|tunakataa|sipaswi|sistahili|siko tayari|sitaki|sipendi|naomba kukataa|ningependa kutokusaidia|nalazimika kukataa|lazima nikatae)\b",
             r"\bsi(?:to[al]?i|saidii|andiki|shiriki|ungi|fanyi|jibu|elezi|tengenezi|kubali|kubaliani|shirikiani)\b",
@@ -92,11 +97,12 @@ LATIN: dict[str, Wording] = {
         ),
         unless=(r"\bsiwezi (?:kusubiri|kungoja|kusahau|kuahidi|kuhakikisha)\b",),
         apology=r"(?:pole|samahani|nasikitika|ninasikitika|tunasikitika|naomba radhi|ninaomba radhi|naomba msamaha|ninaomba msamaha|kumradhi|niwie radhi|tunaomba radhi|radhi)(?: sana)?\b",
-        regret=r"^\s*(?:kwa|kusikia|ikiwa|kama|kukatiza)\b",
+        regret=r"^\s*(?:kwamba u\w+|kwa|kusikia|ikiwa|kama|kukatiza)\b",
         answer=r"\bhii hapa\b|\bhizi hapa\b|\bjibu (?:sahihi )?ni\b|\bsikuelewa\b|\b(?:nilikosea|nimekosea)\b|\byafuatayo\b|\bzifuatazo\b|\bifuatayo\b|\bunaweza kujaribu\b|\bhapa (?:ni|kuna)\b",
     ),
     "es": Wording(
         refuse=(
+            r"\b(?:fuera de|mas alla de) (?:lo que (?:yo )?(?:puedo|pueda|me)|mi(?:s)? (?:alcance|capacidad\w*|competencia\w*|limites))|\b(?:solicitud|peticion|pregunta|consulta)\b[^.]{0,30}\bno (?:puede|sera|podra) (?:ser )?\w*|\bno (?:te |le |os |les |lo |la )?(?:dire|contestare|indicare|contare)\b",
             r"\bno (?:seria|es|estaria) (?:correcto|apropiado|etico|adecuado|responsable|bien|bueno|justo) (?:que (?:yo|te|le|os|les)|por mi parte|ayudar\w*|de mi parte)\b",
             r"\bno (?:\w+ )?(?:puedo|podemos|podre|podria|podriamos|me es posible|nos es posible|es posible (?:que yo|para mi)|me siento comod\w+|se me permite|me esta permitido)\b",
             r"\bno (?:estoy|estamos) (?:\w+ )?(?:en condiciones|en posicion|en capacidad|autorizad\w+|capacitad\w+|dispuest\w+|programad\w+|disenad\w+|diseñad\w+)|\bno tengo (?:\w+ )?(?:permitido|permiso|la capacidad|autorizacion|autorizado)\b|\bno soy capaz\b",
@@ -117,6 +123,7 @@ LATIN: dict[str, Wording] = {
     ),
     "fr": Wording(
         refuse=(
+            r"\b(?:depasse|au-dela de|en dehors de|hors de) (?:ce que je|mes|ma|mon|la portee)|\b(?:demande|requete|question)\b[^.]{0,30}\bne (?:peut|pourra|sera)\b[^.]{0,16}\b(?:pas|etre)|\bde ne (?:pas )?pouvoir\b|\bet ne (?:peux|pourrai|puis|dois|vais)\b",
             r"\b(?:ne serait|n'est|ne serait-il) pas (?:correct|approprie|ethique|responsable|convenable|juste|bien) (?:que je|de (?:ma part|vous aider|t'aider))\b",
             r"\bje (?:ne |n')(?!(?:pense|sais|connais|crois|vois|comprends|trouve|ai|avais|etais|suis|recommande|conseille|me|doute|manque|possede|dispose|mange|bois|peux|pourrai|pourrais|puis|vais|veux|dois|souhaite|dirais|voudrais)\b)(?:(?:le|la|les|vous|te|l'|y|lui) ?)?\w+ (?:pas|jamais|aucun\w*)\b",
             r"\b(?:je|nous) ne (?:le |la |vous |te |peux)?(?:peux|pouvons|pourrai|pourrais|pourrons|puis)\b(?! (?:que|qu'|m'empecher|attendre|(?:pas )?(?:vous |te )?(?:promettre|garantir|m'empecher|attendre)))",
@@ -135,6 +142,7 @@ LATIN: dict[str, Wording] = {
     ),
     "it": Wording(
         refuse=(
+            r"\b(?:oltre|al di fuori di|fuori da) (?:cio che (?:posso|mi)|quello che (?:posso|mi)|le mie|delle mie|dalle mie|la mia)|\b(?:richiesta|domanda)\b[^.]{0,30}\bnon (?:puo|sara|potra)\b|\bnon (?:ti |vi |le |lo |la )?(?:diro|raccontero|indichero)\b|\bdi non pote(?:r|re)\b",
             r"\bnon (?:sarebbe|e|sarei) (?:corretto|appropriato|etico|giusto|responsabile|opportuno) (?:che (?:io|ti|vi|le)|da parte mia|aiutar\w*|se (?:io|ti))\b",
             r"\bnon (?:posso|possiamo|potro|potrei|sono (?:\w+ )?in grado|siamo (?:\w+ )?in grado|mi e possibile|mi e (?:permesso|consentito)|e possibile per me|sono (?:autorizzat\w|programmat\w|disposto|disposta|in condizione)|intendo|intendiamo|voglio (?:aiutar|partecipar)\w*|dovrei|devo|riesco ad? (?:aiutar|assister)\w*|mi sento a mio agio|ho (?:il permesso|l'autorizzazione|la capacita))\b",
             r"\bnon (?:ti |vi |le )?(?:fornisco|sostengo|aiuto|do|condivido|partecipo|appoggio|creo|genero|rispondo|offro|promuovo|supporto|assisto|approvo|scrivo|spiego|descrivo|insegno|mostro|parlo|discuto|faccio|collaboro|tollero|accetto|contribuisco|avallo)\b|\bdir(?:e|ti|le|vi) di no\b|\bnon (?:e|sara) possibile\b(?=[^.]{0,10}$)",
@@ -153,6 +161,7 @@ LATIN: dict[str, Wording] = {
     ),
     "pt": Wording(
         refuse=(
+            r"\b(?:alem d[oe]|fora d[oe]|fora dos?) (?:que (?:eu )?(?:posso|me)|meus? (?:alcance|limites|escopo)|minhas?|meu)|\b(?:pedido|solicitacao|pergunta)\b[^.]{0,30}\bnao (?:pode|sera|podera)\b|\bnao (?:te |lhe |o |a )?(?:direi|contarei|indicarei|responderei|explicarei|mostrarei)\b",
             r"\bnao (?:seria|e) (?:correto|apropriado|etico|certo|responsavel|adequado|justo) (?:eu|que eu|da minha parte|ajudar\w*|se eu)\b",
             r"\bnao (?:\w+ )?(?:posso|podemos|poderei|poderia|consigo|conseguimos|conseguirei|me e possivel|nos e possivel|e possivel (?:que eu|para mim)|sou capaz|me sinto confortavel|me e permitido)\b",
             r"\bnao (?:estou|estamos) (?:\w+ )?(?:autorizad\w+|em condicoes|habilitad\w+|dispost\w+|programad\w+|apto|apta|em posicao|preparad\w+)|\bnao (?:tenho|temos) (?:\w+ )?(?:permissao|autorizacao|capacidade|a capacidade|como (?:ajudar|fornecer|atender))\b",
@@ -167,11 +176,12 @@ LATIN: dict[str, Wording] = {
             r"\bnao (?:posso|podia|poderia) (?:prometer|garantir|assegurar|deixar de|esperar|evitar|negar|acreditar|concordar mais)\b|\bnao (?:posso|poderia) (?:\w+ ){1,4}?(?:o suficiente|o bastante)\b|\bnao vou (?:mentir|negar|te aborrecer)\b",
         ),
         apology=r"(?:eu )?(?:sinto muito|sentimos muito|lamento|lamentamos|desculp(?:e|a|em|as|a-me|e-me)|(?:te )?peco (?:\w+ )?(?:desculpas?|perdao)|perdao|perdoe(?:-me)?|mil desculpas|minhas desculpas)\b",
-        regret=r"^[\s,]*(?:muito )?(?:por|pela|pelo|pelos|pelas|ouvir|saber|que (?:voce|tenha|esteja|tu)|se|a (?:demora|confusao)|o (?:atraso|erro|incomodo)|em ingles)\b",
+        regret=r"^[\s,]*(?:muito )?(?:por|pela|pelo|pelos|pelas|ouvir|saber|que (?:voce|tenha|esteja|tu)|se|que se|a falta|a minha|o meu|o mal-entendido|qualquer|a (?:demora|confusao)|o (?:atraso|erro|incomodo)|em ingles)\b",
         answer=r"\baqui (?:esta|estao|vai|vao|tem)\b|\b(?:resposta|versao) (?:correta|certa|corrigida)\b|\ba seguir\b|\bpode tentar\b|\bresposta (?:correta )?e\b|\bentendi mal\b|\bme enganei\b|\bme equivoquei\b|\binterpretei mal\b|\babaixo\b",
     ),
     "id": Wording(
         refuse=(
+            r"\bdi luar (?:apa yang|hal yang|kemampuan|batas|kewenangan|cakupan)|\b(?:permintaan|pertanyaan)\b[^.]{0,24}\b(?:tidak|tak) (?:bisa|dapat)\b",
             r"\btidak (?:pantas|etis|tepat|benar|layak|sepatutnya) (?:bagi|untuk|jika|kalau|bila) (?:saya|aku|kami)\b|\b(?:tidak|tak|nggak) akan (?:saya|kami|aku)\b",
             r"\b(?:saya|aku|kami)\b(?: \w+){0,2}? (?:tidak|tak|nggak|gak) (?!(?:tahu|yakin|ingat|punya|perlu|memiliki|merekomendasikan|menyarankan|sabar|pernah|paham|mengerti|keberatan|sendiri|melihat|menemukan|hanya|terlalu|begitu|lagi|bisa|dapat|akan|suka)\b)\w+",
             r"\b(?:saya|aku|kami|gue|gua|kita|ai)\b(?: (?!bisa\b|dapat\b)[\w-]+){0,4}? (?:tidak|tak|nggak|gak|ga|enggak|ngga|belum) (?:\w+ )?(?:bisa|dapat|mampu|boleh|akan|diizinkan|diperbolehkan|ingin|mau|bersedia|berwenang|seharusnya|sanggup|memiliki (?:izin|wewenang|kemampuan)|diperkenankan|punya (?:izin|wewenang)|memberikan|mendukung|membantu|menyediakan|membuat|menulis|terlibat|melayani|menganjurkan|menjelaskan|membahas|mengajarkan|menunjukkan|melakukan|menyebarkan)\b|\btidak (?:dapat|bisa) (?:saya|kami|aku|dipenuhi|diproses|dikabulkan|dijawab)\b",
@@ -188,6 +198,7 @@ LATIN: dict[str, Wording] = {
     ),
     "tr": Wording(
         refuse=(
+            r"\byardimci olabilecegim[^.]{0,24}\b(?:disinda|otesinde)|\b(?:isteg|taleb|soru)\w*[^.]{0,30}\b(?:getirilemiyor|getirilemez|karsilanamaz|karsilanamiyor|yanitlanamaz|yanitlanamiyor|islenemiyor|islenemez)|\b(?:kapsamim|yetkim|sinirlarim)\w*[^.]{0,10}\b(?:disinda|asiyor)",
             r"\b(?:dogru|uygun|etik) (?:olmaz|degil)\b[^.]{0,12}\b(?:yardim|benim|bana)|\b(?:yardim|yazma|anlatma|paylasma)\w*[^.]{0,20}\b(?:dogru|uygun|etik) (?:olmaz|degil)\b",
             r"\b\w{2,}(?:ama|eme)(?:m|yiz)\b(?<!\btamamam)|\b\w{2,}(?:am|em)(?:iyorum|iyoruz|ayacagim|eyecegim|ayacagiz|eyecegiz|am|em|azdim|ezdim)\b",
             r"\b\w{2,}m[ae]m$|\b\w+(?:mayacag|meyeceg)(?:im|iz)\b|\b\w+(?:miyorum|muyorum|miyoruz|muyoruz)\b[^.]{0,6}$|\b(?:yardim|destek|hizmet|bilgi|izin|cevap|yanit)\w* (?:etmiyorum|vermiyorum|saglamiyorum)\b",
