@@ -25,6 +25,7 @@ import argparse
 import ast
 import json
 import re
+import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -166,6 +167,8 @@ def measure_families() -> None:
 
     path = RESULTS / "families.json"
     data = result("families")
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+    data["source"]["commit"] = commit.stdout.strip()
     data["columns"] = {name: {"title": name} for name in families.HEAD}
     data["rows"] = [dict(zip(families.HEAD, line)) for line in families.table()]
     head = json.dumps({k: v for k, v in data.items() if k != "rows"}, ensure_ascii=False, indent=1)[:-2]

@@ -240,8 +240,11 @@ def find_decoder_layers(module: nn.Module, family: str, by_hand: str | None) -> 
     for owner in _candidates(decoder):
         for attribute in ("layers", "h", "blocks"):
             layers = getattr(owner, attribute, None)
-            if isinstance(layers, nn.ModuleList) and len(layers) and id(layers) in names:
-                return names[id(layers)], layers
+            if not isinstance(layers, nn.ModuleList) or id(layers) not in names:
+                continue
+            if not len(layers):
+                raise InputError(f"{family}: its list of decoder layers, {names[id(layers)]!r}, is empty")
+            return names[id(layers)], layers
     raise InputError(
         f"{family}: no decoder layers found (looked for 'layers', 'h', 'blocks' under get_decoder() and its 'model', "
         "'decoder', 'language_model', 'transformer', 'text_model'); name them by hand: load(..., layers='path.to.layers')"

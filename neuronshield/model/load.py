@@ -288,4 +288,6 @@ def _site(family: str, path: str, layers: nn.ModuleList, *, by_hand: Any) -> Sit
             f"{family}: layer {missing[0]} has no {chosen.down!r} though layer 0 has ({projections(layers[missing[0]])}); "
             "layers of different kinds are not supported"
         )
+    if len({id(layer.get_submodule(chosen.down)) for layer in layers}) != len(layers):
+        raise InputError(f"{family}: several layers at {path!r} are one module that runs several times; not supported")
     return chosen

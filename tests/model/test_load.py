@@ -139,6 +139,12 @@ def uneven() -> PreTrainedModel:
     return module
 
 
+def repeated() -> PreTrainedModel:
+    module = tiny.llama()
+    module.model.layers = torch.nn.ModuleList([module.model.layers[0]] * 3)
+    return module
+
+
 @pytest.mark.parametrize(
     ("build", "says"),
     [
@@ -146,8 +152,20 @@ def uneven() -> PreTrainedModel:
         (jamba, r"JambaForCausalLM: layer 0 at .* is dense and others have mixture-of-experts modules"),
         (uneven, "LlamaForCausalLM: layers differ in MLP width"),
         (lambda: torch.nn.Linear(2, 3), "Linear: no decoder layers found"),
+        (
+            lambda: tiny.llama(num_hidden_layers=0),
+            "LlamaForCausalLM: its list of decoder layers, 'model.layers', is empty",
+        ),
+        (repeated, "LlamaForCausalLM: several layers at 'model.layers' are one module that runs several times"),
     ],
-    ids=["BERT", "mixture in some layers", "layers of different width", "no transformer"],
+    ids=[
+        "BERT",
+        "mixture in some layers",
+        "layers of different width",
+        "no transformer",
+        "no layers",
+        "one layer three times",
+    ],
 )
 def test_a_model_without_a_known_decoder_mlp_is_refused_by_name(build: Any, says: str) -> None:
     with pytest.raises(InputError, match=says):
