@@ -175,17 +175,19 @@ def qwen(generation: str) -> Callable[[], Made]:
                         window_size=12, fullatt_block_indexes=[0]),
             "3": dict(depth=2, hidden_size=16, out_hidden_size=D_MODEL, num_heads=2, patch_size=3, intermediate_size=22,
                       num_position_embeddings=16, deepstack_visual_indexes=[0]),
-            "3-moe": dict(depth=2, hidden_size=16, out_hidden_size=D_MODEL, num_heads=2, patch_size=3, intermediate_size=22,
-                          num_position_embeddings=16, deepstack_visual_indexes=[0]),
             "3.5": dict(depth=2, hidden_size=16, out_hidden_size=D_MODEL, num_heads=2, patch_size=3, intermediate_size=22,
                         num_position_embeddings=16),
+        }[generation.removesuffix("-moe")]  # fmt: skip
+        stem = {
+            "2": "Qwen2VL", "2.5": "Qwen2_5_VL", "3": "Qwen3VL", "3-moe": "Qwen3VLMoe", "3.5": "Qwen3_5",
+            "3.5-moe": "Qwen3_5Moe",
         }[generation]  # fmt: skip
-        stem = {"2": "Qwen2VL", "2.5": "Qwen2_5_VL", "3": "Qwen3VL", "3-moe": "Qwen3VLMoe", "3.5": "Qwen3_5"}[generation]
-        more = {"3.5": HYBRID, "3-moe": EXPERTS}.get(generation, {})
+        hybrid = {**HYBRID, **EXPERTS, "shared_expert_intermediate_size": 11}
+        more = {"3.5": HYBRID, "3-moe": EXPERTS, "3.5-moe": hybrid}.get(generation, {})
         words = sizes(rope_parameters=rope, **more)
         config = getattr(transformers, f"{stem}Config")(text_config=words, vision_config=vision, **ids)
         pictures = Qwen2VLImageProcessorPil(patch_size=3, merge_size=2, min_pixels=36, max_pixels=SIZE * SIZE)
-        name = "Qwen3VL" if generation in ("3.5", "3-moe") else stem
+        name = "Qwen3VL" if generation in ("3.5", "3-moe", "3.5-moe") else stem
         processor = without_video(getattr(transformers, f"{name}Processor"))(
             pictures, tok, None, chat_template=template("<|vision_start|><|image_pad|><|vision_end|>")
         )
@@ -427,7 +429,7 @@ def lfm2_vl() -> Made:
         valid_kwargs = Options
         tile_size, downsample_factor, encoder_patch_size, use_thumbnail = SIZE, 2, 3, False
 
-        def __call__(self, images: Any, **options: Any) -> Any:
+        def __call__(self, images: Any, **options: Any) -> Any:  # type: ignore[override]
             options.pop("return_row_col_info", None)
             out = super().__call__([p for row in images for p in row], **options)
             n = len(out["spatial_shapes"])
@@ -509,7 +511,7 @@ def ovis2() -> Made:
     from transformers.models.ovis2.image_processing_pil_ovis2 import Ovis2ImageProcessorPil
 
     tok = tokenizer(*OVIS)
-    atom, *marks = tok.convert_tokens_to_ids(list(OVIS))
+    atom, *marks = (tok.convert_tokens_to_ids(token) for token in OVIS)
     config = transformers.Ovis2Config(
         vision_config=dict(hidden_size=16, intermediate_size=22, num_hidden_layers=2, num_attention_heads=2, image_size=SIZE,
                            patch_size=3, vocab_size=24, hidden_stride=2),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import builders
 import pytest
 import tiny
 import torch
 import transformers
+from families import CHECKS, Family, mixture
 from mixtures import SPECS, Spec, by_family, rows
 
 import neuronshield as ns
@@ -27,6 +29,22 @@ def test_the_users_module_keeps_its_structure_and_shares_every_weight(spec: Spec
     assert all(theirs[name] is ours[name] for name in theirs)
     assert list(module.state_dict()) == list(model.module.state_dict())
     assert model.n_params == sum(p.numel() for p in module.parameters())
+
+
+#: Beside the families of the table, which tests/model/test_families.py checks in the same way.
+MORE = (
+    Family("Qwen3.5-MoE", "", builders.qwen("3.5-moe"), 4, d_mlp=43),
+    mixture("Qwen3-Next", "", "Qwen3Next", 43, shared_expert_intermediate_size=11, **builders.HYBRID),
+    mixture("Cohere 2 MoE", "", "Cohere2Moe"),
+    mixture("Aria (text)", "", "AriaText", 48, moe_num_experts=4, moe_topk=2, moe_num_shared_experts=2),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("family", MORE, ids=lambda f: f.name)
+def test_another_family_is(family: Family, check: str) -> None:
+    CHECKS[check](family)
 
 
 def test_a_module_in_training_mode_with_a_noisy_router_is_compared_in_eval_mode_and_keeps_its_mode() -> None:
