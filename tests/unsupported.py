@@ -88,7 +88,8 @@ def fuyu() -> Built:
         **sizes(num_key_value_heads=2), image_size=SIZE, patch_size=6, num_channels=3, text_config=words,
         image_token_id=tok.convert_tokens_to_ids("|SPEAKER|"),
     )  # fmt: skip
-    pictures = FuyuImageProcessorPil(size={"height": SIZE, "width": SIZE}, patch_size={"height": 6, "width": 6})
+    options: dict[str, Any] = {"size": {"height": SIZE, "width": SIZE}, "patch_size": {"height": 6, "width": 6}}
+    pictures = FuyuImageProcessorPil(**options)
     return transformers.FuyuForCausalLM(config).eval(), transformers.FuyuProcessor(pictures, tok)
 
 

@@ -53,7 +53,7 @@ def check_module(module: nn.Module) -> None:
         InputError: an encoder-decoder, a model that reads in both directions, one without a language-model head, or one whose
             forward needs more than a prompt.
     """
-    base = module.get_base_model() if hasattr(module, "get_base_model") else module
+    base = _inside(module)
     config = getattr(base, "config", None)
     if config is None:
         return
@@ -70,6 +70,11 @@ def check_module(module: nn.Module) -> None:
             f"{family}: its forward cannot do without {' and '.join(needed)}, which not every prompt has; models that need "
             "more than token ids and optional pictures are not supported"
         )
+
+
+def _inside(module: nn.Module) -> Any:
+    """The transformers model of a PEFT model; any other module itself."""
+    return module.get_base_model() if hasattr(module, "get_base_model") else module  # type: ignore[operator]
 
 
 def _arguments(base: nn.Module) -> list[inspect.Parameter]:
@@ -109,9 +114,10 @@ def _is_encoder(config: Any) -> bool:
     return getattr(config, "model_type", None) in MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
-def _check_head(family: str, base: nn.Module, config: Any) -> None:
+def _check_head(family: str, base: Any, config: Any) -> None:
     """Raise unless there is a head that gives the next token's logits, and the checkpoint was one of a language model."""
-    owners = [part for part in (base, getattr(base, "language_model", None)) if hasattr(part, "get_output_embeddings")]
+    owners: list[Any] = [base, getattr(base, "language_model", None)]
+    owners = [part for part in owners if hasattr(part, "get_output_embeddings")]
     if all(part.get_output_embeddings() is None for part in owners):
         raise InputError(
             f"{family}: it has no language-model head, so it gives no answers (a base, embedding, reward or classification "
@@ -141,7 +147,7 @@ def check_processor(module: nn.Module, processor: Any) -> None:
         InputError: a processor of pictures for a model that takes none or that has no known image token, or a tokenizer with
             more tokens than the model's embedding has rows.
     """
-    base = module.get_base_model() if hasattr(module, "get_base_model") else module
+    base = _inside(module)
     config = getattr(base, "config", None)
     if config is None:
         return
@@ -173,10 +179,10 @@ def _no_pictures(family: str, kind: str, reason: str) -> InputError:
     )
 
 
-def _embedding_rows(base: nn.Module) -> int | None:
+def _embedding_rows(base: Any) -> int | None:
     """Number of token ids that a model's embedding knows; None if it does not say."""
     try:
-        return int(base.get_input_embeddings().weight.shape[0])  # type: ignore[operator,union-attr]
+        return int(base.get_input_embeddings().weight.shape[0])
     except (AttributeError, NotImplementedError):
         return None
 
