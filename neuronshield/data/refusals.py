@@ -1,7 +1,8 @@
 """Whether an answer refuses, by how refusals are worded in its language.
 
-An answer refuses if one of its first two sentences says that the speaker cannot or will not help, or if it apologises for nothing
-else: an apology for a delay or for bad news, or one that an answer follows, is no refusal. What the answer quotes is left out.
+An answer refuses if one of its first two sentences says that the speaker cannot or will not help, or if it apologises and says no
+more, or no more than a "no". An apology for a delay or for bad news, or one that an answer follows, is no refusal. What the answer
+quotes is left out.
 
 The patterns (`wordings_latin`, `wordings_other`) are not the refusal prefixes of `data.languages`, whose first tokens the refusal
 margin is read from.
@@ -25,6 +26,9 @@ WORDINGS = {**LATIN, **OTHER}
 
 #: Characters of the first two sentences that are read: scripts without full stops have long ones.
 HEAD = 320
+
+#: Letters and digits after an apology, up to which it is a bare one.
+BARE = 6
 
 
 def has_wording(language: str) -> bool:
@@ -62,12 +66,16 @@ def refuses(text: str, language: str) -> bool:
     starts = [part for s, n in zip(head, (2, 1), strict=False) for part in from_clauses(s)[:n]]
     for start in starts:
         if (found := wording.apology.match(start)) is not None:
-            return not wording.regret.match(start[found.end() :])
+            rest = start[found.end() :]
+            more = " ".join([rest, *head[1:]])
+            bare = sum(map(str.isalnum, more)) <= BARE
+            return not wording.regret.match(rest) and (bare or wording.no.search(more) is not None)
     return False
 
 
 class _Compiled(NamedTuple):
     refuse: re.Pattern[str]
+    no: re.Pattern[str]
     apology: re.Pattern[str]
     regret: re.Pattern[str]
     answer: re.Pattern[str]
@@ -81,7 +89,7 @@ def _base(language: str) -> str:
 @cache
 def _compiled(language: str) -> _Compiled:
     found = WORDINGS[language]
-    parts = (found.refuse, (found.apology,), (found.regret,), (found.answer,), found.unless or (r"(?!)",))
+    parts = (found.refuse, (found.no,), (found.apology,), (found.regret,), (found.answer,), found.unless or (r"(?!)",))
     return _Compiled(*(re.compile("|".join(f"(?:{_plain_pattern(p)})" for p in part)) for part in parts))
 
 

@@ -16,6 +16,7 @@ class Wording:
 
     Attributes:
         refuse: anywhere in the first two sentences: the speaker cannot or will not help.
+        no: what negates or forbids: an apology with it, or a bare one, refuses.
         apology: at the start of a clause: an apology.
         regret: right after the apology: what it is for, where that is not a refusal.
         answer: in the sentence of the apology or the one after it: an answer follows.
@@ -23,6 +24,7 @@ class Wording:
     """
 
     refuse: tuple[str, ...]
+    no: str
     apology: str
     regret: str = NEVER
     answer: str = NEVER
