@@ -51,6 +51,7 @@ LATIN: dict[str, Wording] = {
     ),
     "de": Wording(
         refuse=(
+            r"\bich\b[^.;]{0,70},[^.;]{0,14}\b(?:kann|werde|darf|mochte|will) [^.;]{0,40}\b(?:nicht|kein\w*)\b|\b(?:zuruckweisen|zuruckzuweisen|abweisen|ausschlagen)\b",
             r"\bausserhalb (?:dessen|meiner|des)\b|\b(?:anfrage|bitte|frage|wunsch|anliegen)\b[^.]{0,30}\b(?:kann|konnen|darf)\b[^.]{0,20}\bnicht\b[^.]{0,20}\b(?:werden|nachgekommen|entsprochen)|\bdem kann ich nicht\b|\bbin ich raus\b",
             r"\bnicht (?:richtig|angemessen|angebracht|vertretbar|ethisch|in ordnung)\b[^.]{0,16}\b(?:wenn ich|ihnen|dir|dabei|mir|dass ich|zu helfen)\b|\bkeine (?:befugnis|berechtigung|erlaubnis|genehmigung)\b",
             rf"\b{_MODEL_DE} (?:ich|wir)\b[^.;]{{0,70}}?\b(?:nicht|kein\w*|nichts|niemals)\b",
