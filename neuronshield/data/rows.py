@@ -188,13 +188,13 @@ class Prompt:
         return f"pair:{self.pair_id}" if self.pair_id is not None else f"text:{self.content_hash}"
 
     @cached_property
-    def asked(self) -> str:
+    def request_text(self) -> str:
         """What the user asks in all turns, without case and with single spaces: the same in two rows of one request."""
         text = self.prompt if self.messages is None else user_text(self.messages)
         return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
     @cached_property
-    def seen(self) -> str:
+    def pictures_hash(self) -> str:
         """Short hash of its pictures' files, or of their pixels where they are in memory."""
         digest = hashlib.sha256()
         for image in self.images:

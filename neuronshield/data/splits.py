@@ -131,14 +131,14 @@ def _shared(prompts: Iterable[Prompt]) -> Iterator[tuple[Prompt, Prompt, str]]:
     for p in prompts:
         if p.pair_id is not None:
             yield pairs.setdefault(p.pair_id, p), p, "pair_id"
-        texts.setdefault(p.asked, []).append(p)
-    for asked, rows in texts.items():
+        texts.setdefault(p.request_text, []).append(p)
+    for request_text, rows in texts.items():
         if len(rows) == 1:
             continue
-        bare = next((p for p in rows if not p.images), None) if asked else None
+        bare = next((p for p in rows if not p.images), None) if request_text else None
         if bare is not None:
             yield from ((bare, p, "text") for p in rows)
             continue
         seen: dict[str, Prompt] = {}
         for p in rows:
-            yield seen.setdefault(p.seen, p), p, "text and pictures"
+            yield seen.setdefault(p.pictures_hash, p), p, "text and pictures"
