@@ -216,7 +216,7 @@ def test_bad_requests_are_refused(llama: ns.Model):
     with pytest.raises(InputError, match="tokens='last'"):
         capture(llama, prompts, tokens="last")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no prompts"):
-        capture(llama, prompts.where(language="xx"))
+        capture(llama, prompts.where(language="eu"))
     with pytest.raises(InputError, match="no prompt has a token of role 'image'"):
         capture(llama, prompts[:4], tokens="image", progress=False)
     untargeted = PromptSet.from_records(tiny.records(target=None)[:4])
@@ -314,7 +314,7 @@ def test_results_cannot_be_changed(llama: ns.Model):
 def test_tables_of_many_cells_fit_a_screen():
     zeros = np.zeros((2, 3))
     moments = Moments(4, zeros, zeros, zeros, zeros, zeros, zeros)
-    groups = {Group(label, f"{a}{b}", "text", half): moments
+    groups = {Group(label, f"en-x-{a}{b}", "text", half): moments
               for a in "abcdef" for b in "abcde" for label in ("harmful", "benign") for half in (0, 1)}  # fmt: skip
     stats = Stats(groups, zeros + 1, zeros + 1, "prompt", 1000, 10)
     scores = ns.contrast(stats)
