@@ -67,6 +67,8 @@ class NeuronSet:
     >>> list(a & b), len(a | b), (0, 3) in a - b
     ([(1, 5)], 3, True)
 
+    In a mixture of experts of w neurons each, `divmod(index, w)` is the expert and its neuron (`neuronshield.model.experts`).
+
     Args:
         pairs: (layer, index) pairs of whole numbers; both count from 0, duplicates collapse.
         n_layers: layers of the model the neurons belong to; None if it is not known.
@@ -253,6 +255,8 @@ class NeuronSet:
 
     def to_transformer_lens(self, *, value: float = 0.0) -> list[tuple[str, Callable[..., Any]]]:
         """Hooks that set these neurons to `value` at every position, for TransformerLens' `run_with_hooks(fwd_hooks=...)`.
+
+        It has no hook at the neurons of a mixture of experts.
 
         >>> [name for name, _ in NeuronSet([(0, 3), (4, 1)]).to_transformer_lens()]
         ['blocks.0.mlp.hook_post', 'blocks.4.mlp.hook_post']
