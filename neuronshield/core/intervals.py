@@ -7,12 +7,13 @@ drawn at random, so nothing takes a seed. The measured coverage of every interva
 of T_i - x B_i is 0 at the true ratio x, and its studentised value is compared with Student's t on K - 1 degrees of freedom
 (Fieller 1954). Hall's cubic transformation (1992) removes the skewness of the T_i - x B_i from that value.
 
-**Rates** (`clustered_rate`, `weighted_rates`). A limit is the rate to which the estimate moves when a share q of the clusters
-is replaced by clusters without (or with nothing but) failures, with q as large as the test at 5 % allows. With one row a
-cluster this is Wilson's score interval (1927). With several rows its variance comes from the clusters. How far whole clusters
-move, or rows for themselves, follows from the intra-cluster correlation, which is shrunk towards 1 with the weight of one
-cluster: at 0 of K and K of K clusters the number of clusters counts, not that of rows. Where only 1 or 2 clusters have
-successes (failures) the lower (upper) limit is at most (least) that of Brown, Cai and DasGupta (2001, section 4.1.1).
+**Rates** (`clustered_rate`, `weighted_rates`). The upper (lower) limit is where the estimate moves to when a share q of the
+clusters is replaced by clusters that only succeed (fail), with q as large as the test at 5 % allows. With one row a cluster this
+is Wilson's score interval (1927). With several rows the variance is measured over clusters, and what the replaced clusters add to
+it is scaled by its ratio to the variance of clusters whose rows all agree (a design effect). The ratio is shrunk towards 1 with
+the weight of one cluster: at 0 of K and K of K clusters the number of clusters counts, not that of rows. The nearer the ratio is
+to 1, the nearer the critical value is to the normal one, else to Student's t. Where only 1 or 2 clusters have successes
+(failures) the lower (upper) limit is at most (at least) that of Brown, Cai and DasGupta (2001, section 4.1.1).
 
 **Differences of rates** (`weighted_rates` with negative weights) have limits in the same way, where a cluster moves to the largest
 (least) difference that it could have. A difference of two rates with at most one row each in a cluster is U - L, where U sums
@@ -243,10 +244,9 @@ def _difference(t: Table, b: Table, w: Float[np.ndarray, " part"]) -> Interval:
 
 
 class _Variances(NamedTuple):
-    """Of a weighted sum of rates: measured over clusters, and what it would be with rows of a cluster independent or all alike."""
+    """Of a weighted sum of rates: measured over clusters, and what it would be if all that each cluster has pointed one way."""
 
     clusters: float
-    independent: float
     alike: float
     effective: float  # number of clusters behind the measured one (Kish)
 
@@ -256,24 +256,18 @@ class _Variances(NamedTuple):
         return min(1.0, self.clusters / self.alike) if self.alike > 1e-18 else 1.0
 
     @property
-    def correlation(self) -> float:
-        """Intra-cluster correlation, shrunk towards 1 with the weight of one cluster."""
-        between = self.alike - self.independent
-        if between <= 1e-12 * self.alike:
-            return 1.0
-        found = min(1.0, max(0.0, (self.clusters - self.independent) / between))
-        return (found * self.effective + 1) / (self.effective + 1)
+    def moved(self) -> float:
+        """The same, shrunk towards 1 with the weight of one cluster."""
+        return (self.known * self.effective + 1) / (self.effective + 1)
 
 
 def _variances(t: Table, b: Table, step: Num[np.ndarray, "part 1"], rest: Table) -> _Variances:
     """Variances of sum(step * t), with rests already multiplied by step."""
-    total = b.sum(axis=1, keepdims=True)
-    rate = t.sum(axis=1, keepdims=True) / total
+    rate = t.sum(axis=1, keepdims=True) / b.sum(axis=1, keepdims=True)
     summed = rest.sum(axis=0)
     measured = float((summed**2).sum())
-    independent = float((step**2 * (t * (1 - rate) ** 2 + (b - t) * rate**2)).sum())
     alike = float(((np.abs(step) * (t * (1 - rate) + (b - t) * rate)).sum(axis=0) ** 2).sum())
-    return _Variances(measured, independent, alike, measured**2 / float((summed**4).sum()) if measured > 1e-18 else 0.0)
+    return _Variances(measured, alike, measured**2 / float((summed**4).sum()) if measured > 1e-18 else 0.0)
 
 
 def _limits(t: Table, b: Table, w: Float[np.ndarray, " part"]) -> tuple[Interval, Float[np.ndarray, " cluster"]]:
@@ -299,8 +293,7 @@ def _limits(t: Table, b: Table, w: Float[np.ndarray, " part"]) -> tuple[Interval
     for sign in (1, -1):
         room = np.where(sign * step > 0, b - t, t)
         moved = np.abs(step * room).sum(axis=0)
-        by_rows = float((step**2 * room).sum())
-        spread = found.correlation * float((moved**2).sum()) + (1 - found.correlation) * by_rows
+        spread = found.moved * float((moved**2).sum())
         ends.append(value + sign * _move(sign * error, moved, spread=spread, critical=critical, alone=alone))
     high, low = ends
     if found.alike > 1e-18 and not least:  # neither edge of a rate
