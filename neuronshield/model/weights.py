@@ -182,7 +182,7 @@ def held_back(model: Addressed) -> str | None:
     if (packed := packing(model)) is not None:
         return f"is loaded in {packed}, whose weights cannot be changed one by one; load it in bfloat16"
     if adapter_parameters(model.module):
-        return "has an adapter that is not merged; merge it first: load(module.merge_and_unload(), processor=...)"
+        return "has an adapter that is not merged; merge it first (merge_and_unload of peft gives a model without adapters)"
     if is_offloaded(model):
         return "has weights that are offloaded; load it whole, on one device or over several GPUs"
     odd = next((name for name, linear in projections_of(model) if not is_plain(linear)), None)
