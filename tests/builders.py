@@ -522,3 +522,15 @@ def ovis2() -> Made:
         square(Ovis2ImageProcessorPil), tok, chat_template=template("<image>"), image_seq_length=4
     )
     return transformers.Ovis2ForConditionalGeneration(config).eval(), processor
+
+
+def phi4_multimodal() -> Made:
+    """For text only: its processor of pictures needs torchvision."""
+    vision = dict(hidden_size=16, intermediate_size=22, num_hidden_layers=2, num_attention_heads=2, image_size=SIZE,
+                  patch_size=3, crop_size=SIZE, image_token_id=40)  # fmt: skip
+    audio = dict(hidden_size=16, intermediate_size=22, num_blocks=1, num_attention_heads=2, ext_pw_out_channel=16,
+                 depthwise_separable_out_channel=16, nemo_conv_channels=16, input_size=8, audio_token_id=41)  # fmt: skip
+    words = sizes()
+    del words["head_dim"]
+    config = transformers.Phi4MultimodalConfig(**words, vision_config=vision, audio_config=audio)
+    return transformers.Phi4MultimodalForCausalLM(config).eval(), tokenizer()

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import subprocess
 import sys
 import tempfile
@@ -147,6 +148,7 @@ TEXT = (
     ),
     words("Phi-2", "microsoft/phi-2", "Phi", head_dim=None, **PARTLY),
     words("Phi-3", "microsoft/Phi-3.5-mini-instruct", "Phi3", head_dim=None),
+    Family("Phi-4 multimodal (text)", "microsoft/Phi-4-multimodal-instruct", builders.phi4_multimodal),
     words("OLMo", "allenai/OLMo-7B-hf", "Olmo", head_dim=None),
     words("OLMo 2", "allenai/OLMo-2-1124-7B-Instruct", "Olmo2", head_dim=None),
     words("OLMo 3", "allenai/Olmo-3-7B-Instruct", "Olmo3", head_dim=None),
@@ -226,7 +228,7 @@ FAMILIES = (*PICTURED, *TEXT, *MIXTURES)
 
 
 # -- checks: each raises AssertionError, all against plain PyTorch hooks on one unpadded prompt at a time ---------------
-VISION = ("vision", "visual", "connector", "projector")
+VISION = ("vision", "visual", "connector", "projector", "embed_tokens_extend")
 
 
 def downs(model: ns.Model) -> list[torch.nn.Module]:
@@ -602,7 +604,7 @@ def unsupported_row(kind: Unsupported) -> list[str]:
         ns.load(module, processor=processor)
         said = "NOT REFUSED"
     except ns.InputError as error:
-        said = f"refused: {kind.reason}" if kind.reason in str(error) else f"refused: {error}"
+        said = "refused: " + re.split(r"[:;,]| \(", str(error).removeprefix(f"{type(module).__name__}: "))[0]
     return [kind.name, kind.example, said, *[""] * (len(HEAD) - 3)]
 
 

@@ -17,8 +17,8 @@ import neuronshield as ns
 MODELS = Path(__file__).parents[2] / "docs" / "models.md"
 
 
-#: One family with pictures and two without are enough for the quick loop.
-QUICK = ("LLaVA-1.5", "Llama", "GPT-2")
+#: One family with pictures, two without and one with shared keys are enough for the quick loop.
+QUICK = ("LLaVA-1.5", "Llama", "GPT-2", "Gemma 3n (text)")
 QUICK_FIRST = [f if f.name in QUICK else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES]
 
 
