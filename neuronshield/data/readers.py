@@ -73,7 +73,8 @@ def read(
             {"language": "de"}.
 
     Raises:
-        InputError: unknown name, a file that cannot be read, a missing column (with the row), or a bad picture.
+        InputError: unknown name, a file that cannot be read, a missing column (with the row), a bad picture, or a column to add that
+            the data set does not have.
     """
     call = "read(name, source)"
     if isinstance(source, str) and source in READERS and name not in READERS:
@@ -92,6 +93,7 @@ def read(
     else:
         rows, where = iter(source), name
     records: list[tuple[str, Any]] = []
+    used: set[str] = set()
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping):
             raise InputError(f"{where}: row {number + 1}: expected an object with columns, got {type(row).__name__}")
@@ -104,9 +106,9 @@ def read(
                     f"{where}: row {number + 1}: {name} has a column {' or '.join(options)!r}, this has {has}; "
                     "add={...} gives every row a column"
                 )
-        row = {k: v for k, v in row.items() if v is not None}
+        noted = _Noted({k: v for k, v in row.items() if v is not None}, used)
         try:
-            made = list(reader.records(row, number))
+            made = list(reader.records(noted, number))
         except KeyError as error:
             raise InputError(f"{where}: row {number + 1}: {name} needs a value in column {error}") from error
         except (TypeError, AttributeError, ValueError) as error:
@@ -115,7 +117,26 @@ def read(
         records += [(f"{where}: row {number + 1}", {**record, "source": name}) for record in made]
     if not records:
         raise InputError(f"{where}: no prompts of {name} in it")
+    if unread := sorted(set(add or {}) - used):
+        raise InputError(f"{call}: add={{{unread[0]!r}: ...}}: {name} has no such column; the rows would not change")
     return PromptSet(to_prompts(records, Path(folder) if folder is not None else None))
+
+
+class _Noted(Mapping[str, Any]):
+    """A row that notes which of its columns are looked up."""
+
+    def __init__(self, row: Row, used: set[str]) -> None:
+        self.row, self.used = row, used
+
+    def __getitem__(self, name: str) -> Any:
+        self.used.add(name)
+        return self.row[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.row)
+
+    def __len__(self) -> int:
+        return len(self.row)
 
 
 # -- a row to records, one function for each data set -------------------------------------------------------------

@@ -189,9 +189,10 @@ class Prompt:
 
     @cached_property
     def request_text(self) -> str:
-        """What the user asks in all turns, without case and with single spaces: the same in two rows of one request."""
+        """What the user asks in all turns, without case, spaces and marks at its ends: the same in two rows of one request."""
         text = self.prompt if self.messages is None else user_text(self.messages)
-        return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+        text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+        return text.strip(MARKS) or text
 
     @cached_property
     def pictures_hash(self) -> str:
@@ -244,6 +245,10 @@ class Prompt:
         return f"Prompt({self.id!r:.24}, {self.label}, {self.cell}, {text!r})"
 
     __dir__ = own_names
+
+
+#: Marks at the ends of a request that make no other request of it.
+MARKS = " .,:;!?¿¡…。、！？،؟।\"'`“”‘’„«»「」()*"
 
 
 #: Columns that `PromptSet.where` compares.

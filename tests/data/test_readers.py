@@ -194,6 +194,15 @@ def test_spellings_of_a_language_are_one_cell_for_a_reader():
     assert [str(c) for c in read("polyguardprompts", rows).cells()] == ["en/text"]
 
 
+@pytest.mark.parametrize("name", ["language", "lang"])
+def test_a_column_to_add_that_a_set_does_not_have_is_refused(name: str):
+    # trap: translated AdvBench read as English
+    with pytest.raises(InputError, match=rf"add=\{{'{name}': ...\}}: advbench has no such column"):
+        read("advbench", [{"goal": "Stehle den Ring"}], add={name: "de"})
+    row = {"id": 1, "text": "Stehle den Ring", "category": "crime"}
+    assert read("xsafety", [row], add={"language": "German"})[0].language == "de"
+
+
 def test_rows_without_an_id_are_numbered():
     rows = [{"id": None, "prompt": f"x{i}", "type": "homonyms", "note": float("nan")} for i in range(2)]
     assert [p.id for p in read("xstest", rows)] == ["xstest-0", "xstest-1"]

@@ -33,6 +33,7 @@ LEAKS: dict[str, tuple[list[dict[str, Any]], str]] = {
     "translation": ([{**BAKE, "pair_id": 1}, other(prompt="Nitaokaje mkate?", language="sw", pair_id="1")], "pair_id"),
     "the same text": ([BAKE, other()], "text"),
     "the same text in capitals": ([BAKE, other(prompt="  how do i\nBAKE bread? ")], "text"),
+    "the same text without its mark": ([BAKE, other(prompt="“how do I bake bread”")], "text"),
     "the same text of other pairs": ([{**BAKE, "pair_id": "1"}, other(pair_id="2")], "text"),
     "the same text in another cell": ([BAKE, other(language="sw")], "text"),
     "the same text with a picture": ([BAKE, other(**seen())], "text"),
@@ -60,7 +61,7 @@ def test_one_request_in_two_splits_is_refused(kind: str):
 def test_dealing_keeps_whole_requests_together(kind: str):
     rows = [{**row, "split": None} for row in LEAKS[kind][0]]
     more = [{"id": str(i), "prompt": f"request {i}", "label": "benign"} for i in range(12)]
-    for seed in range(6):
+    for seed in range(3):
         dealt = PromptSet.from_records([*rows, *more]).with_splits(seed=seed)
         assert len({p.split for p in dealt[: len(rows)]}) == 1
 
