@@ -182,7 +182,7 @@ def decode(
     ):
         if change is None or not any(calls.steps):
             run(**encoding)
-            return _checked(model, batch, answers[0][:, width:], checked), {}
+            return _checked(model, batch, answers[0][:, width:], checked=checked), {}
         visits, envoys = calls.visits(max_new_tokens, cached=_keeps_cache(model)), model.envoys
         with model.traced.trace(fn=run, **encoding) as tracer:
             seen = nnsight.save({})
@@ -191,7 +191,7 @@ def decode(
                     h = envoys[layer].input.clone()
                     seen[step, layer] = calls.at(step, layer, by_row(h, rows))
                     envoys[layer].input = h
-    new = _checked(model, batch, answers[0][:, width:], checked)
+    new = _checked(model, batch, answers[0][:, width:], checked=checked)
     n = new.shape[1]
     missing = {(step, layer) for step, at in enumerate(visits[:n]) for layer in at} - set(seen)
     if missing:
@@ -276,7 +276,7 @@ class _Finite:
         return scores
 
 
-def _checked(model: Model, batch: Batch, new: Tensor, checked: _Finite) -> Tensor:
+def _checked(model: Model, batch: Batch, new: Tensor, *, checked: _Finite) -> Tensor:
     """The new tokens, if they were all decided by finite logits."""
     if checked.wrong is not None and bool(checked.wrong.any()):
         row = int(checked.wrong.int().argmax())
