@@ -61,7 +61,7 @@ __all__ = [
 
 
 #: Of a family whose own image processor needs torchvision: see its builder.
-STAND_IN = "its processor, a stand-in for its image processor"
+STAND_IN = "its processor, with a relative's image processor"
 
 
 @dataclass(frozen=True)
