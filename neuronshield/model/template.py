@@ -113,7 +113,7 @@ def chat_template(processor: Any, options: Mapping[str, Any] | None = None, date
             text = text["default"]
         if text:
             options = options or {}
-            return ChatTemplate(owner, text, options, options.get(DATE, date))
+            return ChatTemplate(owner, text, options=options, date=options.get(DATE, date))
     return None
 
 

@@ -75,7 +75,7 @@ def _encoding(model: Model, prompts: Sequence[Prompt], readings: Sequence[Readin
             raise error
     data = {}
     for name, value in encoding.items():
-        tensor = _tensor(model, prompts, name, value)
+        tensor = _tensor(model, prompts[0], name, value=value)
         if tensor is not None and name != "labels":
             data[name] = tensor
     if not prompts[0].images:
@@ -156,7 +156,7 @@ def _filled(turns: Any, images: Sequence[Any]) -> list[dict[str, Any]]:
     return out
 
 
-def _tensor(model: Model, prompts: Sequence[Prompt], name: str, value: Any) -> Tensor | None:
+def _tensor(model: Model, prompt: Prompt, name: str, *, value: Any) -> Tensor | None:
     """A part of an encoding as one tensor; None for what is no input of a model.
 
     Raises:
@@ -168,13 +168,13 @@ def _tensor(model: Model, prompts: Sequence[Prompt], name: str, value: Any) -> T
     if not parts:
         if model.forward_takes(name):
             raise InputError(
-                f"prompt {prompts[0].id!r}: the processor of {model.id!r} gives {name!r} as {type(value).__name__}, which is no tensor"
+                f"prompt {prompt.id!r}: the processor of {model.id!r} gives {name!r} as {type(value).__name__}, which is no tensor"
             )
         return None
     if len({part.shape for part in parts}) > 1:
         sizes = " and ".join(str(tuple(part.shape)) for part in parts[:2])
         raise InputError(
-            f"prompt {prompts[0].id!r}: the processor of {model.id!r} gives {name!r} as a list of unlike sizes ({sizes}), "
+            f"prompt {prompt.id!r}: the processor of {model.id!r} gives {name!r} as a list of unlike sizes ({sizes}), "
             "which is not supported; give pictures of one size"
         )
     return torch.stack(parts)
