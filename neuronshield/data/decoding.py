@@ -15,11 +15,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..core.errors import InputError
 
-__all__ = ["FORMATS", "MAX_PIXELS", "MAX_RATIO", "decode", "from_array", "open_image"]
+__all__ = ["FORMATS", "MAX_PIXELS", "decode", "from_array", "open_image"]
 
 MAX_PIXELS = 50_000_000
-#: Longer side by shorter side. Processors that scale the shorter side to a fixed length make gigabytes of a strip; Qwen-VL's refuse it.
-MAX_RATIO = 200
 #: Pillow's names of the formats that are read, with the ending of a file of each; MPO is a JPEG with more pictures behind it.
 FORMATS = {"PNG": "png", "JPEG": "jpeg", "MPO": "jpeg", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tiff"}
 #: Names that Pillow opens files by; it finds that a JPEG is an MPO by itself.
@@ -41,7 +39,7 @@ def open_image(item: Any, what: str) -> Image.Image:
         what: the row and the picture, for errors.
 
     Raises:
-        InputError: more than `MAX_PIXELS` pixels, none, a strip of more than `MAX_RATIO` to 1, or not an image of `FORMATS`.
+        InputError: more than `MAX_PIXELS` pixels, none, or not an image of `FORMATS`.
     """
     if not isinstance(item, (Image.Image, bytes, Path)):
         raise InputError(
@@ -67,9 +65,6 @@ def open_image(item: Any, what: str) -> Image.Image:
         raise InputError(f"{what} is enormous ({size}); at most {MAX_PIXELS // 10**6} megapixels")
     if not image.width * image.height:
         raise InputError(f"{what} has no pixels ({image.width} x {image.height})")
-    if max(image.size) > MAX_RATIO * min(image.size):
-        size = f"{image.width} x {image.height}"
-        raise InputError(f"{what} is a strip ({size}); at most {MAX_RATIO} times as long as wide, cut it")
     return image
 
 
