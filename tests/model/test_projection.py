@@ -280,6 +280,9 @@ def test_only_the_adapters_that_act_count():
     module.merge_adapter()
     assert model.fingerprint == seen[2]
     assert len(set(seen)) == 4
+    with module.disable_adapter():  # a forward pass takes the adapters out of the weights again
+        base_weight = tiny.llama().model.layers[1].mlp.down_proj.weight
+        torch.testing.assert_close(model.down_weight(1), base_weight.detach(), rtol=1e-5, atol=1e-6)
 
 
 def test_an_adapter_that_is_more_than_weights_is_refused():
