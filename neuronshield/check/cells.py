@@ -1,13 +1,11 @@
 """Graded answers, and the rates of a cell: the results that `neuronshield.check.evaluation` is made of.
 
-A rate is a proportion k / n with Wilson's interval; selectivity is a difference of two proportions with Newcombe's. Answers for
-which it is unknown whether they count are in neither k nor n. A cell without any answer that counts has no rate (NaN in memory, null
-in files, n/a where it is shown).
+A rate is a proportion k / n, and selectivity a difference of two of them. Answers for which it is unknown whether they count are in
+neither k nor n. A cell without any answer that counts has no rate (NaN in memory, null in files, n/a where it is shown). A mean over
+cells weighs every cell that has the rate equally, and leaves the others out.
 
-A mean over cells weighs every cell that has the rate equally, and leaves the others out. Its interval is a bootstrap over requests
-(`Answer.cluster`): all answers to one request, in every language and modality, are drawn together.
-
-Sources: Wilson (1927); Newcombe (1998), method 10.
+Intervals are over requests (`Answer.cluster`): answers to one request, in one cell or in several, are not independent, and a
+difference is paired by request (see `core.intervals`).
 """
 
 from __future__ import annotations
@@ -19,7 +17,8 @@ import numpy as np
 
 from ..core.arguments import one_of
 from ..core.errors import InputError
-from ..core.statistics import NAN, Interval, bootstrap, difference, rate
+from ..core.intervals import weighted_rates
+from ..core.statistics import NAN, Interval
 from ..data.grading import Outcome, outcome_of
 from ..data.prompts import Cell, Prompt, as_cells
 
@@ -142,8 +141,6 @@ class CellResult:
 class Touched:
     """How often a guard acted in a cell: share of prompts and of decoding steps, with intervals.
 
-    Steps of one prompt are not independent, so the intervals over steps are too narrow.
-
     Attributes:
         benign: benign prompts with at least one changed step.
         harmful: harmful prompts with at least one changed step.
@@ -192,25 +189,13 @@ def cell_result(answers: Sequence[Answer], cell: Cell) -> CellResult:
     mine = [a for a in answers if a.prompt.cell == cell]
     if not mine:
         raise InputError(f"no answers in cell {cell}; there are {', '.join(map(str, cells_of(answers)))}")
-    refusal, over = _rate_of(mine, "harmful", _refused), _rate_of(mine, "benign", _refused)
+    rates = {metric: _weighted([(mine, 1.0)], metric, [cell]) for metric in METRICS}
     return CellResult(
-        refusal=refusal,
-        attack_success=_rate_of(mine, "harmful", _attacked),
-        over_refusal=over,
-        selectivity=difference(refusal, over),
-        utility=_rate_of(mine, "benign", _right),
-        incoherent=_rate_of(mine, None, _incoherent),
+        **rates,
         n_harmful=sum(a.prompt.label == "harmful" for a in mine),
         n_benign=sum(a.prompt.label == "benign" for a in mine),
         n_unknown=sum(a.outcome == "unknown" for a in mine),
     )
-
-
-def _rate_of(answers: Sequence[Answer], label: str | None, counts: Count) -> Interval:
-    """The share of the answers of a label that count, of those for which that is known."""
-    values = [counts(a) for a in answers if label in (None, a.prompt.label)]
-    known = [v for v in values if v is not None]
-    return rate(sum(known), len(known))
 
 
 def _chosen(answers: Sequence[Answer], metric: str, cells: Iterable[CellLike] | None) -> list[Cell]:
@@ -234,7 +219,8 @@ def cells_with(groups: Sequence[Sequence[Answer]], metric: str, cells: Iterable[
     """
     wanted = _chosen(groups[0], metric, cells)
     for answers in groups:
-        if missing := [c for c in wanted if c not in cells_of(answers)]:
+        there = set(cells_of(answers))
+        if missing := [c for c in wanted if c not in there]:
             raise InputError(f"no answers in cell {missing[0]}; there are {', '.join(map(str, cells_of(answers)))}")
     counted = [
         {(a.prompt.cell, label) for label, _, counts in _PARTS[metric] for a in answers
@@ -245,9 +231,9 @@ def cells_with(groups: Sequence[Sequence[Answer]], metric: str, cells: Iterable[
 
 
 def mean_over_cells(
-    terms: Sequence[tuple[Sequence[Answer], float]], metric: str, *, cells: Iterable[CellLike] | None, seed: int
+    terms: Sequence[tuple[Sequence[Answer], float]], metric: str, *, cells: Iterable[CellLike] | None
 ) -> Interval:
-    """The weighted sum of cell means of `terms`, with one bootstrap over the requests of all of them; NaN if no cell has the rate.
+    """The weighted sum of cell means of `terms`, with an interval over the requests of all of them; NaN if no cell has the rate.
 
     It is over the cells that have the rate in every term (`cells_with`).
 
@@ -255,28 +241,38 @@ def mean_over_cells(
         terms: answers and their weight in the sum: 1 for a mean, 1 and -1 for a difference.
         metric: one of `METRICS`.
         cells: which cells; those of the first term without it.
-        seed: of the bootstrap.
 
     Raises:
         InputError: unknown metric, or a cell without answers in one of the terms.
     """
     wanted = cells_with([answers for answers, _ in terms], metric, cells)
-    if not wanted:
+    return _weighted(terms, metric, wanted) if wanted else NAN
+
+
+def _weighted(terms: Sequence[tuple[Sequence[Answer], float]], metric: str, cells: Sequence[Cell]) -> Interval:
+    """The weighted sum of the means of `terms` over some cells; NaN if a cell lacks the rate."""
+    parts = _PARTS[metric]
+    at = {cell: i * len(parts) for i, cell in enumerate(cells)}
+    column: dict[str, int] = {}
+    found: list[tuple[int, int, bool]] = []  # (part, cluster, whether it counts)
+    for term, (answers, _) in enumerate(terms):
+        for a in answers:
+            first = at.get(a.prompt.cell)
+            for i, (label, _, counts) in enumerate(parts if first is not None else ()):
+                value = counts(a) if label in (None, a.prompt.label) else None
+                if value is not None:
+                    part = term * len(cells) * len(parts) + first + i
+                    found.append((part, column.setdefault(a.cluster, len(column)), value))
+    if not found:
         return NAN
-    clusters = sorted({a.cluster for answers, _ in terms for a in answers if a.prompt.cell in wanted})
-    column = {c: i for i, c in enumerate(clusters)}
-    parts: list[tuple[float, np.ndarray, np.ndarray]] = []
-    for answers, sign in terms:
-        for cell in wanted:
-            for label, weight, counts in _PARTS[metric]:
-                top, bottom = np.zeros(len(clusters)), np.zeros(len(clusters))
-                for a in answers:
-                    value = counts(a) if a.prompt.cell == cell and label in (None, a.prompt.label) else None
-                    if value is not None:
-                        top[column[a.cluster]] += value
-                        bottom[column[a.cluster]] += 1
-                parts.append((sign * weight / len(wanted), top, bottom))
-    return bootstrap(lambda w: sum(s * (w @ t) / (w @ b) for s, t, b in parts), clusters, seed=seed)[0]  # type: ignore[return-value,arg-type]
+    part_of, cluster_of, counted = np.array(found, dtype=int).T
+    shape = (len(terms) * len(cells) * len(parts), len(column))
+    where = part_of * shape[1] + cluster_of
+    successes, trials = (
+        np.bincount(where, values, shape[0] * shape[1]).reshape(shape) for values in (counted, np.ones(len(found)))
+    )
+    weights = [sign * weight / len(cells) for _, sign in terms for _ in cells for _, weight, _ in parts]
+    return weighted_rates(successes, trials, np.array(weights))
 
 
 def agreement_of(answers: Sequence[Answer]) -> Agreement:

@@ -14,8 +14,8 @@ A cell is one language in one modality. Per cell:
 Incoherent answers are in the denominator of every rate. Answers of which it is unknown whether they count (a thought cut short, a
 language whose refusals are not known, a judge without a verdict) are in no rate; `n_unknown` counts them.
 
-Rates have Wilson's interval, selectivity has Newcombe's. Means over cells weigh every cell that has the rate equally; their interval
-is a bootstrap over requests, so translations of one request count as one observation.
+Means over cells weigh every cell that has the rate equally. All intervals are over requests (`core.intervals`), so variants and
+translations of one request count as one observation.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from tqdm.auto import tqdm
@@ -35,9 +36,10 @@ from ..core.arguments import at_least, check_seed, one_of, require
 from ..core.display import count
 from ..core.errors import InputError
 from ..core.files import write_text
+from ..core.intervals import clustered_rate
 from ..core.provenance import provenance
 from ..core.results import from_json, load_json, same, to_json
-from ..core.statistics import Interval, rate
+from ..core.statistics import Interval
 from ..data.grading import grade
 from ..data.languages import OpeningsArg
 from ..data.prompts import Cell, PromptSet
@@ -108,7 +110,7 @@ def evaluate(
         guard: a run-time guard that acts while the answers are generated; `touched` of the result counts how often it did.
         max_new_tokens: tokens an answer; refusals show in the first few.
         batch_size: prompts a forward.
-        seed: of the bootstrap.
+        seed: kept in the provenance; nothing is drawn here.
         progress: show a progress bar.
 
     Raises:
@@ -160,7 +162,7 @@ class Evaluation:
     Attributes:
         answers: one for each prompt, in their order.
         name: the condition.
-        seed: of the bootstrap.
+        seed: kept in the provenance; nothing is drawn here.
         provenance: model, data, settings and versions.
         touched: with a guard, how often it acted in each cell.
     """
@@ -211,7 +213,7 @@ class Evaluation:
     def mean(self, metric: str, cells: Iterable[CellLike] | None = None) -> Interval:
         """The mean of a rate over the cells that have it (`cells_with`), each with the same weight; NaN if none has.
 
-        The interval resamples requests.
+        The interval is over requests.
 
         Args:
             metric: one of `METRICS`.
@@ -220,7 +222,7 @@ class Evaluation:
         Raises:
             InputError: unknown metric, or no such cells.
         """
-        return mean_over_cells([(self.answers, 1.0)], metric, cells=cells, seed=self.seed)
+        return mean_over_cells([(self.answers, 1.0)], metric, cells=cells)
 
     def gain(
         self,
@@ -228,7 +230,7 @@ class Evaluation:
         metric: str,
         cells: Iterable[CellLike] | None = None,
     ) -> Interval:
-        """The mean of a rate over cells, minus that of `others`; requests are resampled in all of them together.
+        """The mean of a rate over cells, minus that of `others`, with an interval that is paired by request.
 
         It is over the cells that have the rate in every evaluation; NaN if there is none.
 
@@ -249,7 +251,7 @@ class Evaluation:
         if not others:
             raise InputError("gain: nothing to compare with")
         terms = [(self.answers, 1.0), *((other.answers, -1.0 / len(others)) for other in others)]
-        return mean_over_cells(terms, metric, cells=cells, seed=self.seed)
+        return mean_over_cells(terms, metric, cells=cells)
 
     def agreement(self) -> Agreement:
         """How often the judge and the grading by words agree on what is a refusal.
@@ -353,11 +355,15 @@ def _with_paths(data: Any) -> Any:
 def _touched(prompts: PromptSet, run: Guarded) -> dict[Cell, Touched]:
     """How often the guard acted, by cell."""
     out = {}
+    requests = np.array([p.cluster for p in prompts], dtype=object)
     for cell in prompts.cells():
         rows = [[i for i, p in enumerate(prompts) if (p.cell, p.label) == (cell, x)] for x in ("benign", "harmful")]
         out[cell] = Touched(
-            *(rate(int((run.touched[r] > 0).sum()), len(r)) for r in rows),
-            *(rate(int(run.touched[r].sum()), int(run.steps[r].sum())) for r in rows),
+            *(clustered_rate((run.touched[r] > 0).astype(float), requests[r].tolist()) for r in rows),
+            *(
+                clustered_rate(run.touched[r].astype(float), requests[r].tolist(), trials=run.steps[r].astype(float))
+                for r in rows
+            ),
         )
     return out
 

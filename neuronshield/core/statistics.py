@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +10,6 @@ from jaxtyping import Float, Int
 
 __all__ = [
     "Interval",
-    "bootstrap",
     "cluster_means",
     "codes",
     "difference",
@@ -98,42 +97,6 @@ def difference(a: Interval, b: Interval) -> Interval:
         d - float(np.hypot(a.value - a.low, b.high - b.value)),
         d + float(np.hypot(a.high - a.value, b.value - b.low)),
     )
-
-
-def bootstrap(
-    statistic: Callable[[Float[np.ndarray, "draw cluster"]], Float[np.ndarray, " draw"]],
-    clusters: Sequence[str],
-    *,
-    draws: int = 2000,
-    seed: int = 0,
-) -> tuple[Interval, list[str]]:
-    """Percentile interval of a statistic under resampling of whole clusters, and the distinct clusters.
-
-    The clusters that are returned are in the order of the columns of the weights.
-
-    >>> interval, names = bootstrap(lambda weights: weights @ np.array([2.0, 3.0]), ["a", "b", "a"], draws=100)
-    >>> interval.value, names
-    (5.0, ['a', 'b'])
-
-    Args:
-        statistic: takes weights [draw, cluster], how often each distinct cluster was drawn, and returns one value a draw.
-            The first draw is all ones: the estimate itself.
-        clusters: the cluster of each row.
-        draws: resamplings.
-        seed: of the resampling.
-    """
-    distinct = list(dict.fromkeys(clusters))
-    n = len(distinct)
-    rng = np.random.default_rng(seed)
-    weights = np.vstack([np.ones(n), rng.multinomial(n, np.full(n, 1 / n), size=draws)])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        values = statistic(weights)
-    tail = (1 - LEVEL) / 2
-    spread = values[1:][np.isfinite(values[1:])]
-    if n < 2 or not len(spread):
-        return Interval(float(values[0]), float("-inf"), float("inf")), distinct
-    low, high = np.quantile(spread, [tail, 1 - tail])
-    return Interval(float(values[0]), float(low), float(high)), distinct
 
 
 def codes(clusters: Sequence[str]) -> Int[np.ndarray, " row"]:

@@ -137,7 +137,7 @@ class ShieldSection:
 
 @dataclass(frozen=True)
 class Means:
-    """Means of the rates over the cells of a group that have them; the intervals resample requests.
+    """Means of the rates over the cells of a group that have them; the intervals are over requests.
 
     Attributes:
         refusal: harmful prompts refused.

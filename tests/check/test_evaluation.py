@@ -136,11 +136,14 @@ def wilson(k: int, n: int) -> tuple[float, float]:
 
 
 def test_rates_of_a_cell_have_wilsons_interval_and_selectivity_newcombes(graded: Evaluation):
+    """Each prompt is a request of its own. One or two successes have the lower limit of Brown, Cai and DasGupta (2001)."""
     found = graded.cell(("en", "text"))
-    counts = {"refusal": (3, 11), "attack_success": (2, 11), "over_refusal": (1, 13), "utility": (5, 10)}
-    for metric, (k, n) in counts.items():
-        assert (found[metric].low, found[metric].high) == pytest.approx(wilson(k, n), abs=1e-9), metric
-    (l1, u1), (l2, u2) = wilson(3, 11), wilson(1, 13)
+    one = -math.log(0.95) / 13
+    assert found["refusal"][1:] == pytest.approx(wilson(3, 11), abs=1e-9)
+    assert found["utility"][1:] == pytest.approx(wilson(5, 10), abs=1e-9)
+    assert found["attack_success"].high == pytest.approx(wilson(2, 11)[1], abs=1e-9)
+    assert found["over_refusal"][1:] == pytest.approx((one, wilson(1, 13)[1]), abs=1e-9)
+    (l1, u1), (l2, u2) = wilson(3, 11), (one, wilson(1, 13)[1])
     p, q = 3 / 11, 1 / 13
     low = p - q - math.sqrt((p - l1) ** 2 + (u2 - q) ** 2)
     high = p - q + math.sqrt((u1 - p) ** 2 + (q - l2) ** 2)
@@ -300,12 +303,22 @@ def resampled(groups: Sequence[Sequence[Row]], statistic: Any, draws: int = 2000
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_a_mean_over_cells_counts_each_cell_once_and_resamples_whole_requests(metric: str):
+def test_a_mean_over_cells_counts_each_cell_once_and_its_interval_is_over_requests(metric: str):
     rows = drawn()
     got = evaluation(rows).mean(metric)
     assert got.value == pytest.approx(by_hand(rows, metric), abs=1e-12)
     low, high = resampled([rows], lambda r: by_hand(r, metric))
-    assert (got.low, got.high) == pytest.approx((low, high), abs=0.08 * (high - low))
+    # "jv" has three requests, so percentiles are too narrow
+    assert high - low < got.high - got.low < 2 * (high - low)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", METRICS)
+def test_with_many_requests_the_interval_of_a_mean_is_that_of_resampled_requests(metric: str):
+    rows = [(f"{seed}{r[0]}", *r[1:]) for seed in range(8) for r in drawn(seed)]
+    got = evaluation(rows).mean(metric)
+    low, high = resampled([rows], lambda r: by_hand(r, metric), draws=500)
+    assert (got.low, got.high) == pytest.approx((low, high), abs=0.15 * (high - low))
 
 
 def test_a_mean_over_some_cells_leaves_the_others_out():
@@ -348,15 +361,15 @@ def test_prompts_without_a_pair_are_requests_of_their_own():
 
 def test_one_request_says_nothing_about_spread():
     got = evaluation([("c0", "en", "harmful", refused, None, False) for refused in (True, False)]).mean("refusal")
-    assert tuple(got) == (0.5, -math.inf, math.inf)
+    assert tuple(got) == (0.5, 0.0, 1.0)
 
 
-def test_a_mean_repeats_with_its_seed_only():
-    rows = drawn()
-    first, again, other = (evaluation(rows, seed).mean("selectivity") for seed in (3, 3, 4))
-    assert first == again
-    assert first.value == other.value
-    assert first != other
+def test_variants_of_a_request_are_not_independent_in_a_cell_either():
+    alike = [(f"c{i % 8}", "en", "harmful", i % 8 < 4, None, False) for i in range(48)]
+    apart = [(f"c{i}", *r[1:]) for i, r in enumerate(alike)]
+    found, naive = (evaluation(rows).cell("en/text").refusal for rows in (alike, apart))
+    assert found.value == naive.value == 0.5
+    assert (found.high - found.low) > 1.8 * (naive.high - naive.low)
 
 
 MEANS = {
@@ -402,9 +415,12 @@ def flipped(rows: Sequence[Row], every: int) -> list[Row]:
     return [(*r[:3], True, r[4], False) if r[2] == "harmful" and i % every == 0 else r for i, r in enumerate(rows)]
 
 
-def test_gaining_over_oneself_is_nothing_and_surely_so():
-    rows = drawn()
-    assert tuple(evaluation(rows).gain(evaluation(rows), "selectivity")) == pytest.approx((0, 0, 0), abs=1e-12)
+def test_gaining_over_oneself_is_nothing_within_what_the_requests_can_show():
+    rows = [(f"{seed}{r[0]}", *r[1:]) for seed in range(8) for r in drawn(seed) if r[1] == "en"]
+    got = evaluation(rows).gain(evaluation(rows), "refusal")
+    assert got.value == pytest.approx(0, abs=1e-12)
+    n = len({r[0] for r in rows})
+    assert got.low < 0 < got.high < 1.5 * wilson(0, n)[1]
 
 
 def test_one_cell_may_be_given_by_itself():
@@ -414,21 +430,28 @@ def test_one_cell_may_be_given_by_itself():
     assert evaluation(rows).mean("refusal", cell) == evaluation(rows).mean("refusal", [cell])
 
 
-def test_a_gain_resamples_the_requests_of_both_together():
-    before, after = drawn(), flipped(drawn(), 3)
+def many(seeds: int = 5) -> list[Row]:
+    """Requests of several draws."""
+    return [(f"{seed}{r[0]}", *r[1:]) for seed in range(seeds) for r in drawn(seed)]
+
+
+def test_a_gain_is_paired_by_request():
+    before, after = many(), flipped(many(), 3)
     got = evaluation(after).gain(evaluation(before), "selectivity")
     value = by_hand(after, "selectivity") - by_hand(before, "selectivity")
     assert got.value == pytest.approx(value, abs=1e-12)
     assert value > 0
-    low, high = resampled([after, before], lambda a, b: by_hand(a, "selectivity") - by_hand(b, "selectivity"))
-    assert (got.low, got.high) == pytest.approx((low, high), abs=0.08 * (high - low))
-    # trap: resampled apart, the requests' own difficulty would not cancel
+    low, high = resampled(
+        [after, before], lambda a, b: by_hand(a, "selectivity") - by_hand(b, "selectivity"), draws=200
+    )
+    assert (got.low, got.high) == pytest.approx((low, high), abs=0.35 * (high - low))
+    # trap: apart, the requests' own difficulty would not cancel
     one, two = (evaluation(r).mean("selectivity") for r in (after, before))
     assert high - low < 0.9 * math.hypot(one.high - one.low, two.high - two.low)
 
 
 def test_a_gain_over_several_is_over_their_mean_and_keeps_their_spread():
-    mine, others = flipped(drawn(), 2), [drawn(), flipped(drawn(), 3), flipped(drawn(), 5)]
+    mine, others = flipped(many(), 2), [many(), flipped(many(), 3), flipped(many(), 5)]
     got = evaluation(mine).gain([evaluation(o) for o in others], "refusal", [("en", "text"), ("sw", "text")])
     languages = ["en", "sw"]
 
@@ -436,8 +459,8 @@ def test_a_gain_over_several_is_over_their_mean_and_keeps_their_spread():
         return by_hand(first, "refusal", languages) - float(np.mean([by_hand(r, "refusal", languages) for r in rest]))
 
     assert got.value == pytest.approx(gain(mine, *others), abs=1e-12)
-    low, high = resampled([mine, *others], gain)
-    assert (got.low, got.high) == pytest.approx((low, high), abs=0.08 * (high - low))
+    low, high = resampled([mine, *others], gain, draws=200)
+    assert (got.low, got.high) == pytest.approx((low, high), abs=0.35 * (high - low))
 
 
 # -- bad input ------------------------------------------------------------------------------------------
