@@ -243,7 +243,7 @@ def addressed(
         chosen = _site(family, path, found, by_hand=site)
     if remote is not True:
         check_adapters(family, module)
-        check_projections(family, found, chosen)
+        check_projections(family, list(found), chosen)
     widths = {out_in(layer.get_submodule(chosen.down)) for layer in found}
     if len(widths) != 1:
         raise InputError(f"{family}: layers differ in MLP width {sorted(widths)}; not supported")
