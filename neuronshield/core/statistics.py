@@ -1,4 +1,4 @@
-"""Statistics that several steps share; tests, corrections and Wilson's interval are those of scipy and statsmodels."""
+"""Tests over clusters, corrections, the least data each test needs, and rates of independent trials; other intervals are in `intervals`."""
 
 from __future__ import annotations
 
