@@ -258,7 +258,9 @@ def _weighted(terms: Sequence[tuple[Sequence[Answer], float]], metric: str, cell
     for term, (answers, _) in enumerate(terms):
         for a in answers:
             first = at.get(a.prompt.cell)
-            for i, (label, _, counts) in enumerate(parts if first is not None else ()):
+            if first is None:
+                continue
+            for i, (label, _, counts) in enumerate(parts):
                 value = counts(a) if label in (None, a.prompt.label) else None
                 if value is not None:
                     part = term * len(cells) * len(parts) + first + i

@@ -23,7 +23,7 @@ and Donner (2008) do. On independent trials it is Newcombe's interval; on pairs 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -44,7 +44,7 @@ Table = Num[np.ndarray, "part cluster"]
 def ratio_of_means(
     numerator: Float[np.ndarray, " row"],
     denominator: Float[np.ndarray, " row"],
-    clusters: Sequence[str],
+    clusters: Sequence[Hashable],
 ) -> Interval:
     """mean(numerator) / mean(denominator) with a studentised interval over clusters; infinite if there is one cluster.
 
@@ -125,7 +125,10 @@ def _fieller(
 
 # -- rates ----------------------------------------------------------------------------------------------------
 def clustered_rate(
-    successes: Float[np.ndarray, " row"], clusters: Sequence[str], *, trials: Float[np.ndarray, " row"] | None = None
+    successes: Float[np.ndarray, " row"],
+    clusters: Sequence[Hashable],
+    *,
+    trials: Float[np.ndarray, " row"] | None = None,
 ) -> Interval:
     """The share of trials that succeed, with an interval over clusters; all NaN if there is no trial.
 
@@ -154,7 +157,10 @@ def _rate(
 
 
 def clustered_difference(
-    a: Float[np.ndarray, " row_a"], clusters_a: Sequence[str], b: Float[np.ndarray, " row_b"], clusters_b: Sequence[str]
+    a: Float[np.ndarray, " row_a"],
+    clusters_a: Sequence[Hashable],
+    b: Float[np.ndarray, " row_b"],
+    clusters_b: Sequence[Hashable],
 ) -> Interval:
     """The rate of `a` minus the rate of `b`, with an interval over clusters; all NaN if one of them has no trial.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -99,7 +99,7 @@ def difference(a: Interval, b: Interval) -> Interval:
     )
 
 
-def codes(clusters: Sequence[str]) -> Int[np.ndarray, " row"]:
+def codes(clusters: Sequence[Hashable]) -> Int[np.ndarray, " row"]:
     """The number of each row's cluster, from 0, in order of first appearance.
 
     >>> codes(["b", "a", "b"]).tolist()
@@ -108,7 +108,7 @@ def codes(clusters: Sequence[str]) -> Int[np.ndarray, " row"]:
     Args:
         clusters: the cluster of each row.
     """
-    index: dict[str, int] = {}
+    index: dict[Hashable, int] = {}
     return np.array([index.setdefault(c, len(index)) for c in clusters], dtype=int)
 
 
@@ -127,7 +127,7 @@ def p_value(observed: float, controls: Float[np.ndarray, " draw"]) -> float:
     return (1 + int((~(np.asarray(controls) < observed)).sum())) / (1 + len(controls))
 
 
-def cluster_means(values: Float[np.ndarray, " row"], clusters: Sequence[str]) -> Float[np.ndarray, " cluster"]:
+def cluster_means(values: Float[np.ndarray, " row"], clusters: Sequence[Hashable]) -> Float[np.ndarray, " cluster"]:
     """One mean a cluster: the independent observations.
 
     >>> cluster_means(np.array([1.0, 3.0, 5.0]), ["a", "a", "b"]).tolist()
@@ -141,7 +141,7 @@ def cluster_means(values: Float[np.ndarray, " row"], clusters: Sequence[str]) ->
     return np.bincount(where, values) / np.bincount(where)
 
 
-def positive(values: Float[np.ndarray, " row"], clusters: Sequence[str]) -> float:
+def positive(values: Float[np.ndarray, " row"], clusters: Sequence[Hashable]) -> float:
     """p of "the mean is above 0", one-sided, over clusters; 1 where a value is not finite.
 
     Changes of answers (all values -1, 0 or 1) have the exact sign-flip test over clusters, with one row a cluster McNemar's exact
@@ -187,7 +187,7 @@ def _sign_flips(sums: Float[np.ndarray, " cluster"]) -> float:
     return min(1.0, max(float(chance[int(sums[sums > 0].sum()) :].sum()), LEAST))
 
 
-def equivalent(values: Float[np.ndarray, " row"], clusters: Sequence[str], limit: float) -> float:
+def equivalent(values: Float[np.ndarray, " row"], clusters: Sequence[Hashable], limit: float) -> float:
     """p of "the mean lies outside +-limit": a small p means equivalent to 0 within the limit; 1 where a value is not finite.
 
     Two one-sided tests over clusters. p is never below (1 - (limit - |mean|) / jump)^n: the chance that none of n clusters shows it
@@ -229,7 +229,7 @@ def equivalent(values: Float[np.ndarray, " row"], clusters: Sequence[str], limit
     return max(least, float(DescrStatsW(means).ttost_mean(-limit, limit)[0]))
 
 
-def _at_limit(values: Float[np.ndarray, " row"], clusters: Sequence[str], limit: float) -> float:
+def _at_limit(values: Float[np.ndarray, " row"], clusters: Sequence[Hashable], limit: float) -> float:
     """p of "the mean of these changes of answers is at least the limit", with the variance at the limit.
 
     There a share of the clusters has gone to 1 in every row; see `intervals` for the variance.
