@@ -99,8 +99,8 @@ def openings_for(
         sides.append({k: list(dict.fromkeys([*texts, *targets[label][k]])) for k, texts in chosen.items()})
     # A model that was shielded in English often refuses in English in other languages; that is a refusal too.
     return Openings(
-        *sides, targets["harmful"], worded=frozenset(k for k in languages if not has_openings(refusals, k)),
-        english=not has_openings(refusals, "en"),
+        sides[0], sides[1], targets=targets["harmful"],
+        worded=frozenset(k for k in languages if not has_openings(refusals, k)), english=not has_openings(refusals, "en"),
     )  # fmt: skip
 
 
