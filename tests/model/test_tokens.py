@@ -162,6 +162,16 @@ def test_a_tokenizers_template_brings_its_own_bos_token(template: str | None, co
     assert (ids == 1).sum(dim=1).tolist() == [count] * 3
 
 
+@pytest.mark.parametrize("on", ["processor", "tokenizer"])
+def test_a_template_of_strings_writes_one_bos_token_beside_a_picture(on: str) -> None:
+    model = with_bos(None, pictures=True)
+    owner = model.processor if on == "processor" else model.tokenizer
+    owner.chat_template = "<bos> {% for m in messages %}{{ m.content + ' ' }}{% endfor %}"
+    batch = collate(model, prompts(1, system=False))
+    assert (batch.encoding["input_ids"] == 1).sum(dim=1).tolist() == [1] * 3
+    assert batch.roles["image"].sum(dim=1).tolist() == [9] * 3
+
+
 def test_rows_that_begin_differently_are_not_encoded_together() -> None:
     model = with_bos(
         WRITES.replace("<bos> ", "{% if 'steal' in (messages[0].content | string) %}<bos> {% endif %}"), pictures=True
