@@ -167,7 +167,9 @@ def measure_families() -> None:
 
     path = RESULTS / "families.json"
     data = result("families")
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     data["source"]["commit"] = commit.stdout.strip()
     data["columns"] = {name: {"title": name} for name in families.HEAD}
     data["rows"] = [dict(zip(families.HEAD, line)) for line in families.table()]

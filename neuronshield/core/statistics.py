@@ -190,11 +190,11 @@ def _sign_flips(sums: Float[np.ndarray, " cluster"]) -> float:
 def equivalent(values: Float[np.ndarray, " row"], clusters: Sequence[Hashable], limit: float) -> float:
     """p of "the mean lies outside +-limit": a small p means equivalent to 0 within the limit; 1 where a value is not finite.
 
-    Two one-sided tests over clusters. p is never below (1 - (limit - |mean|) / jump)^n: the chance that none of n clusters shows it
-    if the mean is at the limit because a few clusters differ by `jump`, which is 1 (or twice the limit, if that is larger). On
+    Two one-sided tests over clusters. p is never below (1 - limit / jump)^n: the chance that none of n clusters shows it if a
+    mean at the limit comes from a few clusters that differ by `jump`, which is 1 (or twice the limit, if that is larger). On
     clusters without any change this is exact for answers: "unchanged within 0.10" needs 29 of them (`least_requests`). For changes
-    of answers (all values -1, 0 or 1) the one-sided tests are score tests, whose variance is that at the limit; for other values
-    t-tests.
+    of answers (all values -1, 0 or 1) the one-sided tests are score tests, whose variance is that at the limit, and the bound has
+    limit - |mean| for the limit; for other values they are t-tests.
 
     >>> equivalent(np.array([0.1, -0.1, 0.05, 0.0] * 3), list("abcdefghijkl"), limit=1.0) < 0.01
     True
@@ -218,10 +218,9 @@ def equivalent(values: Float[np.ndarray, " row"], clusters: Sequence[Hashable], 
     answers = bool(np.isin(values, (-1, 0, 1)).all())
     means = cluster_means(values, clusters)
     mean = float(values.mean() if answers else means.mean())
-    share = (limit - abs(mean)) / max(1.0, 2 * limit)
-    if share <= 0:
+    if abs(mean) >= limit:
         return 1.0
-    least = _power(1 - share, n)
+    least = _power(1 - (limit - abs(mean) * answers) / max(1.0, 2 * limit), n)
     if np.ptp(means) <= 1e-12:
         return least
     if answers:

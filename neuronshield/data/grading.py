@@ -30,7 +30,7 @@ from typing import Literal, NamedTuple
 from .coherence import coherent_part, is_incoherent
 from .languages import COMPLIANCES, REFUSALS, OpeningsArg, check_openings, chosen_openings, has_openings, target_opening
 from .prompts import Prompt
-from .refusals import has_wording, refuses
+from .wordings import has_wording, refuses
 from .texts import plain, sentences, starts_with
 from .thoughts import after_thought
 

@@ -24,7 +24,7 @@ from ..core.statistics import Interval, equivalent, holm, least_requests, p_valu
 from ..data.grading import Grade
 from .controls import Controls
 from .pairs import ABLATIONS, MatchedPairs
-from .tables import CellEffect, Claim
+from .tables import TOO_FEW, CellEffect, Claim
 from .verdict import RULE
 
 __all__ = ["NECESSITY", "SUFFICIENCY", "effects_by_cell", "measure_claims", "measure_effect", "measure_utility"]
@@ -68,6 +68,8 @@ def measure_effect(
     - against every single control set the interval of the paired difference lies above 0;
     - there is a drawn kind of control.
 
+    With fewer requests than the test of a positive mean needs, it is "too few requests to tell".
+
     Args:
         pairs: matched pairs.
         name: of the claim.
@@ -96,9 +98,9 @@ def measure_effect(
         notes.append("no other neurons to draw controls from")
     elif 1 / (1 + draws) > RULE.alpha:
         notes.append(f"with {draws} draws p cannot fall below {1 / (1 + draws):.2f}")
-    return Claim(
-        name, effect, "passed" if passed else "failed", controls=reached, p=p, over=over, note="; ".join(notes)
-    )
+    few = _too_few(len(set(pairs.requests)))
+    verdict = TOO_FEW if few else "passed" if passed else "failed"
+    return Claim(name, effect, verdict, controls=reached, p=p, over=over, note="; ".join([*notes, *few]))
 
 
 def _weak(effect: Interval) -> list[str]:
@@ -119,15 +121,15 @@ def measure_specificity(pairs: MatchedPairs, shift: Float[np.ndarray, "kind pair
     effects = [pairs.normalised_effect(row) for row in shift]
     worst = max(range(len(p)), key=lambda i: (p[i], abs(effects[i].value)))
     note = f"benign margins under {ABLATIONS[worst]} ablation, the worst of three; equivalent to 0 within ±{limit:g}"
-    note += _too_few(len(set(pairs.requests)), limit)
-    verdict = "passed" if p[worst] <= RULE.alpha else "failed"
-    return Claim(SPECIFICITY, effects[worst], verdict, p={"TOST": p[worst]}, note=note)
+    few = _too_few(len(set(pairs.requests)), limit)
+    verdict = TOO_FEW if few else "passed" if p[worst] <= RULE.alpha else "failed"
+    return Claim(SPECIFICITY, effects[worst], verdict, p={"TOST": p[worst]}, note="; ".join([note, *few]))
 
 
-def _too_few(n: int, limit: float) -> str:
-    """What a note on equivalence adds if so few requests can never show it."""
+def _too_few(n: int, limit: float | None = None) -> list[str]:
+    """What a note adds if the test can never pass with so few requests; nothing if it can."""
     least = least_requests(alpha=RULE.alpha, limit=limit)
-    return f"; {count(n, 'request')} cannot show this, {least} can" if n < least else ""
+    return [f"{count(n, 'request')} cannot show this, {least} can"] if n < least else []
 
 
 def measure_utility(
@@ -149,11 +151,10 @@ def measure_utility(
     limit = RULE.max_utility_change
     p = equivalent(values, clusters, limit)
     effect = ratio_of_means(values, np.ones(len(values)), clusters)
-    note = (
-        f"share of {len(values)} benign answers that are right, after minus before; equivalent to 0 within ±{limit:g}"
-        + _too_few(len(set(clusters)), limit)
-    )
-    return Claim(UTILITY, effect, "passed" if p <= RULE.alpha else "failed", p={"TOST": p}, note=note)
+    note = f"share of {len(values)} benign answers that are right, after minus before; equivalent to 0 within ±{limit:g}"
+    few = _too_few(len(set(clusters)), limit)
+    verdict = TOO_FEW if few else "passed" if p <= RULE.alpha else "failed"
+    return Claim(UTILITY, effect, verdict, p={"TOST": p}, note="; ".join([note, *few]))
 
 
 def effects_by_cell(

@@ -53,6 +53,10 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else repr(value)
 
 
+#: Verdict of a claim that has fewer independent requests than its test needs to pass at all.
+TOO_FEW = "too few requests to tell"
+
+
 @dataclass(frozen=True, repr=False)
 class Claim(Row):
     """One claim about a set: its effect, what its controls reached, and its verdict.
@@ -66,7 +70,7 @@ class Claim(Row):
     Attributes:
         name: "necessity: zero" (mean, resample, patch), "sufficiency: patch", "specificity" or "utility".
         effect: normalised effect; for utility the change in the share of benign answers that are right.
-        verdict: "passed", "failed" or "not tested".
+        verdict: "passed", "failed", "not tested", or "too few requests to tell" (the test could not pass with so few).
         controls: normalised effect of every control set, by kind.
         p: for each kind that is drawn, (1 + #{control >= effect}) / (1 + draws); for equivalence, the TOST p ("TOST").
         over: for each single control set, the set's effect minus the control's, paired over requests.

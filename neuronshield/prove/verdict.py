@@ -22,7 +22,7 @@ from ..core.errors import InputError
 from ..core.files import write_text
 from ..core.neurons import NeuronSet
 from ..core.results import from_json, load_json, to_json
-from .tables import AnswerRate, CellEffect, Claim, ControlSummary, Experiments, Member, Retest
+from .tables import TOO_FEW, AnswerRate, CellEffect, Claim, ControlSummary, Experiments, Member, Retest
 
 __all__ = ["RULE", "Claim", "Proof", "Rule"]
 
@@ -68,13 +68,7 @@ def reason_of(claims: Sequence[Claim], *, retest: Retest | None, n_backups: int)
         retest: of its members by themselves, where the set failed.
         n_backups: backup neurons outside the set.
     """
-    failed = failed_of(claims)
-    if not failed:
-        parts = [
-            "ablating the set lowers the refusal margin, inserting it raises it, and benign margins stay as they were"
-        ]
-    else:
-        parts = [f"not shown to cause refusals; failed: {', '.join(failed)}"]
+    parts = [_verdict_reason(claims)]
     if retest is not None:
         parts.append(_retest_reason(retest))
     if n_backups:
@@ -82,8 +76,16 @@ def reason_of(claims: Sequence[Claim], *, retest: Retest | None, n_backups: int)
     return "; ".join(parts)
 
 
+def _verdict_reason(claims: Sequence[Claim]) -> str:
+    failed, few = failed_of(claims), too_few_of(claims)
+    if not failed and not few:
+        return "ablating the set lowers the refusal margin, inserting it raises it, and benign margins stay as they were"
+    said = [f"failed: {', '.join(failed)}"] * bool(failed) + [f"{TOO_FEW}: {', '.join(few)}"] * bool(few)
+    return f"not shown to cause refusals; {'; '.join(said)}"
+
+
 def _retest_reason(retest: Retest) -> str:
-    failed = ", ".join(failed_of(retest.claims))
+    failed = ", ".join([*failed_of(retest.claims), *too_few_of(retest.claims)])
     if not retest.passed:
         members = count(retest.n_members, "member")
         return f"also failed by the {members} that lower the margin one by one or in a group: {failed}"
@@ -93,7 +95,7 @@ def _retest_reason(retest: Retest) -> str:
         if retest.n_excluded
         else ""
     )
-    also = f", though these claims failed: {failed}" if failed else ""
+    also = f", without these claims: {failed}" if failed else ""
     return (
         f"{retest.n_members} of its members{backups}, selected on half of the requests, lower the refusal margin on the other half"
         f"{others}{also}"
@@ -103,6 +105,11 @@ def _retest_reason(retest: Retest) -> str:
 def failed_of(claims: Sequence[Claim]) -> list[str]:
     """Names of the claims that failed."""
     return [c.name for c in claims if c.verdict == "failed"]
+
+
+def too_few_of(claims: Sequence[Claim]) -> list[str]:
+    """Names of the claims that have too few requests to tell."""
+    return [c.name for c in claims if c.verdict == TOO_FEW]
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,10 +162,12 @@ class Proof:
 
     @property
     def word(self) -> str:
-        """ "passed", "no" or "not tested"."""
+        """ "passed", "no", "too few requests to tell" (no claim failed, and one has too few) or "not tested"."""
         if self.passed:
             return "passed"
-        return "not tested" if all(c.verdict == "not tested" for c in self.claims) else "no"
+        if failed_of(self.claims):
+            return "no"
+        return TOO_FEW if too_few_of(self.claims) else "not tested"
 
     # -- shown ----------------------------------------------------------------------------------------
     def to_frame(self) -> pd.DataFrame:

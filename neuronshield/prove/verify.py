@@ -69,7 +69,7 @@ from .members import Members, measure_members, retest_members, verified_only
 from .pairs import MatchedPairs, match, measure
 from .refusals import Grader, answer_rate, refusing_cells
 from .tables import ANTI_REFUSAL, CLEAN, RANDOM_ABLATED, SET_ABLATED, AnswerRate, Claim, ControlSummary, Experiments
-from .verdict import Proof, failed_of, reason_of
+from .verdict import Proof, failed_of, reason_of, too_few_of
 
 __all__ = ["verify"]
 
@@ -211,13 +211,14 @@ def _tested(test: _Test, everywhere: MatchedPairs, cells: Sequence[Cell]) -> Pro
     members = measure_members(pairs, test.neurons)
     table = members.table()
     kept, retest = NeuronSet([m.neuron for m in table if m.verified]), None
-    if failed_of(claims):
+    passed = not failed_of(claims) and not too_few_of(claims)
+    if not passed:
         kept, retest = retest_members(members, features=features, draws=test.draws)
     backups = members.backups()
     ranked = [m.neuron for m in sorted(table, key=lambda m: -m.alone.value)]
     return test.proof(
         pairs, reason=reason_of(claims, retest=retest, n_backups=len(backups)), verified=kept, backups=backups,
-        anti_refusal=[m.neuron for m in table if m.role == ANTI_REFUSAL], passed=not failed_of(claims),
+        anti_refusal=[m.neuron for m in table if m.role == ANTI_REFUSAL], passed=passed,
         claims=tuple(claims), retest=retest, cells=effects_by_cell(pairs, changes[NECESSITY_MEAN], controls),
         members=verified_only(table, kept),
         experiments=_experiments(members, everywhere, ranked=ranked, random=random, cells=cells), answers=answers,

@@ -228,7 +228,9 @@ def test_activations_that_are_not_finite_are_named_by_layer():
     module = tiny.llama()
     with torch.no_grad():
         module.model.layers[1].mlp.up_proj.weight[4] = float("inf")
-    with pytest.raises(InputError, match=r"layer 1 has activations that are not finite on prompt 'en-text-0-0-harmful'"):
+    with pytest.raises(
+        InputError, match=r"layer 1 has activations that are not finite on prompt 'en-text-0-0-harmful'"
+    ):
         capture(ns.load(module, processor=tiny.tokenizer()), tiny.prompts()[:4], progress=False)
 
 

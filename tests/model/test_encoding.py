@@ -166,7 +166,7 @@ def test_an_answer_that_quotes_the_image_token_is_refused(llava: ns.Model, llama
         Example(rows[1], "no"),
         Example(ns.Prompt("text-0", "", "benign"), "a <image> cake", generic=True),
     ]
-    with pytest.raises(InputError, match="texts: 'text-0' contains '<image>', which .* reads as a picture"):
+    with pytest.raises(InputError, match=r"texts: 'text-0' contains '<image>', which .* reads as a picture"):
         list(answer_batches(llava, data))
 
 

@@ -15,6 +15,7 @@ from neuronshield.core.statistics import Interval
 from neuronshield.data.grading import Grade
 from neuronshield.prove.claims import effects_by_cell, measure_effect, measure_specificity, measure_utility
 from neuronshield.prove.controls import Controls
+from neuronshield.prove.tables import TOO_FEW
 
 pytest_plugins = ["one_neuron"]
 
@@ -28,12 +29,13 @@ def exact(half_width: float) -> Any:
             float(c.mean()), float(c.mean()) - half_width, float(c.mean()) + half_width
         ),
         normalised_effects=lambda c: c.mean(axis=1),
+        requests=np.array([f"r{i}" for i in range(8)], dtype=object),
     )
 
 
 def beside(value: float, *controls: float) -> np.ndarray:
     """Changes [set, pair] of a set and its controls, the same on every pair."""
-    return np.repeat([[value], *([c] for c in controls)], 4, axis=1)
+    return np.repeat([[value], *([c] for c in controls)], 8, axis=1)
 
 
 def noisy(mean: float, spread: float, n: int = 12) -> Any:
@@ -172,5 +174,21 @@ def test_utility_is_graded_where_prompts_say_what_is_right(planted_model: ns.Mod
     assert utility.effect.value == 0
     assert utility.effect.low < 0 < utility.effect.high
     assert utility.p == {"TOST": pytest.approx(0.9**15)}
-    assert utility.verdict == "failed"
+    assert utility.verdict == TOO_FEW
     assert "15 requests cannot show this, 29 can" in utility.note
+    assert (proof.passed, proof.word) == (False, TOO_FEW)
+    assert proof.reason.startswith(f"not shown to cause refusals; {TOO_FEW}: utility")
+
+
+@pytest.mark.parametrize(("n", "verdict"), [(4, TOO_FEW), (5, "passed")])
+def test_an_effect_of_fewer_requests_than_its_test_needs_is_neither_passed_nor_failed(n: int, verdict: str):
+    pairs, change = noisy(0.5, 0.01, n)
+    found = measure_effect(pairs, "x", change=np.vstack([change, np.zeros((30, n))]), controls=RANDOM)
+    assert found.verdict == verdict
+    assert ("4 requests cannot show this, 5 can" in found.note) == (n == 4)
+
+
+@pytest.mark.parametrize(("n", "verdict"), [(10, TOO_FEW), (11, "passed")])
+def test_specificity_needs_as_many_requests_as_an_equivalence_test(n: int, verdict: str):
+    pairs, change = noisy(0.0, 0.01, n)
+    assert measure_specificity(pairs, np.stack([change] * 3)).verdict == verdict

@@ -90,7 +90,7 @@ def test_the_reason_of_a_set_that_failed_names_the_claims():
 def test_the_reason_tells_what_became_of_the_members():
     said = reason_of([FAILED], retest=retest(PASSED, FAILED, passed=True, n_backups=2, n_excluded=4), n_backups=0)
     for part in ("3 of its members together with 2 backups", "selected on half of the requests, lower the refusal margin",
-                 "without 4 other neurons that also lower it", "though these claims failed: claim failed"):  # fmt: skip
+                 "without 4 other neurons that also lower it", "without these claims: claim failed"):  # fmt: skip
         assert part in said
     said = reason_of([FAILED], retest=retest(FAILED, passed=False), n_backups=0)
     assert "the 3 members that lower the margin one by one or in a group: claim failed" in said

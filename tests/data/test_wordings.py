@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from neuronshield.data.languages import COMPLIANCES, REFUSAL_SENTENCES
-from neuronshield.data.refusals import WORDINGS, has_wording, refuses
+from neuronshield.data.wordings import WORDINGS, has_wording, refuses
 
 SENTENCES = [
     json.loads(line) for line in (Path(__file__).parent / "refusal_sentences.jsonl").read_text("utf-8").splitlines()
