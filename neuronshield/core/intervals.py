@@ -267,7 +267,7 @@ class _Variances(NamedTuple):
         return (self.known * self.effective + 1) / (self.effective + 1)
 
 
-def _variances(t: Table, b: Table, step: Num[np.ndarray, "part 1"], rest: Table) -> _Variances:
+def _variances(t: Table, b: Table, *, step: Num[np.ndarray, "part 1"], rest: Table) -> _Variances:
     """Variances of sum(step * t), with rests already multiplied by step."""
     rate = t.sum(axis=1, keepdims=True) / b.sum(axis=1, keepdims=True)
     summed = rest.sum(axis=0)
@@ -285,7 +285,7 @@ def _limits(t: Table, b: Table, w: Float[np.ndarray, " part"]) -> tuple[Interval
     value, n = float((w[:, None] * rate).sum()), t.shape[1]
     least, most = float(w[w < 0].sum()), float(w[w > 0].sum())
     rest = step * (t - rate * b)
-    found = _variances(t, b, step, rest)
+    found = _variances(t, b, step=step, rest=rest)
     if n < 2 and found.known < 1:
         return Interval(value, least, most), rest.sum(axis=0)
     clusters = (b > 0).sum(axis=1, keepdims=True)  # of each part

@@ -30,9 +30,9 @@ from typing import Literal, NamedTuple
 from .coherence import coherent_part, is_incoherent
 from .languages import COMPLIANCES, REFUSALS, OpeningsArg, check_openings, chosen_openings, has_openings, target_opening
 from .prompts import Prompt
-from .wordings import has_wording, refuses
 from .texts import plain, sentences, starts_with
 from .thoughts import after_thought
+from .wordings import has_wording, refuses
 
 __all__ = ["OUTCOMES", "Grade", "Openings", "Outcome", "grade", "is_refusal", "openings_for", "outcome_of"]
 

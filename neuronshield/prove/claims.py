@@ -151,7 +151,9 @@ def measure_utility(
     limit = RULE.max_utility_change
     p = equivalent(values, clusters, limit)
     effect = ratio_of_means(values, np.ones(len(values)), clusters)
-    note = f"share of {len(values)} benign answers that are right, after minus before; equivalent to 0 within ±{limit:g}"
+    note = (
+        f"share of {len(values)} benign answers that are right, after minus before; equivalent to 0 within ±{limit:g}"
+    )
     few = _too_few(len(set(clusters)), limit)
     verdict = TOO_FEW if few else "passed" if p <= RULE.alpha else "failed"
     return Claim(UTILITY, effect, verdict, p={"TOST": p}, note="; ".join([note, *few]))

@@ -79,7 +79,9 @@ def reason_of(claims: Sequence[Claim], *, retest: Retest | None, n_backups: int)
 def _verdict_reason(claims: Sequence[Claim]) -> str:
     failed, few = failed_of(claims), too_few_of(claims)
     if not failed and not few:
-        return "ablating the set lowers the refusal margin, inserting it raises it, and benign margins stay as they were"
+        return (
+            "ablating the set lowers the refusal margin, inserting it raises it, and benign margins stay as they were"
+        )
     said = [f"failed: {', '.join(failed)}"] * bool(failed) + [f"{TOO_FEW}: {', '.join(few)}"] * bool(few)
     return f"not shown to cause refusals; {'; '.join(said)}"
 

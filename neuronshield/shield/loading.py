@@ -65,7 +65,7 @@ def load_adapter(model: Model, path: str | os.PathLike[str]) -> Model:
         changes = changes_of(model, peft_model, known, path=path)
         return merge(model, changes, [known[name] for name in changes])
     wrapped = {n: m for n, m in peft_model.base_model.model.named_modules() if hasattr(m, "lora_A")}
-    return merge(model, wrapped, _places(model, path, files.neurons, wrapped))
+    return merge(model, wrapped, _places(model, path, neurons=files.neurons, wrapped=wrapped))
 
 
 def _check_origin(model: Model, path: Path, neurons: NeuronSet) -> None:
@@ -115,7 +115,7 @@ def _peft_model(model: Model, path: Path, files: Files) -> Any:
     return peft_model
 
 
-def _places(model: Model, path: Path, neurons: NeuronSet, wrapped: Mapping[str, Any]) -> list[Place]:
+def _places(model: Model, path: Path, *, neurons: NeuronSet, wrapped: Mapping[str, Any]) -> list[Place]:
     """What a masked adapter may change; whatever else it would change is an error."""
     known = _known(model, neurons)
     for name, module in wrapped.items():

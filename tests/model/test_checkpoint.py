@@ -113,7 +113,7 @@ def pickled(folder: Path) -> None:
         ),
         (config(hidden_size="x"), "hidden_size"),
         (config(num_attention_heads=0), "ZeroDivisionError"),
-        (config(num_hidden_layers=0), "no decoder layers found"),
+        (config(num_hidden_layers=0), "its list of decoder layers"),
         (lambda f: (f / "config.json").write_text("{"), "cannot load model"),
         (lambda f: (f / WEIGHTS).write_bytes(b"\x10" * 30), "cannot load model"),
         (lambda f: (f / "tokenizer.json").write_text("[]"), "cannot load model"),
