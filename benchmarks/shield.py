@@ -122,7 +122,9 @@ def measure(model: ns.Model, prompts: ns.PromptSet) -> dict[str, Any]:
     """Refused or not for every answer, with its source, language, label and request."""
     result = ns.evaluate(model, prompts, max_new_tokens=10, progress=False)
     rows = [
-        [a.prompt.source, a.prompt.language, a.prompt.label, a.prompt.cluster, int(a.refused)] for a in result.answers
+        [a.prompt.source, a.prompt.language, a.prompt.label, a.prompt.cluster, int(a.refused)]
+        for a in result.answers
+        if a.refused is not None
     ]
     return {"rows": rows}
 

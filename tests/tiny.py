@@ -67,8 +67,9 @@ def mixtral(seed: int = 0) -> MixtralForCausalLM:
     """Four experts of seven neurons a layer, two of them for a token."""
     torch.manual_seed(seed)
     sizes: dict[str, Any] = {**llama_config().to_diff_dict(), "intermediate_size": 7, "num_local_experts": 4}
+    sizes |= {"num_experts_per_tok": 2, "experts_implementation": "eager"}
     few = {k: v for k, v in sizes.items() if k not in ("model_type", "transformers_version", "rope_parameters")}
-    return MixtralForCausalLM(MixtralConfig(**few, num_experts_per_tok=2, experts_implementation="eager")).eval()
+    return MixtralForCausalLM(MixtralConfig(**few)).eval()
 
 
 def llava(seed: int = 0) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
