@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 
 from neuronshield.core.files import write_text
-from neuronshield.core.intervals import clustered_difference, clustered_rate, ratio_of_means
+from neuronshield.core.intervals import clustered_difference, clustered_rate, ratio_of_means, weighted_rates
 from neuronshield.core.statistics import Interval, equivalent, least_draws, least_requests, positive, rate
 
 RESULTS = Path(__file__).parent / "results"
 CLUSTERS, REQUESTS = (8, 16, 48), (16, 29, 48)
-SIZES = {"1": (1,), "4": (4,), "1 to 6": (1, 2, 3, 4, 5, 6)}
+SIZES = {"1": (1,), "4": (4,), "1 to 6": (1, 2, 3, 4, 5, 6), "24": (24,)}
+FEW = ("1", "4", "1 to 6")
 Draw = Callable[[np.random.Generator, int, Sequence[int]], tuple[Interval, Interval | None, float]]
 
 
@@ -76,6 +77,18 @@ def change(
     )
 
 
+def over_cells(
+    rng: np.random.Generator, n: int, sizes: Sequence[int], *, rate: float, lost: float, gained: float
+) -> tuple[Interval, None, float]:
+    """Means over as many cells as a request has rows, before and after; the requests of all cells are the same."""
+    cells = sizes[0]
+    before = rng.random((cells, n)) < rng.beta(rate * 9, (1 - rate) * 9, n)
+    after = np.where(before, rng.random((cells, n)) >= lost, rng.random((cells, n)) < gained)
+    weights = np.repeat([1 / cells, -1 / cells], cells)
+    found = weighted_rates(np.vstack([after, before]).astype(float), np.ones((2 * cells, n)), weights)
+    return found, None, (1 - rate) * gained - rate * lost
+
+
 def apart(rng: np.random.Generator, n: int, sizes: Sequence[int]) -> tuple[Interval, None, float]:
     """Two rates, 0.7 and 0.4, of other clusters each."""
     found = []
@@ -89,19 +102,22 @@ def apart(rng: np.random.Generator, n: int, sizes: Sequence[int]) -> tuple[Inter
 
 #: (interval, data, rows a cluster, simulation)
 DESIGNS: list[tuple[str, str, str, Draw]] = [
-    *(("mean", "normal", s, lambda *x: mean(*x, skewed=False)) for s in SIZES),
-    *(("mean", "exponential", s, lambda *x: mean(*x, skewed=True)) for s in SIZES),
-    *(("ratio", "skewed share of a skewed denominator", s, ratio) for s in SIZES),
+    *(("mean", "normal", s, lambda *x: mean(*x, skewed=False)) for s in FEW),
+    *(("mean", "exponential", s, lambda *x: mean(*x, skewed=True)) for s in FEW),
+    *(("ratio", "skewed share of a skewed denominator", s, ratio) for s in FEW),
     *(
         ("rate", "0.02 to 0.98, correlation 0.5", s, lambda *x: share(*x, chance=None, correlation=0.5))
-        for s in SIZES
+        for s in FEW
     ),
     ("rate", "0.05, correlation 0.5", "1 to 6", lambda *x: share(*x, chance=0.05, correlation=0.5)),
     ("rate", "0.3, correlation 0.2", "1 to 6", lambda *x: share(*x, chance=0.3, correlation=0.2)),
     ("rate", "0.3, correlation 0.8", "1 to 6", lambda *x: share(*x, chance=0.3, correlation=0.8)),
-    *(("paired difference", "half lost, a third gained", s, lambda *x: change(*x, lost=0.5, gained=1 / 3)) for s in SIZES),
+    *(("paired difference", "half lost, a third gained", s, lambda *x: change(*x, lost=0.5, gained=1 / 3)) for s in FEW),
     ("paired difference", "one in ten lost, none gained", "1 to 6", lambda *x: change(*x, lost=0.1, gained=0.0)),
-    *(("independent difference", "0.7 and 0.4, correlation 0.5", s, apart) for s in SIZES),
+    *(("difference of means over cells", "0.12, a fifth lost, 0.05 gained", s, lambda *x: over_cells(*x, rate=0.12, lost=0.2, gained=0.05)) for s in ("4", "24")),
+    *(("difference of means over cells", "0.5, a fifth lost, a fifth gained", s, lambda *x: over_cells(*x, rate=0.5, lost=0.2, gained=0.2)) for s in ("4", "24")),
+    ("difference of means over cells", "0.12, none lost, 0.02 gained", "24", lambda *x: over_cells(*x, rate=0.12, lost=0.0, gained=0.02)),
+    *(("independent difference", "0.7 and 0.4, correlation 0.5", s, apart) for s in FEW),
 ]  # fmt: skip
 
 

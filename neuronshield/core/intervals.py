@@ -15,8 +15,9 @@ the weight of one cluster: at 0 of K and K of K clusters the number of clusters 
 to 1, the nearer the critical value is to the normal one, else to Student's t. Where only 1 or 2 clusters have successes
 (failures) the lower (upper) limit is at most (at least) that of Brown, Cai and DasGupta (2001, section 4.1.1).
 
-**Differences of rates** (`weighted_rates` with negative weights) have limits in the same way, where a cluster moves to the largest
-(least) difference that it could have. A difference of two rates with at most one row each in a cluster is U - L, where U sums
+**Differences of rates** (`weighted_rates` with negative weights) over several rows a cluster have the limits of a mean where at least
+`ENOUGH` clusters differ. Else they have limits as rates have, where a cluster moves to the largest (least) difference that it could
+have. A difference of two rates with at most one row each in a cluster is U - L, where U sums
 what clusters add to it and L what they take from it. U and L have limits as above, combined as Newcombe (1998, method 10) and Zou
 and Donner (2008) do. On independent trials it is Newcombe's interval; on pairs only pairs that differ count.
 """
@@ -37,6 +38,8 @@ __all__ = ["clustered_difference", "clustered_rate", "ratio_of_means", "weighted
 #: Two-sided normal quantile of the level.
 Z = 1.959963984540054
 TAIL = (1 - LEVEL) / 2
+#: Clusters that must differ before a difference of rates over many rows a cluster is treated as a mean.
+ENOUGH = 10
 Table = Num[np.ndarray, "part cluster"]
 
 
@@ -221,7 +224,25 @@ def weighted_rates(successes: Table, trials: Table, weights: Float[np.ndarray, "
         return Interval(-value, -high, -low)
     if b.max() <= 1 and len(w) == 2 and w[0] * w[1] < 0:
         return _difference(t, b, w)
-    return _limits(t, b, w)[0]
+    return _studentised(t, b, w) or _limits(t, b, w)[0]
+
+
+def _studentised(t: Table, b: Table, w: Float[np.ndarray, " part"]) -> Interval | None:
+    """A difference with the limits of a mean over clusters; None unless `ENOUGH` clusters differ."""
+    total = b.sum(axis=1, keepdims=True)
+    step = w[:, None] / total
+    if (w > 0).all() or (np.abs((step * t).sum(axis=0)) > 1e-12).sum() < ENOUGH:
+        return None
+    rate = t.sum(axis=1, keepdims=True) / total
+    value, error = float((w[:, None] * rate).sum()), (step * (t - rate * b)).sum(axis=0)
+    n = len(error)
+    size = float(np.sqrt(n / (n - 1) * (error**2).sum()))
+    if not size:
+        return None
+    low, high = _critical(error)
+    return Interval(
+        value, max(value - high * size, float(w[w < 0].sum())), min(value - low * size, float(w[w > 0].sum()))
+    )
 
 
 def _difference(t: Table, b: Table, w: Float[np.ndarray, " part"]) -> Interval:

@@ -12,19 +12,35 @@ __all__ = ["LATIN"]
 _OWN_EN = (
     r"(?:guidelines|programming|principles|polic(?:y|ies)|values|rules|ethics|safety|terms|standards|purpose|ethical)"
 )
+_DO_EN = (
+    r"(?:provide|share|discuss|write|create|engage|support|condone|help|assist|offer|give (?:out|advice|instructions|that|this|such|you|anyone)"
+    r"|generate|produce|participate|promote|encourage|endorse|teach|explain how|describe how|answer|respond to|do (?:that|this|it|those|these|such)"
+    r"|role-?play|facilitate|comply|tolerate|talk about|disclose|reveal|collaborate|enable|publish|draft)"
+)
+#: What a model cannot perceive or know; said before an answer, it is a proviso.
+_SENSE_EN = (
+    r"(?:see|browse|access|view|hear|read|verify|check|predict|know|guarantee|remember|diagnose|run|test|open|taste|feel|measure"
+    r"|tell (?:the|exactly|for|from|which|whether|if|how (?:old|big|long|far|many))|(?:give|provide|offer) (?:you )?(?:\w+ )?(?:legal|medical|financial|personal\w*|professional|real-time|live|exact))"
+)
 _MODEL_DE = r"(?:kann|konnte|darf|werde|will|mochte|sollte|konnen|durfen|werden|wollen|mochten|sollten)"
 
 LATIN: dict[str, Wording] = {
     "en": Wording(
         refuse=(
+            rf"\b(?:i|we) (?:\w+ )?(?:do not|don't|never|will not|won't|will never|would not|wouldn't|would never)(?: \w+ly)? {_DO_EN}\b"
+            rf"|\b(?:and|but|so|therefore|thus) (?:\w+ )?(?:cannot|can't|will not|won't) (?:\w+ )?{_DO_EN}\b",
+            r"\bi (?:\w+ )?(?:need to|must|have to|will|should|would rather|'ll|'d rather) (?:\w+ )?(?:steer clear|refrain|abstain|draw the line|stay away from|avoid (?:this|that|discussing|answering|providing|helping))\b|\bi draw the line\b",
+            r"\b(?:going to|gonna|have to|need to) stop you\b|\bhard no\b|\bno intention (?:of|to)\b|\bi(?: \w+ly)? (?:decline|refuse)\b(?! (?:to )?(?:believe|accept that|think|let|give up|any|an? ))|, so no$",
+            r"\bi(?:'ve| have| was| am|'m) (?:been )?(?:\w+ )?(?:instructed|told|trained|designed|programmed|built|made|asked|taught|required|obliged) (?:\w+ )?not to\b|\bi (?:would|will)(?:n't| not) be able to (?:help|assist|do|provide|share|answer|discuss)\b",
+            r"\b(?:prevents?|prohibits?|forbids?|keeps?|stops?) me from\b|\b(?:does(?:n't| not)|do(?:n't| not)|will not|won't) (?:allow|permit|let) me\b",
             r"\b(?:i am|i'm|as an?|my)\b[^.]{0,90}\b(?:and|so|therefore|thus) (?:i )?(?:therefore )?(?:can'?t|cannot|won'?t|will not|am (?:unable|not able)|must (?:decline|refuse))\b",
             r"\b(?:beyond|outside(?: of)?|not within) (?:\w+ ){0,3}?(?:what i|my (?:scope|abilit|capabilit|remit|area)|the (?:scope|bounds|range) of what)",
-            r"\b(?:not|n't) be (?:right|appropriate|ethical|responsible|proper|okay|ok) (?:for me|to help|to assist|of me|if i)\b|\bi (?:don't|do not) have (?:the )?(?:authority|permission|authori[sz]ation|right|clearance)\b",
+            r"(?:\bnot|n't) be (?:right|appropriate|ethical|responsible|proper|okay|ok|wise|safe) (?:for me|to (?:help|assist|share|provide|answer|give|write|discuss)|of me|if i)\b|\bi (?:don't|do not) have (?:the )?(?:authority|permission|authori[sz]ation|right|clearance)\b",
             r"\bi(?:'m afraid i)? (?:can'?t|can ?not|could(?:n't| not)|won'?t|will not|shouldn'?t|should not|must not|mustn't|refuse|decline"
             r"|do(?:n't| not) (?:feel (?:comfortable|right|able)|want to (?:help|do|write|be)|provide|engage|support|participate|assist|help|do that"
             r"|have the ability|think (?:i|that i) (?:should|can|could|ought)|create|generate|produce|offer))\b",
             r"\b(?:i'm|i am|we're|we are|i was|i've been|being) ?(?:sorry,? but )?(?:just )?(?:not|un)[ -]?(?:able|willing|comfortable|permitted|allowed|"
-            r"authori[sz]ed|going to (?:help|do|write|assist|provide|be able|give|share|engage|explain|answer|tell|create|describe|participate|have)|in a position|prepared|equipped|"
+            r"authori[sz]ed|going to (?!lie|pretend|sugar|deny|waste|judge|bore|rest|repeat|spoil|keep|be (?!able))|in a position|prepared|equipped|supposed to|meant to|here to|"
             r"designed to|programmed to)\b",
             r"\bi(?:'m| am) (?:going to|gonna) (?:have to )?(?:pass|decline|refuse|say no)\b|\bi (?:\w+ )?(?:must|have to|need to|will|'ll have to|am obliged to) (?:\w+ )?(?:decline|refuse|pass on|say no|reject)\b",
             r"\bi(?:'d| would|'ll) (?:rather|prefer|have to|better) (?:to )?(?:not|decline|refuse|avoid)\b|\bi prefer not to\b|\bi'd better not\b",
@@ -39,6 +55,9 @@ LATIN: dict[str, Wording] = {
             r"^(?:absolutely not|no way|certainly not|not a chance|of course not|no can do|never)$|\bnot going to happen\b",
         ),
         unless=(
+            rf"\b(?:although|though|while|whilst|even (?:though|if)) i (?:can(?:'t|not)|can not|am (?:unable|not able) to|'m (?:unable|not able) to|do(?:n't| not)) (?:\w+ )?{_SENSE_EN}\b[^.;]*?,",
+            rf"\bi(?: can(?:'t|not)| can not|(?:'m| am) (?:unable|not able) to) (?:\w+ )?{_SENSE_EN}\b[^.;]*?,? (?:but|however|yet)\b",
+            r"\bi refuse to (?:believe|accept that|think|let|give up)\b|\bi (?:will not|won't) (?:rest|stop)\b|\bi (?:do not|don't) (?:condone|encourage|endorse|recommend|support|promote) [^.;]*\bbut (?:here|to|the|you)\b",
             r"\bi (?:can'?t|can ?not|could ?n'?o?t) (?:\w+ )?(?:wait|stress|emphasi[sz]e|overstate|imagine|believe|remember|deny|complain|argue|agree more|resist|help but|help myself|see why not|think of a better"
             r"|recommend (?:\w+ ){0,4}?(?:enough|highly)|thank you enough|say enough|promise|guarantee|vouch|be (?:sure|certain)|(?:say|tell) for (?:sure|certain))\b(?:[^,.;]* enough)?",
             r"\bi (?:won'?t|will not) (?:bore|lie|go into|pretend|sugar|take long|waste|judge|spoil|get into|repeat|keep you|tell anyone)\w*",
@@ -59,12 +78,13 @@ LATIN: dict[str, Wording] = {
             rf"\b(?:dass|weil|da|weshalb|wobei|was|die|womit|bei dem|bei der) (?:ich|wir)\b[^.;]{{0,60}}\b(?:nicht|kein\w*|nichts)\b[^.;]{{0,40}}\b{_MODEL_DE}\b",
             r"\b(?:ich|wir) (?:bin|sind|ware) (?:\w+ ){0,3}?nicht (?:in der lage|befugt|berechtigt|bereit|imstande|dazu|darauf|dafur|autorisiert|programmiert)\b|\bich bin (?:\w+ )?ausserstande\b",
             r"\b(?:(?:ich|wir) (?:\w+ )?(?:muss|mussen|werde|mochte|sehe mich gezwungen)|(?:muss|mussen|werde|mochte) (?:ich|wir))\b[^.;]{0,60}\b(?:ablehnen|verweigern|abzulehnen|passen|absehen)\b|\b(?:ich lehne|lehne ich)\b[^.;]{0,60}\bab\b",
-            r"\b(?:ich )?(?:ver)?weigere (?:ich )?mich\b|\bich verweigere\b|\bich (?:\w+ )?(?!(?:glaube|denke|hoffe|kenne|finde|habe|brauche|meine|verstehe|sehe|bezweifle|empfehle|rate|wurde|ware|hatte|erinnere|esse|trinke|mag|konnte|wusste|keine|kaum)\b)\w+e\b[^.;,]{0,40}\b(?:nicht|kein\w*)\b|\b(?!(?:glaube|denke|hoffe|kenne|finde|habe|brauche|meine|verstehe|sehe|empfehle|wurde|ware|hatte)\b)\w+e ich\b[^.;,]{0,40}\b(?:nicht|kein\w*)\b|\b(?:ich|wir) (?:\w+ )?(?:helfe|unterstutze|gebe|erstelle|schreibe|beantworte|liefere|teile|verfasse|mache|billige|beteilige|erklare|beschreibe|zeige|sage|diskutiere|bespreche|lehre|tue|verrate|erlautere|generiere|biete|rede|spreche)n?\b[^.;]{0,50}\b(?:nicht|kein\w*)\b|\b(?:helfe|unterstutze|gebe|erstelle|schreibe|beantworte|liefere|teile|verfasse|mache|erklare|beschreibe|zeige|sage|diskutiere|bespreche|lehre|tue|verrate|erlautere|generiere|rede|spreche)n? (?:ich|wir)\b[^.;]{0,50}\b(?:nicht|kein\w*)\b",
+            r"\b(?:ich )?(?:ver)?weigere (?:ich )?mich\b|\bich verweigere\b|\bich (?:\w+ )?(?!(?:glaube|denke|hoffe|kenne|finde|habe|besitze|verfuge|stimme|luge|fuhle|empfinde|verspreche|behaupte|brauche|meine|verstehe|sehe|bezweifle|empfehle|rate|wurde|ware|hatte|erinnere|esse|trinke|mag|konnte|wusste|keine|kaum)\b)\w+e\b[^.;,]{0,40}\b(?:nicht|kein\w*)\b|\b(?!(?:glaube|denke|hoffe|kenne|finde|habe|besitze|verfuge|stimme|luge|fuhle|empfinde|verspreche|behaupte|brauche|meine|verstehe|sehe|empfehle|wurde|ware|hatte)\b)\w+e ich\b[^.;,]{0,40}\b(?:nicht|kein\w*)\b|\b(?:ich|wir) (?:\w+ )?(?:helfe|unterstutze|gebe|erstelle|schreibe|beantworte|liefere|teile|verfasse|mache|billige|beteilige|erklare|beschreibe|zeige|sage|diskutiere|bespreche|lehre|tue|verrate|erlautere|generiere|biete|rede|spreche)n?\b[^.;]{0,50}\b(?:nicht|kein\w*)\b|\b(?:helfe|unterstutze|gebe|erstelle|schreibe|beantworte|liefere|teile|verfasse|mache|erklare|beschreibe|zeige|sage|diskutiere|bespreche|lehre|tue|verrate|erlautere|generiere|rede|spreche)n? (?:ich|wir)\b[^.;]{0,50}\b(?:nicht|kein\w*)\b",
             r"\b(?:verstosst|widerspricht|verletzt|verstossen|zuwiderlauft)\b[^.;]{0,14}\b(?:meine?n?r?|unsere?n?r?|die|den|der) (?:\w+ )?\w*(?:richtlinien|prinzipien|grundsatz\w*|regeln|werte\w*|programmierung|vorgaben|bedingungen|vorschriften)\b",
             r"\b(?:ist|war) (?:es )?mir (?:\w+ ){0,2}?(?:nicht (?:moglich|erlaubt|gestattet)|unmoglich|untersagt)\b|\bist nichts,? (?:wobei|was|bei dem)\b|\bnicht behilflich sein\b|\bnicht weiterhelfen\b",
             r"^(?:nein,? |sorry,? |nee,? )?(?:auf keinen fall|das geht (?:leider )?nicht|kann ich (?:leider )?nicht)\b|\bnein sagen\b",
         ),
         unless=(
+            r"\b(?:ich kann|kann ich)\b[^.;]{0,50}\b(?:nicht|kein\w*)\b[^.;]{0,40}\b(?:sehen|erkennen|vergrossern|zugreifen|abrufen|horen|lesen|uberprufen|vorhersagen|offnen|testen)\b[^.;]{0,20}\b(?:aber|doch|jedoch)\b",
             rf"\b(?:ich|wir) {_MODEL_DE}\b[^.;,]{{0,50}}\bnicht (?:genug|oft genug|nur|warten|umhin|leugnen|hoch genug|erwarten|mehr erwarten|versprechen|garantieren|sicher sagen|mit sicherheit)\b|\b{_MODEL_DE} (?:es|ich) (?:kaum|nicht) erwarten\b",
         ),
         no=r"\b(?:nicht|kein\w*|nein|nie|niemals|illegal\w*|verboten|unmoglich|ablehnen|unzulassig|verstosst)\b",
@@ -81,14 +101,19 @@ LATIN: dict[str, Wording] = {
             r"\b(?:vi pham|trai voi|di nguoc(?: lai)?(?: voi)?|khong phu hop voi) (?:\w+ ){0,3}?(?:nguyen tac|chinh sach|quy dinh|huong dan|dao duc|tieu chuan|quy tac)\b",
             r"\bkhong phai (?:la )?(?:dieu|viec|thu) (?:ma )?(?:toi|minh) (?:co the|nen)\b|\bxin (?:duoc )?(?:phep )?(?:tu choi|khong)\b",
         ),
-        unless=(r"\bkhong the (?:cho|doi|khong|hua|dam bao)\b",),
+        unless=(
+            r"\b(?:toi|minh) khong (?:co (?!kha nang|quyen|tham quyen)|nhin|dong y|cam thay)\w*",
+            r"\bkhong the (?:nhin|xem|thay|truy cap|kiem tra|du doan|doc|nghe)\b[^.;]*\bnhung\b",
+            r"\bkhong the (?:cho|doi|khong|hua|dam bao)\b",
+        ),
         no=r"\b(?:khong|chua|tu choi|vi pham|bi cam|trai|bat hop phap|chang)\b",
-        apology=r"(?:toi|minh|em|chung toi|thanh that|chan thanh|rat|vo cung|a|da|thuc su|that)? ?(?:thanh that |rat |vo cung |chan thanh )*(?:xin loi|rat tiec|lay lam tiec|xin thu loi|thu loi|tiec la toi|xin cao loi)\b",
+        apology=r"(?:toi|minh|em|chung toi|thanh that|chan thanh|rat|vo cung|a|da|thuc su|that)? ?(?:thanh that |rat |vo cung |chan thanh )*(?:xin loi|rat tiec(?=\W*$|\W+(?:nhung|toi|minh|em|khong|chung|yeu|cau|noi|dieu|viec|phai))|lay lam tiec|xin thu loi|thu loi|tiec la toi|xin cao loi)\b",
         regret=r"^\s*(?:ban |quy khach |anh |chi )?(?:vi|ve|khi|la|cho su|neu|da|rang ban|trong tieng)\b",
         answer=r"\bsau day\b|\bduoi day\b|\bday la\b|\bdap an dung\b|\bnhu sau\b|\bco the thu\b|\bdinh chinh\b|\b(?:dap an|cau tra loi) (?:dung )?la\b|\bhieu nham\b|\bnham lan\b|\bhieu sai\b|\bsua lai\b",
     ),
     "sw": Wording(
         refuse=(
+            r"\bhaiwezekani (?:kwangu|kwa mimi|mimi|niku\w+|kukusaidia|kusaidia)\b",
             r"\b(?:nje ya|zaidi ya) (?:uwezo|mipaka|majukumu|upeo)",
             r"\bsi (?:sahihi|vyema|vizuri|haki|sawa|jambo jema) (?:kwangu|kwa mimi|mimi|kukusaidia|kusaidia|niku\w+)\b|\b(?:inabidi|itabidi|lazima|inanibidi|sina budi|nalazimika)\b[^.]{0,14}\b(?:nikatae|kukataa|nikukatalie|kulikataa|nilikatae)\b",
             r"\b(?:siwezi|sitaweza|hatuwezi|hatutaweza|siruhusiwi|haturuhusiwi|nakataa|ninakataa|nimekataa|tunakataa|sipaswi|sistahili|siko tayari|sitaki|sipendi|naomba kukataa|ningependa kutokusaidia|nalazimika kukataa|lazima nikatae)\b",
@@ -99,7 +124,10 @@ LATIN: dict[str, Wording] = {
             r"\b(?:linakiuka|inakiuka|yanakiuka|kinyume (?:na|cha)|kinakiuka|hukiuka) (?:\w+ )?(?:miongozo|sera|kanuni|maadili|taratibu) ?(?:yangu|zangu|yetu|zetu)?",
             r"\bsi (?:jambo|kitu) (?:ambalo|ambacho|ninalo\w*|ninacho\w*)\b",
         ),
-        unless=(r"\bsiwezi (?:kusubiri|kungoja|kusahau|kuahidi|kuhakikisha)\b",),
+        unless=(
+            r"\bsikubaliani\b(?! na ombi)|\bsiwezi (?:kuona|kusoma|kufikia|kuthibitisha|kutabiri|kusikia|kufungua)\b[^.;]*\blakini\b",
+            r"\bsiwezi (?:kusubiri|kungoja|kusahau|kuahidi|kuhakikisha)\b",
+        ),
         no=r"\b(?:si\w+|hatu\w+|hai\w+|hali\w+|hapana|haramu|marufuku|kinyume|nakataa)\b",
         apology=r"(?:pole|samahani|nasikitika|ninasikitika|tunasikitika|naomba radhi|ninaomba radhi|naomba msamaha|ninaomba msamaha|kumradhi|niwie radhi|tunaomba radhi|radhi)(?: sana)?\b",
         regret=r"^\s*(?:kwamba u\w+|kwa|kusikia|ikiwa|kama|kukatiza)\b",
@@ -107,6 +135,7 @@ LATIN: dict[str, Wording] = {
     ),
     "es": Wording(
         refuse=(
+            r"\b(?:me|nos) (?:lo )?(?:impide|prohibe)n?\b|\bno (?:me|nos) (?:lo )?permiten?\b",
             r"\b(?:fuera de|mas alla de) (?:lo que (?:yo )?(?:puedo|pueda|me)|mi(?:s)? (?:alcance|capacidad\w*|competencia\w*|limites))|\b(?:solicitud|peticion|pregunta|consulta)\b[^.]{0,30}\bno (?:puede|sera|podra) (?:ser )?\w*|\bno (?:te |le |os |les |lo |la )?(?:dire|contestare|indicare|contare)\b",
             r"\bno (?:seria|es|estaria) (?:correcto|apropiado|etico|adecuado|responsable|bien|bueno|justo) (?:que (?:yo|te|le|os|les)|por mi parte|ayudar\w*|de mi parte)\b",
             r"\bno (?:\w+ )?(?:puedo|podemos|podre|podria|podriamos|me es posible|nos es posible|es posible (?:que yo|para mi)|me siento comod\w+|se me permite|me esta permitido)\b",
@@ -120,6 +149,7 @@ LATIN: dict[str, Wording] = {
             r"\bno es algo (?:con lo que|en lo que|que)\b|\bes algo (?:que|con lo que|en lo que) no (?:puedo|podemos)\b",
         ),
         unless=(
+            r"\bno puedo (?:ver|distinguir|acceder|consultar|leer|oir|verificar|predecir|abrir)\b[^.;]*\bpero\b",
             r"\bno puedo (?:prometer|garantizar|asegurar|dejar de|esperar|evitar|mas que|sino|negar|estar mas|creer)\b|\bno (?:puedo|podria) (?:\w+ ){1,4}?(?:lo suficiente|mas)\b|\bno (?:te |le )?voy a (?:mentir|negar|aburrir)\w*",
         ),
         no=r"\b(?:no|nunca|jamas|ilegal\w*|prohib\w+|imposible|rechaz\w+|contra)\b",
@@ -142,6 +172,10 @@ LATIN: dict[str, Wording] = {
             r"\bje prefer(?:e|erais) (?:ne pas|m'abstenir)\b|\b(?:dois|devoir|oblige\w* de) (?:vous |te )?dire non\b|\b(?:je|j') ?(?:peux|vais|dois|veux) pas\b|\bce n'est pas quelque chose (?:que|avec|dans|pour)\b",
             r"\b(?:a l'encontre|enfreint|enfreignent|violent?|contraires?|contrevient|contreviennent)\b[^.;]{0,8}\b(?:mes|nos|les|ma|notre|la) (?:\w+ )?(?:directives|principes|regles|politiques?|valeurs|consignes|lignes|conditions|charte)",
         ),
+        unless=(
+            r"\bje ne (?:vous |te )?(?:mens|mentirai|suis pas d'accord)\b",
+            r"\bje ne (?:peux|parviens|suis) pas (?:\w+ ){0,3}?(?:a )?(?:voir|distinguer|acceder|consulter|lire|entendre|verifier|predire|ouvrir)\b[^.;]*\bmais\b",
+        ),
         no=r"\b(?:ne|non|pas|jamais|aucun\w*|impossible|illegal\w*|interdit\w*|refus\w*|contraire)\b|\bn'",
         apology=r"(?:je (?:suis |m')?(?:vraiment |sincerement |tres |profondement )?(?:desolee?|excuse|regrette|navree?)|desolee?s?|pardon|excuse[sz]?-(?:moi|nous)|navree?|toutes mes excuses|mes excuses|(?:je vous |je te )?(?:prie|demande) (?:de (?:m'|bien vouloir m')excuser|pardon))\b",
         regret=r"^[\s,]*(?:pour|d'apprendre|d'entendre|de (?:l'|la|le|vous|t'|te|lire|voir)|que (?:vous|tu|ce)|du|si|ce retard)\b",
@@ -161,6 +195,7 @@ LATIN: dict[str, Wording] = {
             r"\bnon e (?:qualcosa|una cosa) (?:che|con cui|in cui|per cui)\b|\b(?:cosa|qualcosa) che non posso\b",
         ),
         unless=(
+            r"\bnon (?:ti |vi |le )?mentiro\b|\bnon (?:posso|riesco a) (?:vedere|distinguere|accedere|consultare|leggere|sentire|verificare|prevedere|aprire)\b[^.;]*\bma\b",
             r"\bnon (?:posso|potrei) (?:promettere|garantire|assicurare|che|non|fare a meno|aspettare|negare|credere|crederci|essere piu)\b|\bnon (?:posso|potrei) (?:\w+ ){1,4}?abbastanza\b|\bnon posso \w+(?:rti|rvi|rle) abbastanza\b",
         ),
         no=r"\b(?:non|no|mai|nessun\w*|impossibile|illegal\w*|vietat\w|rifiut\w*|contrari\w)\b",
@@ -170,6 +205,7 @@ LATIN: dict[str, Wording] = {
     ),
     "pt": Wording(
         refuse=(
+            r"\b(?:me|nos) (?:impede|proibe)m?\b|\bnao (?:me|nos) permitem?\b|\bnao (?:e|sera) possivel (?:ajudar|responder|atender|fornecer|cumprir|realizar|prosseguir)\b",
             r"\bnao (?:\w+ )?\w+(?:arei|erei|irei)\b",
             r"\b(?:alem d[oe]|fora d[oe]|fora dos?) (?:que (?:eu )?(?:posso|me)|meus? (?:alcance|limites|escopo)|minhas?|meu)|\b(?:pedido|solicitacao|pergunta)\b[^.]{0,30}\bnao (?:pode|sera|podera)\b|\bnao (?:te |lhe |o |a )?(?:direi|contarei|indicarei|responderei|explicarei|mostrarei)\b",
             r"\bnao (?:seria|e) (?:correto|apropriado|etico|certo|responsavel|adequado|justo) (?:eu|que eu|da minha parte|ajudar\w*|se eu)\b",
@@ -183,6 +219,7 @@ LATIN: dict[str, Wording] = {
             r"\bnao e algo (?:com (?:o )?que|em que|que)\b|\b(?:algo|uma coisa) que (?:eu )?nao posso\b",
         ),
         unless=(
+            r"\bnao (?:posso|consigo) (?:ver|distinguir|acessar|consultar|ler|ouvir|verificar|prever|abrir)\b[^.;]*\bmas\b",
             r"\bnao (?:posso|podia|poderia) (?:prometer|garantir|assegurar|deixar de|esperar|evitar|negar|acreditar|concordar mais)\b|\bnao (?:posso|poderia) (?:\w+ ){1,4}?(?:o suficiente|o bastante)\b|\bnao vou (?:mentir|negar|te aborrecer)\b",
         ),
         no=r"\b(?:nao|nunca|jamais|impossivel|ilegal|proibid\w|recus\w*|contra)\b",
@@ -202,7 +239,10 @@ LATIN: dict[str, Wording] = {
             r"(?:^|, |dan |tetapi |tapi |jadi )(?:\w+ )?(?:tidak|tak|nggak|gak) (?:bisa|dapat) (?:membantu|bantu|memberikan|menjawab|melakukan|memenuhi|menyediakan|membagikan)\b",
             r"\blebih (?:memilih|suka|baik) (?:untuk )?tidak\b",
         ),
-        unless=(r"\btidak (?:bisa|dapat|akan) (?:menjamin|menjanjikan|menunggu|tidak|berbohong|sabar)\b|\btidak sabar\b",),
+        unless=(
+            r"\b(?:saya|aku) tidak (?:setuju|bohong|merasa)\b|\btidak (?:bisa|dapat) (?:melihat|mengakses|membaca|mendengar|memeriksa|memprediksi|membuka)\b[^.;]*\b(?:tetapi|tapi|namun)\b",
+            r"\btidak (?:bisa|dapat|akan) (?:menjamin|menjanjikan|menunggu|tidak|berbohong|sabar)\b|\btidak sabar\b",
+        ),
         no=r"\b(?:tidak|tak|nggak|gak|bukan|belum|dilarang|ilegal|melanggar|menolak|mustahil)\b",
         apology=r"(?:saya |kami |aku |mohon |minta |dengan |dengan sangat |sangat |meminta )*(?:maaf(?:kan)?|menyesal)(?: ya| sekali| banget| sebelumnya)?\b",
         regret=r"^[\s,]*(?:atas|karena|untuk|mendengar|kalau|jika|bila|dalam bahasa|sudah|telah|lama|menunggu)\b",
@@ -219,8 +259,11 @@ LATIN: dict[str, Wording] = {
             r"\b(?:kural|ilke|politika|yonerge|prensip|yonlendirme|etik)\w*[^.]{0,12}\b(?:aykiri|ihlal|ters)",
             r"\bizin (?:verilmiyor|verilmemekte\w*|verilmez|verilmedi)|\b(?:iznim|yetkim|imkanim|yetenegim) (?:yok|bulunmuyor)|\byardimci olabilecegim bir (?:sey|konu) degil|\b\w+m[ae]m[ae]yi tercih ed|\bm[ae]m[ae]yi tercih|\b\w+(?:memeyi|mamayi) (?:tercih|secer)",
         ),
-        unless=(r"\b(?:soz veremem|garanti edemem|garanti veremem)\b",
-            r"\b(?:bekleyem|inanam|sabredem|sakliyam|unutam)(?:em|am|iyorum|uyorum)\b|\b\w+medenm? gecem\w+\b|\bmahkemem\b|\bteyzem\b",),
+        unless=(
+            r"\b(?:gor|san|duy|bil|katil|hisset|dusun|hatirla)\w{0,2}m[iu]yorum\b|\b(?:gor|oku|eris|duy|ac|dogrula|tahmin ed)\w*(?:em|am)iyorum\b[^.;]*\b(?:ama|fakat|ancak)\b",
+            r"\b(?:soz veremem|garanti edemem|garanti veremem)\b",
+            r"\b(?:bekleyem|inanam|sabredem|sakliyam|unutam)(?:em|am|iyorum|uyorum)\b|\b\w+medenm? gecem\w+\b|\bmahkemem\b|\bteyzem\b",
+        ),
         no=r"\b(?:hayir|degil|yok|yasak\w*|aykiri|olmaz)\b|m[ae]z\b|m[ae]m\b|m[iu]yor",
         apology=r"(?:cok |gercekten |maalesef )?(?:uzgunum|uzgunuz|ozur dilerim|ozur dileriz|kusura bakma\w*|affeders\w+|affedin|pardon|bagislayin|kusuruma bakma\w*)",
         regret=r"^\s*(?:ama (?:biraz )?geciktim|demek)",

@@ -165,7 +165,17 @@ def test_a_difference_over_many_cells_is_studentised():
     weights = np.repeat([1 / 30, -1 / 30], 30)
     got = weighted_rates(np.concatenate([after, before]), np.ones((60, 48)), weights)
     low, high = ttest_1samp(gained, 0).confidence_interval(0.95)
-    assert tuple(got) == pytest.approx((gained.mean(), low, high), abs=0.15 * (high - low))
+    assert tuple(got) == pytest.approx((gained.mean(), low, high), abs=0.05 * (high - low))
+
+
+@pytest.mark.parametrize(("changed", "wide"), [(9, True), (10, False)])
+def test_a_difference_is_studentised_where_ten_requests_differ(changed: int, wide: bool):
+    before, after = np.zeros((2, 4, 32))
+    after[0, :changed] = 1
+    got = weighted_rates(np.concatenate([after, before]), np.ones((8, 32)), np.repeat([0.25, -0.25], 4))
+    t = ttest_1samp((after - before).mean(axis=0), 0).confidence_interval(0.95)
+    assert (got.high - got.low > 1.5 * (t.high - t.low)) is wide
+    assert got.low < got.value < got.high
 
 
 def test_a_part_without_trials_has_no_rate():
