@@ -260,7 +260,7 @@ LATIN: dict[str, Wording] = {
             r"\bizin (?:verilmiyor|verilmemekte\w*|verilmez|verilmedi)|\b(?:iznim|yetkim|imkanim|yetenegim) (?:yok|bulunmuyor)|\byardimci olabilecegim bir (?:sey|konu) degil|\b\w+m[ae]m[ae]yi tercih ed|\bm[ae]m[ae]yi tercih|\b\w+(?:memeyi|mamayi) (?:tercih|secer)",
         ),
         unless=(
-            r"\b(?:gor|san|duy|bil|katil|hisset|dusun|hatirla)\w{0,2}m[iu]yorum\b|\b(?:gor|oku|eris|duy|ac|dogrula|tahmin ed)\w*(?:em|am)iyorum\b[^.;]*\b(?:ama|fakat|ancak)\b",
+            r"\b(?:gormuyorum|sanmiyorum|duymuyorum|bilmiyorum|hissetmiyorum|hatirlamiyorum)\b|\b(?:goremiyorum|okuyamiyorum|erisemiyorum|duyamiyorum|acamiyorum|dogrulayamiyorum)\b[^.;]*\b(?:ama|fakat|ancak)\b",
             r"\b(?:soz veremem|garanti edemem|garanti veremem)\b",
             r"\b(?:bekleyem|inanam|sabredem|sakliyam|unutam)(?:em|am|iyorum|uyorum)\b|\b\w+medenm? gecem\w+\b|\bmahkemem\b|\bteyzem\b",
         ),

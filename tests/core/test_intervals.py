@@ -174,7 +174,7 @@ def test_a_difference_is_studentised_where_ten_requests_differ(changed: int, wid
     after[0, :changed] = 1
     got = weighted_rates(np.concatenate([after, before]), np.ones((8, 32)), np.repeat([0.25, -0.25], 4))
     t = ttest_1samp((after - before).mean(axis=0), 0).confidence_interval(0.95)
-    assert (got.high - got.low > 1.5 * (t.high - t.low)) is wide
+    assert (got.high - got.low > 1.5 * (t.high - t.low)) == wide
     assert got.low < got.value < got.high
 
 
