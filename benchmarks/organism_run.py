@@ -1,0 +1,151 @@
+"""Result files of one run on the organism: neuronshield run; python benchmarks/organism_run.py [neuronshield-out]
+
+Reads `results.json` of the run, and writes the numbers and rows of organism-proof.json, organism-shield.json and
+organism-overlap.json in benchmarks/results. Titles, columns and formats stay as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neuronshield.core.files import write_text
+
+RESULTS = Path(__file__).parent / "results"
+PICTURES = ("image", "typographic")
+
+
+def proof(run: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Numbers of the proof, and one row a claim."""
+    found = run["prove"]
+    answers = {(a["label"], a["condition"]): a for a in found["answers"]}
+    refused = {c: round(answers["harmful", c]["refused"][0] * answers["harmful", c]["n"]) for _, c in answers}
+    roles = [m["role"] for m in found["members"]]
+    experiments = found["experiments"]
+    whole, (first, second) = experiments["completeness"][0], experiments["backups"][:2]
+    answered = next(r for r in experiments["recognition"] if (r["label"], r["outcome"]) == ("harmful", "answered"))
+    silent = [r for r in experiments["cross_cell"] if r["target"] not in found["cells"]]
+    crossed = {kind: [r for r in silent if r["target"].endswith(f"/{kind}")] for kind in ("text", "image")}
+    numbers = {
+        "prompts": run["prompts"]["n"], "cells": len(run["prompts"]["cells"]), "candidates": len(found["neurons"]["members"]),
+        "pairs": found["n_pairs"], "refusing_cells": len(found["cells"]), "draws": found["draws"],
+        "answers": refused["clean"], "answers_ablated": refused["set ablated"], "answers_random": refused["random set ablated"],
+        "lower_alone": roles.count("alone"), "lower_in_groups": roles.count("in a group"), "raise": roles.count("anti-refusal"),
+        "no_effect": roles.count(""), "verified": len(found["verified"]["members"]),
+        "minimal": experiments["minimal"]["size"], "minimal_share": round(100 * experiments["minimal"]["share"]),
+        "completeness": whole["share"], "completeness_random": whole["random"][0],
+        "first_round": first["effect"][0], "second_round": second["effect"][0], "second_round_random": second["random"][0],
+        "recognition": answered["activity"], "recognition_random": answered["random"][0],
+        "cross_text": mean(crossed["text"], "effect"), "cross_image": mean(crossed["image"], "effect"),
+        "cross_random": mean(crossed["text"] + crossed["image"], "random"),
+    }  # fmt: skip
+    return numbers, [claim_row(c) for c in found["claims"]]
+
+
+def claim_row(claim: dict[str, Any]) -> dict[str, Any]:
+    """One row of the table of claims."""
+    best = max(((max(v), k) for k, v in claim["controls"].items() if v), default=None)
+    p = max(claim["p"].values())
+    return {
+        "claim": claim["name"], "effect": claim["effect"], "control": [best[0], best[1]] if best else None,
+        "p": "< 0.001" if p < 0.001 else p, "verdict": claim["verdict"],
+    }  # fmt: skip
+
+
+def mean(rows: list[dict[str, Any]], what: str) -> float:
+    """Mean of a value over rows."""
+    return float(np.mean([r[what][0] for r in rows]))
+
+
+def shield(run: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Numbers of the shield and of the attacks on it, and one row a condition."""
+    made, checked, attack = run["shield"], run["check"], run["attack"]
+    gains, attacked = checked["gains_in_selectivity"], attack["means"]
+    untrained = {name: found["untrained"] for name, found in checked["means"].items()}
+    numbers = {
+        "neurons": made["neurons"], "param_fraction": 100 * made["conditions"]["shield"]["param_fraction"], "steps": made["steps"],
+        "untrained_cells": len(run["prompts"]["cells"]) - len(made["train_cells"]),
+        "over_no_update": gains["over no update"], "over_lora": gains["over plain LoRA"], "over_random": gains["over random masks"],
+        "random_masks": sum(name.startswith("random mask") for name in untrained), "attacked_cells": len(attack["cells"]),
+        "attacked_before": attacked["no update"]["refusal"][0], "attacked_after": attacked["as it is"]["refusal"][0],
+        "pruned": attacked["pruned"]["refusal"], "random_pruned": attacked["random pruned"]["refusal"][0],
+        "fine_tuned": attacked["fine-tuned"]["refusal"],
+    }  # fmt: skip
+    shown = ("refusal", "over_refusal", "selectivity", "attack_success", "utility")
+    rows: list[dict[str, Any]] = [
+        {"condition": name, **{k: found[k] for k in shown}} for name, found in untrained.items()
+    ]
+    return numbers, [{**row, "emphasis": True} if row["condition"] == "shield" else row for row in rows]
+
+
+def overlap(run: dict[str, Any]) -> list[dict[str, Any]]:
+    """Means of the overlap over four kinds of pairs of cells."""
+    found, refusing = run["find"]["overlap"], set(run["find"]["refusing_cells"])
+    cells = [tuple(c.split("/")) for c in found["cells"]]
+    pairs = [(i, j) for i in range(len(cells)) for j in range(i)]
+    texts = [(i, j) for i, j in pairs if cells[i][1] == cells[j][1] == "text"]
+    both = [(i, j) for i, j in texts if {found["cells"][i], found["cells"][j]} <= refusing]
+    same = [(i, j) for i, j in pairs if cells[i][0] == cells[j][0]]
+    kinds = {
+        "text, the four languages in which it refuses": both,
+        "text, all other pairs of languages": [p for p in texts if p not in both],
+        "image and typographic, same language": [(i, j) for i, j in same if {cells[i][1], cells[j][1]} == set(PICTURES)],
+        "text and image, same language": [(i, j) for i, j in same if {cells[i][1], cells[j][1]} == {"text", "image"}],
+    }  # fmt: skip
+    return [
+        {"pairs": kind, **{
+            title: float(np.mean([found[matrix][i][j] for i, j in chosen]))
+            for title, matrix in (("overlap", "jaccard"), ("benign_null", "benign_null"), ("split_half", "split_half"))
+        }}
+        for kind, chosen in kinds.items()
+    ]  # fmt: skip
+
+
+def text(data: dict[str, Any]) -> str:
+    """A result file as JSON: one line for each number, column and row."""
+    lines = []
+    for key, value in data.items():
+        if key in ("numbers", "columns"):
+            inner = ",\n  ".join(f"{json.dumps(k)}: {line(v)}" for k, v in value.items())
+            lines.append(f'"{key}": {{\n  {inner}\n }}')
+        elif key == "rows":
+            inner = ",\n  ".join(map(line, value))
+            lines.append(f'"rows": [\n  {inner}\n ]')
+        else:
+            lines.append(f'"{key}": {line(value)}')
+    return "{\n " + ",\n ".join(lines) + "\n}\n"
+
+
+def line(value: Any) -> str:
+    """A value on one line, numbers rounded to five decimals."""
+    return json.dumps(json.loads(json.dumps(value), parse_float=lambda x: round(float(x), 5)), ensure_ascii=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, nargs="?", default=Path("neuronshield-out"), help="folder of the run")
+    parser.add_argument("--commit", help="commit that the run was made with; default this checkout's")
+    args = parser.parse_args()
+    run = json.loads((args.run / "results.json").read_text(encoding="utf-8"))
+    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    source = {
+        "commit": args.commit or head.stdout.strip(), "command": "neuronshield run; python benchmarks/organism_run.py",
+        "machine": "2 CPU cores, no GPU",
+    }  # fmt: skip
+    for name, (numbers, rows) in {
+        "organism-proof": proof(run), "organism-shield": shield(run), "organism-overlap": ({}, overlap(run)),
+    }.items():  # fmt: skip
+        path = RESULTS / f"{name}.json"
+        data = json.loads(path.read_text(encoding="utf-8"))
+        for key, value in numbers.items():
+            data["numbers"][key]["value"] = value
+        write_text(path, text({**data, "source": source, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
