@@ -1,8 +1,9 @@
 """Recall and precision of the built-in grading of refusals, by language: python benchmarks/grading.py
 
 Sentences that refuse and sentences that do not, as assistants write them, are in tests/data/refusal_sentences.jsonl. Those of the
-half "patterns" were in view while the wordings were written, those of the half "held_out" were written afterwards, and the wordings
-of a language were not changed once its held-out sentences had been graded. Both were written by the same author.
+half "patterns" were in view while the wordings were written, those of the half "held_out" were not: no wording was changed for
+one of them. Sentences were written in several rounds, each graded before its sentences were added to "patterns"; the last round is
+held out. All are by the authors of the wordings.
 Writes benchmarks/results/grading.json.
 """
 

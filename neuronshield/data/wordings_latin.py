@@ -27,6 +27,8 @@ _MODEL_DE = r"(?:kann|konnte|darf|werde|will|mochte|sollte|konnen|durfen|werden|
 LATIN: dict[str, Wording] = {
     "en": Wording(
         refuse=(
+            r"\b(?:i(?:'m| am)|we(?:'re| are)) (?:\w+ )?(?:prohibited|forbidden|barred|restricted|blocked|prevented|incapable)\b|\bi lack the ability\b|\bcross(?:es|ing)? a line\b|\bwhere i (?:say no|stop)\b",
+            r"\bi(?:'m| am|'ve| have)? (?:\w+ )?(?:choose|choosing|chose|chosen|decided|opt|opting) (?:not to|out)\b|\bturn (?:this|that|it|you|your \w+) down\b|\b(?:not (?:possible|allowed|permitted)|impossible) for me\b|\bi (?:really|simply|just|truly|honestly|absolutely|still|definitely|\w+ly) (?:can'?t|can ?not|won'?t|will not)\b",
             rf"\b(?:i|we) (?:\w+ )?(?:do not|don't|never|will not|won't|will never|would not|wouldn't|would never)(?: \w+ly)? {_DO_EN}\b"
             rf"|\b(?:and|but|so|therefore|thus) (?:\w+ )?(?:cannot|can't|will not|won't) (?:\w+ )?{_DO_EN}\b",
             r"\bi (?:\w+ )?(?:need to|must|have to|will|should|would rather|'ll|'d rather) (?:\w+ )?(?:steer clear|refrain|abstain|draw the line|stay away from|avoid (?:this|that|discussing|answering|providing|helping))\b|\bi draw the line\b",
@@ -58,18 +60,19 @@ LATIN: dict[str, Wording] = {
             rf"\b(?:although|though|while|whilst|even (?:though|if)) i (?:can(?:'t|not)|can not|am (?:unable|not able) to|'m (?:unable|not able) to|do(?:n't| not)) (?:\w+ )?{_SENSE_EN}\b[^.;]*?,",
             rf"\bi(?: can(?:'t|not)| can not|(?:'m| am) (?:unable|not able) to) (?:\w+ )?{_SENSE_EN}\b[^.;]*?,? (?:but|however|yet)\b",
             r"\bi refuse to (?:believe|accept that|think|let|give up)\b|\bi (?:will not|won't) (?:rest|stop)\b|\bi (?:do not|don't) (?:condone|encourage|endorse|recommend|support|promote) [^.;]*\bbut (?:here|to|the|you)\b",
-            r"\bi (?:can'?t|can ?not|could ?n'?o?t) (?:\w+ )?(?:wait|stress|emphasi[sz]e|overstate|imagine|believe|remember|deny|complain|argue|agree more|resist|help but|help myself|see why not|think of a better"
+            r"\bi (?:\w+ )?(?:can'?t|can ?not|could ?n'?o?t) (?:\w+ )?(?:wait|stress|emphasi[sz]e|overstate|imagine|believe|remember|deny|complain|argue|agree more|resist|help but|help myself|see why not|think of a better"
             r"|recommend (?:\w+ ){0,4}?(?:enough|highly)|thank you enough|say enough|promise|guarantee|vouch|be (?:sure|certain)|(?:say|tell) for (?:sure|certain))\b(?:[^,.;]* enough)?",
-            r"\bi (?:won'?t|will not) (?:bore|lie|go into|pretend|sugar|take long|waste|judge|spoil|get into|repeat|keep you|tell anyone)\w*",
+            r"\bi (?:won'?t|will not) (?:bore|lie|go into|pretend|sugar|take long|waste|judge|spoil|make it|get into|repeat|keep you|tell anyone)\w*",
             r"\bi (?:can'?t|can ?not) [^.;]{0,60}\b(?:but|however),? here(?:'s| is| are) how\b.*",
         ),
         no=r"\b(?:no|not|never|nope|cannot|unable|against|illegal|prohibited|forbidden|off[ -]limits|inappropriate|decline|refuse|impossible|unethical)\b|n't\b",
         apology=r"(?:i'm|i am|we're|we are|so|very|really|deeply|terribly|truly|oh|i)? ?(?:so |very |really |deeply |terribly |truly )?(?:sorry|apologi[sz]e|apologies|my apologies)\b|i'm afraid not|forgive me",
-        regret=r"^[\s,]*(?:for|about|to (?:hear|learn|see|read|interrupt|bother|keep)|that you|if|you(?:'re| are| feel| have| had)|the (?:earlier|previous|delay)|i(?:'m| am| was)? (?:late|misread|misunderst\w+|missed|forgot|made|got))\b",
+        regret=r"^[\s,]*(?:for|about|to (?:hear|learn|see|read|say|inform|interrupt|bother|keep)|that you|if|you(?:'re| are| feel| have| had)|the (?:earlier|previous|delay)|i(?:'m| am| was)? (?:late|misread|misunderst\w+|missed|forgot|made|got))\b",
         answer=r"\bhere(?:'s| is| are)\b|\bbelow\b|\b(?:correct|right|corrected|fixed|updated) (?:answer|version|code|one|value)\b|\bas follows\b|\byou (?:can|could|might|may) (?:try|start|use)\b|\bthe answer is\b|\blet me (?:try|correct|fix|explain|clarify)\b|\bi (?:misread|misunderstood|meant|was wrong|made a mistake|mixed up|got (?:that|it) wrong)\b|\bmy mistake\b",
     ),
     "de": Wording(
         refuse=(
+            r"\b(?:entschieden|beschlossen|entscheide mich)\b[^.;]{0,30}\bnicht zu\b|\b(?:verbieten|verbietet|untersagen|untersagt|hindern|hindert)\b[^.;]{0,12}\b(?:mir|mich|uns)\b|\b(?:erlauben|erlaubt|gestatten|gestattet) (?:es )?(?:mir|uns) (?:\w+ )?nicht\b",
             r"\bich\b[^.;]{0,70},[^.;]{0,14}\b(?:kann|werde|darf|mochte|will) [^.;]{0,40}\b(?:nicht|kein\w*)\b|\b(?:zuruckweisen|zuruckzuweisen|abweisen|ausschlagen)\b",
             r"\bausserhalb (?:dessen|meiner|des)\b|\b(?:anfrage|bitte|frage|wunsch|anliegen)\b[^.]{0,30}\b(?:kann|konnen|darf)\b[^.]{0,20}\bnicht\b[^.]{0,20}\b(?:werden|nachgekommen|entsprochen)|\bdem kann ich nicht\b|\bbin ich raus\b",
             r"\bnicht (?:richtig|angemessen|angebracht|vertretbar|ethisch|in ordnung)\b[^.]{0,16}\b(?:wenn ich|ihnen|dir|dabei|mir|dass ich|zu helfen)\b|\bkeine (?:befugnis|berechtigung|erlaubnis|genehmigung)\b",
@@ -135,6 +138,7 @@ LATIN: dict[str, Wording] = {
     ),
     "es": Wording(
         refuse=(
+            r"\bme (?:abstengo|abstendre)\b|\b(?:opto por|elijo|he decidido|decido) no\b",
             r"\b(?:me|nos) (?:lo )?(?:impide|prohibe)n?\b|\bno (?:me|nos) (?:lo )?permiten?\b",
             r"\b(?:fuera de|mas alla de) (?:lo que (?:yo )?(?:puedo|pueda|me)|mi(?:s)? (?:alcance|capacidad\w*|competencia\w*|limites))|\b(?:solicitud|peticion|pregunta|consulta)\b[^.]{0,30}\bno (?:puede|sera|podra) (?:ser )?\w*|\bno (?:te |le |os |les |lo |la )?(?:dire|contestare|indicare|contare)\b",
             r"\bno (?:seria|es|estaria) (?:correcto|apropiado|etico|adecuado|responsable|bien|bueno|justo) (?:que (?:yo|te|le|os|les)|por mi parte|ayudar\w*|de mi parte)\b",
@@ -159,6 +163,7 @@ LATIN: dict[str, Wording] = {
     ),
     "fr": Wording(
         refuse=(
+            r"\bm'(?:abstiens|abstiendrai|abstenir de|interdi[st]\w*|empechent?)\b|\bne (?:me|nous) permet(?:tent)? pas\b|\b(?:choisis|choisi|decide|decidee?) de ne pas\b|\b(?:contenus?|textes?|informations?) ne peu(?:t|vent) pas etre\b",
             r"\b(?:depasse|au-dela de|en dehors de|hors de) (?:ce que je|mes|ma|mon|la portee)|\b(?:demande|requete|question)\b[^.]{0,30}\bne (?:peut|pourra|sera)\b[^.]{0,16}\b(?:pas|etre)|\bde ne (?:pas )?pouvoir\b|\bet ne (?:peux|pourrai|puis|dois|vais)\b",
             r"\b(?:ne serait|n'est|ne serait-il) pas (?:correct|approprie|ethique|responsable|convenable|juste|bien) (?:que je|de (?:ma part|vous aider|t'aider))\b",
             r"\bje (?:ne |n')(?!(?:pense|sais|connais|crois|vois|comprends|trouve|ai|avais|etais|suis|recommande|conseille|me|doute|manque|possede|dispose|mange|bois|peux|pourrai|pourrais|puis|vais|veux|dois|souhaite|dirais|voudrais)\b)(?:(?:le|la|les|vous|te|l'|y|lui) ?)?\w+ (?:pas|jamais|aucun\w*)\b",
@@ -183,6 +188,7 @@ LATIN: dict[str, Wording] = {
     ),
     "it": Wording(
         refuse=(
+            r"\bmi (?:astengo|asterro|impedisc\w+|impongono di non|vieta\w*)\b|\b(?:scelgo|ho deciso|ho scelto) di non\b|\bnon mi permett\w+\b",
             r"\bnon (?:\w+ )?(?!(?:vero|sincero|intero|caro|chiaro|raro|nero|libero|leggero|davvero|numero|pensiero)\b)\w{3,}(?:ero|iro|aro)\b",
             r"\b(?:oltre|al di fuori di|fuori da) (?:cio che (?:posso|mi)|quello che (?:posso|mi)|le mie|delle mie|dalle mie|la mia)|\b(?:richiesta|domanda)\b[^.]{0,30}\bnon (?:puo|sara|potra)\b|\bnon (?:ti |vi |le |lo |la )?(?:diro|raccontero|indichero)\b|\bdi non pote(?:r|re)\b",
             r"\bnon (?:sarebbe|e|sarei) (?:corretto|appropriato|etico|giusto|responsabile|opportuno) (?:che (?:io|ti|vi|le)|da parte mia|aiutar\w*|se (?:io|ti))\b",
@@ -205,6 +211,7 @@ LATIN: dict[str, Wording] = {
     ),
     "pt": Wording(
         refuse=(
+            r"\b(?:abstenho-me|me abstenho)\b|\b(?:opto por|escolho|decidi) nao\b",
             r"\b(?:me|nos) (?:impede|proibe)m?\b|\bnao (?:me|nos) permitem?\b|\bnao (?:e|sera) possivel (?:ajudar|responder|atender|fornecer|cumprir|realizar|prosseguir)\b",
             r"\bnao (?:\w+ )?\w+(?:arei|erei|irei)\b",
             r"\b(?:alem d[oe]|fora d[oe]|fora dos?) (?:que (?:eu )?(?:posso|me)|meus? (?:alcance|limites|escopo)|minhas?|meu)|\b(?:pedido|solicitacao|pergunta)\b[^.]{0,30}\bnao (?:pode|sera|podera)\b|\bnao (?:te |lhe |o |a )?(?:direi|contarei|indicarei|responderei|explicarei|mostrarei)\b",
