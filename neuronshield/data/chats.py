@@ -117,7 +117,7 @@ def _turns(messages: Any, where: str) -> list[dict[str, Any]]:
         raise InputError(f"{where}: messages must be a list of objects with 'role' and 'content'")
     turns = []
     for turn in given:
-        known = {key: value for key, value in turn.items() if not is_null(value)}
+        known = {key: value for key, value in turn.items() if not is_null(value) and not _empty(key, value)}
         if "role" not in known or "content" not in turn:
             raise InputError(
                 f"{where}: messages must be a list of objects with 'role' and 'content', one has {', '.join(map(str, known))}"
@@ -131,6 +131,11 @@ def _turns(messages: Any, where: str) -> list[dict[str, Any]]:
         rest = {str(key): plain(value) for key, value in known.items() if key not in ("role", "content")}
         turns.append({"role": str(role), "content": _content(turn["content"], str(role), where), **rest})
     return turns
+
+
+def _empty(key: Any, value: Any) -> bool:
+    """Whether a key that is not read has nothing in it, as tables and interfaces write it."""
+    return key in UNREAD and hasattr(value, "__len__") and len(value) == 0
 
 
 def _content(content: Any, role: str, where: str) -> Any:

@@ -17,7 +17,18 @@ from PIL import Image
 
 from ..core.errors import InputError
 
-__all__ = ["COLUMNS", "LABELS", "MODALITIES", "SPLITS", "check_columns", "check_text", "is_null", "label_of", "plain"]
+__all__ = [
+    "COLUMNS",
+    "LABELS",
+    "MODALITIES",
+    "SPLITS",
+    "check_columns",
+    "check_text",
+    "is_encoded_picture",
+    "is_null",
+    "label_of",
+    "plain",
+]
 
 LABELS = ("harmful", "benign")
 MODALITIES = ("text", "image", "typographic", "text+image")
@@ -46,7 +57,9 @@ OTHER_NAMES = {
 MEANT = {alias: name for name, aliases in OTHER_NAMES.items() for alias in aliases.split()}
 #: Columns of anything else that a model could look at or listen to; nothing here reads them.
 UNREAD = ("video", "videos", "videopath", "videourl", "audio", "audios", "audiopath", "audiourl", "speech", "tools")
-_PICTURE_FILE = re.compile(r"\S+\.(png|jpe?g|webp|gif|bmp|tiff?)", re.IGNORECASE)
+_PICTURE_FILE = re.compile(r"\S+\.(png|jpe?g|jfif|webp|gif|bmp|tiff?|avif|heic)([?#]\S*)?", re.IGNORECASE)
+#: How a picture begins as text: a data: URL, or PNG, JPEG, GIF and WebP in base64.
+_PICTURE_TEXT = re.compile(r"\s*(data:image/|iVBORw0KGgo|/9j/[A-Za-z0-9+/]{4}|R0lGOD[dl]h|UklGR[A-Za-z0-9+/]{4})")
 #: Columns that a word which differs in one letter is taken for; a word near the others may well be another column.
 _TYPED = (
     "prompt",
@@ -177,13 +190,28 @@ def _one_slip(given: str, right: str) -> bool:
 
 
 def _holds_picture(value: Any) -> bool:
-    """Whether a value is a picture: an image, its bytes, a Hugging Face image dict, or the name of a picture's file."""
+    """Whether a value is a picture: an image, its bytes or pixels, a Hugging Face image dict, or the name of a picture's file."""
     if isinstance(value, Mapping):
         return set(value) == {"bytes", "path"}
+    if isinstance(value, np.ndarray) and value.dtype == np.uint8:
+        return value.ndim >= 2
     if isinstance(value, (list, tuple)):
         return any(_holds_picture(v) for v in value)
-    named = isinstance(value, str) and bool(_PICTURE_FILE.fullmatch(value.strip()))
-    return named or isinstance(value, (bytes, bytearray, Image.Image))
+    if isinstance(value, str):
+        return bool(_PICTURE_FILE.fullmatch(value.strip())) or is_encoded_picture(value)
+    return isinstance(value, (bytes, bytearray, Image.Image))
+
+
+def is_encoded_picture(text: str) -> bool:
+    """Whether a text is a picture: a data: URL, or base64.
+
+    >>> is_encoded_picture("iVBORw0KGgoAAAANSUhEUgAAAAYAAAAE"), is_encoded_picture("a.png")
+    (True, False)
+
+    Args:
+        text: any text.
+    """
+    return bool(_PICTURE_TEXT.match(text))
 
 
 def check_text(value: Any, what: str) -> None:

@@ -106,13 +106,15 @@ def _label(given: Any, where: str) -> str:
 
 
 def _name(row: Mapping[str, Any], name: str, where: str) -> str | None:
-    """A column of strings; whole numbers become strings, blank ones are missing."""
+    """A column of strings; whole numbers become strings, blank ones are missing. Spaces around a name are no part of it."""
     value = row.get(name)
     if isinstance(value, float) and value.is_integer():  # a table's column of numbers with one missing
         value = int(value)
     if value is not None and (not isinstance(value, (str, int)) or isinstance(value, bool)):
         raise InputError(f"{where}: {name} must be a string, got {type(value).__name__}")
-    return str(value) if value is not None and str(value).strip() else None
+    if value is None or not str(value).strip():
+        return None
+    return str(value) if name == "target" else str(value).strip()
 
 
 def _expect(row: Mapping[str, Any], where: str) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from ..core.errors import InputError
 from ..core.files import replacing
+from .columns import is_encoded_picture
 from .decoding import FORMATS, decode, from_array, open_image
 
 __all__ = ["image_bytes", "read_image", "read_images", "write_image"]
@@ -120,6 +121,8 @@ def local_name(text: str, where: str) -> str:
     kind = scheme[1].lower() if scheme else ""
     if kind == "data":
         raise InputError(f"{where}: image is a data: URL; decode it and give the bytes, or the path of a file")
+    if is_encoded_picture(text):
+        raise InputError(f"{where}: image is base64; decode it and give the bytes, or the path of a file")
     if kind == "file":
         parts = urlsplit(text.strip())
         if parts.netloc not in ("", "localhost"):

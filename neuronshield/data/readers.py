@@ -167,7 +167,9 @@ def _strongreject(row: Row, i: int) -> Iterator[dict[str, Any]]:
 def _xstest(row: Row, i: int) -> Iterator[dict[str, Any]]:
     """Safe prompts that look unsafe, and their unsafe contrasts ("contrast_..." types)."""
     kind = str(row["type"])
-    label = row.get("label") or ("unsafe" if kind.startswith("contrast") else "safe")
+    label = row.get("label")
+    if label in (None, ""):
+        label = "unsafe" if kind.startswith("contrast") else "safe"
     yield {"id": f"xstest-{row.get('id', i)}", "prompt": row["prompt"], "category": kind, "label": label}
 
 
@@ -236,6 +238,8 @@ def _vlguard(row: Row, i: int) -> Iterator[dict[str, Any]]:
     """Unsafe pictures with their instruction; safe ones with both instructions, which are a matched pair."""
     base = {"images": [row["image"]], "modality": "text+image", "category": row.get("harmful_category"),
             "pair_id": f"vlguard-{row.get('id', i)}"}  # fmt: skip
+    if not isinstance(row.get("safe", True), bool):
+        raise ValueError(f"safe is {row['safe']!r:.40}, not true or false")
     for turn in row["instr-resp"]:
         for column, label in (
             ("instruction", "harmful"),

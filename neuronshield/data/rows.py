@@ -170,6 +170,8 @@ class Prompt:
             check_text(chat.messages, f"{where}: messages")
             if chat.answer is not None:
                 raise InputError(f"{where}: messages must end with the user's request; put the answer into target")
+            if self.prompt != chat.prompt:
+                raise InputError(f"{where}: prompt and messages ask for different things; change both")
             object.__setattr__(self, "messages", chat.messages)
             object.__setattr__(self, "images", chat.images)
         for image in self.images:
@@ -189,8 +191,11 @@ class Prompt:
 
     @cached_property
     def request_text(self) -> str:
-        """What the user asks in all turns, without case, spaces and marks at its ends: the same in two rows of one request."""
+        """What the user asks in all turns, without case, spaces, what is not seen, and marks at its ends: the same in two rows of
+        one request."""
         text = self.prompt if self.messages is None else user_text(self.messages)
+        if not text.isascii():
+            text = "".join(c for c in text if unicodedata.category(c) != "Cf")
         text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
         return text.strip(MARKS) or text
 

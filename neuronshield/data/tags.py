@@ -55,11 +55,13 @@ def _named(text: str) -> str:
     from language_data.names import TRIES, name_to_code, normalize_name
 
     name = re.sub(r"^(.+?) ?\((.+)\)$", r"\2 \1", text)
-    for language in ("en", "und"):  # names in English first, then in any language
+    key = normalize_name(name)
+    if re.search(r"[()]|,(?! )", name) or re.fullmatch("[a-z]{1,2}", key):  # "en,de" is not Ende, "ua" not Abu' Arapesh
+        return ""
+    languages = ("en",) if re.fullmatch("[a-z]{3}", key) else ("en", "und")  # in English first, then in any language
+    for language in languages:
         tag = name_to_code("language", name, language)
-        if (
-            tag and normalize_name(name) in TRIES[f"{language}/name_to_language"]
-        ):  # the beginning of a name is not enough
+        if tag and key in TRIES[f"{language}/name_to_language"]:  # the beginning of a name is not enough
             return str(tag)
     return ""
 

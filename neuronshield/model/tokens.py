@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.errors import InputError
+from ..core.errors import InputError, out_of_memory
 from ..data.prompts import Prompt
 from .chat import Reading, brief, reading
 from .model import Model
@@ -56,6 +56,7 @@ def encoded(model: Model, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
     with _LOCK, _padding(model.tokenizer):
         data = _encoding(model, prompts, readings)
     _check_rows(model, prompts, data)
+    _check_ends(model, prompts, readings=readings, data=data)
     return data
 
 
@@ -65,8 +66,6 @@ def _encoding(model: Model, prompts: Sequence[Prompt], readings: Sequence[Readin
     pictures = [prompt.load_images() for prompt in prompts]
     try:
         encoding = _processed(model, readings, pictures)
-    except MemoryError:
-        raise
     except Exception as error:
         for row in zip(prompts, readings, pictures, strict=True):
             with naming([row[0]], model):
@@ -213,6 +212,20 @@ def _check_rows(model: Model, prompts: Sequence[Prompt], data: dict[str, Tensor]
             )
 
 
+def _check_ends(
+    model: Model, prompts: Sequence[Prompt], *, readings: Sequence[Reading], data: dict[str, Tensor]
+) -> None:
+    """Raise if the tokenizer ends a prompt with the end-of-sequence token: the model would answer after the end."""
+    token, eos = model.tokenizer.eos_token, model.tokenizer.eos_token_id
+    for i, (prompt, read) in enumerate(zip(prompts, readings, strict=True)):
+        last = int(data["input_ids"][i][data["attention_mask"][i].bool()][-1])
+        if eos is not None and last == eos and not read.text.rstrip().endswith(token):
+            raise InputError(
+                f"prompt {prompt.id!r}: the tokenizer of {model.id!r} writes {token!r} after it, and the model would answer a text "
+                "that has ended; set tokenizer.add_eos_token = False, or another post-processor"
+            )
+
+
 @contextmanager
 def naming(prompts: Sequence[Prompt], model: Model) -> Iterator[None]:
     """What a processor has to say, in one line that names the prompt.
@@ -232,12 +245,13 @@ def naming(prompts: Sequence[Prompt], model: Model) -> Iterator[None]:
     """
     try:
         yield
-    except (InputError, MemoryError):
+    except InputError:
         raise
     except Exception as error:  # a processor may raise anything
         which = f"prompt {prompts[0].id!r}" if len(prompts) == 1 else f"prompts {prompts[0].id!r} to {prompts[-1].id!r}"
         what = "it" if len(prompts) == 1 else "them together; lower batch_size"
-        raise InputError(f"{which}: the processor of {model.id!r} cannot encode {what} ({brief(error)})") from error
+        said = "out of memory; use smaller pictures" if out_of_memory(error) else brief(error)
+        raise InputError(f"{which}: the processor of {model.id!r} cannot encode {what} ({said})") from error
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,12 @@ def test_null_keys_do_not_hide_text(tmp_path: Path):
     assert prompt.messages[1] == said([{"type": "text", "text": "how do"}])
 
 
+def test_empty_lists_of_a_table_are_no_calls_and_no_pictures():
+    # trap: a template that asks whether the key is there
+    turns = [user("x"), {**said("no"), "tool_calls": [], "images": np.array([])}, user("y")]
+    assert read(*turns).messages == (user("x"), said("no"), user("y"))
+
+
 def test_numpy_around_turns_and_parts_is_taken_off():
     turns = np.array([user(np.array([TEXT], dtype=object), weight=np.float64(0.5))], dtype=object)
     (prompt,) = PromptSet.from_records([{"messages": turns, "label": "benign"}])
@@ -174,6 +181,7 @@ BAD: dict[str, tuple[list[Any], dict[str, Any], str]] = {
     "a prompt beside": ([user("x")], {"prompt": "y"}, "prompt and messages ask for different things"),
     "half a surrogate": ([{"role": "system", "content": "a\ud800"}, user("x")], {}, "messages has half a surrogate pair"),
     "text with a picture": ([user([PLACE, TEXT])], {"images": [tiny.picture(0)], "modality": "text"}, "modality 'text' but"),
+    "base64 for a path": ([user([{**PLACE, "image": "iVBORw0KGgoAAAANSUhEUgAA"}, TEXT])], {}, "image is base64; decode it"),
     "image without": ([user("x")], {"modality": "image"}, "modality 'image' but it has no picture"),
 }  # fmt: skip
 
@@ -202,8 +210,10 @@ def test_a_prompt_made_by_hand_gets_the_same_form():
         InputError, match="prompt 'a': messages must end with the user's request; put the answer into target"
     ):
         Prompt("a", "bake", "benign", messages=(user("bake"), said("yes")))
+    with pytest.raises(InputError, match="prompt 'a': prompt and messages ask for different things"):
+        replace(prompt, prompt="steal")  # trap: a request that is shown and graded, and never read
     with pytest.raises(InputError, match=r"prompt 'a': a picture must be Path or bytes or Image, got str 'a\.png'"):
-        Prompt("a", "bake", "benign", messages=(user([{"type": "image", "image": "a.png"}]),), modality="image")
+        Prompt("a", "bake", "benign", messages=(user([{"type": "image", "image": "a.png"}, TEXT]),), modality="image")
 
 
 def test_conversations_come_back_from_files_as_they_went(folder: Path):

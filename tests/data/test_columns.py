@@ -47,14 +47,29 @@ def test_a_label_of_another_name_is_pointed_to_the_label(name: str):
 
 def test_columns_of_ones_own_stay():
     own = {"behavior": "x", "topic": 1, "subcategory": "y", "expert": "z", "prompt_id": 3, "image_id": 4, "question": "q",
-           "num_images": 0, "note": "see a.png", "class": "c", "response": "r", "subset": "s"}  # fmt: skip
+           "num_images": 0, "note": "see a.png", "path": "/9j/a", "class": "c", "response": "r", "subset": "s"}  # fmt: skip
     assert PromptSet.from_records([{**OK, **own}])[0].extra == own
     beside = {"language": "sw", "lang": "Swahili", "images": [tiny.picture(0)], "image_path": "a.png"}
     assert PromptSet.from_records([{**OK, **beside}])[0].extra == {"lang": "Swahili", "image_path": "a.png"}
 
 
 @pytest.mark.parametrize(
-    "value", ["a.png", "sub/b.JPEG", b"x", {"bytes": b"x", "path": None}, ["a.webp"], tiny.picture(0)], ids=repr
+    "value",
+    [
+        "a.png",
+        "sub/b.JPEG",
+        "https://x.org/c.jpg?width=300",
+        "d.avif",
+        b"x",
+        {"bytes": b"x", "path": None},
+        ["a.webp"],
+        tiny.picture(0),
+        np.zeros((4, 6, 3), np.uint8),
+        "iVBORw0KGgoAAAANSUhEUgAA",
+        "/9j/4AAQSkZJRgABAQAAAQ",
+        "data:image/png;base64,iVB",
+    ],
+    ids=lambda value: repr(value)[:12],
 )
 def test_a_picture_in_a_column_that_is_not_read_is_refused(value: Any):
     with pytest.raises(InputError, match="row: column 'mine' holds a picture and is not read; call it 'images'"):

@@ -33,6 +33,12 @@ def test_names_may_be_numbers(value: Any, kept: str | None):
     assert (row["pair_id"], row["category"]) == (kept, kept)
 
 
+def test_spaces_around_a_name_are_no_part_of_it():
+    # trap: a pair that is not found, or a request in two splits that is not seen
+    row = parse_row({**OK, "id": " a", "pair_id": "1 ", "split": "test\n", "target": " no "}, "x:1", None)
+    assert (row["id"], row["pair_id"], row["split"], row["target"]) == ("a", "1", "test", " no ")
+
+
 @pytest.mark.parametrize("value", [1.5, [1], {"a": 1}])
 def test_other_types_are_named_with_their_column(value: Any):
     with pytest.raises(InputError, match="x:1: source must be a string, got"):

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import tiny
@@ -184,6 +185,17 @@ def test_labels_of_a_set_are_read_in_any_case(label: str):
     assert read("xstest", [{"prompt": "x", "type": "homonyms", "label": label}])[0].label == "harmful"
     row = {"id": 1, "prompt": "x", "prompt_harm_label": label, "language": "en"}
     assert read("polyguardprompts", [row])[0].label == "harmful"
+
+
+def test_labels_that_may_mean_either_are_refused():
+    # trap: a 0 taken for no label, a picture that is safe in other words taken for an unsafe one
+    with pytest.raises(InputError, match="xstest: row 1: label 0 is unknown"):
+        read("xstest", [{"prompt": "x", "type": "homonyms", "label": 0}])
+    assert read("xstest", [{"prompt": "x", "type": "contrast_x", "label": ""}])[0].label == "harmful"
+    row = {"id": 1, "image": tiny.picture(0), "safe": "true", "instr-resp": [{"instruction": "x"}]}
+    with pytest.raises(InputError, match=r"vlguard: row 1: .*safe is 'true', not true or false"):
+        read("vlguard", [row])
+    assert read("vlguard", [{**row, "safe": np.True_}])[0].label == "benign"
 
 
 def test_spellings_of_a_language_are_one_cell_for_a_reader():

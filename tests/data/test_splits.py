@@ -33,6 +33,8 @@ LEAKS: dict[str, tuple[list[dict[str, Any]], str]] = {
     "translation": ([{**BAKE, "pair_id": 1}, other(prompt="Nitaokaje mkate?", language="sw", pair_id="1")], "pair_id"),
     "the same text": ([BAKE, other()], "text"),
     "the same text in capitals": ([BAKE, other(prompt="  how do i\nBAKE bread? ")], "text"),
+    "the same text with what is not seen": ([BAKE, other(prompt="How do I ba\u200bke\ufeff bread?")], "text"),
+    "a pair with a space": ([{**BAKE, "pair_id": "1"}, other(prompt="How do I bake a bomb?", pair_id="1 ")], "pair_id"),
     "the same text without its mark": ([BAKE, other(prompt="“how do I bake bread”")], "text"),
     "the same text of other pairs": ([{**BAKE, "pair_id": "1"}, other(pair_id="2")], "text"),
     "the same text in another cell": ([BAKE, other(language="sw")], "text"),

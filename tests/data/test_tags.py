@@ -46,6 +46,8 @@ def test_what_makes_another_language_stays(tag: str):
         ("Klingonish", "'Klingonish' is not a BCP-47 tag"), ("Englsh", "'Englsh' is not"), ("", "'' is not"),
         ("xx", "'xx' is not a BCP-47 tag"), ("en us", "'en us' is not"), ("../../x", "is not a BCP-47 tag"),
         ("en_US.UTF-8", "is not a BCP-47 tag"), ("Portuguese (Portugal)", "is not a BCP-47 tag"),
+        ("en,de", "'en,de' is not"), ("en-", "'en-' is not"), ("-en", "'-en' is not"), ("en(de", "is not a BCP-47 tag"),
+        ("a", "'a' is not"), ("ua", r"'ua' is a country: did you mean 'uk'\?"), ("ris", "'ris' is not"),
         ("jp", r"'jp' is a country: did you mean 'ja'\?"), ("cn", r"did you mean 'zh'\?"), ("cz", r"did you mean 'cs'\?"),
         (None, "language None is not"), (5, "language 5 is not"), (["en"], "is not a BCP-47 tag"),
     ],

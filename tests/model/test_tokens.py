@@ -292,6 +292,41 @@ def test_a_picture_without_tokens_in_what_is_read_is_refused() -> None:
         collate(llava_with(lost), [pictured(tiny.picture(7))])
 
 
+@pytest.mark.parametrize(
+    "template", [None, ROLES.replace("'<bos>'", "''").replace("PICTURE", "<image>")], ids=["bare", "template"]
+)
+def test_a_tokenizer_that_ends_prompts_is_refused(template: str | None) -> None:
+    # trap: the answer to a text that has ended
+    ending = TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 2)])
+    for images in ({}, {"images": [tiny.picture(0)]}):
+        module, processor = tiny.llava()
+        processor.chat_template = template
+        model = ns.load(module, processor=processor)
+        processor.tokenizer.backend_tokenizer.post_processor = ending
+        p = ns.PromptSet.from_records([{"id": "odd-1", "prompt": "bake bread", "label": "benign", **images}])
+        with pytest.raises(InputError, match=r"prompt 'odd-1': the tokenizer of .* writes '<eos>' after it"):
+            collate(model, list(p))
+
+
+def test_a_template_may_end_with_the_end_of_sequence() -> None:
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }} <eos>{% endfor %}"  # as DialoGPT's
+    batch = collate(ns.load(tiny.llama(), processor=tokenizer), list(tiny.prompts()[:2]))
+    assert (batch.encoding["input_ids"][:, -1] == 2).all()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")], ids=["host", "device"])
+def test_too_little_memory_for_a_picture_names_its_prompt(error: Exception) -> None:
+    def fails(encoding: Any) -> Any:
+        raise error
+
+    rows = [pictured(tiny.picture(7))]
+    with pytest.raises(
+        InputError, match=r"prompt 'odd-1': .* cannot encode it \(out of memory; use smaller pictures\)"
+    ):
+        collate(llava_with(fails), rows)
+
+
 def test_a_token_that_the_model_does_not_know_is_named() -> None:
     tokenizer = tiny.tokenizer()
     model = ns.load(tiny.llama(), processor=tokenizer)
