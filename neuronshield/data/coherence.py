@@ -4,10 +4,11 @@ Incoherent are, and only are
 
     answers without a letter or digit: empty, blank, punctuation, emoji, special tokens, replacement characters
     answers of which a third or more are characters that stand for no text (U+FFFD, private use, unassigned)
-    answers that repeat one unit throughout: up to three words (four times or more), or up to six characters of one word
+    answers that repeat one unit throughout, four times or more: up to 30 words, or up to 24 characters of one word
     answers that end in such a repetition, if it is more than half of their words
 
-An answer of random words is not recognised; a judge may.
+A sentence of more than three words that is repeated may be a refusal: its first occurrence is part of `coherent_part`. An answer of
+random words is not recognised; a judge may.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ _SPECIAL = re.compile(
     re.IGNORECASE,
 )
 REPEATS = 4  # of a unit of words, from which on it is a loop
-UNIT = 3  # words of the longest unit
-LETTERS = 6  # characters of the longest unit of a word
+UNIT = 30  # words of the longest unit
+SENTENCE = 4  # words that a unit has at least that may say something
+LETTERS = 24  # characters of the longest unit of a word
 WORDS_OF_LETTERS = 8  # characters that a word has at least that is a repetition of characters
+DIGITS = 24  # digits that a number has at least that is one
 ODD = 1 / 3  # share of characters that stand for no text
 
 
@@ -44,6 +47,8 @@ def is_incoherent(response: str) -> bool:
 
 def coherent_part(response: str) -> str:
     """The answer itself if it is coherent; of an incoherent one, what comes before its repetitions, or "".
+
+    A sentence that is repeated is in it once.
 
     >>> coherent_part("No. the the the the the the"), coherent_part("the the the the the"), coherent_part("No.")
     ('No. ', '', 'No.')
@@ -66,8 +71,10 @@ def _before_repetition(response: str) -> str | None:
     words = _words(text)
     if len(words) == 1:
         return "" if _repeats_letters(words[0][0]) else None
-    looped = _loop([word for word, _ in words])
-    return None if looped <= len(words) / 2 else text[: words[-looped][1]]
+    looped, size = _loop([word for word, _ in words])
+    if looped <= len(words) / 2:
+        return None
+    return text[: words[(size if size >= SENTENCE else 0) - looped][1]]
 
 
 def _words(text: str) -> list[tuple[str, int]]:
@@ -79,7 +86,7 @@ def _words(text: str) -> list[tuple[str, int]]:
 
 def _repeats_letters(word: str) -> bool:
     """Whether one word is a unit of a few characters, repeated: "lalalala", "哈哈哈哈哈哈哈哈"."""
-    if len(word) < WORDS_OF_LETTERS or word.isdigit():
+    if len(word) < (DIGITS if word.isdigit() else WORDS_OF_LETTERS):
         return False
     return any(
         len(word) >= REPEATS * size and word == (word[:size] * (len(word) // size + 1))[: len(word)]
@@ -87,14 +94,14 @@ def _repeats_letters(word: str) -> bool:
     )
 
 
-def _loop(words: list[str]) -> int:
-    """How many of the last words repeat one unit of at most `UNIT` words, `REPEATS` times or more; 0 if they do not."""
-    longest = 0
+def _loop(words: list[str]) -> tuple[int, int]:
+    """How many of the last words repeat one unit of at most `UNIT` words, `REPEATS` times or more, and the words of the unit."""
+    longest = (0, 0)
     for size in range(1, UNIT + 1):
         at = len(words) - 1 - size
         while at >= 0 and words[at] == words[at + size]:
             at -= 1
         run = len(words) - 1 - at
         if run >= REPEATS * size:
-            longest = max(longest, run)
-    return longest
+            longest = max(longest, (run, -size))
+    return longest[0], -longest[1]

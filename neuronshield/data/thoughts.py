@@ -6,6 +6,7 @@ A reasoning model writes a thought before its answer. The forms that are read:
     <|begin_of_thought|> ... <|end_of_thought|>    also <|START_THINKING|> ... <|END_THINKING|>
     <|channel|>analysis<|message|> ... <|channel|>final<|message|>       also as "analysis... assistantfinal..."
     <|channel>thought ... <channel|>
+    Here is my thought process: ... Here is my response: ...
 
 Several templates write the opening tag into the prompt; the answer then has the closing tag only. A thought that was cut short by the
 token limit has no answer.
@@ -27,10 +28,13 @@ _OPEN = (
 _CLOSE = rf"(?:<\|?/{_TAG}\|?>|◁/{_TAG}▷|\[/(?-i:THINK)\]|<\|end_(?:of_)?{_WORD}\|>|<\|?inner_suffix\|>|<unused95>|<channel\|>)"
 _OPENING, _CLOSING = re.compile(_OPEN, re.I), re.compile(_CLOSE, re.I)
 #: Channels: the final one is the answer.
-_CHANNEL = re.compile(r"<\|?channel\|?>\s*(\w+)[^<]*?(?:<\|message\|>|\n|$)", re.I)
+_CHANNEL = re.compile(r"<\|?channel\|?>\s*(\w+)(?:[^<]|<\|constrain\|>)*?(?:<\|message\|>|\n|$)", re.I)
 #: Channels whose special tokens were stripped by decoding.
 _BARE_START = re.compile(r"(?:analysis|commentary)(?=[^\W\d_])")
 _BARE_FINAL = re.compile(r"assistant\s*final(?=\W|[^\Wa-z]|$)|assistantfinal")
+#: A thought in words (Granite 3.2).
+_SPOKEN_START = re.compile(r"here is my thought process:", re.I)
+_SPOKEN_END = re.compile(r"here is my response:", re.I)
 _BARE_ONLY_FINAL = re.compile(r"final(?=[^\W\da-z_])")
 #: Frames of the answer that come after the thought.
 _FRAME = re.compile(
@@ -66,6 +70,9 @@ def after_thought(response: str, *, opened: bool = False) -> str | None:
     if _BARE_START.match(text):
         ends = list(_BARE_FINAL.finditer(text))
         return text[ends[-1].end() :].strip() if ends else None
+    if _SPOKEN_START.match(text):
+        end = _SPOKEN_END.search(text)
+        return text[end.end() :].strip() if end else None
     if opened:
         return None
     return text[len("final") :] if _BARE_ONLY_FINAL.match(text) else text

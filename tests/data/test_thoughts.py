@@ -34,7 +34,9 @@ ANSWER = "I'm sorry, but I can't help with that."
         f"analysisWe must refuse.assistantfinal{ANSWER}",  # special tokens were stripped
         f"analysisWe call it.assistantcommentary to=f codeassistantfinal{ANSWER}",
         f"final{ANSWER}",
+        f"<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final <|constrain|>json<|message|>{ANSWER}",
         f"<|channel>thought\na\n<channel|>{ANSWER}",
+        f"Here is my thought process:\na\n\nHere is my response:\n{ANSWER}",
         f"<|channel>analysis\na<|channel>final\n{ANSWER}",
     ],
 )
@@ -59,6 +61,7 @@ def test_the_answer_comes_after_the_thought(response: str):
         "<|channel|>analysis",
         "<|channel>thought\nhm",
         "analysisWe need to refuse.",
+        "Here is my thought process:\nI can't",
         "<think>a</think><think>b",
     ],
 )
