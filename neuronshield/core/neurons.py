@@ -367,7 +367,10 @@ def _sets(given: tuple[Any, ...], name: str) -> list[NeuronSet]:
 
 
 def _merge_provenance(parents: list[dict[str, Any]], op: str) -> dict[str, Any]:
-    """What both parents agree on stays; what they disagree on is listed; the prompts seen add up."""
+    """What both parents agree on stays; what they disagree on is listed; the prompts seen add up.
+
+    If the prompts that one parent was selected on are not known, `seen` is marked as incomplete.
+    """
     known = [p for p in parents if p]
     if not known:
         return {}
@@ -384,4 +387,6 @@ def _merge_provenance(parents: list[dict[str, Any]], op: str) -> dict[str, Any]:
         else:
             merged[key] = values[0] if len(values) == 1 else sorted(map(str, values))
     merged["operation"] = op
+    if "seen" in merged and not all("seen" in parent for parent in parents):
+        merged["seen_incomplete"] = True
     return merged

@@ -169,7 +169,7 @@ class PromptSet(Sequence[Prompt]):
         Raises:
             InputError: no records, or as `from_jsonl`, naming the number of the record.
         """
-        return cls(to_prompts(numbered(records), Path(folder) if folder is not None else None))
+        return cls(to_prompts(numbered(records), folder))
 
     @classmethod
     def from_dataset(
@@ -192,7 +192,8 @@ class PromptSet(Sequence[Prompt]):
         if isinstance(dataset, (str, bytes, Mapping)) or not isinstance(dataset, Iterable):
             hint = "choose a split, as in dataset['train']" if isinstance(dataset, Mapping) else "load it first"
             raise InputError(f"from_dataset(dataset): expected rows, got {type(dataset).__name__}; {hint}")
-        return cls.from_records(({k: v for k, v in row.items() if v is not None} for row in dataset), folder=folder)
+        rows = dataset if isinstance(dataset, pd.DataFrame) else (_columns(row) for row in dataset)
+        return cls.from_records(rows, folder=folder)
 
     # -- choosing -------------------------------------------------------------------------------------
     def where(self, **columns: Any) -> PromptSet:
@@ -387,6 +388,11 @@ class PromptSet(Sequence[Prompt]):
             InputError: a column that JSON cannot hold, or pyarrow is missing.
         """
         return write_parquet(self, _file(path, "to_parquet"))
+
+
+def _columns(row: Any) -> Any:
+    """A row of a dataset as a dict; what has no columns as it is, to be refused by its number."""
+    return dict(row.items()) if hasattr(row, "items") else row
 
 
 def _file(path: Any, name: str) -> Path:

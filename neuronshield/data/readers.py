@@ -77,10 +77,12 @@ def read(
             the data set does not have.
     """
     call = "read(name, source)"
-    if isinstance(source, str) and source in READERS and name not in READERS:
+    if isinstance(source, str) and source in READERS and not (isinstance(name, str) and name in READERS):
         raise InputError(f"{call}: the arguments are swapped; call read({source!r}, {str(name)!r})")
+    require(name, str, call=call, name="name", hint="it comes first, as in read('advbench', 'advbench.csv')")
+    require(add, (Mapping, type(None)), call=call, name="add", hint="as in add={'language': 'de'}")
+    require(folder, (str, os.PathLike, type(None)), call=call, name="folder")
     if name not in READERS:
-        require(name, str, call=call, name="name", hint="it comes first, as in read('advbench', 'advbench.csv')")
         one_of(name, READERS, call=call, name="name")
     if not isinstance(source, (str, os.PathLike, Iterable)) or isinstance(source, (bytes, Mapping)):
         raise InputError(f"{call}: source must be a path or rows, got {type(source).__name__}")
@@ -119,7 +121,7 @@ def read(
         raise InputError(f"{where}: no prompts of {name} in it")
     if unread := sorted(set(add or {}) - used):
         raise InputError(f"{call}: add={{{unread[0]!r}: ...}}: {name} has no such column; the rows would not change")
-    return PromptSet(to_prompts(records, Path(folder) if folder is not None else None))
+    return PromptSet(to_prompts(records, folder))
 
 
 class _Noted(Mapping[str, Any]):
@@ -195,7 +197,7 @@ def _xsafety(row: Row, i: int) -> Iterator[dict[str, Any]]:
 def _polyguard(row: Row, i: int) -> Iterator[dict[str, Any]]:
     given = row.get("prompt_harm_label")
     label = {"yes": "harmful", "no": "benign"}.get(str(given).lower(), given)
-    if label:  # some rows have no agreed label
+    if label not in (None, ""):  # some rows have no agreed label
         yield {"id": f"polyguard-{row['id']}-{i}", "prompt": row["prompt"], "label": label, "pair_id": f"polyguard-{row['id']}",
                "language": language_tag(row["language"]), "category": row.get("subcategory")}  # fmt: skip
 

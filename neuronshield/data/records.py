@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..core.arguments import require
 from ..core.errors import InputError
 from .parsing import parse_row
 from .rows import Prompt
@@ -49,7 +50,7 @@ def _where(number: int, record: Any) -> str:
     return f"record {number} (id {name!r:.60})" if isinstance(name, (str, int)) else f"record {number}"
 
 
-def to_prompts(rows: Iterable[tuple[str, Any]], folder: Path | None) -> list[Prompt]:
+def to_prompts(rows: Iterable[tuple[str, Any]], folder: str | os.PathLike[str] | None) -> list[Prompt]:
     """The prompts of rows; one without an id is named by its content.
 
     >>> [p.id for p in to_prompts([("row 1", {"prompt": "Bake", "label": "benign"})], None)]
@@ -60,12 +61,14 @@ def to_prompts(rows: Iterable[tuple[str, Any]], folder: Path | None) -> list[Pro
         folder: image paths are relative to it and stay inside it; None takes no paths.
 
     Raises:
-        InputError: as `parse_row`, an id given twice, or rows without a split beside rows with one.
+        InputError: `folder` is no path, as `parse_row`, an id given twice, or rows without a split beside rows with one.
     """
+    require(folder, (str, os.PathLike, type(None)), call="folder=", name="folder")
+    root = None if folder is None else Path(folder)
     prompts: list[Prompt] = []
     first: dict[str, str] = {}
     for where, row in rows:
-        prompt = Prompt(**parse_row(row, where, folder))
+        prompt = Prompt(**parse_row(row, where, root))
         if not prompt.id:  # none given: the content is the name
             name, n = prompt.content_hash, 2
             while name in first:

@@ -91,8 +91,12 @@ def _rows(prompts: Iterable[Any], path: Path) -> list[dict[str, Any]]:
         text = {"messages": list(prompt.messages)} if prompt.messages is not None else {"prompt": prompt.prompt}
         row = {"id": prompt.id, **text, "label": prompt.label, "language": prompt.language, "modality": prompt.modality}
         row |= {name: getattr(prompt, name) for name in OPTIONAL if getattr(prompt, name) is not None}
-        if prompt.images:
-            row["images"] = [write_image(image, pictures, path.parent) for image in prompt.images]
+        try:
+            images = [write_image(image, pictures, path.parent) for image in prompt.images]
+        except InputError as error:
+            raise InputError(f"{path}: prompt {prompt.id!r:.60}: {error}") from None
+        if images:
+            row["images"] = images
         if prompt.expect:
             row["expect"] = list(prompt.expect)
         try:

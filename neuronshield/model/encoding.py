@@ -33,6 +33,7 @@ from .chat import reading
 from .context import check_length
 from .model import Model
 from .padding import pads_on_the_left
+from .rotary import stretched
 from .tokens import begins, encoded
 
 __all__ = ["PER_TOKEN", "Batch", "Role", "as_prompts", "batches", "check_length", "check_prompts", "collate", "render"]
@@ -187,10 +188,11 @@ def batches(
     for rows in _cut(kinds, order, batch_size):
         batch = _collated(model, prompts, rows, responses=responses, side=side)
         lengths = batch.encoding["attention_mask"].sum(dim=1).tolist()
-        if side != "left" or len(set(lengths)) == 1 or pads_on_the_left(model):
+        together = side != "left" or pads_on_the_left(model)
+        if len(set(lengths)) == 1 or (together and not stretched(model.module, max(lengths) + extra)):
             yield batch
             continue
-        for length in sorted(set(lengths)):  # padding would change the state of a recurrent layer
+        for length in sorted(set(lengths)):  # padding, or a longer row, would change what a row gives
             alike = [row for row, n in zip(rows, lengths, strict=True) if n == length]
             yield _collated(model, prompts, alike, responses=responses, side=side)
 

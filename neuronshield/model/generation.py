@@ -32,6 +32,7 @@ from .encoding import Batch, as_prompts, batches
 from .families import by_row
 from .intervention import Intervention, require_intervention
 from .model import Model
+from .rotary import stretched
 from .running import not_finite, running
 from .thoughts import decoded
 
@@ -183,7 +184,10 @@ def decode(
         if change is None or not any(calls.steps):
             run(**encoding)
             return _checked(model, batch, answers[0][:, width:], checked=checked), {}
-        visits, envoys = calls.visits(max_new_tokens, cached=_keeps_cache(model)), model.envoys
+        again = not _keeps_cache(model) or stretched(
+            model.module, width + max_new_tokens
+        )  # Phi-3 drops its cache there
+        visits, envoys = calls.visits(max_new_tokens, cached=not again), model.envoys
         with model.traced.trace(fn=run, **encoding) as tracer:
             seen = nnsight.save({})
             for step in tracer.iter[: len(visits)]:

@@ -139,7 +139,7 @@ class Model:
         return families.idle_layers(self.module.config, self.n_layers, encoding)
 
     def forward_takes(self, name: str) -> bool:
-        """Whether the module's forward has an argument of that name.
+        """Whether the module's forward has an argument of that name; where it passes on what it does not name, the family's own.
 
         >>> model.forward_takes("logits_to_keep")
         True
@@ -147,7 +147,11 @@ class Model:
         Args:
             name: the argument.
         """
-        return name in inspect.signature(self.module.forward).parameters
+        module: Any = self.module
+        module = module.get_base_model() if hasattr(module, "get_base_model") else module  # under adapters of PEFT
+        given = inspect.signature(module.forward).parameters
+        passes_on = any(p.kind is p.VAR_KEYWORD for p in given.values())
+        return name in given or (passes_on and name in inspect.signature(type(module).forward).parameters)
 
     def last_logits(self, n: int = 1) -> dict[str, Any]:
         """Options of a forward that computes logits at the last n tokens only; none if the module knows no such thing.

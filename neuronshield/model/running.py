@@ -4,6 +4,7 @@ A module belongs to the user. `running(model)` is entered for each forward, and 
 
     one thread       uses the module at a time; others wait
     eval mode        holds in every submodule, whatever mode each was in; the modes come back afterwards
+    positions        whose frequencies follow the longest prompt start from those as loaded, and come back (see `rotary`)
     nnsight          has its forwards in place; outside, each submodule has the `forward` that it had
     out of memory    is an `InputError`: one line that says how much was read at once and what to lower
 """
@@ -20,6 +21,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from ..core.errors import InputError, out_of_memory
+from .rotary import start
 
 __all__ = ["advice_on_memory", "not_finite", "running", "wrapped"]
 
@@ -104,11 +106,12 @@ def running(model: Runnable, *, rows: int = 0, width: int = 0) -> Iterator[None]
         held = _inside.__dict__.setdefault("wrappers", [])
         try:
             if any(traced is model.traced for traced in held):
+                start(model.module)
                 yield
                 return
             held.append(model.traced)
             try:
-                with _evaluating(model.module), _instrumented(model.traced):
+                with _evaluating(model.module), _own_positions(model.module), _instrumented(model.traced):
                     yield
             finally:
                 held.pop()
@@ -172,6 +175,17 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for m in training:
             m.training = True
+
+
+@contextmanager
+def _own_positions(module: nn.Module) -> Iterator[None]:
+    kept = start(module)
+    try:
+        yield
+    finally:
+        for part, own, buffers in kept:
+            part.__dict__.update(own)
+            part._buffers.update(buffers)
 
 
 @contextmanager

@@ -8,7 +8,8 @@ Two shortcuts save work when many conditions read the same prompts:
 
 A prefix is reused only from a plain `DynamicCache`: one pair of key and value tensors for every attention layer, which a step
 extends with new tensors and never writes to. Recurrent, convolutional and hybrid layers, sliding windows, and layers that share
-the keys and values of others keep something else, so that their models run in full. Layers are left out only where
+the keys and values of others keep something else, so that their models run in full; so do prompts that are so long that rotary
+positions are rescaled by length, which changes the keys of all tokens. Layers are left out only where
 the residual stream is all that a layer hands on, [row, pos, d_model].
 
 `forward.margins` compares what a shortcut gives with a full forward of single prompts, for every batch.
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from .encoding import PER_TOKEN, Batch
 from .model import Model
+from .rotary import stretched
 from .running import running
 
 __all__ = ["Shared", "agree", "forward_options", "last_token_step", "may_skip_layers", "reusable", "stack"]
@@ -126,6 +128,8 @@ def last_token_step(model: Model, batch: Batch) -> Shared | None:
     """
     width = batch.encoding["input_ids"].shape[1]
     if width < 2 or model.remote or not model.forward_takes("past_key_values") or "position_ids" not in batch.encoding:
+        return None
+    if stretched(model.module, width):
         return None
     first = {k: v[:, :-1] if k in PER_TOKEN else v for k, v in batch.encoding.items()}
     last = {k: v[:, -1:] for k, v in batch.encoding.items() if k in PER_TOKEN}

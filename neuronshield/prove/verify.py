@@ -177,6 +177,9 @@ class _Test:
         own = self.neurons.provenance
         about = {**own, "tested_on": data, "verify_seed": pairs.seed, "draws": self.draws}
         about["seen"] = sorted({*own.get("seen", []), *(p.cluster for p in self.confirm)})
+        if "seen" not in own or own.get("seen_incomplete"):
+            about["seen_incomplete"] = True
+            reason += "; the requests that selected the set are not known, so they may be among those it was tested on"
         shape = {"n_layers": pairs.model.n_layers, "d_mlp": pairs.model.d_mlp}
         return Proof(
             self.neurons,

@@ -100,6 +100,14 @@ def test_combined_provenance_keeps_agreement_lists_disagreement_and_adds_what_wa
     # trap: verify refuses prompts that selection saw, so an intersection must remember both parents' prompts
     assert both["seen"] == ["p1", "p2", "p3"]
     assert (a & b & a).provenance["seen"] == ["p1", "p2", "p3"]
+    assert "seen_incomplete" not in both
+
+
+def test_a_set_combined_with_one_of_unknown_history_says_so():
+    a = NeuronSet([(0, 1)], provenance={"model": "m", "seen": ["p1"]})
+    for other in (NeuronSet([(0, 1)]), NeuronSet([(0, 1)], provenance={"model": "m"})):
+        for both in (a & other, other | a, a - other, a & other & a):
+            assert (both.provenance["seen"], both.provenance["seen_incomplete"]) == (["p1"], True)
 
 
 @pytest.mark.parametrize(

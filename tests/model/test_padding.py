@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import families
 import numpy as np
 import pytest
 import tiny
 import torch
 from oracles import TOKENS, some
 from test_shortcuts import SLOW, made
+from transformers import MiniMaxConfig, MiniMaxForCausalLM
 
 import neuronshield as ns
 from neuronshield.model.encoding import batches
@@ -43,3 +45,24 @@ def test_a_model_without_recurrent_layers_is_not_tried(llama: ns.Model) -> None:
     assert pads_on_the_left(llama)
     handle.remove()
     assert runs == []
+
+
+def test_padding_that_is_masked_only_until_the_first_answer_token_is_found() -> None:
+    """MiniMax masks padding in the prompt; the state that it generates from is another."""
+    torch.manual_seed(0)
+    config = MiniMaxConfig(
+        **families.sizes(
+            layer_types=["linear_attention", "full_attention", "linear_attention"],
+            num_local_experts=4,
+            num_experts_per_tok=2,
+            block_size=8,
+        )
+    )
+    module = MiniMaxForCausalLM(config).eval()
+    for p in module.parameters():
+        if p.ndim > 1:
+            torch.nn.init.normal_(p, std=0.3)
+    model, prompts = ns.load(module, processor=families.tokenizer()), list(some("llama"))
+    alone = [ns.generate(model, p, max_new_tokens=5) for p in prompts]
+    assert ns.generate(model, prompts, max_new_tokens=5, batch_size=9) == alone
+    assert not pads_on_the_left(model)

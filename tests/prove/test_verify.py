@@ -145,6 +145,19 @@ def test_cells_that_do_not_refuse_are_left_to_the_experiments(planted_model: ns.
 
 
 # -- held-out prompts ---------------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_a_set_of_unknown_history_says_so_in_the_reason(planted_model: ns.Model, confirm: ns.PromptSet):
+    unknown = "the requests that selected the set are not known"
+    for neurons, said in (
+        (set_of(TRUTH), True),
+        (set_of(TRUTH, seen=["another"]), False),
+        (set_of(TRUTH, seen=["another"]) | set_of(TRUTH), True),
+    ):
+        proof = ns.verify(planted_model, neurons, confirm, draws=1, **ASK)
+        assert (unknown in proof.reason) == said
+        assert bool(proof.verified.provenance.get("seen_incomplete")) == said
+
+
 def test_prompts_that_selection_saw_are_refused(planted_model: ns.Model, confirm: ns.PromptSet):
     seen = set_of(TRUTH, seen=[confirm[0].cluster])
     with pytest.raises(ns.InputError, match=r"were seen when the neurons were selected \(first: id 'en-text-0-0-harm"):
