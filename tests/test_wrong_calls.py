@@ -82,6 +82,11 @@ CALLS: dict[str, tuple[Callable[[Bench], Any], str]] = {
     "from_records(frame)": (lambda _: PromptSet.from_records(pd.DataFrame([ROW])), 'got DataFrame; pass frame.to_dict("records")'),  # type: ignore[arg-type]
     "from_records(None)": (lambda _: PromptSet.from_records(None), "must be dicts in a list, got NoneType"),  # type: ignore[arg-type]
     "from_dataset(splits)": (lambda _: PromptSet.from_dataset({"train": [ROW]}), "got dict; choose a split, as in dataset['train']"),  # type: ignore[dict-item]
+    "from_dataset(texts)": (lambda _: PromptSet.from_dataset(["a"]), "record 0: expected an object with columns, got str"),  # type: ignore[list-item]
+    "from_dataset(frame)": (lambda _: PromptSet.from_dataset(pd.DataFrame([ROW])), 'got DataFrame; pass frame.to_dict("records")'),  # type: ignore[arg-type]
+    "folder=5": (lambda _: PromptSet.from_records([ROW], folder=5), "folder must be str or a path or NoneType, got int 5"),  # type: ignore[arg-type]
+    "read add=de": (lambda _: ns.read("advbench", [{"goal": "x"}], add="de"), "add must be Mapping or NoneType, got str 'de'; as in add={"),  # type: ignore[arg-type]
+    "read of a list": (lambda _: ns.read(["advbench"], [{"goal": "x"}]), "name must be str, got list"),  # type: ignore[arg-type]
     "fractions of two": (lambda b: b.prompts.with_splits(fractions=(1, 1)), "give four numbers, for discover, confirm, train, test"),
     "negative fractions": (lambda b: b.prompts.with_splits(fractions=(1, -1, 1, 1)), "give numbers of at least 0 that are not all 0"),
     "zero fractions": (lambda b: b.prompts.with_splits(fractions=(0, 0, 0, 0)), "give numbers of at least 0 that are not all 0"),

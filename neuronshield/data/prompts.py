@@ -192,8 +192,9 @@ class PromptSet(Sequence[Prompt]):
         if isinstance(dataset, (str, bytes, Mapping)) or not isinstance(dataset, Iterable):
             hint = "choose a split, as in dataset['train']" if isinstance(dataset, Mapping) else "load it first"
             raise InputError(f"from_dataset(dataset): expected rows, got {type(dataset).__name__}; {hint}")
-        rows = dataset if isinstance(dataset, pd.DataFrame) else (_columns(row) for row in dataset)
-        return cls.from_records(rows, folder=folder)
+        if not isinstance(dataset, pd.DataFrame):  # a row without columns is refused by its number
+            dataset = (dict(row.items()) if hasattr(row, "items") else row for row in dataset)
+        return cls.from_records(dataset, folder=folder)
 
     # -- choosing -------------------------------------------------------------------------------------
     def where(self, **columns: Any) -> PromptSet:
@@ -388,11 +389,6 @@ class PromptSet(Sequence[Prompt]):
             InputError: a column that JSON cannot hold, or pyarrow is missing.
         """
         return write_parquet(self, _file(path, "to_parquet"))
-
-
-def _columns(row: Any) -> Any:
-    """A row of a dataset as a dict; what has no columns as it is, to be refused by its number."""
-    return dict(row.items()) if hasattr(row, "items") else row
 
 
 def _file(path: Any, name: str) -> Path:

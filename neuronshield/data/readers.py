@@ -99,6 +99,11 @@ def read(
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping):
             raise InputError(f"{where}: row {number + 1}: expected an object with columns, got {type(row).__name__}")
+        for column, value in (add or {}).items():
+            if column != "file" and plain(has := row.get(column)) not in (None, "", value):
+                raise InputError(
+                    f"{where}: row {number + 1}: add={{{column!r}: {value!r:.40}}}, but the row has {has!r:.40}; leave it out"
+                )
         row = {k: v if isinstance(v, np.ndarray) else plain(v) for k, v in {**row, **(add or {})}.items()}
         for need in reader.needs:
             options = (need,) if isinstance(need, str) else need

@@ -192,6 +192,9 @@ def test_labels_that_may_mean_either_are_refused():
     with pytest.raises(InputError, match="xstest: row 1: label 0 is unknown"):
         read("xstest", [{"prompt": "x", "type": "homonyms", "label": 0}])
     assert read("xstest", [{"prompt": "x", "type": "contrast_x", "label": ""}])[0].label == "harmful"
+    row = {"id": 1, "prompt": "x", "prompt_harm_label": 0, "language": "en"}
+    with pytest.raises(InputError, match="polyguardprompts: row 1: label 0 is unknown"):
+        read("polyguardprompts", [row, {**row, "id": 2, "prompt_harm_label": "harmful"}])
     row = {"id": 1, "image": tiny.picture(0), "safe": "true", "instr-resp": [{"instruction": "x"}]}
     with pytest.raises(InputError, match=r"vlguard: row 1: .*safe is 'true', not true or false"):
         read("vlguard", [row])
@@ -213,6 +216,15 @@ def test_a_column_to_add_that_a_set_does_not_have_is_refused(name: str):
         read("advbench", [{"goal": "Stehle den Ring"}], add={name: "de"})
     row = {"id": 1, "text": "Stehle den Ring", "category": "crime"}
     assert read("xsafety", [row], add={"language": "German"})[0].language == "de"
+
+
+def test_a_column_to_add_does_not_change_what_a_row_says():
+    # trap: French rows measured as German ones
+    row = {"id": 1, "prompt": "x", "prompt_harm_label": "harmful", "language": "fr"}
+    with pytest.raises(InputError, match=r"row 1: add=\{'language': 'de'\}, but the row has 'fr'; leave it out"):
+        read("polyguardprompts", [row], add={"language": "de"})
+    for spoken in (None, "", "de"):
+        assert read("polyguardprompts", [{**row, "language": spoken}], add={"language": "de"})[0].language == "de"
 
 
 def test_rows_without_an_id_are_numbered():

@@ -90,3 +90,14 @@ def test_a_column_that_json_cannot_hold_is_named_and_the_old_file_stays(tmp_path
     with pytest.raises(InputError, match=r"prompt 'z': a column cannot be written as JSON \(object"):
         write(bad, path, form)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_picture_that_is_gone_is_named_with_its_prompt(tmp_path: Path, form: str):
+    tiny.picture(0).save(tmp_path / "a.png")
+    row = {"id": "z", "prompt": "x", "label": "benign", "images": ["a.png"]}
+    prompts = PromptSet.from_records([row], folder=tmp_path)
+    for spoil in (lambda path: path.write_bytes(b"junk"), Path.unlink):
+        spoil(tmp_path / "a.png")
+        with pytest.raises(InputError, match=rf"p\.{form}: prompt 'z': "):
+            write(prompts, tmp_path / "out" / f"p.{form}", form)
