@@ -62,7 +62,7 @@ from .cells import (
     cells_with,
     mean_over_cells,
 )
-from .judges import Judge
+from .judges import Judge, verdict_of
 
 __all__ = ["METRICS", "Agreement", "Answer", "CellResult", "Evaluation", "Touched", "evaluate"]
 
@@ -114,7 +114,7 @@ def evaluate(
         progress: show a progress bar.
 
     Raises:
-        InputError: no prompts, or an argument of another type.
+        InputError: no prompts, an argument of another type, or a judge that returns no verdict.
     """
     call = "evaluate(model, prompts)"
     require_model(model, call=call)
@@ -377,7 +377,7 @@ def _judged(judge: Judge, answer: Answer, *, in_thought: bool) -> Answer:
     text = after_thought(answer.response, opened=in_thought)
     if text is None or answer.incoherent:
         return answer
-    verdict = judge.score(answer.prompt.prompt, text, answer.prompt.language)
+    verdict = verdict_of(judge, answer.prompt, text)
     if verdict.refusal is None and verdict.harmful is None:
         return replace(answer, refused=None, graded=answer.refused)
     if verdict.refusal is None:

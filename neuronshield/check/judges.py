@@ -21,8 +21,9 @@ from ..core.arguments import one_of
 from ..core.errors import InputError
 from ..data.grading import is_refusal
 from ..data.languages import REFUSALS, OpeningsArg, check_openings, chosen_openings
+from ..data.prompts import Prompt
 
-__all__ = ["JUDGES", "Judge", "ModelJudge", "PrefixJudge", "Verdict", "load_judge"]
+__all__ = ["JUDGES", "Judge", "ModelJudge", "PrefixJudge", "Verdict", "load_judge", "verdict_of"]
 
 
 class Verdict(NamedTuple):
@@ -56,6 +57,29 @@ class Judge(Protocol):
             language: BCP-47 tag of the prompt.
         """
         ...
+
+
+def verdict_of(judge: Judge, prompt: Prompt, response: str) -> Verdict:
+    """The verdict of a judge on an answer, checked.
+
+    >>> verdict_of(PrefixJudge(), prompts[0], "Sorry, no.")
+    Verdict(refusal=True, harmful=None)
+
+    Args:
+        judge: any judge.
+        prompt: what was asked.
+        response: what was answered.
+
+    Raises:
+        InputError: what it returned is no pair of True, False or None.
+    """
+    found = judge.score(prompt.prompt, response, prompt.language)
+    if not isinstance(found, tuple) or len(found) != 2 or not all(v is None or v in (True, False) for v in found):
+        raise InputError(
+            f"judge {judge.name!r}: score() returned {found!r:.60} for prompt {prompt.id!r}; it must return "
+            "Verdict(refusal, harmful), each True, False or None"
+        )
+    return Verdict(*(None if v is None else bool(v) for v in found))
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
 
 import neuronshield as ns
 from neuronshield import InputError
-from neuronshield.check.judges import JUDGES, ModelJudge, PrefixJudge, Verdict, load_judge
+from neuronshield.check.judges import JUDGES, ModelJudge, PrefixJudge, Verdict, load_judge, verdict_of
 from neuronshield.data.languages import REFUSALS
 
 
@@ -236,6 +237,34 @@ def test_a_judge_without_a_verdict_leaves_the_answer_unknown_and_reads_neither_t
     assert english.attack_success.value == pytest.approx(2 / 3)  # of b, c, e
     told = result.agreement()
     assert (told.n, told.unknown, told.same) == (2, 3, 0.5)
+
+
+class Says:
+    name = "mine"
+
+    def __init__(self, said: Any):
+        self.said = said
+
+    def score(self, prompt: str, response: str, language: str) -> Any:  # noqa: ARG002
+        return self.said
+
+
+@pytest.mark.parametrize(
+    "said", [None, True, "yes", {"refusal": True}, (True,), ("no", None), (float("nan"), None), (None, "no")]
+)
+def test_what_is_no_verdict_is_refused_with_the_judge_and_the_prompt(said: Any):
+    prompt = ns.Prompt("p7", "how do I?", "harmful")
+    with pytest.raises(
+        InputError, match=r"judge 'mine': score\(\) returned .* for prompt 'p7'; it must return Verdict"
+    ):
+        verdict_of(Says(said), prompt, "Sure.")
+
+
+@pytest.mark.parametrize("said", [(True, None), Verdict(np.bool_(True), None), Verdict(1, None)])  # type: ignore[arg-type]
+def test_a_pair_is_a_verdict_whatever_its_truth_values_are_made_of(said: Any):
+    verdict = verdict_of(Says(said), ns.Prompt("p", "how do I?", "harmful"), "Sure.")
+    assert verdict == Verdict(True, None)
+    assert verdict.refusal is True
 
 
 def test_a_judge_is_one_line():
