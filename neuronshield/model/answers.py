@@ -23,12 +23,12 @@ from ..core.errors import InputError
 from ..data.languages import REFUSAL_SENTENCES, OpeningsArg, check_openings, chosen_openings
 from ..data.prompts import LABELS, Prompt, PromptSet
 from .context import check_length
-from .encoding import Batch, batches
+from .encoding import Batch, batches, check_prompts
 from .generation import generate
 from .model import Model
 from .running import running
 
-__all__ = ["Example", "answer_loss", "examples", "refusal_for"]
+__all__ = ["Example", "answer_loss", "check_targets", "examples", "refusal_for"]
 
 
 #: Tokens of a generic text that are retained; the rest of a longer text is not read.
@@ -77,11 +77,13 @@ def examples(
         progress: show a progress bar.
 
     Raises:
-        InputError: only one label, a language without a refusal, or nothing to teach for a label.
+        InputError: only one label, a language without a refusal, a target that cannot be read whole (before the first answer), or
+            nothing to teach for a label.
     """
     check_openings(refusals=refusals, compliances=compliances)
     if tuple(labels) == LABELS:
         prompts.require_both_labels("masked_update")
+    check_targets(model, prompts)
     own = [p for p in prompts if p.label == "benign" and p.target is None]
     said = generate(model, own, max_new_tokens=24, batch_size=32, progress=progress, desc="retain") if own else []
     kept = dict(zip([p.id for p in own], said, strict=True))
@@ -99,6 +101,22 @@ def examples(
                 f"masked_update: no {label} prompt has an answer to teach (the model's own were empty); give 'target's"
             )
     return out + [_generic(i, text) for i, text in enumerate(texts)]
+
+
+def check_targets(model: Model, prompts: Sequence[Prompt]) -> None:
+    """Raise if the `target` of a prompt cannot be read whole after it.
+
+    >>> check_targets(model, prompts)
+
+    Args:
+        model: the model.
+        prompts: the prompts; those without a target are passed over.
+
+    Raises:
+        InputError: as `check_prompts`.
+    """
+    given = [(prompt, prompt.target) for prompt in prompts if prompt.target is not None]
+    check_prompts(model, [prompt for prompt, _ in given], responses=[target for _, target in given])
 
 
 def _generic(number: int, text: str) -> Example:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from ..core.provenance import versions
 from ..core.results import from_json, to_json
 from ..data.columns import LABELS, SPLITS
 from ..data.prompts import PromptSet
+from ..model.answers import check_targets
 from ..model.encoding import check_prompts
 from ..model.model import Model
 from ..shield.loading import load
@@ -202,6 +203,7 @@ def open_job(
     prompts: str | os.PathLike[str] | PromptSet | None = None,
     out: str | os.PathLike[str] = "neuronshield-out",
     *,
+    hold_out: Sequence[str] = (),
     seed: int = 0,
     progress: bool = True,
 ) -> Job:
@@ -211,6 +213,7 @@ def open_job(
         model: "organism", "smollm2", a folder, a hub id, or a model.
         prompts: a JSONL or Parquet file, or a set; None for the organism's own.
         out: the result folder.
+        hold_out: languages, modalities or cells that are not trained.
         seed: of every draw.
         progress: show progress bars.
 
@@ -221,8 +224,9 @@ def open_job(
     read = read_prompts(model, prompts, seed=seed)
     model = model if isinstance(model, Model) else load(model)
     out = Path(out)
-    plan = plan_for(model, read)
+    plan = plan_for(model, read, hold_out=hold_out)
     check_prompts(model, read, extra=plan.max_new_tokens)
+    check_targets(model, read.where(split=["discover", "train"]))  # no other step reads them
     job = Job(model, read, out, plan=plan, seed=seed, progress=progress)
     job.results = read_results(out) if (out / "results.json").is_file() else {}
     sizes = {name: getattr(model, name) for name in ("n_layers", "d_mlp", "d_model", "n_params")}

@@ -12,6 +12,7 @@ import tiny
 import neuronshield as ns
 from neuronshield import InputError
 from neuronshield.core.results import from_json
+from neuronshield.model.answers import examples
 from neuronshield.run.folder import (
     FORMAT,
     Job,
@@ -135,3 +136,23 @@ def test_what_json_cannot_hold_leaves_the_old_results(llama: ns.Model, tmp_path:
         first.save()
     assert json.loads((tmp_path / "results.json").read_text()) == before
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [("sure <image>", "its answer contains '<image>'"), ("sure " * 3000, "tokens are more than the 2048")],
+    ids=["a picture's token", "too long"],
+)
+def test_an_answer_that_cannot_be_read_is_found_before_the_first_forward(target: str, says: str, tmp_path: Path):
+    module, processor = tiny.llava()
+    model = ns.load(module, processor=processor)
+    module.register_forward_pre_hook(lambda *_: pytest.fail("a forward"))
+    split = {"0": "discover", "1": "confirm", "2": "train", "3": "test", "4": "train"}
+    rows = [{**row, "split": split[row["pair_id"][0]]} for row in tiny.records()]
+    bad = next(row for row in rows if row["split"] == "train")
+    open_job(model, ns.PromptSet.from_records(rows), tmp_path, progress=False)
+    bad["target"] = target
+    with pytest.raises(InputError, match=f"prompt '{bad['id']}': .*{says}"):
+        open_job(model, ns.PromptSet.from_records(rows), tmp_path, progress=False)
+    with pytest.raises(InputError, match=f"prompt '{bad['id']}': .*{says}"):  # and before the model answers the others
+        examples(model, ns.PromptSet.from_records([{**row, "target": None} if row is not bad else row for row in rows]))
