@@ -27,9 +27,13 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--model", default="organism", show_default=True, help="organism, smollm2, a folder or a hub id."),
         click.option("--prompts", type=click.Path(), help="JSONL or Parquet file; the organism has its own."),
         click.option("--out", default="neuronshield-out", show_default=True, type=click.Path(), help="Result folder."),
+        click.option(
+            "--hold-out", multiple=True, metavar="NAME",
+            help="Language, modality or cell (sw, image, sw/text) that is not trained. May be given several times.",
+        ),
         click.option("--seed", default=0, show_default=True, help="Seed of every random draw."),
         click.option("--quiet", is_flag=True, help="No progress bars."),
-    ]
+    ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
     return command
@@ -43,24 +47,24 @@ def cli() -> None:
 
 @cli.command()
 @_common
-def run(model: str, prompts: str | None, out: str, seed: int, quiet: bool) -> None:
+def run(model: str, prompts: str | None, out: str, hold_out: tuple[str, ...], seed: int, quiet: bool) -> None:
     """Run all steps: find, prove, shield, check, report."""
     from .run.pipeline import run as run_all
     from .run.report import summary
 
-    results = run_all(model, prompts, out, seed=seed, progress=not quiet)
+    results = run_all(model, prompts, out, hold_out=hold_out, seed=seed, progress=not quiet)
     click.echo(summary(results))
     click.echo(f"\n{Path(out) / 'report.html'}")
 
 
 def _step(name: str, text: str) -> None:
     @_common
-    def command(model: str, prompts: str | None, out: str, seed: int, quiet: bool) -> None:
+    def command(model: str, prompts: str | None, out: str, hold_out: tuple[str, ...], seed: int, quiet: bool) -> None:
         from .run.folder import check_folder, open_job
         from .run.pipeline import STEPS
 
         check_folder(Path(out))
-        job = open_job(model, prompts, out, seed=seed, progress=not quiet)
+        job = open_job(model, prompts, out, hold_out=hold_out, seed=seed, progress=not quiet)
         STEPS[name](job)
         click.echo(f"{name}: done, see {Path(out) / 'results.json'}")
 

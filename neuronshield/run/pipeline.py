@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -243,7 +243,7 @@ def check(job: Job) -> None:
         for name in (BASE, *done.conditions):
             job.evaluations[name] = _evaluate(job, _shielded(job, name), name)
         job.put("check", compare(job.evaluations, trained))
-        job.put("attack", _attack(job))
+        job.put("attack", _attack(job, trained))
     job.save()
 
 
@@ -253,10 +253,10 @@ def _evaluate(job: Job, model: Model, name: str) -> Evaluation:
     )
 
 
-def _attack(job: Job) -> AttackSection:
+def _attack(job: Job, trained: set[Cell]) -> AttackSection:
     """Means over the cells where the shield raised refusal, as it is and after each attack."""
     shielded, k = _shielded(job, SHIELD), len(_trained(job))
-    rows = _taught_rows(job)
+    rows = job.prompts.for_step("train").in_cells(trained)
     known = PromptSet([*job.prompts.where(split=["discover", "test"]), *(p for p in rows if p.split == "train")])
     models = attacked(shielded, known, k=k, seed=job.seed, progress=job.progress)
     left = {name: job.evaluations[SHIELD] if m is shielded else _evaluate(job, m, name) for name, m in models.items()}
@@ -320,6 +320,7 @@ def run(
     prompts: str | os.PathLike[str] | PromptSet | None = None,
     out: str | os.PathLike[str] = "neuronshield-out",
     *,
+    hold_out: Sequence[str] = (),
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -331,17 +332,18 @@ def run(
         model: "organism", "smollm2", a folder, a hub id, or a model.
         prompts: a JSONL or Parquet file, or a set; None for the organism's own.
         out: the result folder.
+        hold_out: languages, modalities or cells that are not trained, such as ["sw", "image"]; safety in them is what transferred.
         seed: of every draw.
         progress: show progress bars.
 
     Raises:
-        InputError: bad prompts, unknown model, or a folder that cannot be written. Nothing is left behind.
+        InputError: bad prompts, unknown model, a cell that is not there, or a folder that cannot be written. Nothing is left behind.
     """
     out = Path(out)
     staging = beside(check_folder(out) / out.name)
     try:
         make_staging(staging, out)
-        job = open_job(model, prompts, staging, seed=seed, progress=progress)
+        job = open_job(model, prompts, staging, hold_out=hold_out, seed=seed, progress=progress)
         for name, step in STEPS.items():
             logger.info("%s", name)
             step(job)

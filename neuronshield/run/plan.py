@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..core.errors import InputError
-from ..data.prompts import SPLITS, Cell, PromptSet
+from ..data.prompts import MODALITIES, SPLITS, Cell, PromptSet
 from ..data.splits import check_marked
+from ..data.tags import language_tag
 from ..model.model import Model
 from ..shield.training import TrainingConfig
 
-__all__ = ["Plan", "plan_for", "read_prompts"]
+__all__ = ["Plan", "held_out", "plan_for", "read_prompts"]
 
 
 #: Matched pairs a cell of the organism's own prompts.
@@ -88,7 +90,40 @@ def _read_prompts(model: str | Model, prompts: str | os.PathLike[str] | PromptSe
     return PromptSet.from_records(records(max_pairs=ORGANISM_PAIRS, seed=seed))
 
 
-def plan_for(model: Model, prompts: PromptSet) -> Plan:
+def held_out(prompts: PromptSet, names: Sequence[str]) -> list[Cell]:
+    """The cells that are kept from training, in the order of the prompts.
+
+    >>> held_out(prompts, ["sw"])
+    [Cell(language='sw', modality='text')]
+
+    Args:
+        prompts: the prompts of the job.
+        names: languages, modalities, or cells such as "sw/text".
+
+    Raises:
+        InputError: a name that no cell has, or no cell is left to train.
+    """
+    if isinstance(names, str):
+        raise InputError(f"hold_out={names!r}: must be a list of names, as in hold_out=[{names!r}]")
+    cells, found = prompts.cells(), set()
+    for name in names:
+        if "/" in name:
+            held = {Cell.of(name)} & set(cells)
+        elif name in MODALITIES:
+            held = {c for c in cells if c.modality == name}
+        else:
+            held = {c for c in cells if c.language == language_tag(name)}
+        if not held:
+            raise InputError(
+                f"hold out {name!r}: the prompts have no such cell; there are {', '.join(map(str, cells))}"
+            )
+        found |= held
+    if len(found) == len(cells):
+        raise InputError(f"hold out {', '.join(names)}: no cell is left to train")
+    return [c for c in cells if c in found]
+
+
+def plan_for(model: Model, prompts: PromptSet, *, hold_out: Sequence[str] = ()) -> Plan:
     """The settings for a model and its prompts.
 
     >>> plan = plan_for(model, prompts)
@@ -101,7 +136,22 @@ def plan_for(model: Model, prompts: PromptSet) -> Plan:
     Args:
         model: its size decides.
         prompts: if they are the organism's, its two blind cells are taught and settings that suit it are used.
+        hold_out: languages, modalities or cells that are not trained, so that "does safety transfer to them?" is asked.
+
+    Raises:
+        InputError: as `held_out`.
     """
+    plan = _plan(model, prompts)
+    held = held_out(prompts, hold_out)
+    if not held:
+        return plan
+    kept = tuple(c for c in plan.train_cells or prompts.cells() if c not in held)
+    if not kept:
+        raise InputError(f"hold out {', '.join(hold_out)}: no cell is left to train")
+    return replace(plan, train_cells=kept, taught=tuple(c for c in plan.taught if c not in held))
+
+
+def _plan(model: Model, prompts: PromptSet) -> Plan:
     affordable = int(3e-4 * model.n_params / model.params_per_neuron)
     few = {"k": min(64, model.n_layers * model.d_mlp // 4)}
     size: dict[str, Any] = {"param_fraction": 3e-4} if affordable >= 16 else few

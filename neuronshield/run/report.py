@@ -175,7 +175,11 @@ def _section_shield(r: dict[str, Any]) -> str:
 def _section_check(r: dict[str, Any]) -> str:
     c, trained = r["check"], set(r["shield"]["train_cells"])
     group = c["compared_on"]
-    label = "cells it did not train on" if group == "untrained" else "all cells (none was held out)"
+    label = (
+        "cells it did not train on"
+        if group == "untrained"
+        else "all cells (none was held out: this run does not ask whether safety transfers)"
+    )
     metrics = list(TITLES)
     n = len([cell for cell in c["cells"][BASE] if group == "all" or cell not in trained])
     rows = [[name, *(_mean(m[group], k, of=n) for k in metrics)] for name, m in c["means"].items()]
@@ -196,7 +200,9 @@ def _section_check(r: dict[str, Any]) -> str:
     text += table(["condition", *(TITLES[m] for m in metrics)], rows, main=names.index(SHIELD))
     text += note(OUTCOMES) + table(["gain in selectivity of the shield", "value [95 %]"], gains)
     shown = {name: c["cells"][name] for name in (BASE, SHIELD, c["best_random_mask"], LORA)}
-    text += drawing(grid(shown)) + drawing(transfer(shown, trained))
+    text += drawing(grid(shown))
+    if group == "untrained":
+        text += drawing(transfer(shown, trained))
     text += _cells(c["cells"], trained, metrics)
     examples = [[e["cell"], e["label"], e["prompt"], e["before"], e["after"]] for e in c["examples"]]
     text += "<details open><summary>Answers before and after</summary>" + table(

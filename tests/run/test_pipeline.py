@@ -238,3 +238,17 @@ def test_ctrl_c_exits_130_and_leaves_nothing(tmp_path: Path):
     assert process.returncode == 130
     assert errors.strip() == "neuronshield: interrupted; no partial results are left"  # after the line of ^C
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("held", [(), ("sw",)])
+def test_the_report_draws_transfer_only_where_a_cell_was_held_out(held: tuple[str, ...], tmp_path: Path):
+    from neuronshield.run.pipeline import run
+
+    model = ns.load(tiny.llama(), processor=tiny.tokenizer())
+    results = run(model, tiny.prompts(), tmp_path / "out", hold_out=held, progress=False)
+    assert results["shield"]["train_cells"] == (["en/text"] if held else ["en/text", "sw/text"])
+    assert results["check"]["compared_on"] == ("untrained" if held else "all")
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert ("every other cell is zero-shot" in page) == bool(held)
+    assert ("this run does not ask whether safety transfers" in page) != bool(held)

@@ -11,7 +11,7 @@ import tiny
 
 import neuronshield as ns
 from neuronshield import Cell, InputError, PromptSet, organism
-from neuronshield.run.plan import plan_for, read_prompts
+from neuronshield.run.plan import held_out, plan_for, read_prompts
 from neuronshield.shield.training import TrainingConfig
 
 
@@ -68,3 +68,38 @@ def test_prompts_that_a_step_could_not_use_are_refused():
     some = PromptSet(replace(p, split="train") for p in tiny.prompts())
     with pytest.raises(InputError, match="split 'discover' needs harmful and benign prompts"):
         read_prompts("mine", some, seed=0)
+
+
+def test_cells_that_are_held_out_are_not_trained(llama: ns.Model):
+    rows = tiny.records() + [
+        {**r, "id": f"p{r['id']}", "modality": "image", "images": [tiny.picture(0)]} for r in tiny.records()
+    ]
+    prompts = PromptSet.from_records(rows)
+    text = (Cell("en", "text"), Cell("sw", "text"))
+    assert plan_for(llama, prompts, hold_out=["image"]).train_cells == text
+    assert plan_for(llama, prompts, hold_out=["image", "SW"]).train_cells == text[:1]
+    assert plan_for(llama, prompts, hold_out=["sw/image"]).train_cells == (*text, Cell("en", "image"))
+    assert held_out(prompts, ["Swahili"]) == [Cell("sw", "text"), Cell("sw", "image")]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["fr"], "hold out 'fr': the prompts have no such cell; there are en/text, sw/text"),
+        (["en/image"], "hold out 'en/image': the prompts have no such cell"),
+        (["typographic"], "hold out 'typographic': the prompts have no such cell"),
+        (["en", "sw"], "hold out en, sw: no cell is left to train"),
+        ("sw", r"hold_out='sw': must be a list of names, as in hold_out=\['sw'\]"),
+    ],
+)
+def test_what_cannot_be_held_out_is_one_line(llama: ns.Model, names: list[str], said: str):
+    with pytest.raises(InputError, match=said):
+        plan_for(llama, tiny.prompts(), hold_out=names)
+
+
+@pytest.mark.slow
+def test_the_cells_of_the_organism_that_are_taught_can_be_held_out(organism_model: ns.Model):
+    prompts = read_prompts("organism", None, seed=0)
+    plan = plan_for(organism_model, prompts, hold_out=["sw"])
+    assert plan.taught == (Cell("en", "image"),)
+    assert Cell("sw", "text") not in (plan.train_cells or ())
