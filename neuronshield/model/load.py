@@ -25,7 +25,7 @@ from .gate import check_module, check_pictures, check_processor
 from .mixtures import experts_of, flattened
 from .model import Model, require_model
 from .template import checked_options
-from .weights import check_adapters, check_projections, out_in
+from .weights import check_adapters, check_loaded, check_projections, out_in
 
 __all__ = ["addressed", "load"]
 
@@ -60,7 +60,8 @@ def load(
 
     Args:
         model: "organism" (the embedded VLLM), "smollm2" (SmolLM2-135M-Instruct), a folder, a hub id, a transformers model
-            that is already built, or a TransformerLens `TransformerBridge` (its transformers model is used).
+            that is already built, or a TransformerLens `TransformerBridge` or what `torch.compile` made of one (the transformers
+            model in it is used).
         processor: of a built model, its processor, or a bare tokenizer for a text model; of any other, used instead of the
             checkpoint's own.
         revision: commit, tag or branch on the hub; of a built model, recorded only.
@@ -87,6 +88,7 @@ def load(
     """
     _check_call(model, processor, remote=remote, quantize=quantize, site=site)
     check_openings(refusals=refusals, compliances=compliances)
+    model = getattr(model, "_orig_mod", model)  # under torch.compile, whose graph shows no neurons
     if isinstance(model, nn.Module):
         built = {"dtype": dtype, "device": device, "device_map": device_map, "quantize": quantize}
         _check_built({**built, "trust_remote_code": trust_remote_code or None})
@@ -231,6 +233,8 @@ def addressed(
     check_module(module)
     check_processor(module, processor)
     family = type(module).__name__
+    if remote is not True:
+        check_loaded(family, module)
     path, found = find_decoder_layers(module, family, layers)
     if site is None and any(experts_of(layer) for layer in found):
         if remote:

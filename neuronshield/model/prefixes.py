@@ -120,7 +120,7 @@ def margin(logits: Float[Tensor, "batch vocab"], tokens: Sequence[OpeningTokens]
         logits: of the first answer token, [batch, vocab].
         tokens: first-token ids for each row.
     """
-    out = torch.empty(len(logits))
+    out = torch.empty(len(logits), dtype=torch.float32)
     for kind in dict.fromkeys((tuple(t.refusal), tuple(t.compliance)) for t in tokens):
         rows = [i for i, t in enumerate(tokens) if (tuple(t.refusal), tuple(t.compliance)) == kind]
         refusal, compliance = (torch.logsumexp(logits[rows][:, list(ids)].float(), dim=1) for ids in kind)

@@ -31,6 +31,7 @@ from .projection import (
 
 __all__ = [
     "check_adapters",
+    "check_loaded",
     "check_projections",
     "count_params",
     "down_norms",
@@ -93,6 +94,27 @@ def check_projections(family: str, layers: Sequence[nn.Module], site: Site) -> N
         down = owner.get_submodule(site.down)
         if (first := seen.setdefault(id(down._parameters.get("weight", down)), layer)) != layer:
             raise InputError(f"{family}: layers {first} and {layer} share one {site.down!r} (tied); not supported")
+
+
+def check_loaded(family: str, module: nn.Module) -> None:
+    """Raise unless every tensor of a model has values here, or accelerate brings them: any other would be what memory holds.
+
+    >>> check_loaded("Llama", model.module)
+
+    Args:
+        family: the model's class, for the message.
+        module: the model.
+
+    Raises:
+        InputError: a tensor without values, by its name.
+    """
+    brought = {id(part) for m in module.modules() if hasattr(m, "_hf_hook") for part in m.modules()}
+    for name, part in module.named_modules():
+        own = [*part._parameters.items(), *part._buffers.items()]
+        empty = next((key for key, value in own if value is not None and value.is_meta), None)
+        if empty is not None and id(part) not in brought:
+            full = f"{name}.{empty}" if name else empty
+            raise InputError(f"{family}: {full!r} was not loaded (it is on the meta device); load the model whole")
 
 
 def check_adapters(family: str, module: nn.Module) -> None:

@@ -172,6 +172,13 @@ def test_a_model_without_a_known_decoder_mlp_is_refused_by_name(build: Any, says
         ns.load(build(), processor=tiny.tokenizer())
 
 
+def test_a_compiled_model_is_read_as_the_model_in_it(gpt2: ns.Model) -> None:
+    compiled: Any = torch.compile(gpt2.module, backend="eager")
+    model = ns.load(compiled, processor=gpt2.processor)
+    assert model.module is gpt2.module
+    assert model.fingerprint == gpt2.fingerprint
+
+
 def test_a_built_model_needs_its_processor() -> None:
     with pytest.raises(InputError, match="processor="):
         ns.load(tiny.llama())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import tiny
 import torch
@@ -68,3 +70,30 @@ def test_frozen_gives_the_gradients_back_after_an_error(llama: ns.Model) -> None
 def test_its_repr_fits_a_line(llava: ns.Model) -> None:
     assert repr(llava).startswith("Model('LlavaForConditionalGeneration', LlavaForConditionalGeneration, n_layers=3")
     assert len(repr(llava)) < 150
+
+
+@pytest.mark.parametrize("wrap", ["peft", "a function"])
+def test_what_a_wrapper_of_the_forward_passes_on_is_given(wrap: str) -> None:
+    """GPT-2 counts positions from the left edge of a padded row unless it is told them."""
+    from peft import LoraConfig, get_peft_model
+
+    module: Any = tiny.gpt2()
+    if wrap == "peft":
+        config = LoraConfig(r=2, target_modules=["mlp.c_proj"], fan_in_fan_out=True, init_lora_weights=False)
+        module = get_peft_model(module, config).eval()
+    else:
+        forward = module.forward
+
+        def passing_on(*args: Any, **options: Any) -> Any:
+            return forward(*args, **options)
+
+        module.forward = passing_on
+    model, prompts = ns.load(module, processor=tiny.tokenizer()), list(some("gpt2"))
+    assert model.forward_takes("position_ids")
+    assert not model.forward_takes("pixel_values")
+    alone = []
+    for prompt in prompts:
+        with torch.no_grad():
+            ids = tiny.encode(model, prompt)[0]["input_ids"]
+            alone.append(module(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -1])
+    torch.testing.assert_close(answer_logits(model, prompts, batch_size=16), torch.stack(alone))

@@ -72,7 +72,13 @@ def test_the_margin_is_a_difference_of_log_sums() -> None:
     wanted = [
         np.log(np.exp(x[i, k.refusal]).sum()) - np.log(np.exp(x[i, k.compliance]).sum()) for i, k in enumerate(kinds)
     ]
-    np.testing.assert_allclose(margin(logits, kinds), wanted, rtol=1e-5, atol=1e-6)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):  # a script may have set another default
+        torch.set_default_dtype(dtype)
+        try:
+            got = margin(logits, kinds)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
 
 
 NEURONS = ns.NeuronSet([(0, 3), (1, 5)], n_layers=3, d_mlp=29)

@@ -197,6 +197,22 @@ def test_layers_that_share_their_weights_are_refused():
 
 
 # -- models -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "name", ["lm_head.weight", "model.layers.1.self_attn.q_proj.weight", "model.rotary_emb.inv_freq"]
+)
+def test_a_model_with_a_tensor_that_was_not_loaded_is_refused_by_its_name(name: str):
+    module = tiny.llama()
+    owner, _, last = name.rpartition(".")
+    part = module.get_submodule(owner)
+    given = getattr(part, last)
+    empty = given.to("meta")
+    setattr(part, last, nn.Parameter(empty) if isinstance(given, nn.Parameter) else empty)
+    with pytest.raises(
+        ns.InputError, match=rf"'{name}' was not loaded \(it is on the meta device\); load the model whole"
+    ):
+        ns.load(module, processor=tiny.tokenizer())
+
+
 def test_packed_integers_are_measured_by_what_they_do_and_not_trained():
     module = tiny.llama()
     for layer in module.model.layers:
