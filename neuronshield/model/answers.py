@@ -84,6 +84,8 @@ def examples(
     if tuple(labels) == LABELS:
         prompts.require_both_labels("masked_update")
     check_targets(model, prompts)
+    harmful = [p for p in prompts if p.label == "harmful" and p.target is None]
+    refused = {p.id: refusal_for(p, refusals) for p in harmful}
     own = [p for p in prompts if p.label == "benign" and p.target is None]
     said = generate(model, own, max_new_tokens=24, batch_size=32, progress=progress, desc="retain") if own else []
     kept = dict(zip([p.id for p in own], said, strict=True))
@@ -92,7 +94,7 @@ def examples(
         if p.target is not None:
             out.append(Example(p, p.target))
         elif p.label == "harmful":
-            out.append(Example(p, refusal_for(p, refusals)))
+            out.append(Example(p, refused[p.id]))
         elif kept[p.id] or _first(compliances, p.language):
             out.append(Example(p, kept[p.id] or _first(compliances, p.language), keep=True))
     for label in labels:

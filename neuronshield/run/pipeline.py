@@ -34,6 +34,7 @@ from ..data.prompts import Cell, PromptSet
 from ..find.moments import Stats, capture
 from ..find.overlaps import overlap
 from ..find.scores import Scores, contrast
+from ..model.answers import refusal_for
 from ..model.forward import margins
 from ..model.model import Model
 from ..model.prefixes import opening_tokens, openings_of
@@ -344,6 +345,10 @@ def run(
     try:
         make_staging(staging, out)
         job = open_job(model, prompts, staging, hold_out=hold_out, seed=seed, progress=progress)
+        for prompt in _taught_rows(job).where(
+            label="harmful"
+        ):  # a language without a refusal is found before the first step
+            _ = prompt.target or refusal_for(prompt, job.model.prefixes.refusals)
         for name, step in STEPS.items():
             logger.info("%s", name)
             step(job)

@@ -17,6 +17,8 @@ from PIL import Image
 
 import neuronshield as ns
 from neuronshield import organism
+from neuronshield.model.answers import examples
+from neuronshield.run.pipeline import run
 
 OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1"}
 
@@ -252,3 +254,16 @@ def test_the_report_draws_transfer_only_where_a_cell_was_held_out(held: tuple[st
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert ("every other cell is zero-shot" in page) == bool(held)
     assert ("this run does not ask whether safety transfers" in page) != bool(held)
+
+
+def test_a_language_without_a_refusal_to_teach_is_found_before_the_first_forward(tmp_path: Path):
+    # trap: the third of four steps stops, hours later
+    model = ns.load(tiny.llama(), processor=tiny.tokenizer())
+    model.module.register_forward_pre_hook(lambda *_: pytest.fail("a forward"))
+    rows = [{**row, "target": None} for row in tiny.records(languages=("sw",))]
+    dutch = ns.PromptSet.from_records([{**row, "language": "nl"} for row in rows])
+    with pytest.raises(ns.InputError, match="no refusal to teach in language 'nl'"):
+        run(model, dutch, tmp_path / "out", progress=False)
+    with pytest.raises(ns.InputError, match="no refusal to teach in language 'nl'"):
+        examples(model, dutch)  # and before the model answers the benign ones
+    assert not list(tmp_path.iterdir())
