@@ -1,4 +1,4 @@
-"""Result files of one run on the organism: neuronshield run; python benchmarks/organism_run.py [neuronshield-out]
+"""Result files of one run on the organism: python benchmarks/organism_run.py [neuronshield-out]
 
 Reads `results.json` of the run, and writes the numbers and rows of organism-proof.json, organism-shield.json and
 organism-overlap.json in benchmarks/results. Titles, columns and formats stay as they are.
@@ -134,7 +134,7 @@ def main() -> None:
     run = json.loads((args.run / "results.json").read_text(encoding="utf-8"))
     head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
     source = {
-        "commit": args.commit or head.stdout.strip(), "command": "neuronshield run; python benchmarks/organism_run.py",
+        "commit": args.commit or head.stdout.strip(), "command": "neuronshield run",
         "machine": "2 CPU cores, no GPU",
     }  # fmt: skip
     for name, (numbers, rows) in {
