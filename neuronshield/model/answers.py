@@ -27,6 +27,7 @@ from .encoding import Batch, batches, check_prompts
 from .generation import generate
 from .model import Model
 from .running import running
+from .tokens import check_known
 
 __all__ = ["Example", "answer_loss", "check_targets", "examples", "refusal_for"]
 
@@ -201,6 +202,8 @@ def _plain_batch(model: Model, texts: Sequence[Example]) -> Batch:
                 f"texts: {text.prompt.id!r} contains {token!r}, which {model.id!r} reads as a picture; take it out"
             )
     ids = [model.tokenizer(text.response)["input_ids"][:GENERIC] for text in texts]
+    for text, row in zip(texts, ids, strict=True):
+        check_known(model, row, what=f"texts: {text.prompt.id!r}")
     check_length(model, [text.prompt for text in texts], list(map(len, ids)))
     width = max(map(len, ids))
     rows = torch.zeros(len(ids), width, dtype=torch.long)

@@ -34,7 +34,7 @@ from .context import check_length
 from .model import Model
 from .padding import pads_on_the_left
 from .rotary import stretched
-from .tokens import begins, encoded
+from .tokens import begins, check_known, encoded, filler
 
 __all__ = ["PER_TOKEN", "Batch", "Role", "as_prompts", "batches", "check_length", "check_prompts", "collate", "render"]
 
@@ -314,7 +314,7 @@ def collate(
     lengths = data["attention_mask"].sum(dim=1)
     answers = _answers(model, prompts, responses)
     check_length(model, prompts, [n + len(a) for n, a in zip(lengths.tolist(), answers, strict=True)])
-    fill = {"input_ids": model.tokenizer.pad_token_id or 0, "token_type_ids": model.answer_token_type}
+    fill = {"input_ids": filler(model, model.tokenizer.pad_token_id), "token_type_ids": model.answer_token_type}
     data, roles = _lay_out(data, lengths, answers, side=side, fill=fill)
     if model.image_token_id is not None:
         roles["image"] = roles["prompt"] & (data["input_ids"] == model.image_token_id)
@@ -349,6 +349,7 @@ def _answers(model: Model, prompts: Sequence[Prompt], responses: Sequence[str] |
             )
         ids = model.tokenizer(response, add_special_tokens=False)["input_ids"]
         out.append([*ids, *([eos] if eos is not None else [])])
+        check_known(model, out[-1], what=f"prompt {prompt.id!r}: its answer")
     return out
 
 

@@ -53,6 +53,8 @@ def check_module(module: nn.Module) -> None:
         InputError: an encoder-decoder, a model that reads in both directions, one without a language-model head, or one whose
             forward needs more than a prompt.
     """
+    if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise InputError(f"{type(module).__name__}: it runs copies of a model; pass the model in it (module.module)")
     base = _inside(module)
     config = getattr(base, "config", None)
     if config is None:
@@ -144,8 +146,8 @@ def check_processor(module: nn.Module, processor: Any) -> None:
         processor: its processor, or a bare tokenizer: then a model that takes pictures is used on text.
 
     Raises:
-        InputError: a processor of pictures for a model that takes none or that has no known image token, or a tokenizer with
-            more tokens than the model's embedding has rows.
+        InputError: an image processor without a tokenizer, a processor of pictures for a model that takes none or that has no
+            known image token, or a tokenizer with more tokens than the model's embedding has rows.
     """
     base = _inside(module)
     config = getattr(base, "config", None)
@@ -153,6 +155,8 @@ def check_processor(module: nn.Module, processor: Any) -> None:
         return
     family, kind = type(base).__name__, type(processor).__name__
     tokenizer = getattr(processor, "tokenizer", processor)
+    if not hasattr(tokenizer, "decode"):
+        raise InputError(f"{family}: the {kind} has no tokenizer; pass the whole processor, or a tokenizer")
     rows = _embedding_rows(base)
     tokens = getattr(tokenizer, "vocab_size", None)
     if rows is not None and isinstance(tokens, int) and tokens > rows:

@@ -35,6 +35,7 @@ from .model import Model
 from .rotary import stretched
 from .running import not_finite, running
 from .thoughts import decoded
+from .tokens import filler
 
 __all__ = ["decode", "generate", "settings"]
 
@@ -244,7 +245,7 @@ def _greedy(model: Model, n: int) -> Any:
     from transformers import GenerationConfig
 
     theirs, ends = getattr(model.module, "generation_config", None), _ends(model)
-    pad = next((i for i in (model.tokenizer.pad_token_id, model.tokenizer.eos_token_id) if i is not None), 0)
+    pad = filler(model, model.tokenizer.pad_token_id, model.tokenizer.eos_token_id)
     return GenerationConfig(
         max_new_tokens=n, do_sample=False, num_beams=1, eos_token_id=ends or None, pad_token_id=pad,
         bos_token_id=getattr(theirs, "bos_token_id", None),

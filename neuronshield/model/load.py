@@ -233,8 +233,6 @@ def addressed(
     check_module(module)
     check_processor(module, processor)
     family = type(module).__name__
-    if remote is not True:
-        check_loaded(family, module)
     path, found = find_decoder_layers(module, family, layers)
     if site is None and any(experts_of(layer) for layer in found):
         if remote:
@@ -246,6 +244,7 @@ def addressed(
     else:
         chosen = _site(family, path, found, by_hand=site)
     if remote is not True:
+        check_loaded(family, module)
         check_adapters(family, module)
         check_projections(family, list(found), chosen)
     widths = {out_in(layer.get_submodule(chosen.down)) for layer in found}

@@ -23,6 +23,7 @@ from ..data.grading import Openings, openings_for
 from ..data.languages import OpeningsArg
 from ..data.prompts import Prompt
 from .model import Model
+from .tokens import n_tokens
 
 __all__ = ["OpeningTokens", "margin", "opening_tokens", "openings_of"]
 
@@ -105,7 +106,7 @@ def _first_ids(model: Model, texts: Sequence[str]) -> set[int]:
         for variant in (text, f" {text}"):
             tokens = tokenizer(variant, add_special_tokens=False)["input_ids"]
             tokens = [i for i in tokens if tokenizer.decode([i]).strip()]
-            if tokens and tokens[0] != unknown:
+            if tokens and tokens[0] != unknown and tokens[0] < n_tokens(model):
                 ids.add(tokens[0])
     return ids
 

@@ -26,7 +26,7 @@ from ..data.prompts import Prompt
 from .chat import Reading, brief, reading
 from .model import Model
 
-__all__ = ["begins", "encoded"]
+__all__ = ["begins", "check_known", "encoded", "filler", "n_tokens"]
 
 
 #: Tokenizers keep state (padding side, truncation) and cannot be used by two threads at once.
@@ -189,22 +189,68 @@ def _leaves(value: Any) -> list[Tensor]:
 
 
 # -- checks -----------------------------------------------------------------------------------------------
+def n_tokens(model: Model) -> int:
+    """Number of token ids that the model knows: rows of its embedding.
+
+    >>> n_tokens(model)
+    38
+
+    Args:
+        model: the model.
+    """
+    return model.module.get_input_embeddings().weight.shape[0]  # type: ignore[operator,union-attr,return-value,no-any-return]
+
+
+def filler(model: Model, *ids: int | None) -> int:
+    """The first id that there is and that the model knows, or 0: what stands where nothing is read.
+
+    >>> filler(model, None, 99, 2)
+    2
+
+    A padding token that was added to the tokenizer alone has no row in the embedding.
+
+    Args:
+        model: the model.
+        *ids: candidates.
+    """
+    rows = n_tokens(model)
+    return next((i for i in ids if i is not None and i < rows), 0)
+
+
+def check_known(model: Model, ids: Sequence[int], *, what: str) -> None:
+    """Raise on a token id that the model does not know.
+
+    >>> check_known(model, [3, 4], what="prompt 'a'")
+
+    Args:
+        model: the model.
+        ids: token ids.
+        what: whose they are, for the message.
+
+    Raises:
+        InputError: names the first unknown id.
+    """
+    rows = n_tokens(model)
+    unknown = next((i for i in ids if i >= rows), None)
+    if unknown is not None:
+        token = model.tokenizer.convert_ids_to_tokens(unknown)
+        raise InputError(
+            f"{what}: token id {unknown} is not among the {rows} of {model.id!r} ({token!r}); its tokenizer is of another model, "
+            "or tokens were added to it: module.resize_token_embeddings(len(tokenizer)) adds their rows"
+        )
+
+
 def _check_rows(model: Model, prompts: Sequence[Prompt], data: dict[str, Tensor]) -> None:
     """Raise on a row without tokens, with ids that the model does not know, or whose pictures are not all there."""
     ids, real = data["input_ids"], data["attention_mask"].bool()
     image = model.image_token_id
-    rows: int = model.module.get_input_embeddings().weight.shape[0]  # type: ignore[operator,union-attr,assignment]
     for i, prompt in enumerate(prompts):
         row = ids[i][real[i]]
         if not len(row):
             raise InputError(f"prompt {prompt.id!r} encodes to no tokens with the tokenizer of {model.id!r}")
         n = int((row == image).sum()) if image is not None else 0
         known = row[row != image] if image is not None else row
-        if len(known) and int(known.max()) >= rows:
-            raise InputError(
-                f"prompt {prompt.id!r}: token id {int(known.max())} is not among the {rows} of {model.id!r}; "
-                "its tokenizer is of another model"
-            )
+        check_known(model, known.tolist(), what=f"prompt {prompt.id!r}")
         if (n == 0 and prompt.images and image is not None) or (n > 0 and not prompt.images):
             raise InputError(
                 f"prompt {prompt.id!r} has {len(prompt.images)} pictures, and {n} tokens of what {model.id!r} reads stand for pictures; "

@@ -25,9 +25,13 @@ from unsupported import (
 )
 
 import neuronshield as ns
+from neuronshield.data.grading import openings_for
+from neuronshield.model.answers import answer_batches, answer_loss, examples
 from neuronshield.model.families import image_token_id
 from neuronshield.model.forward import answer_logits
 from neuronshield.model.gate import check_module, check_pictures, check_processor
+from neuronshield.model.prefixes import opening_tokens
+from neuronshield.model.tokens import n_tokens
 
 
 def refused(module: torch.nn.Module, processor: Any = None) -> str:
@@ -199,3 +203,55 @@ def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused() -> None:
     assert f"its embedding has 20 rows and the tokenizer (TokenizersBackend) has {len(tiny.WORDS)} tokens" in said
     check_processor(tiny.llama(vocab_size=len(tiny.WORDS)), tiny.tokenizer())
     check_processor(tiny.llama(vocab_size=100), tiny.tokenizer())
+
+
+def tokenizer_with(token: str, **special: Any) -> Any:
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_tokens([token])
+    tokenizer.add_special_tokens(special)
+    return tokenizer
+
+
+def test_a_padding_token_that_the_embedding_lacks_is_never_read() -> None:
+    rows = [{"id": str(i), "prompt": p, "label": "benign"} for i, p in enumerate(("how do i", "how do i make it help"))]
+    prompts = ns.PromptSet.from_records(rows)
+    plain = ns.load(tiny.llama(), processor=tiny.tokenizer())
+    added = ns.load(tiny.llama(), processor=tokenizer_with("zebra", pad_token="[PAD]"))
+    assert added.tokenizer.pad_token_id == n_tokens(added) + 1
+    assert torch.equal(answer_logits(added, prompts), answer_logits(plain, prompts))
+    options: dict[str, Any] = {"max_new_tokens": 4, "progress": False}
+    assert ns.generate(added, prompts, **options) == ns.generate(plain, prompts, **options)
+
+
+def test_an_added_token_without_a_row_is_refused_where_it_is_used() -> None:
+    model = ns.load(tiny.llama(), processor=tokenizer_with("zebra"))
+    rows = [
+        {"id": "p", "prompt": "how do i", "label": "harmful", "target": "sorry"}, {"id": "q", "prompt": "how", "label": "benign", "target": "sure"},
+    ]  # fmt: skip
+    said = r"token id 38 is not among the 38 of .* \('zebra'\).*resize_token_embeddings"
+
+    def losses(changed: dict[str, Any], texts: list[str]) -> list[torch.Tensor]:
+        prompts = ns.PromptSet.from_records([{**rows[0], **changed}, rows[1]])
+        return [answer_loss(model, batch) for batch in answer_batches(model, examples(model, prompts, texts=texts))]
+
+    assert len(losses({}, ["make it"])) == 2
+    with pytest.raises(ns.InputError, match=f"prompt 'p': {said}"):
+        losses({"prompt": "how do zebra"}, [])
+    with pytest.raises(ns.InputError, match=f"prompt 'p': its answer: {said}"):
+        losses({"target": "sorry zebra"}, [])
+    with pytest.raises(ns.InputError, match=f"texts: 'text-0': {said}"):
+        losses({}, ["zebra do"])
+    found = opening_tokens(
+        model, openings_for(list(ns.PromptSet.from_records(rows)), refusals=["zebra", "sorry"], compliances=["sure"])
+    )
+    assert found["en"].refusal == [tiny.WORDS.index("sorry")]
+
+
+def test_an_image_processor_alone_is_no_processor() -> None:
+    module, processor = tiny.llava()
+    assert "the CLIPImageProcessor" in refused(module, processor.image_processor)
+    assert "has no tokenizer; pass the whole processor" in refused(module, processor.image_processor)
+
+
+def test_a_wrapper_of_copies_is_refused_with_what_to_pass() -> None:
+    assert "pass the model in it (module.module)" in refused(torch.nn.DataParallel(tiny.llama()))
