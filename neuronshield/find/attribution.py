@@ -34,7 +34,7 @@ from ..model.families import by_row
 from ..model.intervention import Intervention
 from ..model.model import Model
 from ..model.prefixes import OpeningTokens, margin, opening_tokens, openings_of
-from ..model.running import not_finite, running
+from ..model.running import not_finite, recording, running
 from .moments import check_inputs, record
 from .selection import Scores
 
@@ -118,7 +118,7 @@ def gradients(
     Raises:
         InputError: logits or gradients that are not finite, or too little memory.
     """
-    slopes = torch.zeros(len(prompts), model.n_layers, model.d_mlp)
+    slopes = torch.zeros(len(prompts), model.n_layers, model.d_mlp, dtype=torch.float32)
     acts = torch.zeros_like(slopes)
     envoys, traced = model.envoys, model.traced
     for batch in batches(model, prompts, batch_size=batch_size, side="left"):
@@ -127,7 +127,7 @@ def gradients(
         n, idle = len(batch.rows), model.idle(batch.encoding)
         active, width = [i for i in range(model.n_layers) if i not in idle], batch.encoding["input_ids"].shape[1]
         here = running(model, rows=n, width=width)
-        with here, torch.enable_grad(), model.frozen(), traced.trace(**batch.encoding, **model.there):
+        with here, recording("attribution"), model.frozen(), traced.trace(**batch.encoding, **model.there):
             read, slope = nnsight.save([]), nnsight.save([])
             for layer in active:
                 h = envoys[layer].input

@@ -246,7 +246,7 @@ def _final(batch: Batch) -> Tensor:
 
 def _read(model: Model, batch: Batch, where: Tensor) -> Float[Tensor, "layer token d_mlp"]:
     """Every layer's neurons at the chosen tokens, float32."""
-    silent = torch.zeros(int(where.sum()), model.d_mlp)
+    silent = torch.zeros(int(where.sum()), model.d_mlp, dtype=torch.float32)
 
     def chosen(layer: int, h: Tensor, envoy: Any) -> Tensor:
         return h[where.to(h.device)].float().cpu()

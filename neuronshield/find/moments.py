@@ -183,7 +183,7 @@ def _trace_moments(
         part = share @ (size / out.clamp(min=1e-12))
         return torch.stack([mean, m2, share @ size, positive, least, part]).detach().to(mask.device)
 
-    silent = torch.zeros(6, n_groups, model.d_mlp, device=mask.device)
+    silent = torch.zeros(6, n_groups, model.d_mlp, dtype=torch.float32, device=mask.device)
     layers = [silent if part is None else part for part in read_layers(model, batch, moments)]
     fields = rearrange(layers, "layer field group neuron -> field group layer neuron")
     return counts.cpu(), list(fields.double().cpu().numpy())
@@ -211,10 +211,10 @@ def record(model: Model, prompts: Sequence[Prompt], *, batch_size: int = 32) -> 
     for prompt in prompts:
         require(prompt, Prompt, call=call, name="every row of prompts", hint="PromptSet.from_records reads dicts")
     at_least(1, "record", batch_size=batch_size)
-    out = torch.empty(len(prompts), model.n_layers, model.d_mlp)
+    out = torch.empty(len(prompts), model.n_layers, model.d_mlp, dtype=torch.float32)
     for batch in batches(model, prompts, batch_size=batch_size):
         mask = batch.roles["last_prompt"]
-        silent = torch.zeros(len(mask), model.d_mlp, device=mask.device)
+        silent = torch.zeros(len(mask), model.d_mlp, dtype=torch.float32, device=mask.device)
 
         def last(layer: int, h: Tensor, envoy: Any, mask: Tensor = mask) -> Tensor:
             return h[mask.to(h.device)].detach().float().to(mask.device)

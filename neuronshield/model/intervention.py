@@ -271,8 +271,8 @@ class Intervention:
             )
             value = about["value"]
             if isinstance(value, list):
-                short = torch.tensor(value)
-                value = torch.zeros(*short.shape[:-1], about["n_layers"], about["d_mlp"])
+                short = torch.tensor(value, dtype=torch.float32)
+                value = torch.zeros(*short.shape[:-1], about["n_layers"], about["d_mlp"], dtype=torch.float32)
                 layer, index = torch.tensor(list(neurons)).T
                 value[..., layer, index] = short
             return Intervention(neurons, about["kind"], value, positions=about["positions"], cells=about["cells"])

@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import nn
 
 from ..core.errors import InputError, out_of_memory
 from .rotary import start
 
-__all__ = ["advice_on_memory", "not_finite", "running", "wrapped"]
+__all__ = ["advice_on_memory", "not_finite", "recording", "running", "wrapped"]
 
 FORWARD, STATE = "forward", "__nnsight__"  # what nnsight writes into a module's __dict__
 NONE = object()
@@ -119,6 +120,26 @@ def running(model: Runnable, *, rows: int = 0, width: int = 0) -> Iterator[None]
             if isinstance(error, InputError) or not out_of_memory(error):
                 raise
             raise InputError(advice_on_memory(model, rows=rows, width=width)) from error
+
+
+@contextmanager
+def recording(call: str) -> Iterator[None]:
+    """A context in which gradients are computed, whatever the script has turned off with `torch.set_grad_enabled`.
+
+    >>> with torch.no_grad(), recording("masked_update"):
+    ...     torch.is_grad_enabled()
+    True
+
+    Args:
+        call: what needs gradients, for the message.
+
+    Raises:
+        InputError: inside `torch.inference_mode()`, whose tensors can have none.
+    """
+    if torch.is_inference_mode_enabled():
+        raise InputError(f"{call}: there are no gradients inside torch.inference_mode(); call it outside")
+    with torch.enable_grad():
+        yield
 
 
 def advice_on_memory(model: Runnable, *, rows: int = 0, width: int = 0) -> str:

@@ -95,7 +95,7 @@ def by_bridge(
         encoding = dict(collate(model, [prompt]).encoding)
         encoding.pop("position_ids", None)
         ids, idle = encoding.pop("input_ids"), model.idle(encoding)
-        seen: dict[int, Tensor] = {i: torch.zeros(model.d_mlp) for i in idle}
+        seen: dict[int, Tensor] = {i: torch.zeros(model.d_mlp, dtype=torch.float32) for i in idle}
         try:
             with torch.no_grad(), bridge.hooks(fwd_hooks=[(name, _keep(seen)) for name in names]):
                 bridge(ids, **encoding)

@@ -352,7 +352,7 @@ def _by_hooks(model: Model, prompt: Prompt) -> Tensor:
     seen: dict[int, Tensor] = {}
     with running(model), torch.no_grad(), _reading(model, seen):
         model.module(**collate(model, [prompt]).encoding)
-    silent = torch.zeros(1, model.d_mlp)
+    silent = torch.zeros(1, model.d_mlp, dtype=torch.float32)
     return torch.stack([seen.get(i, silent).reshape(-1, model.d_mlp)[-1] for i in range(model.n_layers)])
 
 

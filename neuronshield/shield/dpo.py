@@ -27,6 +27,7 @@ from ..model.answers import Example, refusal_for
 from ..model.encoding import collate
 from ..model.generation import generate
 from ..model.model import Model
+from ..model.running import recording
 from .adapter import ADAPTER, Adapter, quiet
 from .objective import deal
 from .training import Run, TrainingConfig
@@ -90,7 +91,8 @@ def fit_preference(
             optimizers=(config.optimiser(adapter.parameters(), lr=config.lr), None),
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        with recording("training"):
+            trainer.train()
     losses = [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
     if "ref" in adapter.peft_model.peft_config:
         adapter.peft_model.delete_adapter("ref")

@@ -34,7 +34,7 @@ from ..model.families import by_row
 from ..model.forward import margins
 from ..model.model import Model
 from ..model.prefixes import OpeningTokens, margin, opening_tokens, openings_of
-from ..model.running import running
+from ..model.running import recording, running
 from ..model.weights import is_conv1d
 from .adapter import ADAPTER, attach, merge, places, shared_copy, slots, with_module
 from .update import Update, check_subject
@@ -164,7 +164,7 @@ def _steepest(model: Model, prompts: PromptSet, tokens: dict[str, OpeningTokens]
     """Gradient of the mean refusal margin in each layer's MLP output at the last token, all layers to norm 1 together."""
     nudge = torch.zeros(model.n_layers, model.d_model, dtype=torch.float32, device=model.device, requires_grad=True)
     for batch in batches(model, list(prompts), batch_size=32, side="left"):
-        with _nudged(model, nudge, len(batch.rows)), model.frozen(), torch.enable_grad():
+        with _nudged(model, nudge, len(batch.rows)), model.frozen(), recording("low_rank_edit"):
             with running(model, rows=len(batch.rows), width=batch.encoding["input_ids"].shape[1]):
                 logits = model.module(**batch.encoding).logits[:, -1]
             margin(logits, [tokens[prompts[row].language] for row in batch.rows]).sum().backward()

@@ -34,7 +34,7 @@ from ..core.arguments import at_least, one_of, require, unknown_keywords
 from ..core.errors import InputError
 from ..model.answers import Example
 from ..model.model import Model
-from ..model.running import running
+from ..model.running import recording, running
 from .checkpoints import read_checkpoint, write_checkpoint
 from .objective import deal, step_loss
 
@@ -269,7 +269,7 @@ def _backward(
         if not len(part):
             continue
         share = len(part) / len(chosen)
-        with running(model, rows=len(part)):
+        with running(model, rows=len(part)), recording("training"):
             for loss in step_loss(model, trained, [chosen[i] for i in part], retention=config.retention, held=held):
                 (loss * share).backward()
                 total += float(loss.detach()) * share

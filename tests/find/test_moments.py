@@ -325,3 +325,20 @@ def test_tables_of_many_cells_fit_a_screen():
         assert html.count("<tr") <= 14
         assert "more rows" in html
         assert len(repr(value)) <= 110
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_default_dtype_of_the_script_changes_no_activation(llama: ns.Model, dtype: torch.dtype) -> None:
+    prompts = tiny.prompts(languages=("en",))
+    wanted, condition = (
+        record(llama, prompts),
+        ns.Intervention(ns.NeuronSet([(0, 3)], n_layers=3, d_mlp=29), "clamp", 0.1),
+    )
+    torch.set_default_dtype(dtype)
+    try:
+        got, back = record(llama, prompts), ns.Intervention.from_json(condition.to_json())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert got.dtype == torch.float32
+    assert torch.equal(got, wanted)
+    assert back == condition

@@ -223,3 +223,22 @@ def test_memory_that_runs_out_in_a_shortcut_costs_the_shortcut_only(breaking: An
     got = margins(model, some("llama"), LAST, TOKENS)
     handle.remove()
     np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+def test_gradients_are_computed_in_a_script_that_turned_them_off(llama: ns.Model) -> None:
+    neurons, prompts = ns.NeuronSet([(0, 3)], n_layers=3, d_mlp=29), tiny.prompts(languages=("en",))
+    calls: list[Callable[[], Any]] = [
+        lambda: gradients(llama, prompts[:4], TOKENS)[0],
+        lambda: ns.masked_update(
+            llama, neurons, prompts, steps=2, lr=0.1, allow_unproven=True, progress=False
+        ).model.down_weight(0),
+    ]
+    for call in calls:
+        wanted = call()
+        with torch.no_grad():
+            assert torch.equal(call(), wanted)
+        with (
+            torch.inference_mode(),
+            pytest.raises(ns.InputError, match=r"no gradients inside torch.inference_mode\(\); call it outside"),
+        ):
+            call()
