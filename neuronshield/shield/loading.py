@@ -23,7 +23,7 @@ from ..model import load as loading
 from ..model.families import PARTS, Site
 from ..model.model import Model
 from .adapter import Place, delta_of, merge, places, quiet, shared_copy, with_module
-from .adapter_files import Files, read_adapter
+from .adapter_files import CONFIG, Files, read_adapter
 from .stacked import changes_of, has_experts
 
 __all__ = ["load", "load_adapter"]
@@ -103,6 +103,11 @@ def _peft_model(model: Model, path: Path, files: Files) -> Any:
         raise InputError(
             f"{path}: the adapter does not fit {model.id!r} ({(str(error).splitlines() or [type(error).__name__])[0]:.200})"
         ) from error
+    scales = [
+        v for m in peft_model.modules() if isinstance(kept := getattr(m, "scaling", None), dict) for v in kept.values()
+    ]
+    if files.neurons is not None and any(scale != 1.0 for scale in scales):
+        raise InputError(f"{path / CONFIG}: lora_alpha was changed after the update was saved; save the update again")
     used = {**peft_model.state_dict(), **used}
     if unused := sorted(tensors.keys() - used.keys()):
         raise InputError(

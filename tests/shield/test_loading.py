@@ -235,6 +235,8 @@ def pickled(folder: Path) -> None:
         (configured(peft_type="WIZARD"), "peft_type='WIZARD' is not a kind"),
         (configured(r="x"), "the adapter does not fit"),
         (configured(use_dora=True), "the adapter does not fit"),
+        (configured(lora_alpha=99), "adapter_config.json: lora_alpha was changed after the update was saved"),
+        (configured(alpha_pattern={"model.layers.0.mlp.down_proj": 50}), "lora_alpha was changed"),
         (configured(megatron_config={"x": 1}, megatron_core="antigravity"), "needs Megatron"),
         (configured(future_feature=True), "future_feature=True is unknown to this version of peft"),
         (lambda f: (f / "adapter_config.json").write_text("[]"), "holds a list, not settings"),
