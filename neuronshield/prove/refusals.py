@@ -59,7 +59,7 @@ class Grader:
 def answer_rate(
     label: str, condition: str, grades: Sequence[Grade], *, requests: Shaped[np.ndarray, " answer"]
 ) -> AnswerRate:
-    """The shares of answers that refuse and that are incoherent, of those that could be graded, with intervals over requests.
+    """The shares of answers that refuse (of those that could be graded) and that are incoherent, with intervals over requests.
 
     Args:
         label: of the prompts.
@@ -69,9 +69,11 @@ def answer_rate(
     """
     outcomes = [g.outcome for g in grades]
     refused, incoherent = (
-        clustered_rate(np.array([np.nan if o == "unknown" else float(o == wanted) for o in outcomes]), list(requests))
-        for wanted in ("refused", "incoherent")
-    )
+        clustered_rate(np.array(values, dtype=float), list(requests))
+        for values in (
+            [np.nan if g.refused is None else g.outcome == "refused" for g in grades], [g.incoherent for g in grades],
+        )
+    )  # fmt: skip
     return AnswerRate(
         label, condition, n=len(grades), refused=refused, incoherent=incoherent, n_unknown=outcomes.count("unknown")
     )

@@ -103,8 +103,8 @@ BY_HAND = {
     "en/text": (3 / 11, 2 / 11, 1 / 13, 3 / 11 - 1 / 13, 5 / 10, 0 / 24),
     "sw/image": (1 / 5, 4 / 5, 2 / 7, 1 / 5 - 2 / 7, NAN, 0 / 12),
     "sw/text": (NAN, NAN, 0 / 7, NAN, 7 / 7, 0 / 7),
-    "en/typographic": (2 / 5, 0 / 5, NAN, NAN, NAN, 3 / 5),
-    "tlh/text": (NAN, NAN, NAN, NAN, NAN, NAN),
+    "en/typographic": (2 / 5, 0 / 5, NAN, NAN, NAN, 3 / 9),
+    "tlh/text": (NAN, NAN, NAN, NAN, NAN, 0 / 3),
 }
 UNKNOWN = {"en/typographic": 4, "tlh/text": 3}
 
@@ -378,7 +378,7 @@ MEANS = {
     "over_refusal": ((1 / 13, 2 / 7, 0.0), ("en/text", "sw/image", "sw/text")),
     "selectivity": ((3 / 11 - 1 / 13, 1 / 5 - 2 / 7), ("en/text", "sw/image")),
     "utility": ((5 / 10, 7 / 7), ("en/text", "sw/text")),
-    "incoherent": ((0.0, 0.0, 0.0, 3 / 5), ("en/text", "sw/image", "sw/text", "en/typographic")),
+    "incoherent": ((0.0, 0.0, 0.0, 3 / 9, 0.0), ("en/text", "sw/image", "sw/text", "en/typographic", "tlh/text")),
 }
 
 
@@ -388,8 +388,9 @@ def test_a_mean_is_over_the_cells_that_have_the_rate_and_they_are_named(graded: 
     assert {str(c) for c in graded.cells_with(metric)} == set(cells)
     assert graded.mean(metric).value == pytest.approx(np.mean(values), abs=1e-12)
     assert tuple(graded.mean(metric)) == pytest.approx(tuple(graded.mean(metric, cells)), abs=1e-12)
-    assert graded.mean(metric, [*cells, "tlh/text"]) == graded.mean(metric, cells)
-    assert graded.cells_with(metric, ["tlh/text"]) == []
+    if metric != "incoherent":  # which is known of every answer
+        assert graded.mean(metric, [*cells, "tlh/text"]) == graded.mean(metric, cells)
+        assert graded.cells_with(metric, ["tlh/text"]) == []
 
 
 def test_a_mean_over_cells_without_the_rate_is_not_a_number_and_shown_so(graded: Evaluation):
