@@ -254,7 +254,7 @@ def test_the_guide_runs_from_top_to_bottom(monkeypatch: pytest.MonkeyPatch, tmp_
     from neuronshield import organism
 
     whole = organism.records
-    monkeypatch.setattr(organism, "records", lambda **how: whole(**{**how, "max_pairs": 8, "modalities": ["text"]}))
+    monkeypatch.setattr(organism, "records", lambda **how: whole(**{**how, "modalities": ["text"]}))
     monkeypatch.chdir(tmp_path)
     code = "\n".join(body for kind, body in BLOCK.findall(PAGES["docs/guide.md"]) if kind == "python")
     code = code.replace("draws=200", "draws=19")

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from ..core.errors import InputError
+from .gate import check_module
 from .options import checked_device, checked_device_map, checked_dtype, quantization
 
 __all__ = ["SHIPPED", "in_one_line", "is_multimodal", "own_processor", "pretrained"]
@@ -104,6 +105,7 @@ def _from_pretrained(source: str, name: str, kwargs: dict[str, Any], *, processo
         factory = AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
         loaded = factory.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
         module, info = loaded if isinstance(loaded, tuple) else (loaded, {})
+        check_module(module)  # a model of another kind says so, before the tensors that it lacks
         _check_complete(name, info)
         return module, processor or own_processor(source, plain, multimodal=multimodal)
 

@@ -168,7 +168,7 @@ def test_a_bad_prompt_file_is_one_line_and_leaves_nothing(kind: str, tmp_path: P
     [
         (["--prompts", "gone.jsonl"], "gone.jsonl"),
         (["--model", "nobody/nothing", "--prompts", "good.jsonl"], "nobody/nothing"),
-        (["--model", "bert", "--prompts", "good.jsonl"], "decoder"),
+        (["--model", "bert", "--prompts", "good.jsonl"], "reads in both directions"),
         (["--model", "smollm2"], "--prompts is needed"),
         (["--out", "good.jsonl"], "is a file"),
         (["--out", "bert"], "choose another folder"),
