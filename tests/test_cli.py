@@ -14,7 +14,7 @@ import neuronshield as ns
 from neuronshield import cli
 from neuronshield.core.errors import InputError
 
-COMMON = {"model", "prompts", "out", "seed", "quiet"}
+COMMON = {"model", "prompts", "out", "hold_out", "seed", "quiet"}
 #: command -> its options and arguments
 COMMANDS = {
     "run": COMMON,
@@ -62,7 +62,7 @@ def test_help_lists_every_command_with_one_sentence(said: Callable[..., tuple[in
         assert command.get_short_help_str(200).endswith("."), name
     status, out, _ = said("find", "-h")
     assert status == 0
-    assert all(f"--{option}" in out for option in COMMON)
+    assert all(f"--{option.replace('_', '-')}" in out for option in COMMON)
 
 
 def test_the_version_is_the_packages(said: Callable[..., tuple[int, str, str]]):

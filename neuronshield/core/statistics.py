@@ -193,8 +193,8 @@ def equivalent(values: Float[np.ndarray, " row"], clusters: Sequence[Hashable], 
     Two one-sided tests over clusters. p is never below (1 - limit / jump)^n: the chance that none of n clusters shows it if a
     mean at the limit comes from a few clusters that differ by `jump`, which is 1 (or twice the limit, if that is larger). On
     clusters without any change this is exact for answers: "unchanged within 0.10" needs 29 of them (`least_requests`). For changes
-    of answers (all values -1, 0 or 1) the one-sided tests are score tests, whose variance is that at the limit, and the bound has
-    limit - |mean| for the limit; for other values they are t-tests.
+    of answers (all values -1, 0 or 1) the one-sided tests are score tests, whose variance is that at the limit; for other values
+    they are t-tests. For changes of answers, and clusters that are all the same, the bound has limit - |mean| for the limit.
 
     >>> equivalent(np.array([0.1, -0.1, 0.05, 0.0] * 3), list("abcdefghijkl"), limit=1.0) < 0.01
     True
@@ -220,8 +220,9 @@ def equivalent(values: Float[np.ndarray, " row"], clusters: Sequence[Hashable], 
     mean = float(values.mean() if answers else means.mean())
     if abs(mean) >= limit:
         return 1.0
-    least = _power(1 - (limit - abs(mean) * answers) / max(1.0, 2 * limit), n)
-    if np.ptp(means) <= 1e-12:
+    constant = bool(np.ptp(means) <= 1e-12)
+    least = _power(1 - (limit - abs(mean) * (answers or constant)) / max(1.0, 2 * limit), n)
+    if constant:
         return least
     if answers:
         return max(least, *(_at_limit(sign * values, clusters, limit) for sign in (1, -1)))

@@ -34,6 +34,7 @@ def test_matched_controls_are_as_loud_and_write_as_much():
             assert min(apart) <= everyone[25]
 
 
+@pytest.mark.slow
 def test_two_hundred_draws_of_each_kind_by_default_and_they_differ(truth: ns.Proof):
     found = claim(truth, "necessity: mean")
     assert {k: len(v) for k, v in found.controls.items()} == {

@@ -49,6 +49,7 @@ def test_a_neuron_that_only_responds_to_harm_fails(planted_model: ns.Model, conf
     assert "sufficiency: patch" in proof.reason
 
 
+@pytest.mark.slow
 def test_contrast_scores_both_alike_and_verify_keeps_the_cause_only(planted_model: ns.Model):
     """The reason for the module: both score alike, only one is a cause."""
     rows = tiny.prompts()
