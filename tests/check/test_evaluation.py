@@ -328,6 +328,7 @@ def test_a_mean_over_some_cells_leaves_the_others_out():
         assert got.value == pytest.approx(by_hand(rows, "refusal", ["en", "jv"]), abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", METRICS)
 def test_copies_within_a_request_do_not_narrow_the_interval(metric: str):
     rows = drawn()

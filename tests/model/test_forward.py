@@ -19,6 +19,7 @@ from neuronshield.model.generation import generate
 from neuronshield.model.intervention import KINDS, Intervention
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("positions", ["last_prompt", "prompt", "all"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["llama", "gpt2", "llava"])

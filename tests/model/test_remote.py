@@ -33,6 +33,7 @@ def both(name: str) -> tuple[ns.Model, ns.Model]:
     return ns.load(module, processor=processor), ns.load(module, processor=processor, remote="local")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_moments_and_norms_from_there_are_those_from_here(name: str) -> None:
     here, there = both(name)

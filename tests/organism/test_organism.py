@@ -164,6 +164,7 @@ def evaluation(organism_model: ns.Model) -> ns.Evaluation:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", CELLS)
 def test_it_scores_what_scores_json_says(evaluation: ns.Evaluation, cell: tuple[str, str]):
     language, modality = cell

@@ -15,6 +15,7 @@ def bench() -> Bench:
     return Bench()
 
 
+@pytest.mark.slow
 def test_backups_are_found_only_where_there_are_some(bench: Bench):
     assert not len(search_backups(bench.pairs, bench.causal).found(bench.pairs, least=0.01, alpha=0.05))
     other = Bench(n_backups=2)

@@ -158,12 +158,14 @@ def test_a_cell_that_passes_alone_may_fail_as_one_of_several(planted_model: ns.M
     assert "failed" in {row.verdict for row in proof.cells.values()}
 
 
+@pytest.mark.slow
 def test_too_few_draws_can_never_pass_and_the_claim_says_why(planted_model: ns.Model, confirm: ns.PromptSet):
     proof = ns.verify(planted_model, set_of(TRUTH), confirm, draws=4, **ASK)
     assert not proof.passed
     assert "with 4 draws p cannot fall below 0.20" in claim(proof, "necessity: mean").note
 
 
+@pytest.mark.slow
 def test_utility_is_graded_where_prompts_say_what_is_right(planted_model: ns.Model):
     rows = tiny.records(split="confirm")
     for row in rows:

@@ -32,6 +32,7 @@ def test_the_models_are_as_described(family: str, seed: int, balanced: bool):
         assert first < both - 0.04  # self-repair
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("balanced", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("seed", SEEDS)

@@ -121,6 +121,7 @@ def test_a_proof_with_a_retest_and_unbounded_effects_reads_back_equal(truth: ns.
     assert ns.Proof.load(proof.save(tmp_path / "p.json")) == proof
 
 
+@pytest.mark.slow
 def test_a_failed_proof_reads_back_equal(planted_model: ns.Model, confirm: ns.PromptSet, tmp_path: Path):
     proof = ns.verify(planted_model, set_of(DECOY), confirm, draws=2, **ASK)
     assert ns.Proof.load(proof.save(tmp_path / "p.json")) == proof

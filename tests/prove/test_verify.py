@@ -83,6 +83,7 @@ def test_a_set_that_moves_benign_prompts_as_much_is_not_specific(confirm: ns.Pro
     assert "specificity" in proof.reason
 
 
+@pytest.mark.slow
 def test_members_are_ablated_one_by_one_to_their_benign_mean(confirm: ns.PromptSet):
     proof = ns.verify(plant(always=True), set_of(LOUD), confirm, draws=1, **ASK)
     alone = proof.members[0].alone.value
@@ -127,6 +128,7 @@ def test_graded_answers_turn_from_refusal_to_compliance(truth: ns.Proof):
     }
 
 
+@pytest.mark.slow
 def test_cells_that_do_not_refuse_are_left_to_the_experiments(planted_model: ns.Model):
     """Swahili prompts get a word that switches refusal off: nothing there to explain, but something to learn."""
     blind = {"bomb": "cake", "knife": "bread", "ring": "house"}
@@ -165,6 +167,7 @@ def test_prompts_that_selection_saw_are_refused(planted_model: ns.Model, confirm
         ns.verify(planted_model, seen, confirm, **ASK)
 
 
+@pytest.mark.slow
 def test_only_confirm_prompts_are_used_where_there_are_any(planted_model: ns.Model):
     rows = tiny.records()
     for row in rows:
@@ -228,6 +231,7 @@ def test_the_same_seed_gives_the_same_proof_and_another_seed_other_controls(
     assert first["claims"][0]["controls"] != other["claims"][0]["controls"]
 
 
+@pytest.mark.slow
 def test_verify_leaves_the_model_as_it_was(confirm: ns.PromptSet):
     model = plant()
     before = {k: v.clone() for k, v in model.module.state_dict().items()}

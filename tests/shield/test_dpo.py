@@ -61,6 +61,7 @@ def dpo(model: ns.Model, prompts: ns.PromptSet, refusal: str) -> tuple[list[floa
     return losses, {n: p.detach() for n, p in module.named_parameters()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "llava"])
 def test_preference_is_dpo_under_a_gradient_mask(family: str):
     if family == "llava":
@@ -84,6 +85,7 @@ def test_preference_is_dpo_under_a_gradient_mask(family: str):
         torch.testing.assert_close(after[name], weights[name], rtol=0, atol=5e-3)
 
 
+@pytest.mark.slow
 def test_mixed_text_and_pictures_learn_and_the_adapter_is_left_alone():
     module, processor = tiny.llava()
     model = ns.load(module, processor=processor)

@@ -28,6 +28,7 @@ TRAINERS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINERS)
 def test_every_trainer_takes_one_config_and_keywords_change_its_fields(llama: ns.Model, name: str):
     train = TRAINERS[name]
