@@ -1,7 +1,7 @@
 """How to make one tiny random model of each family, with its real processor class and a tokenizer made here.
 
 Every language backbone has 3 layers of 29 neurons on 20 dimensions where the family lets one choose; pictures are 12 x 12
-pixels. Where a family's image processor needs torchvision, which has no CPU build, the one with the same outputs stands in for
+pixels. Where a family's image processor needs torchvision, which has no CPU build, the one with the same outputs is used for
 it, and the builder says so.
 """
 

@@ -114,9 +114,8 @@ def _fieller(
     t, b = sign * t, sign * b
     (tt, tb), (_, bb) = np.cov(t, b) / n
     limits = []
-    for c in (
-        critical
-    ):  # mean(t) - x mean(b) = c s(x); a larger x has a smaller mean, so the low critical value is the high limit
+    # mean(t) - x mean(b) = c s(x); a larger x has a smaller mean, so the low critical value is the high limit
+    for c in critical:
         square = b.mean() ** 2 - c * c * bb
         if square <= 0:
             return float("-inf"), float("inf")

@@ -99,8 +99,7 @@ def measure_effect(
     elif 1 / (1 + draws) > RULE.alpha:
         notes.append(f"with {draws} draws p cannot fall below {1 / (1 + draws):.2f}")
     few = _too_few(len(set(pairs.requests)))
-    verdict = TOO_FEW if few else "passed" if passed else "failed"
-    return Claim(name, effect, verdict, controls=reached, p=p, over=over, note="; ".join([*notes, *few]))
+    return Claim(name, effect, _verdict(passed, few), controls=reached, p=p, over=over, note="; ".join([*notes, *few]))
 
 
 def _weak(effect: Interval) -> list[str]:
@@ -122,8 +121,13 @@ def measure_specificity(pairs: MatchedPairs, shift: Float[np.ndarray, "kind pair
     worst = max(range(len(p)), key=lambda i: (p[i], abs(effects[i].value)))
     note = f"benign margins under {ABLATIONS[worst]} ablation, the worst of three; equivalent to 0 within ±{limit:g}"
     few = _too_few(len(set(pairs.requests)), limit)
-    verdict = TOO_FEW if few else "passed" if p[worst] <= RULE.alpha else "failed"
+    verdict = _verdict(p[worst] <= RULE.alpha, few)
     return Claim(SPECIFICITY, effects[worst], verdict, p={"TOST": p[worst]}, note="; ".join([note, *few]))
+
+
+def _verdict(passed: bool, few: Sequence[str]) -> str:
+    """The verdict of a claim that was tested; `few` says why its test could never pass, if so."""
+    return TOO_FEW if few else "passed" if passed else "failed"
 
 
 def _too_few(n: int, limit: float | None = None) -> list[str]:
@@ -155,7 +159,7 @@ def measure_utility(
         f"share of {len(values)} benign answers that are right, after minus before; equivalent to 0 within ±{limit:g}"
     )
     few = _too_few(len(set(clusters)), limit)
-    verdict = TOO_FEW if few else "passed" if p <= RULE.alpha else "failed"
+    verdict = _verdict(p <= RULE.alpha, few)
     return Claim(UTILITY, effect, verdict, p={"TOST": p}, note="; ".join([note, *few]))
 
 

@@ -26,7 +26,7 @@ from .claims import NECESSITY, measure_claims
 from .controls import Controls, complete, drawn_like, matched_like
 from .pairs import MatchedPairs
 from .tables import ALONE, ANTI_REFUSAL, IN_A_GROUP, Member, Retest
-from .verdict import RULE, failed_of, too_few_of
+from .verdict import RULE, open_of
 
 __all__ = ["Members", "measure_members", "retest_members"]
 
@@ -163,7 +163,7 @@ def retest_members(
         "matched": matched_like(tested, features, draws=draws, seed=rng, leave_out=others),
     }
     claims, _ = measure_claims(pairs.take(np.flatnonzero(~first)), tested, complete(Controls(drawn), tested))
-    passed = not {*failed_of(claims), *too_few_of(claims)} & set(MEMBERS_NEED)
+    passed = not set(open_of(claims)) & set(MEMBERS_NEED)
     retest = Retest(
         tuple(claims), n_members=len(kept), n_backups=len(tested) - len(kept), n_excluded=len(others), passed=passed
     )

@@ -87,7 +87,7 @@ def _verdict_reason(claims: Sequence[Claim]) -> str:
 
 
 def _retest_reason(retest: Retest) -> str:
-    failed = ", ".join([*failed_of(retest.claims), *too_few_of(retest.claims)])
+    failed = ", ".join(open_of(retest.claims))
     if not retest.passed:
         members = count(retest.n_members, "member")
         return f"also failed by the {members} that lower the margin one by one or in a group: {failed}"
@@ -112,6 +112,11 @@ def failed_of(claims: Sequence[Claim]) -> list[str]:
 def too_few_of(claims: Sequence[Claim]) -> list[str]:
     """Names of the claims that have too few requests to tell."""
     return [c.name for c in claims if c.verdict == TOO_FEW]
+
+
+def open_of(claims: Sequence[Claim]) -> list[str]:
+    """Names of the claims that were tested and did not pass: those that failed, then those with too few requests."""
+    return [*failed_of(claims), *too_few_of(claims)]
 
 
 @dataclass(frozen=True, eq=False)

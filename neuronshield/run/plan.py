@@ -101,11 +101,12 @@ def held_out(prompts: PromptSet, names: Sequence[str]) -> list[Cell]:
         names: languages, modalities, or cells such as "sw/text".
 
     Raises:
-        InputError: a name that no cell has, or no cell is left to train.
+        InputError: a name that no cell has.
     """
     if isinstance(names, str):
         raise InputError(f"hold_out={names!r}: must be a list of names, as in hold_out=[{names!r}]")
-    cells, found = prompts.cells(), set()
+    cells: list[Cell] = prompts.cells()
+    found: set[Cell] = set()
     for name in names:
         if "/" in name:
             held = {Cell.of(name)} & set(cells)
@@ -118,8 +119,6 @@ def held_out(prompts: PromptSet, names: Sequence[str]) -> list[Cell]:
                 f"hold out {name!r}: the prompts have no such cell; there are {', '.join(map(str, cells))}"
             )
         found |= held
-    if len(found) == len(cells):
-        raise InputError(f"hold out {', '.join(names)}: no cell is left to train")
     return [c for c in cells if c in found]
 
 
@@ -139,7 +138,7 @@ def plan_for(model: Model, prompts: PromptSet, *, hold_out: Sequence[str] = ()) 
         hold_out: languages, modalities or cells that are not trained, so that "does safety transfer to them?" is asked.
 
     Raises:
-        InputError: as `held_out`.
+        InputError: as `held_out`, or no cell is left to train.
     """
     plan = _plan(model, prompts)
     held = held_out(prompts, hold_out)
