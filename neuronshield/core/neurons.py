@@ -5,7 +5,9 @@ A **neuron** (layer l, index i) is coordinate i of the input of layer l's MLP do
 `blocks.{l}.mlp.hook_post`. Papers differ in what they call a neuron (some rank the sign of the gate, some rows of weights).
 A set therefore carries its provenance beside its members: model, revision, data hash, method, neuron value, seed, versions.
 
-A set is immutable. `|`, `&`, `-` and `^` work as on Python sets and record both parents.
+A set is immutable. `|`, `&`, `-` and `^` work as on Python sets and record both parents. `provenance["selection"]`, where it is
+known, says how the set was selected, so that the selection can be run again (`find.reselection`): {"rule": ..., "cell": ...}, or
+{"op": "&", "of": [...]} for a combination.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import pandas as pd
 from .arguments import require
 from .display import short_table
 from .errors import InputError
+from .provenance import combined_provenance
 from .results import from_json, load_arrays, save_arrays
 
 __all__ = ["NEURON_VALUE", "NeuronSet"]
@@ -141,11 +144,7 @@ class NeuronSet:
         if len(shapes) > 1:
             raise InputError(f"cannot combine neuron sets of models with different shapes: {sorted(shapes)}")
         n_layers, d_mlp = shapes.pop() if shapes else (None, None)
-        about = _merge_provenance([self.provenance, other.provenance], op)
-        proven = ["verified_on" in s.provenance for s in (self, other)]
-        if not {"&": any(proven), "-": proven[0]}.get(op, all(proven)):  # a member of neither proven set is not proven
-            for key in ("verified_on", "verify_seed", "draws", "proof"):
-                about.pop(key, None)
+        about = combined_provenance(self.provenance, other.provenance, op=op)
         return NeuronSet(operator(self._members, other._members), n_layers=n_layers, d_mlp=d_mlp, provenance=about)
 
     @staticmethod
@@ -364,29 +363,3 @@ def _sets(given: tuple[Any, ...], name: str) -> list[NeuronSet]:
         raise InputError(f"{name} of no sets: pass at least one NeuronSet")
     hint = "unpack a list with *, and a mapping with *sets.values()"
     return [require(one, NeuronSet, call=f"NeuronSet.{name}(*sets)", name="every set", hint=hint) for one in found]
-
-
-def _merge_provenance(parents: list[dict[str, Any]], op: str) -> dict[str, Any]:
-    """What both parents agree on stays; what they disagree on is listed; the prompts seen add up.
-
-    If the prompts that one parent was selected on are not known, `seen` is marked as incomplete.
-    """
-    known = [p for p in parents if p]
-    if not known:
-        return {}
-    merged: dict[str, Any] = {}
-    for key in dict.fromkeys(key for parent in known for key in parent):
-        values: list[Any] = []
-        for parent in known:
-            if key in parent and parent[key] not in values:
-                values.append(parent[key])
-        if key == "seen":
-            merged[key] = sorted({item for value in values for item in value})
-        elif key == "operation":
-            continue
-        else:
-            merged[key] = values[0] if len(values) == 1 else sorted(map(str, values))
-    merged["operation"] = op
-    if "seen" in merged and not all("seen" in parent for parent in parents):
-        merged["seen_incomplete"] = True
-    return merged

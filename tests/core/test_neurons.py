@@ -126,6 +126,27 @@ def test_a_set_is_proven_only_if_each_of_its_members_was(op: str, left: bool, ri
     assert ("verified_on" in about) is ("proof" in about) is proven
 
 
+def test_a_combination_says_how_it_was_selected_where_every_part_does(tmp_path: Path):
+    leaves = [{"rule": "top", "method": "sas", "cell": f"{c}/text", "size": {"k": 2}, "sign": None} for c in "abc"]
+    a, b, c = (NeuronSet([(0, 1), (0, i)], provenance={"selection": leaf}) for i, leaf in enumerate(leaves))
+    unknown = NeuronSet([(0, 1)], provenance={"method": "sas"})
+
+    def tree(s: NeuronSet) -> object:
+        return s.provenance.get("selection")
+
+    assert tree(a & b) == {"op": "&", "of": leaves[:2]}
+    assert tree((a & b) & c) == tree(a & (b & c)) == tree(NeuronSet.intersection(a, b, c)) == {"op": "&", "of": leaves}
+    assert tree(a - b - c) == {"op": "-", "of": leaves}
+    assert tree(a - (b - c)) == {"op": "-", "of": [leaves[0], {"op": "-", "of": leaves[1:]}]}  # not the same set
+    assert tree(a - (b | c)) == {"op": "-", "of": [leaves[0], {"op": "|", "of": leaves[1:]}]}
+    assert tree(a & a) == tree(a | a) == leaves[0]
+    assert tree((a ^ b) ^ a) == {"op": "^", "of": [*leaves[:2], leaves[0]]}  # twice is not once
+    for other in (a & unknown, unknown | a, a - NeuronSet([(0, 1)]), (a & b) ^ unknown, NeuronSet(list(a))):
+        assert tree(other) is None
+    assert NeuronSet.load((a - (b | c)).save(tmp_path / "s")).provenance == (a - (b | c)).provenance
+    assert tree(a) == leaves[0]  # the parents stay as they were
+
+
 def test_param_fraction_counts_rows_and_column_over_all_parameters(llama: Model):
     # a gated MLP neuron: gate row, up row, down column, d_model = 20 each
     total = sum(p.numel() for p in llama.module.parameters())
