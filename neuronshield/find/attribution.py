@@ -78,17 +78,20 @@ def attribution(
     tokens = opening_tokens(model, openings_of(model, chosen, refusals=refusals, compliances=compliances))
     harmful = [h for h, _ in pairs]
     slope, act = gradients(model, harmful, tokens, batch_size=batch_size)
-    score = (slope * (act - record(model, [b for _, b in pairs], batch_size=batch_size))).double().numpy()
+    shift = (act - record(model, [b for _, b in pairs], batch_size=batch_size)).double()
     cells = list(dict.fromkeys(h.cell for h in harmful))
+    rows = [torch.tensor([h.cell == cell for h in harmful]) for cell in cells]
+    score = slope.double() * shift
     seen = [p for pair in pairs for p in pair]
     return Scores(
         cells=cells,
-        values=np.stack([score[[h.cell == cell for h in harmful]].mean(axis=0) for cell in cells]),
+        values=np.stack([score[mine].mean(dim=0).numpy() for mine in rows]),
         against=None,
         method="attribution",
         n_params=model.n_params,
         params_per_neuron=model.params_per_neuron,
         provenance=provenance(model, chosen, seen=seen, tokens="last_prompt", neuron_value=NEURON_VALUE),
+        difference=np.stack([shift[mine].mean(dim=0).numpy() for mine in rows]),
     )
 
 

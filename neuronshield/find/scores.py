@@ -23,6 +23,9 @@ prompt token of each prompt):
     wanda            ||W_down[:, i]||_1 rms(h)                 pruning score, harmful minus benign as sets
     lape             entropy over languages of P(h > 0)        language neurons, to be taken away from a set
 
+`Scores.difference` holds m_h - m_b beside every score, so that `top(sign="harmful")` can take the neurons that are larger on harmful
+prompts, and "benign" the others.
+
 The first four give one signed or absolute value, ranked by magnitude. "As sets" means two rankings, one a label: the chosen
 neurons are the top k of the harmful ranking minus the top k of the benign one (`selection`).
 
@@ -33,7 +36,7 @@ write almost nothing; contribution weights by it. Scores that need the model its
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -249,7 +252,9 @@ def contrast(stats: Stats, method: str = "contribution") -> Scores:
     one_of(method, [*METHODS, "lape"], call="contrast", name="method")
     if method == "lape":
         cells = list(dict.fromkeys(g.cell for g in stats.groups))
-        return _scores(stats, cells, rankings=[(value, None) for value in language_bound(stats, cells)], method="lape")
+        pairs = [stats[cell] for cell in cells] if set(cells) <= set(stats.cells()) else None
+        rankings = [(value, None) for value in language_bound(stats, cells)]
+        return _scores(stats, cells, rankings=rankings, pairs=pairs, method="lape")
     cells = stats.cells()
     if not cells:
         raise InputError("contrast: no cell has both harmful and benign prompts; a contrast needs both")
@@ -260,9 +265,9 @@ def score_pairs(stats: Stats, cells: list[Cell], *, pairs: list[tuple[Moments, M
     """Scores from chosen (harmful, benign) moments, one pair a cell.
 
     >>> stats = ns.capture(model, prompts, progress=False)
-    >>> halves = [(stats.moments("harmful", c, 0), stats.moments("benign", c, 0)) for c in stats.cells()]
-    >>> score_pairs(stats, stats.cells(), pairs=halves, method="sas")
-    Scores(sas, 2 cells, 3 x 29 neurons)
+    >>> benign = [(stats.moments("benign", "en/text"), stats.moments("benign", "sw/text"))]     # no harm: languages
+    >>> score_pairs(stats, stats.cells()[:1], pairs=benign, method="sas")
+    Scores(sas, 1 cell, 3 x 29 neurons)
 
     Args:
         stats: norms of the weights, and provenance.
@@ -276,10 +281,17 @@ def score_pairs(stats: Stats, cells: list[Cell], *, pairs: list[tuple[Moments, M
     one_of(method, METHODS, call="contrast of pairs", name="method")
     columns = Columns(l2=stats.down_norms, l1=stats.down_l1)
     rankings = [METHODS[method](harmful, benign, columns) for harmful, benign in pairs]
-    return _scores(stats, cells, rankings=rankings, method=method)
+    return _scores(stats, cells, rankings=rankings, pairs=pairs, method=method)
 
 
-def _scores(stats: Stats, cells: list[Cell], *, rankings: list[Ranking], method: str) -> Scores:
+def _scores(
+    stats: Stats,
+    cells: list[Cell],
+    *,
+    rankings: list[Ranking],
+    pairs: Sequence[tuple[Moments, Moments]] | None,
+    method: str,
+) -> Scores:
     against = [a for _, a in rankings if a is not None]
     return Scores(
         cells=cells,
@@ -289,6 +301,7 @@ def _scores(stats: Stats, cells: list[Cell], *, rankings: list[Ranking], method:
         n_params=stats.n_params,
         params_per_neuron=stats.params_per_neuron,
         provenance=stats.provenance,
+        difference=None if pairs is None else np.stack([harmful.mean - benign.mean for harmful, benign in pairs]),
     )
 
 

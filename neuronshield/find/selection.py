@@ -6,13 +6,18 @@
     top k of the score on harmful prompts  minus  top k of the score on benign prompts.
 
 A size given for all layers together then takes the smallest k, the same in every layer, that leaves enough neurons.
+
+`sign` keeps neurons of one side: those with m_h - m_b > 0 ("harmful") or < 0 ("benign"). The others are left out of the first
+ranking; the ranking that is taken away stays whole.
+
+Every set says in `provenance["selection"]` how it was chosen: rule, score, cell, size and sign. `rules.run_leaf` chooses by it again.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,23 +25,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
-from ..core.arguments import at_least, require
+from ..core.arguments import at_least, one_of, require
 from ..core.display import count, short_table
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
 from ..core.results import from_json, load_arrays, same, save_arrays
 from ..data.prompts import Cell
 from .cells import CellSets, known_cell
+from .ranking import Choice, overall, per_layer
 
-__all__ = ["Scores"]
+__all__ = ["Scores", "chosen", "named_size"]
 
 
 logger = logging.getLogger("neuronshield")
 
-FORMAT = "neuronshield.Scores/1"
+FORMAT = "neuronshield.Scores/2"
 SIZES = ("k", "fraction", "per_layer", "param_fraction")
+SIGNS = ("harmful", "benign")
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,8 @@ class Scores:
         n_params: parameters of the model.
         params_per_neuron: weights that one neuron owns.
         provenance: model, data hash, versions, and the requests `seen`.
+        difference: m_h - m_b, the mean activation on harmful prompts minus that on benign prompts; None where the score's prompts
+            do not tell it (`snip`, `change_score`).
     """
 
     cells: list[Cell]
@@ -75,6 +84,7 @@ class Scores:
     n_params: int
     params_per_neuron: int
     provenance: dict[str, Any] = field(default_factory=dict)
+    difference: Float[np.ndarray, "cell n_layers d_mlp"] | None = None
 
     def __getitem__(self, cell: Cell | tuple[str, str] | str) -> Float[np.ndarray, "n_layers d_mlp"]:
         return self.values[self.cells.index(known_cell(cell, self.cells, "scores"))]
@@ -95,6 +105,7 @@ class Scores:
         fraction: float | None = None,
         per_layer: int | None = None,
         param_fraction: float | None = None,
+        sign: str | None = None,
     ) -> CellSets:
         """The best neurons of each cell, for exactly one size.
 
@@ -102,6 +113,9 @@ class Scores:
         >>> sets
         CellSets(en/text: 8, sw/text: 8)
         >>> ns.NeuronSet.intersection(*sets.values()) == sets["en/text"] & sets["sw/text"]
+        True
+        >>> scores = ns.contrast(ns.capture(model, prompts, progress=False))
+        >>> all(scores.difference[0][neuron] > 0 for neuron in scores.top(k=8, sign="harmful")["en/text"])
         True
 
         Args:
@@ -112,32 +126,27 @@ class Scores:
             param_fraction: part of the model's parameters that the neurons own, 0 to 1, rounded down (3e-4 in Precise
                 Shield).
 
-        A warning is logged where a set difference leaves too few neurons, and where neurons with a score of zero are chosen.
+            sign: "harmful" for neurons that are larger on harmful prompts (`difference` > 0), "benign" for those that are larger
+                on benign ones; None for both.
+
+        A warning is logged where fewer neurons are left than were asked for (by a set difference or a sign), and where neurons
+        with a score of zero are chosen.
 
         Raises:
-            InputError: no size, an unnamed one or several, or one that gives no neuron or more than there are.
+            InputError: no size, an unnamed one or several, or one that gives no neuron or more than there are; an unknown sign,
+                or one of scores without `difference`.
         """
         if unnamed:
             raise InputError(f"top({unnamed[0]!r:.40}): name the size, as in top(k=64); one of {', '.join(SIZES)}")
-        sizes = (k, fraction, per_layer, param_fraction)
-        given = {name: size for name, size in zip(SIZES, sizes, strict=True) if size is not None}
-        if len(given) != 1:
-            raise InputError(f"top(): give exactly one of {', '.join(SIZES)} (got {len(given)})")
-        ((name, value),) = given.items()
-        count = self._count(name, value)
+        name, value = named_size("top", dict(zip(SIZES, (k, fraction, per_layer, param_fraction), strict=True)))
         sets = {}
-        for i, cell in enumerate(self.cells):
-            rank = np.abs(self.values[i])
-            against = None if self.against is None else np.abs(self.against[i])
-            chosen = _per_layer(rank, against, count) if name == "per_layer" else _overall(rank, against, count)
-            if name != "per_layer" and chosen.sum() < count:
-                logger.warning("top(%s=%s): %s: a set difference leaves only %d", name, value, cell, chosen.sum())
-            if zeros := int((chosen & (rank == 0)).sum()):
-                logger.warning("top(%s=%s): %s: %d of %d chosen neurons have a score of zero, and are selected by index "
-                               "order (ties at zero)", name, value, cell, zeros, chosen.sum())  # fmt: skip
-            about = {**self.provenance, "method": self.method, "cell": str(cell), "size": {name: value}}
-            n_layers, d_mlp = rank.shape
-            sets[cell] = NeuronSet(np.argwhere(chosen), n_layers=n_layers, d_mlp=d_mlp, provenance=about)
+        for cell in self.cells:
+            mask, _ = chosen(self, cell, size={name: value}, sign=sign)
+            size = {name: int(value) if name in ("k", "per_layer") else float(value)}
+            about = {"method": self.method, "cell": str(cell), "size": size}
+            about = {**self.provenance, **about, "selection": {"rule": "top", **about, "sign": sign}}
+            n_layers, d_mlp = mask.shape
+            sets[cell] = NeuronSet(np.argwhere(mask), n_layers=n_layers, d_mlp=d_mlp, provenance=about)
         return CellSets(sets)
 
     def _count(self, name: str, value: Any) -> int:
@@ -210,7 +219,8 @@ class Scores:
         Raises:
             InputError: `path` is not a path, or the file cannot be written; what was there before stays.
         """
-        arrays = {"values": self.values} | ({} if self.against is None else {"against": self.against})
+        kept = {"values": self.values, "against": self.against, "difference": self.difference}
+        arrays = {name: array for name, array in kept.items() if array is not None}
         header = _Header(
             cells=[str(c) for c in self.cells],
             method=self.method,
@@ -236,7 +246,7 @@ class Scores:
         """
         arrays, about = load_arrays(path, FORMAT)
         header = from_json(_Header, about)
-        if "values" not in arrays or len(arrays["values"]) != len(header.cells):
+        if "values" not in arrays or any(len(array) != len(header.cells) for array in arrays.values()):
             raise InputError(f"{path}: not a file of {FORMAT} (its arrays do not fit its cells)")
         return Scores(
             cells=[Cell.of(c) for c in header.cells],
@@ -246,6 +256,7 @@ class Scores:
             n_params=header.n_params,
             params_per_neuron=header.params_per_neuron,
             provenance=header.provenance,
+            difference=arrays.get("difference"),
         )
 
     def _repr_html_(self) -> str:
@@ -262,33 +273,66 @@ class Scores:
         return f"Scores({self.method}, {count(len(self.cells), 'cell')}, {n_layers} x {d_mlp} neurons)"
 
 
-# -- the largest of a ranking ---------------------------------------------------------------------------
-def _top_mask(rank: Float[np.ndarray, "..."], count: int) -> Bool[np.ndarray, "..."]:
-    """Mask of the `count` largest entries; ties go to the lower (layer, index), so runs repeat."""
-    mask = np.zeros(rank.size, dtype=bool)
-    mask[np.argsort(-rank, axis=None, kind="stable")[:count]] = True
-    return mask.reshape(rank.shape)
+# -- parts of `top` ---------------------------------------------------------------------------------------
+def named_size(call: str, sizes: Mapping[str, Any]) -> tuple[str, Any]:
+    """Name and value of the one size that is given.
+
+    >>> named_size("top", {"k": 64, "per_layer": None})
+    ('k', 64)
+
+    Args:
+        call: the function, for the message.
+        sizes: by name; None for those that are not given.
+
+    Raises:
+        InputError: none or several.
+    """
+    given = {name: size for name, size in sizes.items() if size is not None}
+    if len(given) != 1:
+        raise InputError(f"{call}(): give exactly one of {', '.join(sizes)} (got {len(given)})")
+    ((name, value),) = given.items()
+    return name, value
 
 
-def _per_layer(
-    rank: Float[np.ndarray, "n_layers d_mlp"], against: Float[np.ndarray, "n_layers d_mlp"] | None, count: int
-) -> Bool[np.ndarray, "n_layers d_mlp"]:
-    """The `count` best of each layer, minus the `count` best of the other ranking."""
-    chosen = np.stack([_top_mask(row, count) for row in rank])
-    if against is not None:
-        chosen &= ~np.stack([_top_mask(row, count) for row in against])
-    return chosen
+def chosen(
+    scores: Scores, cell: Cell | tuple[str, str] | str, *, size: Mapping[str, Any], sign: str | None = None
+) -> Choice:
+    """The mask [n_layers, d_mlp] of the neurons that `Scores.top` takes in one cell, and the magnitude that it ranks by.
 
+    >>> scores = ns.contrast(ns.capture(model, prompts, progress=False))
+    >>> mask, rank = chosen(scores, "en/text", size={"k": 8}, sign="benign")
+    >>> mask.shape, int(mask.sum()), bool((rank[mask] > 0).all())
+    ((3, 29), 8, True)
 
-def _overall(
-    rank: Float[np.ndarray, "n_layers d_mlp"], against: Float[np.ndarray, "n_layers d_mlp"] | None, count: int
-) -> Bool[np.ndarray, "n_layers d_mlp"]:
-    """The `count` best of all layers; with a set difference, of the smallest per-layer k that leaves so many."""
-    if against is None:
-        return _top_mask(rank, count)
-    for k in range(1, rank.shape[1] + 1):
-        left = _per_layer(rank, against, k)
-        if left.sum() >= count:
-            return _top_mask(np.where(left, rank, -1.0), count)
-    sizes = [int(_per_layer(rank, against, k).sum()) for k in range(1, rank.shape[1] + 1)]
-    return _per_layer(rank, against, int(np.argmax(sizes)) + 1)
+    The magnitude is -inf where a neuron cannot be chosen: of the other sign, or among those that a set difference takes away.
+
+    Args:
+        scores: scores of every neuron.
+        cell: as `Cell.of` takes it.
+        size: one size of `Scores.top`, by name.
+        sign: as for `Scores.top`.
+
+    Raises:
+        InputError: as `Scores.top`.
+    """
+    ((name, value),) = size.items()
+    count = scores._count(name, value)
+    at = scores.cells.index(known_cell(cell, scores.cells, "scores"))
+    rank = np.abs(scores.values[at])
+    if sign is not None:
+        one_of(sign, SIGNS, call="top", name="sign")
+        if scores.difference is None:
+            raise InputError(
+                f"top(sign={sign!r}): {scores.method} scores do not say on which prompts a neuron is larger; leave sign out"
+            )
+        rank = np.where(scores.difference[at] * (1 if sign == "harmful" else -1) > 0, rank, -np.inf)
+    against = None if scores.against is None else np.abs(scores.against[at])
+    mask, rank = (per_layer if name == "per_layer" else overall)(rank, against, count)
+    wanted = count * (len(rank) if name == "per_layer" else 1)
+    if mask.sum() < wanted and (sign is not None or name != "per_layer"):
+        why = "a set difference" if sign is None else f"sign={sign!r}"
+        logger.warning("top(%s=%s): %s: %s leaves only %d", name, value, cell, why, mask.sum())
+    if zeros := int((mask & (rank == 0)).sum()):
+        logger.warning("top(%s=%s): %s: %d of %d chosen neurons have a score of zero, and are selected by index "
+                       "order (ties at zero)", name, value, cell, zeros, mask.sum())  # fmt: skip
+    return mask, rank

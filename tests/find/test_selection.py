@@ -82,7 +82,7 @@ def test_scores_come_back_from_their_file(tmp_path: Path, against: bool):
 
 def test_scores_that_do_not_fit_their_cells_are_refused(tmp_path: Path):
     about = {"cells": ["en/text"], "method": "m", "n_params": 1, "params_per_neuron": 1, "provenance": {}}
-    save_arrays(tmp_path / "s", "neuronshield.Scores/1", {"values": np.zeros((2, 3, 4))}, about)
+    save_arrays(tmp_path / "s", "neuronshield.Scores/2", {"values": np.zeros((2, 3, 4))}, about)
     with pytest.raises(InputError, match="its arrays do not fit its cells"):
         Scores.load(tmp_path / "s")
 
