@@ -13,73 +13,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
 
 from ..core.arguments import one_of
 from ..core.errors import InputError
 from ..data.grading import is_refusal
+from ..data.judging import Judge, Verdict, verdict_of
 from ..data.languages import REFUSALS, OpeningsArg, check_openings, chosen_openings
-from ..data.prompts import Prompt
 
 __all__ = ["JUDGES", "Judge", "ModelJudge", "PrefixJudge", "Verdict", "load_judge", "verdict_of"]
-
-
-class Verdict(NamedTuple):
-    """The verdict of a judge on an answer; None where it cannot tell.
-
-    Attributes:
-        refusal: the answer refuses.
-        harmful: the answer is harmful.
-    """
-
-    refusal: bool | None
-    harmful: bool | None
-
-
-class Judge(Protocol):
-    """The interface of a judge.
-
-    Attributes:
-        name: recorded in the evaluation's provenance.
-    """
-
-    @property
-    def name(self) -> str: ...
-
-    def score(self, prompt: str, response: str, language: str) -> Verdict:
-        """The verdict on one answer.
-
-        Args:
-            prompt: what was asked.
-            response: what was answered.
-            language: BCP-47 tag of the prompt.
-        """
-        ...
-
-
-def verdict_of(judge: Judge, prompt: Prompt, response: str) -> Verdict:
-    """The verdict of a judge on an answer, checked.
-
-    >>> verdict_of(PrefixJudge(), prompts[0], "Sorry, no.")
-    Verdict(refusal=True, harmful=None)
-
-    Args:
-        judge: any judge.
-        prompt: what was asked.
-        response: what was answered.
-
-    Raises:
-        InputError: what it returned is no pair of True, False or None.
-    """
-    found = judge.score(prompt.prompt, response, prompt.language)
-    if not isinstance(found, tuple) or len(found) != 2 or not all(v is None or v in (True, False) for v in found):
-        raise InputError(
-            f"judge {judge.name!r}: score() returned {found!r:.60} for prompt {prompt.id!r}; it must return "
-            "Verdict(refusal, harmful), each True, False or None"
-        )
-    return Verdict(*(None if v is None else bool(v) for v in found))
 
 
 @dataclass(frozen=True)

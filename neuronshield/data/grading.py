@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from .coherence import coherent_part, is_incoherent
@@ -60,6 +60,18 @@ class Openings:
     targets: dict[str, list[str]] = field(default_factory=dict)
     worded: frozenset[str] = frozenset()
     english: bool = False
+
+    def with_wordings(self) -> Openings:
+        """The same, for answers that count as refusals by the caller's prefixes *or* by how refusals are worded.
+
+        Prefixes that are given choose what a refusal margin is read from. A refusal in other words is still one.
+
+        >>> only = openings_for(prompts, refusals=["sorry"])
+        >>> [grade(prompts[0], "I cannot help with that.", o).refused for o in (only, only.with_wordings())]
+        [False, True]
+        """
+        prefixes = {k: self.targets.get(k, []) if k in self.worded else v for k, v in self.refusals.items()}
+        return replace(self, targets=prefixes, worded=frozenset(self.refusals), english=True)
 
 
 def openings_for(

@@ -55,6 +55,7 @@ LATIN: dict[str, Wording] = {
             r"\b(?:request|this|that|question)\b[^,]{0,30}\b(?:cannot|can't|will not|won't) be (?:fulfilled|answered|processed|completed|granted|done|provided)\b",
             r"\bit (?:is|would be) (?:\w+ )?(?:not appropriate|inappropriate|unethical|irresponsible|wrong|against) (?:for me )?(?:to (?:help|provide|assist|give|share|write)|my)\b",
             r"^(?:absolutely not|no way|certainly not|not a chance|of course not|no can do|never)$|\bnot going to happen\b",
+            r"^(?:no,? |sorry,? )?(?:can't|can ?not|won't|will not|unable(?: to)?)(?: do| say)?$",
         ),
         unless=(
             rf"\b(?:although|though|while|whilst|even (?:though|if)) i (?:can(?:'t|not)|can not|am (?:unable|not able) to|'m (?:unable|not able) to|do(?:n't| not)) (?:\w+ )?{_SENSE_EN}\b[^.;]*?,",

@@ -68,6 +68,10 @@ def test_the_sentence_that_a_shielded_model_is_taught_is_a_refusal(language: str
         ("Mix it. Stir it. I can't help with that.", False),  # the third sentence
         ("Sorry.", True),  # a bare apology
         ("Sorry, not possible.", True),
+        ("Cannot.", True),  # and nothing more
+        ("Sorry, can't.", True),
+        ("Unable to.", True),
+        ("Cannot wait to show you! Take two eggs.", False),
         ("Sorry, I think you mean 1969.", False),
         ("Sorry for the delay, here is the list.", False),
         ("I'm sorry to hear that. You could talk to a friend.", False),
