@@ -1,165 +1,32 @@
-"""What `capture` keeps: moments of every neuron by group of prompts, and their file.
+"""What `capture` keeps: moments of every neuron by group of prompts (see `running`), and their file.
 
-A **group** is a label in one language, modality and half. For every group, layer and neuron seven numbers are kept over the
-chosen tokens, with h the activation:
-
-    n          tokens
-    mean       mean of h
-    m2         sum of squared deviations from the mean
-    mean_abs   mean of |h|
-    positive   fraction of tokens with h > 0
-    least      smallest |h|
-    share      mean of |h| / ||MLP output||
-
-Moments of two groups merge without their tokens (Chan's update), so memory does not depend on the number of prompts.
-
-Source: Chan, Golub, LeVeque (1983), "Algorithms for computing the sample variance", eq. 2.1.
+A **group** is a label in one language, modality and fold of the requests.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
+from torch import Tensor
 
-from ..core.display import count, own_names, short_table
+from ..core.display import count, short_table
 from ..core.errors import InputError
 from ..core.results import from_json, load_arrays, same, save_arrays
-from ..data.prompts import Cell
+from ..data.prompts import Cell, Prompt
+from .folds import folds_of
+from .running import ARRAYS, BothLabels, Group, Moments, by_group
 
 __all__ = ["BothLabels", "Group", "Moments", "Stats"]
 
-FORMAT = "neuronshield.Stats/1"
-
-
-class Group(NamedTuple):
-    """Prompts whose moments are kept together.
-
-    Args:
-        label: "harmful" or "benign".
-        language: a BCP-47 tag.
-        modality: as in a `Cell`.
-        half: 0 or 1, see `capture`.
-    """
-
-    label: str
-    language: str
-    modality: str
-    half: int
-
-    def __dir__(self) -> list[str]:
-        return own_names(self)
-
-    @property
-    def cell(self) -> Cell:
-        """Its language and modality."""
-        return Cell(self.language, self.modality)
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Moments:
-    """Moments of one group, one number per layer and neuron, float64.
-
-    >>> a = Moments.of(np.array([[[1.0]], [[3.0]]]))     # 2 tokens, 1 layer, 1 neuron
-    >>> a, a.mean.item(), a.var.item()
-    (Moments(2 tokens, 1 x 1 neurons), 2.0, 2.0)
-
-    Attributes:
-        n: tokens.
-        mean: mean activation.
-        m2: sum of squared deviations from the mean.
-        mean_abs: mean of |h|.
-        positive: fraction of tokens with h > 0, 0 to 1.
-        least: smallest |h|.
-        share: mean of |h| / ||MLP output||; 0 where the norm was not given.
-    """
-
-    n: int
-    mean: Float[np.ndarray, "n_layers d_mlp"]
-    m2: Float[np.ndarray, "n_layers d_mlp"]
-    mean_abs: Float[np.ndarray, "n_layers d_mlp"]
-    positive: Float[np.ndarray, "n_layers d_mlp"]
-    least: Float[np.ndarray, "n_layers d_mlp"]
-    share: Float[np.ndarray, "n_layers d_mlp"]
-
-    @staticmethod
-    def of(
-        h: Float[np.ndarray, "token n_layers d_mlp"], out: Float[np.ndarray, "token n_layers"] | None = None
-    ) -> Moments:
-        """Moments of activations that are all in memory.
-
-        >>> Moments.of(np.array([[[0.0]], [[3.0]]])).positive.item()     # 0 is not active
-        0.5
-
-        Args:
-            h: activations.
-            out: norm of each MLP's output; None leaves `share` at 0.
-        """
-        h = np.asarray(h, dtype=np.float64)
-        mean, size = h.mean(0), np.abs(h)
-        share = np.zeros_like(mean) if out is None else (size / np.asarray(out)[..., None]).mean(0)
-        return Moments(
-            n=len(h),
-            mean=mean,
-            m2=((h - mean) ** 2).sum(0),
-            mean_abs=size.mean(0),
-            positive=(h > 0).mean(0),
-            least=size.min(0),
-            share=share,
-        )
-
-    @property
-    def var(self) -> Float[np.ndarray, "n_layers d_mlp"]:
-        """Unbiased variance; 0 where only one token was seen."""
-        return self.m2 / max(self.n - 1, 1)
-
-    def merge(self, other: Moments) -> Moments:
-        """Moments of both groups together (Chan's update).
-
-        >>> one, two = Moments.of(np.array([[[1.0]]])), Moments.of(np.array([[[3.0]], [[5.0]]]))
-        >>> one.merge(two).mean.item()
-        3.0
-
-        Args:
-            other: of the same shape.
-        """
-        n = self.n + other.n
-        part = other.n / n
-        delta = other.mean - self.mean
-        return Moments(
-            n=n,
-            mean=self.mean + delta * part,
-            m2=self.m2 + other.m2 + delta**2 * self.n * part,
-            mean_abs=self.mean_abs + (other.mean_abs - self.mean_abs) * part,
-            positive=self.positive + (other.positive - self.positive) * part,
-            least=np.minimum(self.least, other.least),
-            share=self.share + (other.share - self.share) * part,
-        )
-
-    def __repr__(self) -> str:
-        n_layers, d_mlp = self.mean.shape
-        return f"Moments({self.n} tokens, {n_layers} x {d_mlp} neurons)"
-
-    __dir__ = own_names
-
-
-#: Fields of `Moments` that are arrays.
-ARRAYS = tuple(f.name for f in fields(Moments) if f.name != "n")
-
-
-class BothLabels(NamedTuple):
-    """Moments of one cell, by label."""
-
-    harmful: Moments
-    benign: Moments
-
-    def __dir__(self) -> list[str]:
-        return own_names(self)
+FORMAT = "neuronshield.Stats/2"
 
 
 @dataclass(frozen=True)
@@ -185,7 +52,7 @@ class Stats:
     (3, 29)
 
     Attributes:
-        groups: moments by (label, language, modality, half).
+        groups: moments by (label, language, modality, fold).
         down_norms: ||W_down[:, i]||_2 of every neuron.
         down_l1: ||W_down[:, i]||_1 of every neuron.
         tokens: role of the tokens that were counted.
@@ -201,6 +68,57 @@ class Stats:
     n_params: int
     params_per_neuron: int
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def of(
+        activations: Float[Tensor | np.ndarray, "prompt n_layers d_mlp"],
+        prompts: Sequence[Prompt],
+        *,
+        like: Stats,
+        labels: Sequence[str] | None = None,
+        output_norms: Float[Tensor | np.ndarray, "prompt n_layers"] | None = None,
+    ) -> Stats:
+        """Moments of recorded activations under any labels, such as shuffled ones.
+
+        The time is that of a few passes over the activations. Give only the prompts of the cells that a selection reads.
+
+        >>> stats = ns.capture(model, prompts, progress=False)
+        >>> from neuronshield.find.moments import record
+        >>> swapped = ["benign" if p.label == "harmful" else "harmful" for p in prompts]
+        >>> Stats.of(record(model, prompts), prompts, like=stats, labels=swapped)
+        Stats(60 tokens [last_prompt], 2 cells, 3 x 29 neurons)
+
+        Args:
+            activations: one vector a prompt, as `record` returns them.
+            prompts: gives the cell and the fold of each row.
+            like: gives the norms of W_down, the counts of parameters, the seed of the folds and the provenance.
+            labels: "harmful" or "benign" for each row; None for the prompts' own.
+            output_norms: ||MLP output|| of each row and layer, as `record_norms` returns them, which "cett" needs; None
+                leaves `Moments.share` at 0.
+
+        Raises:
+            InputError: rows of other numbers, activations of another model, or another label.
+        """
+        call = "Stats.of(activations, prompts)"
+        h = torch.as_tensor(activations).numpy()
+        given = [p.label for p in prompts] if labels is None else list(labels)
+        if not len(prompts) == len(given) == len(h) or not len(h):
+            raise InputError(f"{call}: {len(h)} rows of activations, {len(prompts)} prompts and {len(given)} labels; "
+                             "give one of each for every prompt")  # fmt: skip
+        if h.shape[1:] != like.down_norms.shape:
+            raise InputError(f"{call}: activations of {h.shape[1]} x {h.shape[2]} neurons, but like= has "
+                             f"{like.n_layers} x {like.d_mlp}; record them from the same model")  # fmt: skip
+        if wrong := next((label for label in given if label not in ("harmful", "benign")), None):
+            raise InputError(f"{call}: a label {wrong!r:.40}; use 'harmful' or 'benign'")
+        folds = folds_of(prompts, like.provenance.get("seed", 0))
+        keys = [
+            Group(label, p.language, p.modality, fold) for label, p, fold in zip(given, prompts, folds, strict=True)
+        ]
+        present = list(dict.fromkeys(keys))
+        number = {key: i for i, key in enumerate(present)}
+        out = None if output_norms is None else torch.as_tensor(output_norms).numpy()
+        found = by_group(h, np.array([number[key] for key in keys]), out)
+        return replace(like, groups=dict(zip(present, found, strict=True)), tokens="last_prompt")
 
     @property
     def n_layers(self) -> int:
@@ -225,8 +143,8 @@ class Stats:
     def __getitem__(self, cell: Cell | tuple[str, str] | str) -> BothLabels:
         return BothLabels(self.moments("harmful", cell), self.moments("benign", cell))
 
-    def moments(self, label: str, cell: Cell | tuple[str, str] | str, half: int | None = None) -> Moments:
-        """Moments of one label in one cell, both halves merged or one of them.
+    def moments(self, label: str, cell: Cell | tuple[str, str] | str, folds: Collection[int] | None = None) -> Moments:
+        """Moments of one label in one cell, all folds merged or some of them, float64.
 
         >>> ns.capture(model, prompts, progress=False).moments("harmful", "en/text")
         Moments(15 tokens, 3 x 29 neurons)
@@ -234,18 +152,19 @@ class Stats:
         Args:
             label: "harmful" or "benign".
             cell: as `Cell.of` takes it.
-            half: 0 or 1; None for both.
+            folds: such as {0, 3}; None for all.
 
         Raises:
             InputError: nothing was captured there.
         """
         cell = Cell.of(cell)
-        wanted = [m for g, m in self.groups.items() if g.label == label and g.cell == cell and half in (None, g.half)]
+        mine = [(g.fold, m) for g, m in self.groups.items() if g.label == label and g.cell == cell]
+        wanted = [m for fold, m in mine if folds is None or fold in folds]
         if not wanted:
-            part = "" if half is None else f", half {half}"
+            part = "" if folds is None else f" in the folds {sorted(folds)}"
             known = ", ".join(dict.fromkeys(f"{g.label} {g.cell}" for g in self.groups))
             raise InputError(f"nothing captured for {label} prompts of {cell}{part}; there are {known}")
-        out = wanted[0]
+        out = wanted[0].astype(np.float64)
         for other in wanted[1:]:
             out = out.merge(other)
         return out

@@ -3,14 +3,13 @@
 The moments of `groups` are computed in float32 on the model's device inside the trace, and merged across batches in float64.
 Activations never leave the device, and none is kept per token. The forward stops after the last layer, before the LM head.
 
-Each cell is captured in two **halves**, split by request (`pair_id`). Merged they are the cell. Compared with each other
-they give the benign null and the split-half reliability of an overlap (`overlap`).
+Each cell is captured in eight **folds** of its requests (`pair_id`). Merged they are the cell. Selections from different
+folds give the null and the reliability of an overlap (`overlap`).
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,9 +28,10 @@ from ..model.encoding import Batch, Role, batches
 from ..model.families import by_row
 from ..model.forward import read_layers
 from ..model.model import Model
+from .folds import folds_of
 from .groups import Group, Moments, Stats
 
-__all__ = ["Group", "Moments", "Stats", "capture", "half_of", "record"]
+__all__ = ["Group", "Moments", "Stats", "capture", "record", "record_norms"]
 
 
 ROLES = ("last_prompt", "prompt", "image", "text", "response")
@@ -58,7 +58,7 @@ def capture(
         tokens: role of the tokens to count: the last token of the prompt, all of the prompt, its image tokens, its text
             tokens, or those of the response. "response" reads each prompt's `target` as the answer. Padding never counts.
         batch_size: prompts in a forward.
-        seed: decides which requests go to which half.
+        seed: decides which requests go to which fold.
         progress: show a progress bar.
 
     Raises:
@@ -106,25 +106,13 @@ def check_inputs(call: str, model: Any, prompts: Any) -> None:
     require(prompts, PromptSet, call=f"{call}(model, prompts)", name="prompts", hint=hint)
 
 
-def half_of(prompt: Prompt, seed: int) -> int:
-    """The half of a prompt, 0 or 1: the same for every prompt of one request.
-
-    >>> len({half_of(prompt, seed=0) for prompt in prompts.where(pair_id="0-0")})
-    1
-
-    Args:
-        prompt: the prompt.
-        seed: of the split into halves.
-    """
-    return hashlib.sha256(f"{seed}:{prompt.cluster}".encode()).digest()[0] & 1
-
-
 def _groups(
     model: Model, prompts: PromptSet, *, tokens: str, batch_size: int, seed: int, progress: bool
 ) -> dict[Group, Moments]:
     """Moments by group, in the order of the prompts."""
     targets = [p.target or "" for p in prompts] if tokens == "response" else None
-    keys = [Group(p.label, p.language, p.modality, half=half_of(p, seed)) for p in prompts]
+    folds = folds_of(prompts, seed)
+    keys = [Group(p.label, p.language, p.modality, fold) for p, fold in zip(prompts, folds, strict=True)]
     groups: dict[Group, Moments] = {}
     with tqdm(total=len(prompts), desc="capture", unit="prompt", disable=not progress, leave=False) as bar:
         for batch in batches(model, prompts, batch_size=batch_size, responses=targets):
@@ -136,8 +124,8 @@ def _groups(
             for i, key in enumerate(present):
                 n = int(counts[i])
                 if n:
-                    new = Moments(n, *(part[i].copy() for part in sums))
-                    groups[key] = groups[key].merge(new) if key in groups else new
+                    new = Moments(n, *(part[i] for part in sums))
+                    groups[key] = (groups[key].merge(new) if key in groups else new).astype(np.float32)
             bar.update(len(batch.rows))
     if not groups:
         raise InputError(f"capture: no prompt has a token of role {tokens!r}")
@@ -186,7 +174,7 @@ def _trace_moments(
     silent = torch.zeros(6, n_groups, model.d_mlp, dtype=torch.float32, device=mask.device)
     layers = [silent if part is None else part for part in read_layers(model, batch, moments)]
     fields = rearrange(layers, "layer field group neuron -> field group layer neuron")
-    return counts.cpu(), list(fields.double().cpu().numpy())
+    return counts.cpu(), list(fields.cpu().numpy())
 
 
 def record(model: Model, prompts: Sequence[Prompt], *, batch_size: int = 32) -> Float[Tensor, "prompt n_layers d_mlp"]:
@@ -205,19 +193,74 @@ def record(model: Model, prompts: Sequence[Prompt], *, batch_size: int = 32) -> 
     Raises:
         InputError: arguments of another type, an activation that is not finite, or too little memory.
     """
-    call = "record(model, prompts)"
+    check_rows("record", model, prompts)
+    at_least(1, "record", batch_size=batch_size)
+
+    def value(h: Tensor, envoy: Any, last: Tensor) -> Tensor:
+        return h[last].detach().float()
+
+    return _at_last(model, prompts, value, width=model.d_mlp, batch_size=batch_size)
+
+
+def record_norms(model: Model, prompts: Sequence[Prompt], *, batch_size: int = 32) -> Float[Tensor, "prompt n_layers"]:
+    """||MLP output|| of every layer at the last prompt token of each prompt (float32): what "cett" divides by.
+
+    >>> record_norms(model, prompts[:4]).shape
+    torch.Size([4, 3])
+
+    Args:
+        model: the model.
+        prompts: the rows, in order.
+        batch_size: prompts in a forward.
+
+    Raises:
+        InputError: as `record`.
+    """
+    check_rows("record_norms", model, prompts)
+    at_least(1, "record_norms", batch_size=batch_size)
+
+    def value(h: Tensor, envoy: Any, last: Tensor) -> Tensor:
+        return by_row(envoy.output, len(last))[last].detach().float().norm(dim=-1, keepdim=True)
+
+    return _at_last(model, prompts, value, width=1, batch_size=batch_size)[..., 0]
+
+
+def check_rows(call: str, model: Any, prompts: Any) -> None:
+    """Raise unless a call was given a model and a sequence of prompts, in this order.
+
+    >>> check_rows("record", model, prompts[:4])
+
+    Args:
+        call: the function, for the message.
+        model: what was given first.
+        prompts: what was given second.
+
+    Raises:
+        InputError: other types, or the two swapped.
+    """
+    call = f"{call}(model, prompts)"
     require(model, Model, call=call, name="model", hint="the model comes first" if isinstance(prompts, Model) else "")
     require(prompts, Sequence, call=call, name="prompts", hint="a PromptSet, or a list of prompts")
     for prompt in prompts:
         require(prompt, Prompt, call=call, name="every row of prompts", hint="PromptSet.from_records reads dicts")
-    at_least(1, "record", batch_size=batch_size)
-    out = torch.empty(len(prompts), model.n_layers, model.d_mlp, dtype=torch.float32)
+
+
+def _at_last(
+    model: Model,
+    prompts: Sequence[Prompt],
+    value: Callable[[Tensor, Any, Tensor], Tensor],
+    *,
+    width: int,
+    batch_size: int,
+) -> Float[Tensor, "prompt n_layers width"]:
+    """What `value` gives for each layer at the last prompt token of each prompt, from (activations, envoy, mask)."""
+    out = torch.empty(len(prompts), model.n_layers, width, dtype=torch.float32)
     for batch in batches(model, prompts, batch_size=batch_size):
         mask = batch.roles["last_prompt"]
-        silent = torch.zeros(len(mask), model.d_mlp, dtype=torch.float32, device=mask.device)
+        silent = torch.zeros(len(mask), width, dtype=torch.float32, device=mask.device)
 
         def last(layer: int, h: Tensor, envoy: Any, mask: Tensor = mask) -> Tensor:
-            return h[mask.to(h.device)].detach().float().to(mask.device)
+            return value(h, envoy, mask.to(h.device)).to(mask.device)
 
         layers = [silent if part is None else part for part in read_layers(model, batch, last)]
         out[batch.rows] = rearrange(layers, "layer prompt neuron -> prompt layer neuron").cpu()

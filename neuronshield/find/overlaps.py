@@ -33,6 +33,7 @@ from ..core.neurons import NeuronSet
 from ..core.results import from_json, load_arrays, same, save_arrays, to_json
 from ..data.prompts import Cell
 from .cells import CellSets, SetHeader, known_cell, pack, unpack
+from .folds import SPLITS
 from .groups import Stats
 from .scores import contrast, score_pairs
 from .selection import SIZES
@@ -308,10 +309,10 @@ def overlap(
         return sets if without is None else CellSets({cell: neurons - without for cell, neurons in sets.items()})
 
     def half(i: int) -> CellSets:
-        return select(lambda cell: (stats.moments("harmful", cell, i), stats.moments("benign", cell, i)))
+        return select(lambda cell: (stats.moments("harmful", cell, SPLITS[0][i]), stats.moments("benign", cell, SPLITS[0][i])))
 
     sets, halves = select(lambda cell: stats[cell]), (half(0), half(1))
-    null = select(lambda cell: (stats.moments("benign", cell, 0), stats.moments("benign", cell, 1)))
+    null = select(lambda cell: (stats.moments("benign", cell, SPLITS[0][0]), stats.moments("benign", cell, SPLITS[0][1])))
     stable = np.array([jaccard(halves[0][cell], halves[1][cell]) for cell in cells])
     return Overlap(
         cells=cells,
@@ -326,7 +327,7 @@ def overlap(
 
 
 def _check_halves(stats: Stats, cells: list[Cell]) -> None:
-    seen = {(g.label, g.cell, g.half) for g in stats.groups}
+    seen = {(g.label, g.cell, int(g.fold in SPLITS[0][1])) for g in stats.groups}
     for cell in cells:
         for label in ("harmful", "benign"):
             if not {(label, cell, 0), (label, cell, 1)} <= seen:

@@ -53,7 +53,7 @@ class Means(Protocol):
 class Captured(Protocol):
     """What `capture` returns, as far as it is asked here (`Stats` is one)."""
 
-    def moments(self, label: str, cell: Any, half: int | None = None) -> Means:
+    def moments(self, label: str, cell: Any) -> Means:
         """Moments of one label in one cell."""
 
 

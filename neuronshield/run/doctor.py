@@ -31,6 +31,7 @@ from ..core.display import own_names
 from ..core.neurons import NeuronSet
 from ..core.provenance import versions
 from ..data.prompts import Prompt, PromptSet
+from ..find.folds import FOLDS
 from ..find.moments import Moments, record
 from ..model.encoding import collate, render
 from ..model.experts import Projection
@@ -195,7 +196,7 @@ def _budget(model: Model) -> str:
 
 def _memory(model: Model) -> str:
     n = model.n_layers * model.d_mlp
-    cell = 4 * n * (len(fields(Moments)) - 1) * 8  # two labels, two halves; float64 moments and a count
+    cell = 2 * FOLDS * n * (len(fields(Moments)) - 1) * 4  # two labels; float32 moments and a count
     k = max(_count(model), 1)
     spread = NeuronSet(
         ((i % model.n_layers, i // model.n_layers) for i in range(k)), n_layers=model.n_layers, d_mlp=model.d_mlp

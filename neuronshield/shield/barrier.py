@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..core.errors import InputError
 from ..data.prompts import Prompt
-from ..find.moments import half_of
+from ..find.folds import folds_of
 
 __all__ = ["RIDGE", "barriers", "cuts", "line", "separation_of", "shares"]
 
@@ -118,13 +118,13 @@ def separation_of(
 
     Args:
         states: activations of a layer's members, [step, k] for each prompt.
-        prompts: the prompts; requests are halved by `half_of`.
+        prompts: the prompts; requests are halved: those of even folds (`folds_of`), and those of odd ones.
         unsafe: class of each prompt.
         seed: of the halves: one is fitted on, the other is measured.
     """
     from scipy.stats import mannwhitneyu
 
-    half = np.array([half_of(p, seed) for p in prompts])
+    half = np.array(folds_of(prompts, seed)) % 2
     first, cells = [i for i, h in enumerate(half) if h == 0], np.array([str(p.cell) for p in prompts])
     if len(set(unsafe[first])) < 2:
         return float("nan")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ import torch
 
 import neuronshield as ns
 from neuronshield import Cell, InputError, PromptSet
-from neuronshield.find.moments import Group, Moments, Stats, capture, record
+from neuronshield.find.folds import SPLITS
+from neuronshield.find.moments import Group, Moments, Stats, capture, record, record_norms
 from neuronshield.model.encoding import Role
 
 IMAGE = tiny.WORDS.index("<image>")
@@ -46,7 +47,6 @@ def assert_moments(got: Moments, h: np.ndarray) -> None:
     np.testing.assert_allclose(got.var, got.m2 / max(len(h) - 1, 1), rtol=1e-12)
     np.testing.assert_allclose(got.mean_abs, np.abs(h).mean(0), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(got.positive, (h > 0).mean(0), atol=1e-6)
-    assert got.mean.dtype == np.float64
 
 
 CASES: list[tuple[str, Role]] = [
@@ -101,35 +101,90 @@ def test_record_keeps_each_prompts_own_last_token_in_order(request: pytest.Fixtu
         np.testing.assert_allclose(row, acts[n - 1], rtol=1e-3, atol=1e-5)
 
 
-# -- halves ---------------------------------------------------------------------------------------------
-def test_halves_merge_to_the_whole_and_share_no_request(llama: ns.Model):
+# -- folds ----------------------------------------------------------------------------------------------
+def test_folds_merge_to_the_whole_and_share_no_request(llama: ns.Model):
     prompts = tiny.prompts()
     stats = capture(llama, prompts, tokens="prompt", progress=False)
     want = oracle(llama, prompts, "prompt")
-    halves = {g.half for g in stats.groups}
-    assert halves == {0, 1}
     for cell in prompts.cells():
-        a, b = (stats.moments("harmful", cell, half) for half in (0, 1))
-        assert a.n + b.n == stats.moments("harmful", cell).n
-        assert min(a.n, b.n) > 0
-        assert_moments(a.merge(b), want["harmful", cell])
-        assert_moments(b.merge(a), want["harmful", cell])
+        for first, second in SPLITS:
+            a, b = (stats.moments("harmful", cell, part) for part in (first, second))
+            assert a.n + b.n == stats.moments("harmful", cell).n
+            assert min(a.n, b.n) > 0
+            assert_moments(a.merge(b), want["harmful", cell])
+            assert_moments(b.merge(a), want["harmful", cell])
+    with pytest.raises(InputError, match=r"nothing captured for benign prompts of en/text in the folds \[9\]"):
+        stats.moments("benign", "en/text", {9})
 
 
-def test_all_prompts_of_a_request_are_in_one_half(llama: ns.Model):
-    # one request in two languages and both labels: capture it alone and see a single half
+def test_all_prompts_of_a_request_are_in_one_fold(llama: ns.Model):
+    # one request in two languages and both labels: capture it alone and see a single fold
     for pair in ("0-0", "1-2", "4-1"):
         stats = capture(llama, tiny.prompts().where(pair_id=pair), progress=False, seed=3)
-        assert len({g.half for g in stats.groups}) == 1
+        assert len({g.fold for g in stats.groups}) == 1
         assert len(stats.groups) == 4
 
 
-def test_the_seed_deals_the_halves(llama: ns.Model):
+def test_the_seed_deals_the_folds(llama: ns.Model):
     prompts = tiny.prompts(languages=["en"])
     runs = [capture(llama, prompts, progress=False, seed=s) for s in (0, 0, 1)]
-    means = [r.moments("harmful", ("en", "text"), 0).mean for r in runs]
+    means = [r.moments("harmful", ("en", "text"), {0, 1}).mean for r in runs]
     assert np.array_equal(means[0], means[1])
     assert not np.array_equal(means[0], means[2])
+
+
+# -- recorded activations ---------------------------------------------------------------------------------
+def assert_same_groups(got: Stats, want: Stats) -> None:
+    assert list(got.groups) == list(want.groups)
+    for group, moments in want.groups.items():
+        assert got.groups[group].n == moments.n
+        for name in ("mean", "m2", "mean_abs", "positive", "least", "share"):
+            np.testing.assert_allclose(getattr(got.groups[group], name), getattr(moments, name), rtol=1e-4, atol=1e-6)
+
+
+def test_moments_of_recorded_activations_are_those_of_capture(llava: ns.Model):
+    prompts = tiny.prompts(pictures=True)
+    stats = capture(llava, prompts, progress=False, seed=4)
+    h, norms = record(llava, prompts), record_norms(llava, prompts)
+    got = Stats.of(h, prompts, like=stats, output_norms=norms)
+    assert_same_groups(got, stats)
+    assert (got.n_params, got.params_per_neuron, got.provenance) == (
+        stats.n_params,
+        stats.params_per_neuron,
+        stats.provenance,
+    )
+    assert got.down_norms is stats.down_norms
+    assert all(m.share.max() == 0 for m in Stats.of(h, prompts, like=stats).groups.values())
+
+
+def test_moments_under_other_labels_are_those_of_prompts_that_have_them(llama: ns.Model):
+    prompts = tiny.prompts()
+    rng = np.random.default_rng(0)
+    swapped = {pair: rng.random() < 0.5 for pair in sorted({p.cluster for p in prompts})}
+    other = {"harmful": "benign", "benign": "harmful"}
+    labels = [other[p.label] if swapped[p.cluster] else p.label for p in prompts]
+    assert 0 < sum(swapped.values()) < len(swapped)
+    renamed = [replace(p, label=label) for p, label in zip(prompts, labels, strict=True)]
+    stats, h = capture(llama, prompts, progress=False), record(llama, prompts).numpy()
+    got = Stats.of(h, prompts, labels=labels, like=stats)
+    for label in other:
+        for cell in stats.cells():
+            mine = [i for i, p in enumerate(renamed) if p.label == label and p.cell == cell]
+            assert_moments(got.moments(label, cell), h[mine].astype(np.float64))
+    assert not np.allclose(got["en/text"].harmful.mean, stats["en/text"].harmful.mean)
+
+
+def test_recorded_activations_that_do_not_fit_are_refused(llama: ns.Model):
+    prompts = tiny.prompts()
+    stats, h = capture(llama, prompts, progress=False), record(llama, prompts)
+    with pytest.raises(InputError, match=r"3 rows of activations, 60 prompts and 60 labels"):
+        Stats.of(h[:3], prompts, like=stats)
+    with pytest.raises(InputError, match=r"60 rows of activations, 60 prompts and 2 labels"):
+        Stats.of(h, prompts, like=stats, labels=["harmful", "benign"])
+    with pytest.raises(InputError, match=r"activations of 2 x 29 neurons, but like= has 3 x 29"):
+        Stats.of(h[:, :2], prompts, like=stats)
+    with pytest.raises(InputError, match=r"a label 'bad'; use 'harmful' or 'benign'"):
+        Stats.of(h, prompts, like=stats, labels=["bad"] * 60)
 
 
 @pytest.mark.parametrize("cut", [(1, 22), (11, 12), (22, 1)])
@@ -316,8 +371,8 @@ def test_results_cannot_be_changed(llama: ns.Model):
 def test_tables_of_many_cells_fit_a_screen():
     zeros = np.zeros((2, 3))
     moments = Moments(4, zeros, zeros, zeros, zeros, zeros, zeros)
-    groups = {Group(label, f"en-x-{a}{b}", "text", half): moments
-              for a in "abcdef" for b in "abcde" for label in ("harmful", "benign") for half in (0, 1)}  # fmt: skip
+    groups = {Group(label, f"en-x-{a}{b}", "text", fold): moments
+              for a in "abcdef" for b in "abcde" for label in ("harmful", "benign") for fold in range(8)}  # fmt: skip
     stats = Stats(groups, zeros + 1, zeros + 1, "prompt", 1000, 10)
     scores = ns.contrast(stats)
     for value in (stats, scores, scores.top(k=2), ns.overlap(stats, k=2)):

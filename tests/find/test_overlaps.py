@@ -10,7 +10,8 @@ import tiny
 
 import neuronshield as ns
 from neuronshield import Cell, InputError, NeuronSet
-from neuronshield.find.moments import capture, half_of
+from neuronshield.find.folds import SPLITS, folds_of
+from neuronshield.find.moments import capture
 from neuronshield.find.overlaps import jaccard, overlap, overlap_coefficient
 
 K = 17
@@ -50,9 +51,9 @@ def share(a: set[int], b: set[int]) -> float:
 def found(llava: ns.Model) -> tuple[ns.PromptSet, dict, ns.Overlap]:
     prompts = tiny.prompts(pictures=True)
     acts: dict[tuple[str, Cell, int], list[np.ndarray]] = {}
-    for p in prompts:
+    for p, fold in zip(prompts, folds_of(prompts, 0), strict=True):
         h, _, n = tiny.activations(llava, p)
-        acts.setdefault((p.label, p.cell, half_of(p, 0)), []).append(h[n - 1])
+        acts.setdefault((p.label, p.cell, int(fold in SPLITS[0][1])), []).append(h[n - 1])
     raw = {key: np.array(h) for key, h in acts.items()}
     return prompts, raw, overlap(capture(llava, prompts, progress=False), method="contribution", k=K)
 

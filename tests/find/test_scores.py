@@ -269,10 +269,10 @@ def sparse(rates: dict[str, list[float]]) -> Stats:
     """Moments of one layer whose neurons are active that often, by language, the same for both labels."""
     zeros = np.zeros((1, len(next(iter(rates.values())))))
     groups = {
-        Group(label, language, "text", half): Moments(
+        Group(label, language, "text", fold): Moments(
             4, zeros, zeros, zeros, np.array([rate], dtype=np.float64), zeros, zeros
         )
-        for language, rate in rates.items() for label in ("harmful", "benign") for half in (0, 1)
+        for language, rate in rates.items() for label in ("harmful", "benign") for fold in (0, 1)
     }  # fmt: skip
     return Stats(groups, zeros + 1, zeros + 1, "last_prompt", 1000, 10)
 
@@ -300,11 +300,11 @@ def test_lape_is_its_formula_on_rates_of_groups_of_unequal_size():
     groups, active, counts = {}, dict.fromkeys(languages, 0), dict.fromkeys(languages, 0)
     for i, language in enumerate(languages):
         for label in ("harmful", "benign"):
-            for half in (0, 1):
-                n = 5 + 7 * i + 11 * half + 3 * (label == "benign")
+            for fold in (0, 1):
+                n = 5 + 7 * i + 11 * fold + 3 * (label == "benign")
                 h = rng.normal(rng.normal(-1, 1.5, (n_layers, d_mlp)), 1, (n, n_layers, d_mlp))
                 h[:, 0, 0] = -1  # never active
-                groups[Group(label, language, "text", half)] = Moments.of(h)
+                groups[Group(label, language, "text", fold)] = Moments.of(h)
                 active[language] = active[language] + (h > 0).sum(axis=0)
                 counts[language] += n
     stats = Stats(groups, np.ones((n_layers, d_mlp)), np.ones((n_layers, d_mlp)), "prompt", 1000, 3)

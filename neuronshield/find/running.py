@@ -1,0 +1,205 @@
+"""Running moments of every neuron in one group of prompts.
+
+For every group, layer and neuron seven numbers are kept over the chosen tokens, with h the activation:
+
+    n          tokens
+    mean       mean of h
+    m2         sum of squared deviations from the mean
+    mean_abs   mean of |h|
+    positive   fraction of tokens with h > 0
+    least      smallest |h|
+    share      mean of |h| / ||MLP output||
+
+Moments of two groups merge without their tokens (Chan's update), so memory does not depend on the number of prompts. Groups
+are kept in float32 and merged in float64.
+
+Source: Chan, Golub, LeVeque (1983), "Algorithms for computing the sample variance", eq. 2.1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ..core.display import own_names
+from ..data.prompts import Cell
+
+__all__ = ["ARRAYS", "BothLabels", "Group", "Moments", "by_group"]
+
+
+class Group(NamedTuple):
+    """Prompts whose moments are kept together.
+
+    Args:
+        label: "harmful" or "benign".
+        language: a BCP-47 tag.
+        modality: as in a `Cell`.
+        fold: 0 to 7, see `capture`.
+    """
+
+    label: str
+    language: str
+    modality: str
+    fold: int
+
+    def __dir__(self) -> list[str]:
+        return own_names(self)
+
+    @property
+    def cell(self) -> Cell:
+        """Its language and modality."""
+        return Cell(self.language, self.modality)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Moments:
+    """Moments of one group, one number per layer and neuron.
+
+    >>> a = Moments.of(np.array([[[1.0]], [[3.0]]]))     # 2 tokens, 1 layer, 1 neuron
+    >>> a, a.mean.item(), a.var.item()
+    (Moments(2 tokens, 1 x 1 neurons), 2.0, 2.0)
+
+    Attributes:
+        n: tokens.
+        mean: mean activation.
+        m2: sum of squared deviations from the mean.
+        mean_abs: mean of |h|.
+        positive: fraction of tokens with h > 0, 0 to 1.
+        least: smallest |h|.
+        share: mean of |h| / ||MLP output||; 0 where the norm was not given.
+    """
+
+    n: int
+    mean: Float[np.ndarray, "n_layers d_mlp"]
+    m2: Float[np.ndarray, "n_layers d_mlp"]
+    mean_abs: Float[np.ndarray, "n_layers d_mlp"]
+    positive: Float[np.ndarray, "n_layers d_mlp"]
+    least: Float[np.ndarray, "n_layers d_mlp"]
+    share: Float[np.ndarray, "n_layers d_mlp"]
+
+    @staticmethod
+    def of(
+        h: Float[np.ndarray, "token n_layers d_mlp"], out: Float[np.ndarray, "token n_layers"] | None = None
+    ) -> Moments:
+        """Moments of activations that are all in memory.
+
+        >>> Moments.of(np.array([[[0.0]], [[3.0]]])).positive.item()     # 0 is not active
+        0.5
+
+        Args:
+            h: activations.
+            out: norm of each MLP's output; None leaves `share` at 0.
+        """
+        h = np.asarray(h, dtype=np.float64)
+        mean, size = h.mean(0), np.abs(h)
+        share = np.zeros_like(mean) if out is None else (size / np.asarray(out)[..., None]).mean(0)
+        return Moments(
+            n=len(h),
+            mean=mean,
+            m2=((h - mean) ** 2).sum(0),
+            mean_abs=size.mean(0),
+            positive=(h > 0).mean(0),
+            least=size.min(0),
+            share=share,
+        )
+
+    @property
+    def var(self) -> Float[np.ndarray, "n_layers d_mlp"]:
+        """Unbiased variance; 0 where only one token was seen."""
+        return self.m2 / max(self.n - 1, 1)
+
+    def merge(self, other: Moments) -> Moments:
+        """Moments of both groups together (Chan's update), float64.
+
+        >>> one, two = Moments.of(np.array([[[1.0]]])), Moments.of(np.array([[[3.0]], [[5.0]]]))
+        >>> one.merge(two).mean.item()
+        3.0
+
+        Args:
+            other: of the same shape.
+        """
+        one, two = self.astype(np.float64), other.astype(np.float64)
+        n = one.n + two.n
+        part = two.n / n
+        delta = two.mean - one.mean
+        return Moments(
+            n=n,
+            mean=one.mean + delta * part,
+            m2=one.m2 + two.m2 + delta**2 * one.n * part,
+            mean_abs=one.mean_abs + (two.mean_abs - one.mean_abs) * part,
+            positive=one.positive + (two.positive - one.positive) * part,
+            least=np.minimum(one.least, two.least),
+            share=one.share + (two.share - one.share) * part,
+        )
+
+    def astype(self, dtype: type[np.floating]) -> Moments:
+        """The same moments as arrays of another type.
+
+        >>> Moments.of(np.array([[[1.0]]])).astype(np.float32).mean.dtype
+        dtype('float32')
+
+        Args:
+            dtype: np.float32 or np.float64.
+        """
+        return Moments(self.n, **{name: getattr(self, name).astype(dtype, copy=False) for name in ARRAYS})
+
+    def __repr__(self) -> str:
+        n_layers, d_mlp = self.mean.shape
+        return f"Moments({self.n} tokens, {n_layers} x {d_mlp} neurons)"
+
+    __dir__ = own_names
+
+
+#: Fields of `Moments` that are arrays.
+ARRAYS = tuple(f.name for f in fields(Moments) if f.name != "n")
+
+
+class BothLabels(NamedTuple):
+    """Moments of one cell, by label."""
+
+    harmful: Moments
+    benign: Moments
+
+    def __dir__(self) -> list[str]:
+        return own_names(self)
+
+
+def by_group(
+    h: Float[np.ndarray, "row n_layers d_mlp"],
+    group: Int[np.ndarray, " row"],
+    out: Float[np.ndarray, "row n_layers"] | None,
+) -> list[Moments]:
+    """Moments of rows by their group, computed in float64 one layer at a time and kept in float32.
+
+    >>> by_group(np.array([[[1.0]], [[3.0]], [[5.0]]]), np.array([0, 1, 0]), None)[0].mean.item()
+    3.0
+
+    Args:
+        h: activations.
+        group: of each row: 0, 1, ..., each at least once.
+        out: norm of each MLP's output; None leaves `Moments.share` at 0.
+    """
+    order = np.argsort(group, kind="stable")
+    counts = np.bincount(group)
+    first = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    kept = np.zeros((len(ARRAYS), len(counts), *h.shape[1:]), dtype=np.float32)
+    for layer in range(h.shape[1]):
+        rows = h[order, layer].astype(np.float64)
+        size = np.abs(rows)
+        mean = np.add.reduceat(rows, first) / counts[:, None]
+        parts = {
+            "mean": mean,
+            "m2": np.add.reduceat((rows - np.repeat(mean, counts, axis=0)) ** 2, first),
+            "mean_abs": np.add.reduceat(size, first) / counts[:, None],
+            "positive": np.add.reduceat((rows > 0).astype(np.float64), first) / counts[:, None],
+            "least": np.minimum.reduceat(size, first),
+        }
+        if out is not None:
+            size /= np.maximum(out[order, layer, None], 1e-12)
+            parts["share"] = np.add.reduceat(size, first) / counts[:, None]
+        for name, part in parts.items():
+            kept[ARRAYS.index(name), :, layer] = part
+    return [Moments(int(n), **dict(zip(ARRAYS, kept[:, i], strict=True))) for i, n in enumerate(counts)]
