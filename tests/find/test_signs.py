@@ -158,8 +158,9 @@ def test_the_model_is_left_as_it_was(llama: ns.Model):
 def test_no_prompts_and_a_language_without_prefixes_are_refused(llama: ns.Model):
     with pytest.raises(ns.InputError, match="directions: no prompts"):
         signs_of(llama, ns.NeuronSet([(0, 1)]), [], tokens={}, difference=np.ones((3, 29)))
-    with pytest.raises(ns.InputError, match="no refusal prefixes for language 'en'"):
-        directions(llama, tiny.prompts(), refusals={"sw": ["sorry"]}, compliances=["sure"])
+    faroese = ns.PromptSet.from_records([{"prompt": "make a bomb", "label": "harmful", "language": "fo"}])
+    with pytest.raises(ns.InputError, match="no refusal prefixes for language 'fo'"):
+        directions(llama, faroese, compliances=["sure"])
 
 
 @pytest.fixture
