@@ -25,7 +25,7 @@ from neuronshield.prove.tables import (
 )
 
 CELLS = ("en/text", "en/image", "sw/text")
-METRICS = ["refusal", "attack_success", "over_refusal", "selectivity", "utility", "incoherent"]
+METRICS = ["refusal", "compliance", "attack_success", "over_refusal", "benign_compliance", "selectivity", "utility", "incoherent"]
 CONDITIONS = ["no update", "shield", "random mask 1", "random mask 2", "plain LoRA"]
 NAN = float("nan")
 

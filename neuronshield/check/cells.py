@@ -24,8 +24,8 @@ from ..data.judging import harmful_compliance
 from ..data.prompts import Cell, Prompt, as_cells
 
 __all__ = [
-    "METRICS", "Agreement", "Answer", "CellLike", "CellResult", "Term", "Touched", "agreement_of", "cell_result", "cells_of",
-    "cells_with", "check_same_prompts", "mean_over_cells", "sum_over_cells",
+    "METRICS", "Agreement", "Answer", "CellLike", "CellResult", "Touched", "agreement_of", "cell_result", "cells_of",
+    "cells_with", "check_same_prompts", "mean_over_cells",
 ]  # fmt: skip
 
 
@@ -40,10 +40,6 @@ CellLike = Cell | tuple[str, str] | str
 
 #: Whether an answer counts in a rate; None leaves it out of the rate.
 Count = Callable[["Answer"], "bool | None"]
-
-
-#: Answers, a metric of them, and the weight of its mean in a sum.
-Term = tuple[Sequence["Answer"], str, float]
 
 
 @dataclass(frozen=True, repr=False)
@@ -194,7 +190,7 @@ def cell_result(answers: Sequence[Answer], cell: Cell) -> CellResult:
     mine = [a for a in answers if a.prompt.cell == cell]
     if not mine:
         raise InputError(f"no answers in cell {cell}; there are {', '.join(map(str, cells_of(answers)))}")
-    rates = {metric: _weighted([(mine, metric, 1.0)], [cell]) for metric in METRICS}
+    rates = {metric: _weighted([(mine, 1.0)], metric, [cell]) for metric in METRICS}
     return CellResult(
         **rates,
         n_harmful=sum(a.prompt.label == "harmful" for a in mine),
@@ -251,28 +247,7 @@ def mean_over_cells(
         InputError: unknown metric, or a cell without answers in one of the terms.
     """
     wanted = cells_with([answers for answers, _ in terms], metric, cells)
-    return _weighted([(answers, metric, weight) for answers, weight in terms], wanted) if wanted else NAN
-
-
-def sum_over_cells(terms: Sequence[Term], cells: Sequence[Cell]) -> Interval:
-    """The weighted sum of the means of several metrics over some cells, with an interval over the requests of all terms.
-
-    Terms of the same answers and metric are added up. NaN if a cell lacks one of the rates, or if no term has a weight.
-
-    Args:
-        terms: answers, a metric of them, and its weight in the sum.
-        cells: which cells; each has the same weight.
-
-    Raises:
-        InputError: unknown metric.
-    """
-    total: dict[tuple[int, str], float] = {}
-    answers_of = {id(answers): answers for answers, _, _ in terms}
-    for answers, metric, weight in terms:
-        one_of(metric, METRICS, call="sum_over_cells", name="metric")
-        total[id(answers), metric] = total.get((id(answers), metric), 0.0) + weight
-    merged = [(answers_of[key], metric, weight) for (key, metric), weight in total.items() if abs(weight) > 1e-12]
-    return _weighted(merged, cells) if merged and cells else NAN
+    return _weighted(terms, metric, wanted) if wanted else NAN
 
 
 def check_same_prompts(
@@ -294,10 +269,10 @@ def check_same_prompts(
     )
     hint = "evaluate both on the same prompts"
     for other in others:
-        if alone := next((i for i in (*first, *other) if i not in first or i not in other), None):
-            raise InputError(f"{call}: prompt {alone!r} is in one of the evaluations only; {hint}")
-        if differs := next((i for i in first if first[i] != other[i]), None):
-            raise InputError(f"{call}: prompt {differs!r} is not the same in the evaluations; {hint}")
+        if alone := sorted(first.keys() ^ other.keys()):
+            raise InputError(f"{call}: prompt {alone[0]!r} is in one of the evaluations only; {hint}")
+        if differs := [i for i, known in first.items() if known != other[i]]:
+            raise InputError(f"{call}: prompt {differs[0]!r} is not the same in the evaluations; {hint}")
 
 
 def _identity(answer: Answer) -> tuple[object, ...]:
@@ -306,32 +281,31 @@ def _identity(answer: Answer) -> tuple[object, ...]:
     return p.prompt, p.label, p.cell, answer.cluster, len(p.images)
 
 
-def _weighted(terms: Sequence[Term], cells: Sequence[Cell]) -> Interval:
-    """The weighted sum of the means of `terms` over some cells; NaN if a cell lacks a rate."""
-    rows = {cell: i for i, cell in enumerate(cells)}
+def _weighted(terms: Sequence[tuple[Sequence[Answer], float]], metric: str, cells: Sequence[Cell]) -> Interval:
+    """The weighted sum of the means of `terms` over some cells; NaN if a cell lacks the rate."""
+    parts = _PARTS[metric]
+    at = {cell: i * len(parts) for i, cell in enumerate(cells)}
     column: dict[str, int] = {}
-    weights: list[float] = []
     found: list[tuple[int, int, bool]] = []  # (part, cluster, whether it counts)
-    for answers, metric, weight in terms:
-        parts, start = _PARTS[metric], len(weights)
-        weights += [weight * sign / len(cells) for _ in cells for _, sign, _ in parts]
+    for term, (answers, _) in enumerate(terms):
         for a in answers:
-            row = rows.get(a.prompt.cell)
-            if row is None:
+            first = at.get(a.prompt.cell)
+            if first is None:
                 continue
             for i, (label, _, counts) in enumerate(parts):
                 value = counts(a) if label in (None, a.prompt.label) else None
                 if value is not None:
-                    part = start + row * len(parts) + i
+                    part = term * len(cells) * len(parts) + first + i
                     found.append((part, column.setdefault(a.cluster, len(column)), value))
     if not found:
         return NAN
     part_of, cluster_of, counted = np.array(found, dtype=int).T
-    shape = (len(weights), len(column))
+    shape = (len(terms) * len(cells) * len(parts), len(column))
     where = part_of * shape[1] + cluster_of
     successes, trials = (
         np.bincount(where, values, shape[0] * shape[1]).reshape(shape) for values in (counted, np.ones(len(found)))
     )
+    weights = [sign * weight / len(cells) for _, sign in terms for _ in cells for _, weight, _ in parts]
     return weighted_rates(successes, trials, np.array(weights))
 
 

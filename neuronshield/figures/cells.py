@@ -17,8 +17,10 @@ from .style import ACCENT, DIVERGING, INK, MUTED, SECOND, SEQUENTIAL, THIRD, WAR
 #: Metrics of a cell and what a figure or a table calls them.
 TITLES = {
     "refusal": "harmful refused",
+    "compliance": "harmful complied",
     "attack_success": "attack success",
     "over_refusal": "benign refused",
+    "benign_compliance": "benign complied",
     "selectivity": "selectivity",
     "utility": "benign answered right",
     "incoherent": "incoherent answers",
@@ -169,7 +171,8 @@ def grid(rates: Rates, metric: str = "selectivity") -> go.Figure:
 
     Args:
         rates: by condition, cell ("language/modality") and metric: value, low, high (`Evaluation.rates()` for one condition).
-        metric: one of "refusal", "attack_success", "over_refusal", "selectivity", "utility", "incoherent".
+        metric: one of "refusal", "compliance", "attack_success", "over_refusal", "benign_compliance", "selectivity",
+            "utility", "incoherent".
 
     Raises:
         InputError: rates of another form, or an unknown metric.
