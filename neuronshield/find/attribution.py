@@ -26,8 +26,9 @@ from ..core.arguments import at_least
 from ..core.errors import InputError
 from ..core.neurons import NEURON_VALUE
 from ..core.provenance import provenance
+from ..core.results import to_json
 from ..data.languages import OpeningsArg
-from ..data.prompts import Prompt, PromptSet
+from ..data.prompts import Cell, Prompt, PromptSet
 from ..model.edits import edits_for
 from ..model.encoding import batches
 from ..model.families import by_row
@@ -38,7 +39,7 @@ from ..model.running import not_finite, recording, running
 from .moments import check_inputs, record
 from .selection import Scores
 
-__all__ = ["attribution", "gradients"]
+__all__ = ["attribution", "gradients", "mean_attribution"]
 
 
 def attribution(
@@ -78,21 +79,45 @@ def attribution(
     tokens = opening_tokens(model, openings_of(model, chosen, refusals=refusals, compliances=compliances))
     harmful = [h for h, _ in pairs]
     slope, act = gradients(model, harmful, tokens, batch_size=batch_size)
-    shift = (act - record(model, [b for _, b in pairs], batch_size=batch_size)).double()
-    cells = list(dict.fromkeys(h.cell for h in harmful))
-    rows = [torch.tensor([h.cell == cell for h in harmful]) for cell in cells]
-    score = slope.double() * shift
+    shift = act - record(model, [b for _, b in pairs], batch_size=batch_size)
+    cells, values, difference = mean_attribution(slope, shift, [h.cell for h in harmful])
     seen = [p for pair in pairs for p in pair]
+    prefixes = to_json({"refusals": refusals, "compliances": compliances})
+    given = (
+        {} if refusals is compliances is None else {"prefixes": prefixes}
+    )  # a selection that is run again needs them
     return Scores(
         cells=cells,
-        values=np.stack([score[mine].mean(dim=0).numpy() for mine in rows]),
+        values=values,
         against=None,
         method="attribution",
         n_params=model.n_params,
         params_per_neuron=model.params_per_neuron,
-        provenance=provenance(model, chosen, seen=seen, tokens="last_prompt", neuron_value=NEURON_VALUE),
-        difference=np.stack([shift[mine].mean(dim=0).numpy() for mine in rows]),
+        provenance=provenance(model, chosen, seen=seen, tokens="last_prompt", neuron_value=NEURON_VALUE, **given),
+        difference=difference,
     )
+
+
+def mean_attribution(
+    slope: Float[Tensor, "pair n_layers d_mlp"], shift: Float[Tensor, "pair n_layers d_mlp"], cells: Sequence[Cell]
+) -> tuple[list[Cell], Float[np.ndarray, "cell n_layers d_mlp"], Float[np.ndarray, "cell n_layers d_mlp"]]:
+    """The cells, the mean of dM/dh_i * (h_i - h'_i) in each, and the mean of h_i - h'_i.
+
+    >>> shift, cells = torch.tensor([1.0, 2.0, 3.0])[:, None, None], [ns.Cell("en", "text")] * 3
+    >>> cells, values, _ = mean_attribution(torch.ones(3, 1, 1), shift, cells)
+    >>> [str(cell) for cell in cells], values.item()
+    (['en/text'], 2.0)
+
+    Args:
+        slope: dM/dh of every neuron on the harmful prompt of each pair.
+        shift: activation on the harmful minus that on the benign prompt.
+        cells: the cell of each pair.
+    """
+    names = list(dict.fromkeys(cells))
+    rows = [torch.tensor([c == name for c in cells]) for name in names]
+    score, shift = slope.double() * shift.double(), shift.double()
+    values, difference = (np.stack([part[mine].mean(dim=0).numpy() for mine in rows]) for part in (score, shift))
+    return names, values, difference
 
 
 def gradients(

@@ -31,7 +31,7 @@ from ..model.model import Model
 from .folds import folds_of
 from .groups import Group, Moments, Stats
 
-__all__ = ["Group", "Moments", "Stats", "capture", "record", "record_norms"]
+__all__ = ["Group", "Moments", "Stats", "capture", "record", "record_moments", "record_norms"]
 
 
 ROLES = ("last_prompt", "prompt", "image", "text", "response")
@@ -74,7 +74,9 @@ def capture(
         raise InputError("capture: no prompts")
     if tokens == "response" and (missing := next((p for p in chosen if p.target is None), None)):
         raise InputError(f"capture: tokens='response' needs a 'target' on every prompt; {missing.id!r} has none")
-    groups = _groups(model, chosen, tokens=tokens, batch_size=batch_size, seed=seed, progress=progress)
+    folds = folds_of(chosen, seed)
+    keys = [Group(p.label, p.language, p.modality, fold) for p, fold in zip(chosen, folds, strict=True)]
+    groups = _groups(model, chosen, keys, tokens=tokens, batch_size=batch_size, progress=progress)
     return Stats(
         groups=groups,
         down_norms=model.down_norms().numpy(),
@@ -106,13 +108,36 @@ def check_inputs(call: str, model: Any, prompts: Any) -> None:
     require(prompts, PromptSet, call=f"{call}(model, prompts)", name="prompts", hint=hint)
 
 
+def record_moments(
+    model: Model, prompts: PromptSet, *, tokens: Role, batch_size: int = 32, progress: bool = False
+) -> list[Moments | None]:
+    """Moments of each prompt over its own tokens of a role (None where it has no such token), for selections on other labels.
+
+    It keeps six vectors a prompt. For "last_prompt", `record` keeps one.
+
+    >>> [m.n for m in record_moments(model, prompts[:2], tokens="prompt")]
+    [5, 5]
+
+    Args:
+        model: the model.
+        prompts: the rows, in order.
+        tokens: role of the tokens, as for `capture`.
+        batch_size: prompts in a forward.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: as `capture`.
+    """
+    keys = [Group(p.label, p.language, p.modality, row) for row, p in enumerate(prompts)]
+    groups = _groups(model, prompts, keys, tokens=tokens, batch_size=batch_size, progress=progress)
+    return [groups.get(key) for key in keys]
+
+
 def _groups(
-    model: Model, prompts: PromptSet, *, tokens: str, batch_size: int, seed: int, progress: bool
+    model: Model, prompts: PromptSet, keys: Sequence[Group], *, tokens: str, batch_size: int, progress: bool
 ) -> dict[Group, Moments]:
-    """Moments by group, in the order of the prompts."""
+    """Moments by the key of each prompt, in the order of the prompts."""
     targets = [p.target or "" for p in prompts] if tokens == "response" else None
-    folds = folds_of(prompts, seed)
-    keys = [Group(p.label, p.language, p.modality, fold) for p, fold in zip(prompts, folds, strict=True)]
     groups: dict[Group, Moments] = {}
     with tqdm(total=len(prompts), desc="capture", unit="prompt", disable=not progress, leave=False) as bar:
         for batch in batches(model, prompts, batch_size=batch_size, responses=targets):

@@ -36,7 +36,7 @@ from ..data.prompts import Cell
 from .cells import CellSets, known_cell
 from .ranking import Choice, overall, per_layer
 
-__all__ = ["Scores", "chosen", "named_size"]
+__all__ = ["Scores", "chosen", "named_size", "within"]
 
 
 logger = logging.getLogger("neuronshield")
@@ -138,16 +138,29 @@ class Scores:
         """
         if unnamed:
             raise InputError(f"top({unnamed[0]!r:.40}): name the size, as in top(k=64); one of {', '.join(SIZES)}")
-        name, value = named_size("top", dict(zip(SIZES, (k, fraction, per_layer, param_fraction), strict=True)))
+        name, value = named_size("top()", dict(zip(SIZES, (k, fraction, per_layer, param_fraction), strict=True)))
         sets = {}
         for cell in self.cells:
-            mask, _ = chosen(self, cell, size={name: value}, sign=sign)
+            mask, rank = chosen(self, cell, size={name: value}, sign=sign)
+            self._warn(cell, (mask, rank), size={name: value}, sign=sign)
             size = {name: int(value) if name in ("k", "per_layer") else float(value)}
             about = {"method": self.method, "cell": str(cell), "size": size}
             about = {**self.provenance, **about, "selection": {"rule": "top", **about, "sign": sign}}
             n_layers, d_mlp = mask.shape
             sets[cell] = NeuronSet(np.argwhere(mask), n_layers=n_layers, d_mlp=d_mlp, provenance=about)
         return CellSets(sets)
+
+    def _warn(self, cell: Cell, choice: Choice, *, size: Mapping[str, Any], sign: str | None) -> None:
+        """Say where fewer neurons are left than were asked for, and where neurons with a score of zero are chosen."""
+        mask, rank = choice
+        ((name, value),) = size.items()
+        wanted = self._count(name, value) * (len(rank) if name == "per_layer" else 1)
+        if mask.sum() < wanted and (sign is not None or name != "per_layer"):
+            why = "a set difference" if sign is None else f"sign={sign!r}"
+            logger.warning("top(%s=%s): %s: %s leaves only %d", name, value, cell, why, mask.sum())
+        if zeros := int((mask & (rank == 0)).sum()):
+            logger.warning("top(%s=%s): %s: %d of %d chosen neurons have a score of zero, and are selected by index "
+                           "order (ties at zero)", name, value, cell, zeros, mask.sum())  # fmt: skip
 
     def _count(self, name: str, value: Any) -> int:
         """Neurons that a size asks for."""
@@ -277,7 +290,7 @@ class Scores:
 def named_size(call: str, sizes: Mapping[str, Any]) -> tuple[str, Any]:
     """Name and value of the one size that is given.
 
-    >>> named_size("top", {"k": 64, "per_layer": None})
+    >>> named_size("top()", {"k": 64, "per_layer": None})
     ('k', 64)
 
     Args:
@@ -289,7 +302,7 @@ def named_size(call: str, sizes: Mapping[str, Any]) -> tuple[str, Any]:
     """
     given = {name: size for name, size in sizes.items() if size is not None}
     if len(given) != 1:
-        raise InputError(f"{call}(): give exactly one of {', '.join(sizes)} (got {len(given)})")
+        raise InputError(f"{call}: give exactly one of {', '.join(sizes)} (got {len(given)})")
     ((name, value),) = given.items()
     return name, value
 
@@ -328,11 +341,20 @@ def chosen(
         rank = np.where(scores.difference[at] * (1 if sign == "harmful" else -1) > 0, rank, -np.inf)
     against = None if scores.against is None else np.abs(scores.against[at])
     mask, rank = (per_layer if name == "per_layer" else overall)(rank, against, count)
-    wanted = count * (len(rank) if name == "per_layer" else 1)
-    if mask.sum() < wanted and (sign is not None or name != "per_layer"):
-        why = "a set difference" if sign is None else f"sign={sign!r}"
-        logger.warning("top(%s=%s): %s: %s leaves only %d", name, value, cell, why, mask.sum())
-    if zeros := int((mask & (rank == 0)).sum()):
-        logger.warning("top(%s=%s): %s: %d of %d chosen neurons have a score of zero, and are selected by index "
-                       "order (ties at zero)", name, value, cell, zeros, mask.sum())  # fmt: skip
     return mask, rank
+
+
+def within(scores: Scores, size: Mapping[str, Any]) -> dict[str, Any]:
+    """The size, or the largest there is where it asks for more neurons than there are.
+
+    >>> within(ns.contrast(ns.capture(model, prompts, progress=False)), {"per_layer": 40})
+    {'per_layer': 29}
+
+    Args:
+        scores: scores of every neuron.
+        size: one size of `Scores.top`, by name.
+    """
+    ((name, value),) = size.items()
+    n_layers, d_mlp = scores.values.shape[1:]
+    most = {"k": n_layers * d_mlp, "per_layer": d_mlp, "fraction": 1.0}
+    return {name: min(value, most.get(name, n_layers * d_mlp * scores.params_per_neuron / scores.n_params))}
