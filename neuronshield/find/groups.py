@@ -22,7 +22,7 @@ from ..core.errors import InputError
 from ..core.results import from_json, load_arrays, same, save_arrays
 from ..data.prompts import Cell, Prompt
 from .folds import folds_of
-from .running import ARRAYS, BothLabels, Group, Moments, by_group
+from .running import ARRAYS, BothLabels, Group, Moments, by_group, merged
 
 __all__ = ["BothLabels", "Group", "Moments", "Stats"]
 
@@ -164,10 +164,7 @@ class Stats:
             part = "" if folds is None else f" in the folds {sorted(folds)}"
             known = ", ".join(dict.fromkeys(f"{g.label} {g.cell}" for g in self.groups))
             raise InputError(f"nothing captured for {label} prompts of {cell}{part}; there are {known}")
-        out = wanted[0].astype(np.float64)
-        for other in wanted[1:]:
-            out = out.merge(other)
-        return out
+        return merged(wanted)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Path of the safetensors file that the moments were written to.

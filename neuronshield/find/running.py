@@ -18,6 +18,7 @@ Source: Chan, Golub, LeVeque (1983), "Algorithms for computing the sample varian
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ from jaxtyping import Float, Int
 from ..core.display import own_names
 from ..data.prompts import Cell
 
-__all__ = ["ARRAYS", "BothLabels", "Group", "Moments", "by_group"]
+__all__ = ["ARRAYS", "BothLabels", "Group", "Moments", "by_group", "merged"]
 
 
 class Group(NamedTuple):
@@ -121,19 +122,7 @@ class Moments:
         Args:
             other: of the same shape.
         """
-        one, two = self.astype(np.float64), other.astype(np.float64)
-        n = one.n + two.n
-        part = two.n / n
-        delta = two.mean - one.mean
-        return Moments(
-            n=n,
-            mean=one.mean + delta * part,
-            m2=one.m2 + two.m2 + delta**2 * one.n * part,
-            mean_abs=one.mean_abs + (two.mean_abs - one.mean_abs) * part,
-            positive=one.positive + (two.positive - one.positive) * part,
-            least=np.minimum(one.least, two.least),
-            share=one.share + (two.share - one.share) * part,
-        )
+        return merged([self, other])
 
     def astype(self, dtype: type[np.floating]) -> Moments:
         """The same moments as arrays of another type.
@@ -165,6 +154,40 @@ class BothLabels(NamedTuple):
 
     def __dir__(self) -> list[str]:
         return own_names(self)
+
+
+def merged(parts: Sequence[Moments]) -> Moments:
+    """Moments of several groups together (Chan's update for many), float64.
+
+    >>> merged([Moments.of(np.array([[[x]]])) for x in (1.0, 3.0, 5.0)]).m2.item()
+    8.0
+
+    Args:
+        parts: at least one, of the same shape.
+    """
+    n = sum(part.n for part in parts)
+
+    def mean_of(name: str) -> Float[np.ndarray, "n_layers d_mlp"]:
+        out = getattr(parts[0], name).astype(np.float64)
+        seen = parts[0].n
+        for part in parts[1:]:
+            seen += part.n
+            out += (getattr(part, name) - out) * (part.n / seen)
+        return out
+
+    mean = mean_of("mean")
+    m2 = np.zeros_like(mean)
+    for part in parts:
+        m2 += part.m2 + part.n * (part.mean - mean) ** 2
+    return Moments(
+        n=n,
+        mean=mean,
+        m2=m2,
+        mean_abs=mean_of("mean_abs"),
+        positive=mean_of("positive"),
+        least=np.minimum.reduce([part.least for part in parts]).astype(np.float64),
+        share=mean_of("share"),
+    )
 
 
 def by_group(
