@@ -1,8 +1,9 @@
 """neuronshield: find, prove, shield and check safety neurons in vision-language models.
 
 The names below are the whole front door; every one is imported when it is first used, so `import neuronshield` costs
-nothing. What is rarer lives in submodules that are names here too: `ns.scores`, `ns.baselines`, `ns.overlaps`,
-`ns.attacks`, `ns.guard`, `ns.judges`, `ns.figures`, `ns.report`, `ns.shipped`, `ns.variants`.
+nothing. What is rarer lives in submodules that are names here too: `ns.scores`, `ns.rules`, `ns.signs`,
+`ns.baselines`, `ns.overlaps`, `ns.attacks`, `ns.curves`, `ns.guard`, `ns.judges`, `ns.figures`, `ns.report`, `ns.shipped`,
+`ns.variants`.
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import figures
-    from .check import attacks, judges
+    from .check import attacks, curves, judges
     from .check.evaluation import Evaluation, evaluate
     from .core.errors import InputError
     from .core.neurons import NeuronSet
     from .data import shipped
     from .data.prompts import Cell, Prompt, PromptSet
     from .data.readers import read
-    from .find import baselines, overlaps, scores
+    from .find import baselines, overlaps, rules, scores, signs
     from .find.attribution import attribution
     from .find.moments import Stats, capture, record
     from .find.overlaps import Overlap, overlap
+    from .find.rules import select
     from .find.scores import Scores, contrast
     from .model.generation import generate
     from .model.intervention import Intervention
@@ -51,6 +53,7 @@ _MEMBERS = {
     "find.attribution": ("attribution",),
     "find.moments": ("Stats", "capture", "record"),
     "find.overlaps": ("Overlap", "overlap"),
+    "find.rules": ("select",),
     "find.scores": ("Scores", "contrast"),
     "model.generation": ("generate",),
     "model.intervention": ("Intervention",),
@@ -69,13 +72,16 @@ _HOME = {name: module for module, names in _MEMBERS.items() for name in names}
 _SUBMODULES = {
     "attacks": "check.attacks",
     "baselines": "find.baselines",
+    "curves": "check.curves",
     "figures": "figures",
     "guard": "shield.guard",
     "judges": "check.judges",
     "overlaps": "find.overlaps",
     "report": "run.report",
+    "rules": "find.rules",
     "scores": "find.scores",
     "shipped": "data.shipped",
+    "signs": "find.signs",
     "variants": "shield.variants",
 }
 
@@ -101,6 +107,7 @@ __all__ = [
     "capture",
     "clamp_edit",
     "contrast",
+    "curves",
     "doctor",
     "evaluate",
     "figures",
@@ -119,8 +126,11 @@ __all__ = [
     "read",
     "record",
     "report",
+    "rules",
     "scores",
+    "select",
     "shipped",
+    "signs",
     "variants",
     "verify",
 ]

@@ -36,7 +36,7 @@ from ..data.prompts import Cell
 from .cells import CellSets, known_cell
 from .ranking import Choice, overall, per_layer
 
-__all__ = ["Scores", "chosen", "named_size", "within"]
+__all__ = ["Scores", "chosen", "named_size"]
 
 
 logger = logging.getLogger("neuronshield")
@@ -342,19 +342,3 @@ def chosen(
     against = None if scores.against is None else np.abs(scores.against[at])
     mask, rank = (per_layer if name == "per_layer" else overall)(rank, against, count)
     return mask, rank
-
-
-def within(scores: Scores, size: Mapping[str, Any]) -> dict[str, Any]:
-    """The size, or the largest there is where it asks for more neurons than there are.
-
-    >>> within(ns.contrast(ns.capture(model, prompts, progress=False)), {"per_layer": 40})
-    {'per_layer': 29}
-
-    Args:
-        scores: scores of every neuron.
-        size: one size of `Scores.top`, by name.
-    """
-    ((name, value),) = size.items()
-    n_layers, d_mlp = scores.values.shape[1:]
-    most = {"k": n_layers * d_mlp, "per_layer": d_mlp, "fraction": 1.0}
-    return {name: min(value, most.get(name, n_layers * d_mlp * scores.params_per_neuron / scores.n_params))}

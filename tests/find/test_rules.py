@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_ind
 
 from neuronshield import Cell, InputError
 from neuronshield.find.moments import Group, Moments, Stats
-from neuronshield.find.rules import grown, run_leaf
+from neuronshield.find.rules import RULES, grown, run_leaf, select
 from neuronshield.find.scores import METHODS, contrast
 
 L, D = 3, 29
@@ -89,7 +90,9 @@ def test_a_set_difference_and_a_sign_bar_neurons_from_the_rank(stats: Stats):
 
 
 def test_a_grown_leaf_is_larger_and_holds_what_a_plain_ranking_chose(stats: Stats):
-    for size, larger in zip(SIZES, ({"k": 11}, {"per_layer": 8}, {"fraction": 0.15}, {"param_fraction": 0.009}), strict=True):
+    for size, larger in zip(
+        SIZES, ({"k": 11}, {"per_layer": 8}, {"fraction": 0.15}, {"param_fraction": 0.009}), strict=True
+    ):
         neurons = contrast(stats).top(**size)["en/text"]
         leaf = grown(neurons.provenance["selection"], 1.5)
         assert leaf["size"] == pytest.approx(larger)
@@ -107,3 +110,306 @@ def test_a_leaf_grown_beyond_the_model_takes_every_neuron(stats: Stats, size: di
 def test_a_score_that_needs_the_model_is_refused(stats: Stats, method: str):
     with pytest.raises(InputError, match=f"selection by '{method}' needs the model"):
         run_leaf({"rule": "top", "method": method, "cell": "en/text", "size": {"k": 3}, "sign": None}, stats)
+
+
+# -- rules beside independent restatements --------------------------------------------------------------------
+def norms_of(stats: Stats) -> np.ndarray:
+    return np.asarray(stats.down_norms)
+
+
+def members(neurons: Any, layer: int) -> set[int]:
+    return {index for la, index in neurons if la == layer}
+
+
+def largest(values: np.ndarray, k: int) -> set[int]:
+    """Indices of the k largest, by sorting pairs."""
+    return {i for _, i in sorted(((-v, i) for i, v in enumerate(values.tolist())))[:k]}
+
+
+def cells(*names: str) -> list[Cell]:
+    return [Cell.of(name) for name in names]
+
+
+ALL = cells("en/text", "en/image", "sw/text", "sw/image", "ko/text", "ko/image")
+
+
+def test_safeneuron_is_the_union_of_its_two_thresholds(raw: dict, stats: Stats):
+    sets = select("safeneuron", stats, tau=1.6, tau_z=0.7)
+    assert list(sets) == ALL
+    counted = [0, 0]
+    for cell, neurons in sets.items():
+        h, b = raw["harmful", cell], raw["benign", cell]
+        want = set()
+        for layer in range(L):
+            shift = h[:, layer].mean(0) - b[:, layer].mean(0)
+            z = (shift - np.mean(shift)) / np.std(shift)
+            for i in range(D):
+                x, y = h[:, layer, i], b[:, layer, i]
+                spread = np.sqrt((12 * np.var(x, ddof=1) + 16 * np.var(y, ddof=1)) / 28)
+                by_effect, by_shift = shift[i] / spread > 1.6, bool(z[i] > 0.7 and shift[i] > 0)
+                counted[0] += by_effect and not by_shift
+                counted[1] += by_shift and not by_effect
+                if by_effect or by_shift:
+                    want.add((layer, i))
+        assert set(neurons) == want
+    assert min(counted) > 0  # each arm adds neurons of its own
+
+
+def test_safeneuron_takes_one_threshold_for_both(stats: Stats):
+    assert select("safeneuron", stats, tau=1.1) == select("safeneuron", stats, tau=1.1, tau_z=1.1)
+
+
+def shield_layer(raw: dict, stats: Stats, cell: Cell, layer: int, k: int) -> set[int]:
+    """Precise Shield's neurons of one layer of one cell."""
+    tops = []
+    for label in ("harmful", "benign"):
+        loud = np.abs(raw[label, cell][:, layer].mean(0)) * norms_of(stats)[layer]
+        tops.append(largest(loud / loud.sum(), k))
+    return tops[0] - tops[1]
+
+
+def test_precise_shield_is_per_layer_harmful_minus_benign(raw: dict, stats: Stats):
+    sets = select("precise_shield", stats, rho=0.31)  # 8.99 of 29 neurons: 8
+    assert list(sets) == ALL
+    for cell, neurons in sets.items():
+        for layer in range(L):
+            assert members(neurons, layer) == shield_layer(raw, stats, cell, layer, 8)
+    assert sets == contrast(stats, method="precise_shield").top(per_layer=8)
+
+
+def test_one_anchor_intersects_modalities_then_english(raw: dict, stats: Stats):
+    sets = select("one_anchor", stats, rho=0.5)
+    assert list(sets) == ALL
+    sizes = []
+    for cell, neurons in sets.items():
+        for layer in range(L):
+            own = shield_layer(raw, stats, Cell(cell.language, "text"), layer, 14)
+            own &= shield_layer(raw, stats, Cell(cell.language, "image"), layer, 14)
+            english = shield_layer(raw, stats, Cell("en", "text"), layer, 14)
+            english &= shield_layer(raw, stats, Cell("en", "image"), layer, 14)
+            assert members(neurons, layer) == own & english
+            sizes.append((len(own & english), len(own)))
+        assert neurons == sets[Cell(cell.language, "text")]  # one set a language
+    assert 0 < sum(both for both, _ in sizes) < sum(own for _, own in sizes)
+
+
+def test_ss_neurons_are_three_percent_minus_three_percent_and_english(raw: dict, stats: Stats):
+    def layer_set(cell: Cell, layer: int, k: int) -> set[int]:
+        tops = []
+        for label in ("harmful", "benign"):
+            h = raw[label, cell][:, layer]
+            change = np.array([np.mean((h[:, i] * norms_of(stats)[layer, i]) ** 2) for i in range(D)])
+            tops.append(largest(change, k))
+        return tops[0] - tops[1]
+
+    for p, k in ((0.5, 14), (0.1, 2)):
+        for cell, neurons in select("ss_neurons", stats, p=p).items():
+            for layer in range(L):
+                assert members(neurons, layer) == layer_set(cell, layer, k) & layer_set(
+                    Cell("en", cell.modality), layer, k
+                )
+    wide = Stats(
+        {g: wider(m) for g, m in stats.groups.items()}, np.ones((1, 200)), np.ones((1, 200)), "last_prompt", 9, 1
+    )
+    assert select("ss_neurons", wide) == select("ss_neurons", wide, p=0.03)
+
+
+def wider(moments: Moments) -> Moments:
+    """Moments of one layer of 200 neurons."""
+    rng = np.random.default_rng(int(abs(moments.mean[0, 0]) * 1e6))
+    return Moments.of(rng.normal(0, rng.uniform(0.1, 3, (1, 200)), (moments.n, 1, 200)))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize(("p", "q"), [(0.3, 0.1), (0.1, 0.6), (0.25, 0.0)])
+def test_a_set_difference_takes_p_and_q_apart(raw: dict, stats: Stats, p: float, q: float, whole: bool):
+    rule = "global_difference" if whole else "set_difference"
+    for cell, neurons in select(rule, stats, p=p, q=q, method="wanda").items():
+        scores = {
+            label: stats.down_l1 * np.sqrt((raw[label, cell] ** 2).mean(axis=0)) for label in ("harmful", "benign")
+        }
+        if whole:
+            tops = [largest(scores[s].ravel(), int(x * L * D)) for s, x in (("harmful", p), ("benign", q))]
+            assert {layer * D + i for layer, i in neurons} == tops[0] - tops[1]
+        else:
+            for layer in range(L):
+                tops = [largest(scores[s][layer], int(x * D)) for s, x in (("harmful", p), ("benign", q))]
+                assert members(neurons, layer) == tops[0] - tops[1]
+
+
+def test_a_set_difference_is_of_precise_shield_by_default(stats: Stats):
+    assert select("set_difference", stats, p=0.31, q=0.31) == select("precise_shield", stats, rho=0.31)
+    assert select("set_difference", stats, p=0.3, q=0.2) == select(
+        "set_difference", stats, p=0.3, q=0.2, method="precise_shield"
+    )
+    assert select("set_difference", stats, p=0.3, q=0.2) != select(
+        "set_difference", stats, p=0.3, q=0.2, method="wanda"
+    )
+
+
+def test_significance_is_welch_with_benjamini_and_hochberg(raw: dict, stats: Stats):
+    for cell, neurons in select("significance", stats, q=0.1).items():
+        h, b = (raw[label, cell].reshape(-1, L * D) for label in ("harmful", "benign"))
+        p = np.sort(ttest_ind(h, b, equal_var=False).pvalue)
+        order = np.argsort(ttest_ind(h, b, equal_var=False).pvalue)
+        passing = [rank for rank in range(1, L * D + 1) if p[rank - 1] <= 0.1 * rank / (L * D)]
+        want = {divmod(int(i), D) for i in order[: max(passing, default=0)]}
+        assert set(neurons) == want
+        assert 0 < len(neurons) < L * D
+
+
+def test_significance_keeps_its_false_discovery_rate_on_noise():
+    """No neuron differs: over 200 draws the rule chooses any at all in at most 10 % of them, but for chance."""
+    found = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        groups = {
+            Group(s, "en", "text", 0): Moments.of(rng.normal(0, 1, (n, L, D)))
+            for s, n in (("harmful", 7), ("benign", 9))
+        }
+        stats = Stats(groups, np.ones((L, D)), np.ones((L, D)), "last_prompt", 1000, 6)
+        found += len(select("significance", stats, q=0.1)["en/text"]) > 0
+    assert found <= 30  # 20 expected at most; 30 is 2.4 standard deviations above
+
+
+def test_a_neuron_that_never_varies_is_significant_only_if_it_differs():
+    h, b = np.zeros((5, 1, 3)), np.zeros((6, 1, 3))
+    h[:, 0, 1] = 1.0
+    h[:, 0, 2], b[:, 0, 2] = np.arange(5), np.arange(6)
+    groups = {Group("harmful", "en", "text", 0): Moments.of(h), Group("benign", "en", "text", 0): Moments.of(b)}
+    stats = Stats(groups, np.ones((1, 3)), np.ones((1, 3)), "last_prompt", 1000, 6)
+    neurons = select("significance", stats, q=0.05)["en/text"]
+    assert list(neurons) == [(0, 1)]
+    assert np.isfinite(run_leaf(neurons.provenance["selection"], stats)[1]).all()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_mean_difference_is_the_largest_shift(raw: dict, stats: Stats, size: dict[str, Any]):
+    for cell, neurons in select("mean_difference", stats, **size).items():
+        shift = np.abs(raw["harmful", cell].mean(0) - raw["benign", cell].mean(0))
+        if "per_layer" in size:
+            assert all(members(neurons, layer) == largest(shift[layer], 5) for layer in range(L))
+        else:
+            k = {"k": 7, "fraction": 8, "param_fraction": 10}[next(iter(size))]
+            assert set(neurons) == {divmod(i, D) for i in largest(shift.ravel(), k)}
+
+
+# -- every rule, run again --------------------------------------------------------------------------------------
+ASKED: dict[str, dict[str, Any]] = {
+    "safeneuron": {"tau": 1.0}, "precise_shield": {"rho": 0.3}, "one_anchor": {"rho": 0.5}, "ss_neurons": {"p": 0.4},
+    "set_difference": {"p": 0.3, "q": 0.2}, "global_difference": {"p": 0.3, "q": 0.2}, "significance": {"q": 0.05},
+    "mean_difference": {"k": 9},
+}  # fmt: skip
+READS = {"one_anchor": ["sw/text", "sw/image", "en/text", "en/image"], "ss_neurons": ["sw/image", "en/image"]}
+
+
+def test_every_rule_is_tested():
+    assert set(ASKED) == set(RULES)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_leaf_of_a_rule_chooses_again_what_it_chose(stats: Stats, rule: str):
+    other = drawn(seed=1)[1]
+    for cell, neurons in select(rule, stats, **ASKED[rule]).items():
+        leaf = json.loads(json.dumps(neurons.provenance["selection"]))
+        assert (leaf["rule"], leaf["cell"]) == (rule, str(cell))
+        again, rank = run_leaf(leaf, stats)
+        assert again == neurons
+        assert again.provenance == neurons.provenance
+        assert neurons.provenance["method"] == rule
+        assert neurons.provenance["seen"] == ["x"]
+        mask = np.zeros((L, D), bool)
+        mask[tuple(np.array(list(neurons)).reshape(-1, 2).T)] = True
+        assert (rank[mask] > -np.inf).all()
+        assert run_leaf(leaf, other)[0] == select(rule, other, **ASKED[rule])[cell]
+    assert select(rule, stats, **ASKED[rule])["sw/image"].provenance["cell"] in (READS.get(rule), "sw/image")
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_grown_leaf_of_a_rule_offers_next_ranks(stats: Stats, rule: str):
+    """Larger sizes give neurons that were not chosen before; growing without end is no error."""
+    neurons = select(rule, stats, **ASKED[rule])["sw/text"]
+    leaf = neurons.provenance["selection"]
+    more = [run_leaf(grown(leaf, factor), stats)[0] - neurons for factor in (1.1, 1.2, 1.5, 2)]
+    assert max(map(len, more)) > 0
+    assert grown(leaf, 1) == leaf
+    run_leaf(grown(leaf, 1e6), stats)
+
+
+def test_a_rule_that_joins_english_needs_english(stats: Stats):
+    without = Stats(
+        {g: m for g, m in stats.groups.items() if g.language != "en"},
+        stats.down_norms,
+        stats.down_l1,
+        "last_prompt",
+        100,
+        6,
+    )
+    for rule in ("one_anchor", "ss_neurons"):
+        with pytest.raises(
+            InputError, match=rf"select\('{rule}'\): intersects with English: needs en/.* there are sw/text"
+        ):
+            select(rule, without, **ASKED[rule])
+
+
+def test_one_anchor_leaves_out_a_language_without_a_modality(stats: Stats):
+    groups = {g: m for g, m in stats.groups.items() if (g.language, g.modality) != ("sw", "image")}
+    some = Stats(groups, stats.down_norms, stats.down_l1, "last_prompt", 100, 6)
+    assert list(select("one_anchor", some, rho=0.5)) == cells("en/text", "en/image", "ko/text", "ko/image")
+    with pytest.raises(InputError, match="needs en/text, en/typographic with both labels"):
+        select("one_anchor", some, rho=0.5, modalities=["text", "typographic"])
+
+
+@pytest.mark.parametrize(
+    ("rule", "options", "said"),
+    [
+        ("one_ancor", {}, "select: rule='one_ancor' is unknown; did you mean 'one_anchor'?"),
+        ("precise_shield", {}, r"select\('precise_shield'\): give rho=, a part of the neurons.* its options are rho"),
+        ("precise_shield", {"rho": 0.2, "k": 3}, r"select\('precise_shield'\): k= is unknown; use one of rho"),
+        ("precise_shield", {"rho": 0}, "rho=0: a part of the neurons, above 0 and at most 1"),
+        ("precise_shield", {"rho": 1.5}, "rho=1.5: a part of the neurons, above 0 and at most 1"),
+        ("precise_shield", {"rho": "3%"}, "rho='3%': a part of the neurons"),
+        ("precise_shield", {"rho": True}, "rho=True: a part of the neurons"),
+        ("precise_shield", {"rho": float("nan")}, "rho=nan: a part of the neurons"),
+        ("precise_shield", {"rho": 0.01}, r"select\('precise_shield'\): rho=0.01 of 29 neurons is less than one neuron"),
+        ("safeneuron", {"tau": -1.0}, "tau=-1.0: a threshold above 0"),
+        ("safeneuron", {"tau": float("inf")}, "tau=inf: a threshold above 0"),
+        ("safeneuron", {"tau_z": 1.0}, "give tau=, a threshold above 0; its options are tau, tau_z"),
+        ("set_difference", {"p": 0.1}, "give q=, a part of the neurons, 0 to 1; its options are p, q, method"),
+        ("set_difference", {"p": 0.1, "q": 0.1, "method": "sas"}, "method='sas' is unknown; use one of precise_shield, sn_tune, wanda"),
+        ("significance", {"q": 0}, "q=0: a false discovery rate, above 0 and at most 1"),
+        ("one_anchor", {"rho": 0.2, "modalities": "text"}, "modalities='text': give at least two"),
+        ("one_anchor", {"rho": 0.2, "modalities": ["text"]}, r"modalities=\['text'\]: give at least two"),
+        ("mean_difference", {}, r"select\('mean_difference'\): give exactly one of k, fraction, per_layer, param_fraction \(got 0\)"),
+        ("mean_difference", {"k": 3, "per_layer": 2}, r"\(got 2\)"),
+        ("mean_difference", {"k": 1000}, "that is 1000 neurons, must be 1 to 87"),
+        ("mean_difference", {"k": "many"}, "k must be int or float"),
+    ],
+)  # fmt: skip
+def test_wrong_options_are_refused_in_one_line(stats: Stats, rule: str, options: dict[str, Any], said: str):
+    with pytest.raises(InputError, match=said):
+        select(rule, stats, **options)
+
+
+def test_what_is_no_stats_is_refused():
+    with pytest.raises(InputError, match=r"select\(rule, stats\): stats must be Stats, got dict"):
+        select("precise_shield", {}, rho=0.1)  # type: ignore[arg-type]
+
+
+def test_numpy_numbers_are_numbers(stats: Stats):
+    neurons = select("mean_difference", stats, k=np.int64(5))["en/text"]
+    assert json.dumps(neurons.provenance["selection"]["options"]) == '{"k": 5}'
+    assert select("precise_shield", stats, rho=np.float64(0.25)) == select("precise_shield", stats, rho=0.25)
+
+
+def test_neurons_chosen_at_a_score_of_zero_are_warned_of(caplog: pytest.LogCaptureFixture):
+    h, b = np.zeros((5, 1, 10)), np.zeros((5, 1, 10))
+    h[:, 0, 7], b[:, 0, 8] = 1.0, 1.0
+    groups = {Group("harmful", "en", "text", 0): Moments.of(h), Group("benign", "en", "text", 0): Moments.of(b)}
+    stats = Stats(groups, np.ones((1, 10)), np.ones((1, 10)), "last_prompt", 1000, 6)
+    with caplog.at_level("WARNING", logger="neuronshield"):
+        select("precise_shield", stats, rho=0.1)
+    assert not caplog.text
+    with caplog.at_level("WARNING", logger="neuronshield"):
+        select("set_difference", stats, p=0.3, q=0.1)
+    assert "en/text: 2 of 3 chosen neurons have a score of zero" in caplog.text
