@@ -1,7 +1,7 @@
 """Plotly figures from plain tables (nested lists and mappings of numbers), all in one style.
 
-Every figure is returned and never shown. Effects are drawn with their intervals and beside their controls, overlaps beside
-their benign null and split-half reliability, updates beside no update. The results' own `figure()` methods call these
+Every figure is returned and never shown. Effects are drawn with their intervals and beside their controls, overlaps relative to
+their noise and reliability, updates beside no update. The results' own `figure()` methods call these
 functions; they take no result class, so that `results.json` can be drawn as well.
 
     overlap_heatmap, layers, methods     find
@@ -11,7 +11,8 @@ functions; they take no result class, so that `results.json` can be drawn as wel
 
 from __future__ import annotations
 
-from .cells import grid, layers, methods, overlap_heatmap, transfer
+from .cells import grid, layers, methods, transfer
+from .overlaps import overlap_heatmap
 from .proof import proof_figure
 
 __all__ = ["grid", "layers", "methods", "overlap_heatmap", "proof_figure", "transfer"]

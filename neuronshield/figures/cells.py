@@ -1,4 +1,4 @@
-"""Figures over cells (language x modality): overlaps, rates, transfer, layers, and the scores of the literature."""
+"""Figures over cells (language x modality): rates, transfer, layers, and the scores of the literature."""
 
 from __future__ import annotations
 
@@ -32,56 +32,6 @@ Rates = Mapping[str, Mapping[str, Any]]
 
 
 # -- find -------------------------------------------------------------------------------------------------
-def overlap_heatmap(
-    cells: Sequence[str],
-    jaccard: Float[np.ndarray, "cell cell"],
-    *,
-    benign_null: Float[np.ndarray, "cell cell"],
-    split_half: Float[np.ndarray, "cell cell"],
-    method: str,
-) -> go.Figure:
-    """Three heatmaps on one scale: the overlap between cells, its benign null and its split-half reliability.
-
-    >>> half = np.full((2, 2), 0.5)
-    >>> figure = ns.figures.overlap_heatmap(["en/text", "sw/text"], half, benign_null=half, split_half=half, method="sas")
-    >>> len(figure.data)
-    3
-
-    Args:
-        cells: names of rows and columns, such as "en/text".
-        jaccard: overlap of the cells' sets, 0 to 1.
-        benign_null: the same of two halves of the benign prompts: what the choice of requests alone makes two cells share.
-        split_half: the same of two halves of the harmful prompts: what complete sharing would reach.
-        method: the score, for the title.
-    """
-    few = len(cells) <= 12
-    panels = [
-        ("overlap (Jaccard)", _without_diagonal(jaccard)),
-        ("benign null", _without_diagonal(benign_null)),
-        ("split-half reliability", split_half),
-    ]
-    figure = make_subplots(
-        1, len(panels), subplot_titles=[p[0] for p in panels], horizontal_spacing=0.04, shared_yaxes=True
-    )
-    for i, (_, matrix) in enumerate(panels, 1):
-        figure.add_trace(
-            go.Heatmap(
-                z=matrix, x=list(cells), y=list(cells), coloraxis="coloraxis", texttemplate="%{z:.2f}" if few else None,
-                textfont={"size": 10}, hovertemplate="%{y} with %{x}: %{z:.2f}<extra></extra>", xgap=1, ygap=1,
-            ),
-            row=1, col=i,
-        )  # fmt: skip
-    figure.update_layout(
-        coloraxis={"colorscale": SEQUENTIAL, "cmin": 0, "cmax": 1, "colorbar": {"title": "Jaccard", "thickness": 12}}
-    )
-    figure.update_xaxes(tickangle=-60, showgrid=False, dtick=1, tickfont={"size": 11}, showticklabels=few)
-    if not few:
-        figure.update_xaxes(title="columns as rows")
-    figure.update_yaxes(autorange="reversed", showgrid=False, dtick=1, tickfont={"size": 11 if few else 9})
-    height = max(420, 200 + (24 if few else 15) * len(cells))
-    return styled(figure, f"Overlap of the cells' neurons ({method})", height=height)
-
-
 def _without_diagonal(matrix: Float[np.ndarray, "cell cell"]) -> Float[np.ndarray, "cell cell"]:
     """A cell's overlap with itself is 1 by definition and is not shown."""
     out = matrix.astype(float).copy()

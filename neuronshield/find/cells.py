@@ -18,7 +18,7 @@ from ..core.neurons import NeuronSet
 from ..core.results import from_json, load_arrays, save_arrays
 from ..data.prompts import Cell
 
-__all__ = ["CellSets", "known_cell", "pack", "unpack"]
+__all__ = ["CellSets", "anchored", "known_cell", "pack", "unpack"]
 
 FORMAT = "neuronshield.CellSets/1"
 
@@ -149,6 +149,29 @@ def known_cell(cell: Any, known: Iterable[Cell], name: str) -> Cell:
         names = ", ".join(map(str, cells[:12])) + (f", {len(cells) - 12} more" if len(cells) > 12 else "")
         raise InputError(f"{name}[{str(found)!r}]: no such cell; there are {names}")
     return found
+
+
+def anchored(sets: Mapping[Cell, NeuronSet], anchor: Cell | tuple[str, str] | str = ("en", "text")) -> CellSets:
+    """The neurons that each cell's set shares with the anchor's: "shared" or "cross-lingual" safety neurons.
+
+    An intersection may be larger than 0 without any sharing of safety: compare it with the benign null of `overlap`.
+
+    >>> sets = ns.contrast(ns.capture(model, prompts, progress=False)).top(k=8)
+    >>> anchored(sets, "en/text")["sw/text"] == sets["sw/text"] & sets["en/text"]
+    True
+
+    Args:
+        sets: one a cell, as `Scores.top` returns them.
+        anchor: the cell that all are intersected with.
+
+    Raises:
+        InputError: no sets, or none of the anchor.
+
+    Source: Precise Shield (2026), intersection with English.
+    """
+    found = CellSets(require(sets, Mapping, call="anchored(sets)", name="sets", hint="such as scores.top(k=64)"))
+    shared = found[known_cell(anchor, found, "sets")]
+    return CellSets({cell: neurons & shared for cell, neurons in found.items()})
 
 
 def pack(sets: CellSets) -> tuple[dict[str, np.ndarray], list[SetHeader]]:

@@ -38,11 +38,12 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Float
 from scipy.stats import norm
+from scipy.stats import t as student
 
 from .folds import FOLDS, SPLITS
 from .parts import CellParts, Ids
 
-__all__ = ["Shared", "counts", "jaccards", "reliabilities", "shared_of", "shares", "sizes"]
+__all__ = ["Shared", "counts", "interval_of", "jaccards", "mean_of", "reliabilities", "shared_of", "shares", "sizes"]
 
 Square: TypeAlias = Float[np.ndarray, "_ _"]
 
@@ -135,8 +136,7 @@ def shared_of(parts: Sequence[CellParts], n_neurons: int) -> Shared:
 
     >>> stats = ns.capture(model, prompts, progress=False)
     >>> from neuronshield.find.parts import Rule, parts_of
-    >>> from neuronshield.find.scores import Columns
-    >>> rule = Rule(Columns(stats.down_norms, stats.down_l1), "contribution", size="k", count=8)
+    >>> rule = Rule(stats, "contribution", {"k": 8})
     >>> shared_of([parts_of(stats, cell, rule) for cell in stats.cells()], 87).excess.shape
     (9, 2, 2)
 
@@ -155,8 +155,8 @@ def shared_of(parts: Sequence[CellParts], n_neurons: int) -> Shared:
             less = [_without(p, i, side=side, fold=fold) for p in parts]
             found = shares(less, one) if side == 0 else shares(zero, less)
             cross[1 + fold].append(_both_orders(found))
-    level = _mean(noise)
-    means = np.stack([_mean(values) for values in cross])
+    level = mean_of(np.stack(noise))
+    means = np.stack([mean_of(np.stack(values)) for values in cross])
     own = np.maximum(np.diagonal(means - level, axis1=1, axis2=2), 0)
     excess, attainable = means - level, np.sqrt(own[:, :, None] * own[:, None, :])
     there = np.array([[_has(p, fold) for p in parts] for fold in range(FOLDS)])
@@ -185,12 +185,17 @@ def _both_orders(matrix: Square) -> Square:
     return (matrix + matrix.T) / 2
 
 
-def _mean(matrices: Sequence[Square]) -> Square:
-    """Mean without the missing values; NaN where all are missing."""
-    stacked = np.stack(matrices)
-    known = np.isfinite(stacked)
-    total = np.where(known, stacked, 0).sum(axis=0)
-    n = known.sum(axis=0)
+def mean_of(values: Float[np.ndarray, " value *any"]) -> Float[np.ndarray, "*any"]:
+    """Mean over the first axis without the missing values; NaN where all are missing.
+
+    >>> mean_of(np.array([[1.0, np.nan], [3.0, np.nan]])).tolist()
+    [2.0, nan]
+
+    Args:
+        values: any number of axes.
+    """
+    known = np.isfinite(values)
+    total, n = np.where(known, values, 0).sum(axis=0), known.sum(axis=0)
     return np.divide(total, n, out=np.full(total.shape, np.nan), where=n > 0)
 
 
@@ -205,13 +210,51 @@ def _has(part: CellParts, fold: int) -> bool:
     return any(fold in side for left in part.left_out if left is not None for side in left)
 
 
+ATTAINABLE = 0.05  # reliability minus noise, below which `shared` is not computed
+
+
+def interval_of(shared: Shared, size: Square) -> tuple[Square, Square]:
+    """The share of neurons in common, and half the length of its 95 % interval; NaN where there are too few requests to tell.
+
+    The interval is a jackknife over folds with Student's t, and never narrower than one neuron. A cell shares 1 with itself,
+    by definition and without an interval.
+
+    >>> rows = np.stack([np.full((2, 2), x) for x in (0.2, 0.18, 0.22)])
+    >>> value, half = interval_of(Shared(rows, np.full((3, 2, 2), 0.4)), np.full((2, 2), 64.0))
+    >>> round(value[0, 1].item(), 2), bool(half[0, 1] > 0.05)
+    (0.5, True)
+
+    Args:
+        shared: estimate and estimates without a fold.
+        size: neurons a set.
+    """
+    excess, attainable = shared.excess, shared.attainable
+    known = attainable > 0
+    ratios = np.divide(excess, attainable, out=np.full_like(excess, np.nan), where=known)
+    neuron = np.divide(1, size * attainable[0], out=np.full_like(size, np.nan), where=known[0])
+    n = np.isfinite(ratios[1:]).sum(axis=0)
+    small = ~(attainable[0] > np.maximum(ATTAINABLE, 2 * _jackknife(attainable[1:])))
+    value = np.where(small, np.nan, ratios[0])
+    half = student.ppf(0.975, np.maximum(n - 1, 1)) * np.hypot(_jackknife(ratios[1:]), neuron / 2)
+    np.fill_diagonal(value, np.where(np.isfinite(np.diag(value)), 1.0, np.nan))
+    np.fill_diagonal(half, np.nan)
+    return value, np.where(np.isfinite(value), half, np.nan)
+
+
+def _jackknife(replicates: Float[np.ndarray, "replicate cell cell"]) -> Square:
+    """Standard error from estimates without one fold each; NaN with fewer than two."""
+    known = np.isfinite(replicates)
+    n = known.sum(axis=0)
+    squares = np.where(known, (replicates - mean_of(replicates)) ** 2, 0).sum(axis=0)
+    return np.where(n > 1, np.sqrt(squares * (n - 1) / np.maximum(n, 1)), np.nan)
+
+
 def reliabilities(parts: Sequence[CellParts]) -> Float[np.ndarray, " cell"]:
     """Share of neurons in common of two selections from samples as large as a cell's own (see the module); NaN if unknown.
 
     >>> stats = ns.capture(model, prompts, progress=False)
     >>> from neuronshield.find.parts import Rule, parts_of
-    >>> from neuronshield.find.scores import Columns
-    >>> rule = Rule(Columns(stats.down_norms, stats.down_l1), "contribution", size="k", count=8)
+    >>> rule = Rule(stats, "contribution", {"k": 8})
     >>> reliabilities([parts_of(stats, cell, rule) for cell in stats.cells()]).shape
     (2,)
 

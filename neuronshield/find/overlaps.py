@@ -1,22 +1,29 @@
 """Overlap: do languages and modalities share their safety neurons, and compared with what?
 
-Two random sets of k neurons out of N share k^2/N of them, a few in a thousand. "More than chance" therefore says little:
-prompts about the same *topics* in two languages already share neurons. Two references say more. Both are computed from the
-halves that `capture` keeps apart:
+Two random sets of k neurons out of N share k^2/N of them, a few in a thousand. "More than chance" therefore says little: two cells
+that are asked the same requests share noise, and neurons that vary much are selected whatever is compared. And no overlap
+reaches 1, for a selection from other requests of the *same* cell would not find the same neurons. Three references are computed,
+each from the folds of requests that `capture` keeps apart (`comparisons` has the formulas):
 
-    benign null              the same selection on benign half 0 against benign half 1, in the same two cells: what two
-                             cells share without any harm, through the choice of requests alone
-    split-half reliability   harmful against benign in half 0, compared with the same in half 1: what complete sharing
-                             would reach, given the noise of the selection
+    permutation null    the same selection with the labels of half of the folds swapped, the same in all cells: what cells share
+                        through their common requests where the labels do not differ
+    benign null         the same selection on benign prompts of one half of the requests against benign prompts of the other
+    reliability         what two samples of the same cell, each as large as this one, would share: complete sharing
 
-An overlap shows sharing where it lies clearly above the benign null, and complete sharing where it reaches the split-half
-reliability.
+One number says how much is shared:
+
+    shared = (overlap - noise) / (reliability - noise)
+
+0 for unrelated neurons, 1 for the same neurons. Its three parts are measured on halves of the requests, and no request is in both
+halves. Taken from the whole sample instead, with its Jaccard index, the same formula gives 1.1 to 2.5 for cells that share all
+neurons, and down to -0.4 for cells that share none (docs, "How the verdict was tested"). The interval is a jackknife over the
+folds. Where reliability minus noise is too small, the number of requests is too small to tell, and `shared` is NaN.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,16 +39,22 @@ from ..core.errors import InputError
 from ..core.neurons import NeuronSet
 from ..core.results import from_json, load_arrays, same, save_arrays, to_json
 from ..data.prompts import Cell
-from .cells import CellSets, SetHeader, known_cell, pack, unpack
-from .folds import SPLITS
+from .cells import CellSets, SetHeader, anchored, pack, unpack
+from .comparisons import Shared, interval_of, jaccards, mean_of, reliabilities, shared_of
 from .groups import Stats
-from .scores import contrast, score_pairs
+from .parts import Rule, parts_of
+from .scores import contrast
 from .selection import SIZES
 
 __all__ = ["Overlap", "anchored", "jaccard", "overlap", "overlap_coefficient"]
 
-FORMAT = "neuronshield.Overlap/1"
-MATRICES = ("jaccard", "coefficient", "benign_null", "split_half")
+FORMAT = "neuronshield.Overlap/2"
+ARRAYS = ("jaccard", "coefficient", "benign_null", "reliability", "permuted", "excess", "attainable", "size")
+#: What tables and JSON hold of every pair.
+MEASURES = (
+    "jaccard", "coefficient", "benign_null", "permutation_null", "p", "reliability", "shared", "shared_low", "shared_high",
+)  # fmt: skip
+AXES = ("language", "modality")
 
 
 def jaccard(a: NeuronSet, b: NeuronSet) -> float:
@@ -84,14 +97,23 @@ class _Header:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Overlap:
-    """Overlap of every pair of cells, with its two references. Made by `overlap`.
+    """Overlap of every pair of cells, with its references. Made by `overlap`.
+
+    >>> found = overlap(ns.capture(model, prompts, progress=False), k=8)
+    >>> found.cells, found.shared.shape
+    ([Cell(language='en', modality='text'), Cell(language='sw', modality='text')], (2, 2))
 
     Attributes:
         cells: rows and columns; languages or modalities after `along`.
-        jaccard: of the two cells' sets; the diagonal is 1.
+        jaccard: Jaccard index of the two cells' sets, 0 to 1; the diagonal is 1.
         coefficient: overlap coefficient of the two cells' sets; the diagonal is 1.
-        benign_null: Jaccard of the benign-against-benign selections of the two cells.
-        split_half: geometric mean of the two cells' split-half Jaccards.
+        benign_null: mean Jaccard index of the benign-against-benign selections of the two cells.
+        reliability: Jaccard index of two selections from samples as large as these, if both cells had the same neurons:
+            geometric mean of the cells' own. NaN where unknown.
+        permuted: Jaccard index of the two cells' selections under each swap of labels.
+        excess: numerator of `shared`: row 0 the estimate, row 1 + i the estimate without fold i.
+        attainable: denominator of `shared`, the same rows.
+        size: neurons a set, the geometric mean of the two.
         sets: the set of each cell; none after `along`.
         method: the score.
         provenance: as of the moments.
@@ -101,28 +123,69 @@ class Overlap:
     jaccard: Float[np.ndarray, "cell cell"]
     coefficient: Float[np.ndarray, "cell cell"]
     benign_null: Float[np.ndarray, "cell cell"]
-    split_half: Float[np.ndarray, "cell cell"]
+    reliability: Float[np.ndarray, "cell cell"]
+    permuted: Float[np.ndarray, "swap cell cell"]
+    excess: Float[np.ndarray, "replicate cell cell"]
+    attainable: Float[np.ndarray, "replicate cell cell"]
+    size: Float[np.ndarray, "cell cell"]
     sets: Mapping[Cell, NeuronSet]
     method: str
     provenance: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def permutation_null(self) -> Float[np.ndarray, "cell cell"]:
+        """Mean Jaccard index under swapped labels; NaN where no swap leaves enough requests of each label."""
+        return mean_of(self.permuted)
+
+    @property
+    def p(self) -> Float[np.ndarray, "cell cell"]:
+        """Share of swaps, the real labels included, with a Jaccard index at least as large; NaN without a swap.
+
+        A small p says that the cells share more than they would if the labels did not differ; a large one does not say why.
+        """
+        known = np.isfinite(self.permuted)
+        n = known.sum(axis=0)
+        reached = (np.where(known, self.permuted, -1) >= self.jaccard - 1e-12).sum(axis=0)
+        return np.where(n > 0, (1 + reached) / (1 + n), np.nan)
+
+    @property
+    def shared(self) -> Float[np.ndarray, "cell cell"]:
+        """Share of neurons in common: 0 for unrelated neurons, 1 for the same; NaN where there are too few requests to tell."""
+        return self._shared()[0]
+
+    @property
+    def shared_low(self) -> Float[np.ndarray, "cell cell"]:
+        """Lower end of the 95 % interval of `shared`."""
+        value, half = self._shared()
+        return value - half
+
+    @property
+    def shared_high(self) -> Float[np.ndarray, "cell cell"]:
+        """Upper end of the 95 % interval of `shared`."""
+        value, half = self._shared()
+        return value + half
+
+    def _shared(self) -> tuple[Float[np.ndarray, "cell cell"], Float[np.ndarray, "cell cell"]]:
+        return interval_of(Shared(self.excess, self.attainable), self.size)
+
     def to_frame(self) -> pd.DataFrame:
-        """One row a pair of different cells: a, b and the four measures, 0 to 1.
+        """One row a pair of different cells: a, b, the measures, and `shared` with its interval.
 
         >>> overlap(ns.capture(model, prompts, progress=False), k=8).to_frame().shape
-        (1, 6)
+        (1, 11)
         """
         pairs = [(i, j) for i in range(len(self.cells)) for j in range(i + 1, len(self.cells))]
+        measures = {name: getattr(self, name) for name in MEASURES}
         rows = [
-            (str(self.cells[i]), str(self.cells[j]), *(float(getattr(self, name)[i, j]) for name in MATRICES))
+            (str(self.cells[i]), str(self.cells[j]), *(float(matrix[i, j]) for matrix in measures.values()))
             for i, j in pairs
         ]
-        return pd.DataFrame(rows, columns=["a", "b", *MATRICES])
+        return pd.DataFrame(rows, columns=["a", "b", *MEASURES])
 
     def along(self, axis: str) -> Overlap:
         """Language x language (or modality x modality): the mean over pairs of cells that differ in that axis only.
 
-        A pair that no two cells of one language (modality) make is NaN.
+        Of `shared`, numerators and denominators are averaged. A pair that no two cells of one language (modality) make is NaN.
 
         >>> overlap(ns.capture(model, prompts, progress=False), k=8).along("language").cells
         ['en', 'sw']
@@ -133,49 +196,57 @@ class Overlap:
         Raises:
             InputError: another axis, or it was taken already.
         """
-        if axis not in ("language", "modality") or not all(isinstance(cell, Cell) for cell in self.cells):
+        if axis not in AXES or not all(isinstance(cell, Cell) for cell in self.cells):
             raise InputError(f"along({axis!r}): use 'language' or 'modality', once")
         other = "modality" if axis == "language" else "language"
         names = list(dict.fromkeys(getattr(c, axis) for c in self.cells))
         at = {(getattr(c, axis), getattr(c, other)): i for i, c in enumerate(self.cells)}
         rest = list(dict.fromkeys(getattr(c, other) for c in self.cells))
+        pairs = {
+            (i, j): [(at[a, r], at[b, r]) for r in rest if (a, r) in at and (b, r) in at]
+            for i, a in enumerate(names) for j, b in enumerate(names)
+        }  # fmt: skip
 
-        def mean(matrix: Float[np.ndarray, "cell cell"]) -> Float[np.ndarray, "name name"]:
-            out = np.full((len(names), len(names)), np.nan)
-            for i, a in enumerate(names):
-                for j, b in enumerate(names):
-                    found = [matrix[at[a, r], at[b, r]] for r in rest if (a, r) in at and (b, r) in at]
-                    found = [v for v in found if np.isfinite(v)]
-                    out[i, j] = np.mean(found) if found else np.nan
+        def mean(array: Float[np.ndarray, "*any cell cell"]) -> Float[np.ndarray, "*any name name"]:
+            out = np.full((*array.shape[:-2], len(names), len(names)), np.nan)
+            for (i, j), found in pairs.items():
+                if found:
+                    out[..., i, j] = mean_of(np.stack([array[..., x, y] for x, y in found]))
             return out
 
-        matrices = {name: mean(getattr(self, name)) for name in MATRICES}
+        arrays = {name: getattr(self, name) for name in ARRAYS}
+        unknown = ~np.isfinite(self.excess[0] + self.attainable[0])
+        for name in ("excess", "attainable"):  # without a fold that a pair does not have, the pair is as it is
+            filled = np.where(np.isfinite(arrays[name]), arrays[name], arrays[name][:1])
+            arrays[name] = np.where(unknown, np.nan, filled)
+        matrices = {name: mean(array) for name, array in arrays.items()}
         return Overlap(cells=names, **matrices, sets={}, method=self.method, provenance=self.provenance)
 
     def figure(self) -> go.Figure:
-        """Three heatmaps on one scale: overlap, benign null, split-half reliability.
+        """Heatmaps of `shared`: language x language and modality x modality, sorted, with intervals on hover.
 
-        >>> len(overlap(ns.capture(model, prompts, progress=False), k=8).figure().data)
-        3
+        >>> overlap(ns.capture(model, prompts, progress=False), k=8).figure().data[0].y
+        ('en', 'sw')
         """
         from ..figures import overlap_heatmap
 
-        names = [str(c) for c in self.cells]
-        return overlap_heatmap(
-            names, self.jaccard, benign_null=self.benign_null, split_half=self.split_half, method=self.method
-        )
+        return overlap_heatmap(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
-        """Cells, method and matrices as JSON can hold them (None where undefined).
+        """Cells, method and measures as JSON can hold them (None where undefined), and the same along either axis.
 
-        >>> list(overlap(ns.capture(model, prompts, progress=False), k=8).to_dict())
-        ['cells', 'method', 'jaccard', 'coefficient', 'benign_null', 'split_half']
+        >>> list(overlap(ns.capture(model, prompts, progress=False), k=8).to_dict())[:4]
+        ['cells', 'method', 'jaccard', 'coefficient']
         """
-        matrices = {name: to_json(getattr(self, name)) for name in MATRICES}
-        return {"cells": [str(c) for c in self.cells], "method": self.method, **matrices}
+        measures = {name: to_json(getattr(self, name)) for name in MEASURES}
+        out = {"cells": [str(c) for c in self.cells], "method": self.method, **measures}
+        if all(isinstance(cell, Cell) for cell in self.cells):
+            axes = [axis for axis in AXES if len({getattr(c, axis) for c in self.cells}) > 1]
+            out["along"] = {axis: self.along(axis).to_dict() for axis in axes}
+        return out
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Path of the safetensors file that matrices and sets were written to.
+        """Path of the safetensors file that arrays and sets were written to.
 
         >>> found = overlap(ns.capture(model, prompts, progress=False), k=8)
         >>> ns.Overlap.load(found.save("overlap.safetensors")).sets == found.sets
@@ -189,7 +260,7 @@ class Overlap:
         """
         members, sets = pack(CellSets(self.sets))
         header = _Header(cells=[str(c) for c in self.cells], method=self.method, sets=sets, provenance=self.provenance)
-        arrays = {**members, **{name: getattr(self, name) for name in MATRICES}}
+        arrays = {**members, **{name: getattr(self, name) for name in ARRAYS}}
         return save_arrays(path, FORMAT, arrays=arrays, about=header)
 
     @staticmethod
@@ -209,11 +280,11 @@ class Overlap:
         arrays, about = load_arrays(path, FORMAT)
         header = from_json(_Header, about)
         n = len(header.cells)
-        if any(name not in arrays or arrays[name].shape != (n, n) for name in MATRICES):
+        if any(name not in arrays or arrays[name].shape[-2:] != (n, n) for name in ARRAYS):
             raise InputError(f"{path}: not a file of {FORMAT} (its arrays do not fit its cells)")
         return Overlap(
             cells=[Cell.of(name) if "/" in name else name for name in header.cells],
-            **{name: arrays[name] for name in MATRICES},
+            **{name: arrays[name] for name in ARRAYS},
             sets=unpack(arrays, header.sets, path),
             method=header.method,
             provenance=header.provenance,
@@ -229,35 +300,13 @@ class Overlap:
         off = ~np.eye(len(self.cells), dtype=bool)
         if not off.any():
             return f"Overlap({self.method}, 1 cell)"
-        means = [np.nanmean(m[off]) for m in (self.jaccard, self.benign_null, self.split_half)]
-        shown = "mean jaccard {:.2f}, benign null {:.2f}, split half {:.2f}".format(*means)
-        return f"Overlap({self.method}, {count(len(self.cells), 'cell')}, {shown})"
+        parts = [("jaccard", self.jaccard), ("permutation null", self.permutation_null), ("shared", self.shared)]
+        means = [(name, values[off][np.isfinite(values[off])]) for name, values in parts]
+        shown = ", ".join(f"{name} {values.mean():.2f}" if len(values) else f"{name} n/a" for name, values in means)
+        return f"Overlap({self.method}, {count(len(self.cells), 'cell')}, mean {shown})"
 
     def _repr_html_(self) -> str:
         return short_table(self.to_frame().sort_values("jaccard", ascending=False), title=repr(self))
-
-
-def anchored(sets: Mapping[Cell, NeuronSet], anchor: Cell | tuple[str, str] | str = ("en", "text")) -> CellSets:
-    """The neurons that each cell's set shares with the anchor's: "shared" or "cross-lingual" safety neurons.
-
-    An intersection may be larger than 0 without any sharing of safety: compare it with the benign null of `overlap`.
-
-    >>> sets = ns.contrast(ns.capture(model, prompts, progress=False)).top(k=8)
-    >>> anchored(sets, "en/text")["sw/text"] == sets["sw/text"] & sets["en/text"]
-    True
-
-    Args:
-        sets: one a cell, as `Scores.top` returns them.
-        anchor: the cell that all are intersected with.
-
-    Raises:
-        InputError: no sets, or none of the anchor.
-
-    Source: Precise Shield (2026), intersection with English.
-    """
-    found = CellSets(require(sets, Mapping, call="anchored(sets)", name="sets", hint="such as scores.top(k=64)"))
-    shared = found[known_cell(anchor, found, "sets")]
-    return CellSets({cell: neurons & shared for cell, neurons in found.items()})
 
 
 def overlap(
@@ -276,10 +325,13 @@ def overlap(
     >>> found.jaccard.shape, found.sets["en/text"]
     ((2, 2), NeuronSet(8 neurons in ... layers))
 
+    Each cell is selected 155 times, from parts of its requests. A reference is NaN where a cell has too few requests: about 16
+    are needed, and more where the selection is unreliable.
+
     Args:
         stats: moments from `capture`.
         method: how neurons are scored (see `contrast`); all but "lape".
-        without: neurons to take out of every set, those of both references included, such as the language neurons of
+        without: neurons to take out of every set, those of all references included, such as the language neurons of
             `contrast(stats, method="lape")`.
         k: as for `Scores.top`.
         fraction: as for `Scores.top`.
@@ -287,7 +339,7 @@ def overlap(
         param_fraction: as for `Scores.top`.
 
     Raises:
-        InputError: as `contrast` and `Scores.top`; or a cell with requests in one half only.
+        InputError: as `contrast` and `Scores.top`.
     """
     require(
         stats,
@@ -301,40 +353,33 @@ def overlap(
     sizes: dict[str, Any] = dict(zip(SIZES, (k, fraction, per_layer, param_fraction), strict=True))
     if sum(size is not None for size in sizes.values()) != 1:
         raise InputError(f"overlap(stats): give the size of the sets, exactly one of {', '.join(SIZES)}, as in k=64")
-    cells = contrast(stats, method).cells
-    _check_halves(stats, cells)
-
-    def select(pairs: Callable[[Cell], Any]) -> CellSets:
-        sets = score_pairs(stats, cells, pairs=[pairs(cell) for cell in cells], method=method).top(**sizes)
-        return sets if without is None else CellSets({cell: neurons - without for cell, neurons in sets.items()})
-
-    def half(i: int) -> CellSets:
-        return select(lambda cell: (stats.moments("harmful", cell, SPLITS[0][i]), stats.moments("benign", cell, SPLITS[0][i])))
-
-    sets, halves = select(lambda cell: stats[cell]), (half(0), half(1))
-    null = select(lambda cell: (stats.moments("benign", cell, SPLITS[0][0]), stats.moments("benign", cell, SPLITS[0][1])))
-    stable = np.array([jaccard(halves[0][cell], halves[1][cell]) for cell in cells])
+    if method == "lape":
+        raise InputError(
+            "overlap(method='lape'): LAPE compares languages, not labels; take its neurons out with without="
+        )
+    scores = contrast(stats, method)
+    sets = scores.top(**sizes)
+    if without is not None:
+        sets = CellSets({cell: neurons - without for cell, neurons in sets.items()})
+    rule = Rule(stats, method, {name: size for name, size in sizes.items() if size is not None}, without=without)
+    parts = [parts_of(stats, cell, rule) for cell in scores.cells]
+    shared = shared_of(parts, stats.n_layers * stats.d_mlp)
+    own = reliabilities(parts)
+    both = np.sqrt(np.outer(own, own))
+    members = np.array([len(part.whole) for part in parts], dtype=float)
     return Overlap(
-        cells=cells,
-        jaccard=_matrix(sets, jaccard),
-        coefficient=_matrix(sets, overlap_coefficient),
-        benign_null=_matrix(null, jaccard),
-        split_half=np.sqrt(np.outer(stable, stable)),
+        cells=scores.cells,
+        jaccard=jaccards([part.whole for part in parts]),
+        coefficient=np.array([[overlap_coefficient(a, b) for b in sets.values()] for a in sets.values()]),
+        benign_null=mean_of(
+            np.stack([jaccards(found) for found in zip(*(part.benign for part in parts), strict=True)])
+        ),
+        reliability=both / (2 - both),
+        permuted=np.stack([jaccards(found) for found in zip(*(part.permuted for part in parts), strict=True)]),
+        excess=shared.excess,
+        attainable=shared.attainable,
+        size=np.sqrt(np.outer(members, members)),
         sets=sets,
         method=method,
         provenance=stats.provenance,
     )
-
-
-def _check_halves(stats: Stats, cells: list[Cell]) -> None:
-    seen = {(g.label, g.cell, int(g.fold in SPLITS[0][1])) for g in stats.groups}
-    for cell in cells:
-        for label in ("harmful", "benign"):
-            if not {(label, cell, 0), (label, cell, 1)} <= seen:
-                raise InputError(
-                    f"overlap: {cell} has too few {label} prompts for a split-half reliability; give it at least 8"
-                )
-
-
-def _matrix(sets: CellSets, measure: Callable[[NeuronSet, NeuronSet], float]) -> Float[np.ndarray, "cell cell"]:
-    return np.array([[measure(a, b) for b in sets.values()] for a in sets.values()])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -15,11 +15,13 @@ from ..data.prompts import Cell
 from .folds import FOLDS, SPLITS
 from .groups import Stats
 from .running import Moments, merged
-from .scores import METHODS, Columns
-from .selection import overall, per_layer
+from .scores import score_pairs
+from .selection import chosen
 
 __all__ = ["SWAPS", "CellParts", "Ids", "Rule", "parts_of"]
 
+NOWHERE = Cell("und", "text")  # the name of a selection from parts of a cell
+LABELS = ("harmful", "benign")
 LEAST = 0.25  # of a label's tokens in either half; a split that leaves less is not used
 
 #: All ways to choose half of the folds, of which labels are swapped; the complement gives the same difference.
@@ -37,17 +39,15 @@ class Rule:
     """How neurons are selected from two moments.
 
     Attributes:
-        columns: norms of W_down.
+        stats: gives the norms of W_down.
         method: a name from `METHODS`.
-        size: "per_layer", or another name of a size.
-        count: neurons in all, or a layer.
-        without: mask of neurons that are taken out of every set; None for none.
+        size: one size of `Scores.top`, by name.
+        without: neurons that are taken out of every set; None for none.
     """
 
-    columns: Columns
+    stats: Stats
     method: str
-    size: str
-    count: int
+    size: Mapping[str, Any]
     without: NeuronSet | None = None
 
     def select(self, harmful: Moments, benign: Moments) -> tuple[Ids, Layers]:
@@ -57,9 +57,8 @@ class Rule:
             harmful: moments that stand for harmful prompts.
             benign: moments that stand for benign prompts.
         """
-        value, against = METHODS[self.method](harmful, benign, self.columns)
-        choose = per_layer if self.size == "per_layer" else overall
-        mask, rank = choose(np.abs(value), None if against is None else np.abs(against), self.count)
+        scores = score_pairs(self.stats, [NOWHERE], pairs=[(harmful, benign)], method=self.method)
+        mask, rank = chosen(scores, NOWHERE, size=self.size)
         return self._ids(mask), rank
 
     def passing(self, rank: Layers, *, of: tuple[Ids, Layers]) -> Ids:
@@ -74,7 +73,7 @@ class Rule:
         chosen = ranked.ravel()[members]
         layer = members // rank.shape[1]
         np.minimum.at(cut, layer, chosen)
-        if self.size != "per_layer":
+        if "per_layer" not in self.size:
             cut[:] = cut.min(initial=np.inf)
         return self._ids(rank >= cut[:, None])
 
@@ -139,14 +138,11 @@ class _Folds:
         return float(np.mean([sum(m.n for m in self.of(label, folds)) / self.total[label] for label in LABELS]))
 
 
-LABELS = ("harmful", "benign")
-
-
 def parts_of(stats: Stats, cell: Cell, rule: Rule) -> CellParts:
     """The selections of a cell from all of its requests and from parts of them.
 
     >>> stats = ns.capture(model, prompts, progress=False)
-    >>> rule = Rule(Columns(stats.down_norms, stats.down_l1), "contribution", size="k", count=8)
+    >>> rule = Rule(stats, "contribution", {"k": 8})
     >>> parts = parts_of(stats, ns.Cell("en", "text"), rule)
     >>> len(parts.whole), len(parts.halves), len(parts.permuted)
     (8, 7, 35)

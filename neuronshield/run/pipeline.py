@@ -3,7 +3,7 @@
 `run` does all of it. Every step is a function of a `Job`, so the command line can run one step at a time on the same folder: a
 step reads the results of the steps before it.
 
-    find     neurons/<cell>.safetensors, neurons/candidates.safetensors; overlap with its benign null and split-half reliability
+    find     neurons/<cell>.safetensors, neurons/candidates.safetensors; overlap of the cells
     prove    neurons/verified.safetensors; the verdict
     shield   adapter/ and controls/: the masked update, masks of random neurons, plain LoRA, training-free edits
     check    every condition on the test prompts, by language and modality; then white-box attacks on the shield
@@ -27,11 +27,10 @@ import numpy as np
 
 from ..check.attacks import attacked
 from ..check.evaluation import Evaluation, evaluate
-from ..core.errors import InputError
 from ..core.files import beside
 from ..core.neurons import NeuronSet
 from ..data.prompts import Cell, PromptSet
-from ..find.moments import Stats, capture
+from ..find.moments import capture
 from ..find.overlaps import overlap
 from ..find.scores import Scores, contrast
 from ..model.answers import refusal_for
@@ -90,7 +89,7 @@ def find(job: Job) -> Scores:
         for cell, neurons in sets.items():
             neurons.save(folder / f"{cell.language}-{cell.modality.replace('+', '-')}.safetensors")
         candidates.save(folder / "candidates.safetensors")
-        shared, missing = _overlap(job, stats, scores)
+        shared = overlap(stats, method=scores.method, **job.plan.size) if len(scores.cells) > 1 else None  # type: ignore[arg-type]
         layers = range(job.model.n_layers)
         section = FindSection(
             method=scores.method,
@@ -101,22 +100,11 @@ def find(job: Job) -> Scores:
             refusing_cells=tuple(map(str, refusing)),
             per_layer={str(c): tuple(s.per_layer().get(i, 0) for i in layers) for c, s in sets.items()},
             top=tuple(TopNeuron(*row) for row in scores.to_frame(k=10).itertuples(index=False)),
-            overlap=shared,
-            overlap_missing=missing,
+            overlap=None if shared is None else shared.to_dict(),
         )
         job.put("find", section)
     job.save()
     return scores
-
-
-def _overlap(job: Job, stats: Stats, scores: Scores) -> tuple[dict[str, Any] | None, str | None]:
-    """The overlap of cells as JSON, or why there is none."""
-    if len(scores.cells) < 2:
-        return None, None
-    try:
-        return overlap(stats, method=scores.method, **job.plan.size).to_dict(), None
-    except InputError as error:
-        return None, str(error)
 
 
 def refusing_cells(job: Job) -> list[Cell]:

@@ -123,18 +123,11 @@ def _section_find(r: dict[str, Any]) -> str:
         f"{f['param_fraction']:.3%} of the parameters. A contrast finds correlates; whether they cause refusals is the next question.</p>"
     )
     if f.get("overlap"):
-        o = f["overlap"]
-        figure = overlap_heatmap(
-            o["cells"], _matrix(o["jaccard"]), benign_null=_matrix(o["benign_null"]), split_half=_matrix(o["split_half"]),
-            method=f["method"],
-        )  # fmt: skip
-        text += drawing(figure) + note(
-            "Benign null: the same selection on two halves of the benign prompts, which is what the choice of requests alone makes "
-            "two cells share. Split-half reliability: harmful against benign on two halves of the same cell. Cells share neurons "
-            "where the overlap lies clearly above the benign null; complete sharing reaches the split-half reliability."
+        text += drawing(overlap_heatmap(f["overlap"])) + note(
+            "Share of neurons in common: 0 for unrelated neurons, 1 for the same, with the 95 % interval over requests on hover. It is "
+            "the overlap minus what noise makes two cells share, relative to what two samples of the same cell share; both cells are "
+            "measured on different requests. n/a: too few requests to tell."
         )
-    elif f.get("overlap_missing"):
-        text += note(f"No overlap heatmap: {f['overlap_missing']}")
     counts = np.array(list(f["per_layer"].values()), dtype=int)
     figure = layers(counts, list(f["per_layer"]), method=f["method"])
     return f"<section><h2>Find: which neurons respond differently to harmful and benign requests?</h2>{text}{drawing(figure)}</section>"

@@ -73,8 +73,7 @@ class FindSection:
         refusing_cells: cells in which the model refuses already.
         per_layer: how many of each cell's best neurons every layer has.
         top: the ten best neurons of every cell.
-        overlap: `Overlap.to_dict()`; None with one cell, or where it cannot be computed.
-        overlap_missing: why it cannot be computed.
+        overlap: `Overlap.to_dict()`; None with one cell.
     """
 
     method: str
@@ -86,7 +85,6 @@ class FindSection:
     per_layer: dict[str, tuple[int, ...]]
     top: tuple[TopNeuron, ...]
     overlap: dict[str, Any] | None = None
-    overlap_missing: str | None = None
 
 
 @dataclass(frozen=True)
