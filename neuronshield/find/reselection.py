@@ -31,7 +31,7 @@ from ..model.prefixes import opening_tokens, openings_of
 from .attribution import gradients, mean_attribution
 from .groups import Group, Stats
 from .moments import ROLES, capture, record, record_moments, record_norms
-from .rules import grown, run_leaf
+from .rules import grown, run_leaf, within
 from .selection import Scores, chosen
 from .shuffling import shuffled_labels
 
@@ -249,7 +249,7 @@ class Selection:
             cells=cells, values=values, against=None, method="attribution", n_params=self.stats.n_params,
             params_per_neuron=self.stats.params_per_neuron, difference=difference,
         )  # fmt: skip
-        mask, rank = chosen(scores, leaf["cell"], size=leaf["size"], sign=leaf["sign"])
+        mask, rank = chosen(scores, leaf["cell"], size=within(leaf["size"], self.stats), sign=leaf["sign"])
         return NeuronSet(np.argwhere(mask), n_layers=mask.shape[0], d_mlp=mask.shape[1]), rank
 
 

@@ -20,7 +20,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -35,6 +35,7 @@ from ..core.results import from_json, load_arrays, same, save_arrays
 from ..data.prompts import Cell
 from .cells import CellSets, known_cell
 from .ranking import Choice, overall, per_layer
+from .signs import kind
 
 __all__ = ["Scores", "chosen", "named_size"]
 
@@ -44,6 +45,7 @@ logger = logging.getLogger("neuronshield")
 FORMAT = "neuronshield.Scores/2"
 SIZES = ("k", "fraction", "per_layer", "param_fraction")
 SIGNS = ("harmful", "benign")
+Layers: TypeAlias = Float[np.ndarray, "n_layers d_mlp"]
 
 
 @dataclass(frozen=True)
@@ -185,14 +187,23 @@ class Scores:
         """Neurons that a fraction of 1 stands for."""
         return self.values[0].size if name == "fraction" else self.n_params / self.params_per_neuron
 
-    def to_frame(self, *, k: int = 20) -> pd.DataFrame:
-        """The k best neurons of each cell as rows (cell, rank, layer, index, score).
+    def to_frame(self, *, k: int = 20, directions: Mapping[str, Layers] | None = None) -> pd.DataFrame:
+        """The k best neurons of each cell as rows (cell, rank, layer, index, score), with their signs where directions are given.
 
-        >>> ns.contrast(ns.capture(model, prompts, progress=False)).to_frame(k=4).shape
+        >>> scores = ns.contrast(ns.capture(model, prompts, progress=False))
+        >>> scores.to_frame(k=4).shape
         (8, 5)
+        >>> directions = ns.signs.directions(model, prompts, refusals=["sorry"], compliances=["sure"])
+        >>> scores.to_frame(k=4, directions=directions).columns[5:].tolist()
+        ['difference', 'writes', 'kind']
 
         Args:
             k: neurons a cell.
+            directions: from `signs.directions`; adds `difference` (m_h - m_b), `writes` (what a unit of activation adds directly to
+                the refusal margin, in logits) and `kind` (refusal-promoting, compliance-promoting or anti-refusal).
+
+        Raises:
+            InputError: directions without the language of a cell, or scores without `difference`.
         """
         at_least(1, "to_frame", k=k)
         rows = []
@@ -200,7 +211,28 @@ class Scores:
             flat = np.argsort(-np.abs(self.values[i]), axis=None, kind="stable")[:k]
             for rank, (layer, index) in enumerate(zip(*np.unravel_index(flat, self.values[i].shape), strict=True), 1):
                 rows.append((str(cell), rank, int(layer), int(index), float(self.values[i, layer, index])))
-        return pd.DataFrame(rows, columns=["cell", "rank", "layer", "index", self.method])
+        table = pd.DataFrame(rows, columns=["cell", "rank", "layer", "index", self.method])
+        return table if directions is None else table.assign(**self._signs(table, directions))
+
+    def _signs(self, table: pd.DataFrame, directions: Mapping[str, Layers]) -> dict[str, list[Any]]:
+        """Columns of `to_frame` that say what each neuron does."""
+        if self.difference is None:
+            raise InputError(
+                f"to_frame(directions=...): {self.method} scores do not say on which prompts a neuron is larger"
+            )
+        if missing := [c for c in self.cells if c.language not in directions]:
+            raise InputError(
+                f"to_frame(directions=...): none for the language of {missing[0]}; there are {', '.join(directions)}"
+            )
+        at = {str(cell): i for i, cell in enumerate(self.cells)}
+        places = list(zip(table["cell"], table["layer"], table["index"], strict=True))
+        contrast = [float(self.difference[at[cell], layer, index]) for cell, layer, index in places]
+        writes = [float(directions[Cell.of(cell).language][layer, index]) for cell, layer, index in places]
+        return {
+            "difference": contrast,
+            "writes": writes,
+            "kind": [kind(*pair) for pair in zip(contrast, writes, strict=True)],
+        }
 
     def figure(self, *, k: int = 64) -> go.Figure:
         """A heatmap of how many of each cell's k best neurons lie in each layer.

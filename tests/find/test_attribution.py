@@ -67,6 +67,18 @@ def test_scores_are_signed_per_cell_and_remember_what_they_saw(llama: ns.Model):
         ns.verify(llama, chosen, prompts, **ASK)
 
 
+def test_the_difference_is_that_of_the_matched_prompts(llama: ns.Model):
+    rows = tiny.prompts()
+    scores = ns.attribution(llama, rows, refusals=["sorry"], compliances=["sure"])
+    assert scores.difference is not None
+    for cell, got in zip(scores.cells, scores.difference, strict=True):
+        pairs = [(h, b) for h, b in rows.for_step("discover").pairs() if h.cell == cell]
+        harmful, benign = (ns.record(llama, side).double().numpy() for side in zip(*pairs, strict=True))
+        np.testing.assert_allclose(got, (harmful - benign).mean(axis=0), rtol=1e-4, atol=1e-6)
+    neurons = scores.top(k=9, sign="benign")["en/text"]
+    assert max(scores.difference[0][at] for at in neurons) < 0
+
+
 def test_prompts_without_matched_pairs_are_refused(llama: ns.Model):
     rows = [{k: v for k, v in row.items() if k != "pair_id"} for row in tiny.records()]
     with pytest.raises(

@@ -94,6 +94,9 @@ def test_scores_are_the_formula(raw: dict, weights: np.ndarray, stats: Stats, me
     for i, cell in enumerate(CELLS):
         want, against = by_hand(method, raw["harmful", cell], raw["benign", cell], weights)
         np.testing.assert_allclose(scores.values[i], want, rtol=1e-9, atol=1e-9)
+        assert scores.difference is not None
+        shift = raw["harmful", cell].mean(0) - raw["benign", cell].mean(0)
+        np.testing.assert_allclose(scores.difference[i], shift, rtol=1e-9, atol=1e-12)
         assert (scores.against is None) == (against is None)
         if scores.against is not None and against is not None:
             np.testing.assert_allclose(scores.against[i], against, rtol=1e-9, atol=1e-9)
@@ -117,6 +120,10 @@ def test_lape_scores_what_a_language_alone_activates():
     assert where["en/text"][1] == where["ko/text"][1] == 0
     for cell in where.values():
         assert np.abs(np.delete(cell, 1)).max() < 1e-12
+    assert scores.difference is not None
+    assert scores.difference.shape == scores.values.shape
+    some = {g: m for g, m in groups.items() if (g.label, g.language) != ("benign", "ko")}
+    assert contrast(Stats(some, stats.down_norms, stats.down_l1, "x", 1000, 3), method="lape").difference is None
     alone = Stats(
         {g: m for g, m in groups.items() if g.language == "en"}, stats.down_norms, stats.down_l1, "x", 1000, 3
     )

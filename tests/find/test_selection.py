@@ -17,8 +17,8 @@ CELLS = [Cell("en", "text"), Cell("sw", "text+image")]
 
 def scores(*, against: bool = False, seed: int = 0) -> Scores:
     rng = np.random.default_rng(seed)
-    values = rng.normal(0, 1, (2, 3, 11))
-    return Scores(CELLS, values, rng.normal(0, 1, (2, 3, 11)) if against else None, "m", 3300, 10, {"seen": ["x"]})
+    values, other, difference = (rng.normal(0, 1, (2, 3, 11)) for _ in range(3))
+    return Scores(CELLS, values, other if against else None, "m", 3300, 10, {"seen": ["x"]}, difference)
 
 
 def test_sizes_of_one_amount_agree():
@@ -75,6 +75,7 @@ def test_scores_come_back_from_their_file(tmp_path: Path, against: bool):
     assert (back.against is None) is (found.against is None)
     if back.against is not None and found.against is not None:
         np.testing.assert_array_equal(back.against, found.against)
+    np.testing.assert_array_equal(back.difference, found.difference)
     for name in ("cells", "method", "n_params", "params_per_neuron", "provenance"):
         assert getattr(back, name) == getattr(found, name)
     assert back.top(k=5) == found.top(k=5)
@@ -120,3 +121,88 @@ def test_a_neuron_that_was_taken_away_does_not_return_as_a_tie_at_zero():
     against = np.array([[[4.0, 3, 2, 1], [0, 0, 1, 2]]])
     found = Scores(CELLS[:1], values, against, "m", 1000, 10)
     assert list(found.top(k=2)["en/text"]) == [(1, 0), (1, 1)]
+
+
+# -- signs -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("sign", ["harmful", "benign"])
+@pytest.mark.parametrize("size", [{"k": 5}, {"fraction": 5 / 33}, {"per_layer": 2}, {"param_fraction": 50 / 3300}])
+def test_a_sign_takes_the_best_of_its_side_alone(sign: str, size: dict[str, float]):
+    found = scores()
+    assert found.difference is not None
+    for at, neurons in enumerate(found.top(**size, sign=sign).values()):  # type: ignore[arg-type]
+        side = found.difference[at] * {"harmful": 1, "benign": -1}[sign]
+        order = sorted(
+            ((la, i) for la in range(3) for i in range(11) if side[la, i] > 0), key=lambda n: -abs(found.values[at][n])
+        )
+        if "per_layer" in size:
+            assert set(neurons) == {n for la in range(3) for n in [m for m in order if m[0] == la][:2]}
+        else:
+            assert set(neurons) == set(order[:5])
+        assert neurons.provenance["selection"]["sign"] == sign
+
+
+@pytest.mark.parametrize("sign", ["harmful", "benign"])
+@pytest.mark.parametrize("size", [{"k": 5}, {"per_layer": 6}])
+def test_with_a_set_difference_the_sign_is_of_the_first_ranking(sign: str, size: dict[str, int]):
+    """The neurons of the other side are left out before the top k is taken; the top k that is taken away stays whole."""
+    found = scores(against=True)
+    assert found.difference is not None
+    assert found.against is not None
+    for at, neurons in enumerate(found.top(**size, sign=sign).values()):  # type: ignore[arg-type]
+        side = found.difference[at] * {"harmful": 1, "benign": -1}[sign] > 0
+
+        def left(k: int, at: int = at, side: np.ndarray = side) -> set[tuple[int, int]]:
+            out = set()
+            for la in range(3):
+                mine = [i for i in np.argsort(-np.abs(found.values[at, la])).tolist() if side[la, i]][:k]
+                out |= {(la, i) for i in set(mine) - set(np.argsort(-np.abs(found.against[at, la]))[:k].tolist())}  # type: ignore[index]
+            return out
+
+        if "per_layer" in size:
+            assert set(neurons) == left(6)
+        else:
+            pool = next(left(k) for k in range(1, 12) if len(left(k)) >= 5)
+            assert set(neurons) == set(sorted(pool, key=lambda n: -abs(found.values[at][n]))[:5])
+
+
+def test_the_two_signs_share_the_neurons_that_differ_among_them(caplog: pytest.LogCaptureFixture):
+    found = scores()
+    assert found.difference is not None
+    found.difference[0, 0, 3] = 0.0  # neither
+    with caplog.at_level("WARNING", logger="neuronshield"):
+        a, b = (found.top(k=33, sign=sign)["en/text"] for sign in ("harmful", "benign"))
+    assert not a & b
+    assert set(a | b) == {(la, i) for la in range(3) for i in range(11)} - {(0, 3)}
+    assert f"sign='harmful' leaves only {len(a)}" in caplog.text
+
+
+def test_a_sign_is_refused_where_it_is_not_known():
+    without = Scores(CELLS[:1], np.ones((1, 3, 11)), None, "snip", 3300, 10)
+    with pytest.raises(
+        InputError, match=r"top\(sign='harmful'\): snip scores do not say on which prompts a neuron is larger"
+    ):
+        without.top(k=3, sign="harmful")
+    with pytest.raises(InputError, match="sign='harmfull' is unknown; did you mean 'harmful'"):
+        scores().top(k=3, sign="harmfull")
+
+
+def test_the_signs_of_the_best_are_shown_when_directions_are_given():
+    found = scores()
+    rng = np.random.default_rng(5)
+    directions = {"en": rng.normal(0, 1, (3, 11)), "sw": rng.normal(0, 1, (3, 11))}
+    table = found.to_frame(k=6, directions=directions)
+    assert table.columns.tolist() == ["cell", "rank", "layer", "index", "m", "difference", "writes", "kind"]
+    assert table.drop(columns=["difference", "writes", "kind"]).equals(found.to_frame(k=6))
+    names = {(1, 1): "refusal-promoting", (-1, -1): "compliance-promoting"}
+    assert found.difference is not None
+    for row in table.itertuples():
+        at = [str(c) for c in CELLS].index(str(row.cell))
+        contrast = found.difference[at, row.layer, row.index]  # type: ignore[index]
+        writes = directions[CELLS[at].language][row.layer, row.index]  # type: ignore[index]
+        assert (row.difference, row.writes) == (contrast, writes)
+        assert row.kind == names.get((np.sign(contrast), np.sign(writes)), "anti-refusal")
+    assert table["kind"].nunique() == 3
+    with pytest.raises(InputError, match=r"none for the language of sw/text\+image; there are en"):
+        found.to_frame(directions={"en": directions["en"]})
+    with pytest.raises(InputError, match="m scores do not say on which prompts"):
+        Scores(CELLS, found.values, None, "m", 3300, 10).to_frame(directions=directions)
