@@ -253,7 +253,7 @@ def contrast(stats: Stats, method: str = "contribution") -> Scores:
     if method == "lape":
         cells = list(dict.fromkeys(g.cell for g in stats.groups))
         pairs = [stats[cell] for cell in cells] if set(cells) <= set(stats.cells()) else None
-        rankings = [(value, None) for value in language_bound(stats, cells)]
+        rankings: list[Ranking] = [(value, None) for value in language_bound(stats, cells)]
         return _scores(stats, cells, rankings=rankings, pairs=pairs, method="lape")
     cells = stats.cells()
     if not cells:
