@@ -206,7 +206,7 @@ class NeuronSet:
     def param_fraction(self, model: NeuronSpace) -> float:
         """Weights owned by these neurons (gate row, up row, down column) over all parameters of the model, 0 to 1.
 
-        `masked_update` trains these weights: 3 * d_model a neuron in a gated MLP without biases.
+        `masked_update` trains these weights: 3 * d_model a neuron in a gated MLP. Biases are not among them.
 
         >>> round(neurons.param_fraction(model), 4)
         0.0154

@@ -249,19 +249,15 @@ def count_params(model: Addressed) -> int:
 
 
 def params_per_neuron(model: Addressed) -> int:
-    """Weights that one neuron owns: its gate and up rows (and their biases) and its down column.
+    """Weights that one neuron owns, which a masked update trains: its gate and up rows and its down column. No biases.
 
-    >>> params_per_neuron(model) == 3 * model.d_model           # gated, no biases
+    >>> params_per_neuron(model) == 3 * model.d_model           # gated
     True
 
     Args:
         model: the model.
     """
-    total = model.d_model
-    for name in (model.site.up, model.site.gate):
-        if name is not None:
-            total += model.d_model + (getattr(model.linear(0, name), "bias", None) is not None)
-    return total
+    return model.d_model * (2 + (model.site.gate is not None))
 
 
 def down_weight(model: Addressed, layer: int) -> Float[Tensor, "d_model d_mlp"]:

@@ -29,7 +29,7 @@ from ..model.generation import generate
 from ..model.model import Model
 from ..model.running import recording
 from .adapter import ADAPTER, Adapter, quiet
-from .objective import deal
+from .objective import deal, taught_in
 from .training import Run, TrainingConfig
 
 __all__ = ["BETA", "fit_preference"]
@@ -55,13 +55,14 @@ def fit_preference(
     try:
         with random_state_kept():  # importing TRL draws
             from datasets import Dataset
-            from transformers import PrinterCallback
+            from transformers import PrinterCallback, TrainerCallback
             from trl import DPOConfig, DPOTrainer
     except ImportError:
         raise InputError("objective='preference' needs TRL: pip install 'neuronshield[preference]'") from None
     for name, used in (("texts", any(e.generic for e in data)), ("checkpoint", config.checkpoint is not None)):
         if used:
             raise InputError(f"{name}= has no use with objective='preference'; leave it out")
+    run = Run()
     model = adapter.model
     rejected = _rejected(model, data, refusals=refusals, progress=config.progress)
     rows = _forwards(data, config)
@@ -74,6 +75,12 @@ def fit_preference(
 
         def _get_train_sampler(self, *_: Any, **__: Any) -> Any:
             return torch.utils.data.SequentialSampler(rows)
+
+    class Keeper(TrainerCallback):
+        """Keeps the trained numbers at the snapshots."""
+
+        def on_step_end(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
+            run.keep(adapter.parameters(), config, step=state.global_step)
 
     with tempfile.TemporaryDirectory() as folder, quiet(), random_state_kept(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -91,15 +98,17 @@ def fit_preference(
             optimizers=(config.optimiser(adapter.parameters(), lr=config.lr), None),
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(Keeper)
         with recording("training"):
             trainer.train()
-    losses = [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+    run.losses = [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
     if "ref" in adapter.peft_model.peft_config:
         adapter.peft_model.delete_adapter("ref")
     adapter.peft_model.set_adapter(ADAPTER)
-    if not np.isfinite(losses).all():
-        raise InputError(f"training: loss is not finite at step {int(np.argmin(np.isfinite(losses)))}; lower lr")
-    return Run(losses)
+    if not np.isfinite(run.losses).all():
+        raise InputError(f"training: loss is not finite at step {int(np.argmin(np.isfinite(run.losses)))}; lower lr")
+    run.taught = taught_in(data, rows, preference=True)
+    return run
 
 
 def _rejected(model: Model, data: Sequence[Example], *, refusals: OpeningsArg, progress: bool) -> list[str]:

@@ -37,7 +37,8 @@ from ..model.prefixes import OpeningTokens, margin, opening_tokens, openings_of
 from ..model.running import recording, running
 from ..model.weights import is_conv1d
 from .adapter import ADAPTER, attach, merge, places, shared_copy, slots, with_module
-from .update import Update, check_subject
+from .subject import check_subject
+from .update import Update
 
 __all__ = ["clamp_edit", "low_rank_edit"]
 
@@ -82,7 +83,9 @@ def clamp_edit(model: Model, neurons: NeuronSet, prompts: PromptSet) -> Update:
         changed += len(own) * len(shift) + len(shift)
     about = provenance(model, rows, seed=0, bias_edit=True)
     form = "clamp to the harmful mean (bias edit)"
-    return Update(with_module(model, module), neurons, None, trained=changed, provenance=about, form=form)
+    shielded = with_module(model, module)
+    added = shielded.n_params - model.n_params
+    return Update(shielded, neurons, None, trained=changed, provenance=about, form=form, added=added)
 
 
 def low_rank_edit(

@@ -13,8 +13,9 @@ with benign prompts only is therefore retained as strongly as one that is traine
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,63 @@ from ..model.answers import Example, answer_batches, answer_positions, answer_to
 from ..model.encoding import Batch
 from ..model.model import Model
 
-__all__ = ["deal", "step_loss"]
+__all__ = ["Taught", "deal", "step_loss", "taught_in"]
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What the steps of a training did with the prompts: how many different ones were in a batch, by what was asked of them.
+
+    Attributes:
+        refusals: harmful prompts that were taught a refusal.
+        targets: benign prompts that were taught their `target`.
+        held: benign prompts whose own answer was held by KL.
+        preferred: benign prompts whose answer was preferred to a refusal (objective "preference").
+        texts: generic texts that were held by KL.
+    """
+
+    refusals: int = 0
+    targets: int = 0
+    held: int = 0
+    preferred: int = 0
+    texts: int = 0
+
+    @property
+    def prompts(self) -> int:
+        """All prompts that were in a batch, without generic texts."""
+        return self.refusals + self.targets + self.held + self.preferred
+
+    @property
+    def by_kl(self) -> bool:
+        """Whether the KL term acted on anything, so that its weight means something."""
+        return bool(self.held or self.texts)
+
+
+def taught_in(data: Sequence[Example], batches: Iterable[Sequence[int]], *, preference: bool = False) -> Taught:
+    """What some batches teach.
+
+    >>> from neuronshield.model.answers import Example
+    >>> data = [Example(p, "sure", keep=p.label == "benign") for p in prompts]
+    >>> taught_in(data, deal(data, 4, steps=2, seed=0))
+    Taught(refusals=4, targets=0, held=4, preferred=0, texts=0)
+
+    Args:
+        data: prompts with their answers.
+        batches: rows of every step that was taken, from `deal`.
+        preference: the objective was "preference".
+    """
+    used = [data[i] for i in {i for rows in batches for i in rows}]
+    harmful, benign = (
+        [e for e in used if e.prompt.label == label and not e.generic] for label in ("harmful", "benign")
+    )
+    kept = sum(e.keep for e in benign)
+    return Taught(
+        refusals=len(harmful),
+        targets=0 if preference else len(benign) - kept,
+        held=0 if preference else kept,
+        preferred=len(benign) if preference else 0,
+        texts=sum(e.generic for e in used),
+    )
 
 
 def deal(data: Sequence[Example], batch_size: int, *, steps: int, seed: int) -> list[list[int]]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -36,9 +36,9 @@ from ..model.answers import Example
 from ..model.model import Model
 from ..model.running import recording, running
 from .checkpoints import read_checkpoint, write_checkpoint
-from .objective import deal, step_loss
+from .objective import Taught, deal, step_loss, taught_in
 
-__all__ = ["ADAMW", "OBJECTIVES", "Run", "TrainingConfig", "TrainingOptions", "fit", "training_config"]
+__all__ = ["ADAMW", "OBJECTIVES", "Run", "TrainingConfig", "TrainingOptions", "fit", "restored", "training_config"]
 
 
 #: The default optimiser. Any other is called the same way: `optimiser(parameters, lr=lr)`.
@@ -74,6 +74,7 @@ class TrainingConfig:
         accumulate: parts that a batch is cut into; memory falls, the update does not change.
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
         checkpoint: a file that is written after every step. If it exists, the run continues from it.
+        snapshots: steps after which the trained numbers are kept, so that `Update.at` has the model as it was then.
         seed: of the order of the prompts and of the start of random factors.
         progress: show a progress bar.
 
@@ -91,6 +92,7 @@ class TrainingConfig:
     accumulate: int = 1
     gradient_checkpointing: bool = False
     checkpoint: str | os.PathLike[str] | None = None
+    snapshots: Sequence[int] = ()
     seed: int = 0
     progress: bool = True
 
@@ -117,6 +119,16 @@ class TrainingConfig:
             )
         if isinstance(self.texts, str):
             raise InputError(f"{call}: texts must be a list of sentences, got str {self.texts[:40]!r}")
+        self._check_snapshots(call)
+
+    def _check_snapshots(self, call: str) -> None:
+        require(self.snapshots, Iterable, call=call, name="snapshots", hint="steps, such as [10, 20]")
+        for step in self.snapshots:
+            at_least(1, call, snapshots=step)
+            if step > self.steps:
+                raise InputError(f"{call}: snapshots={list(self.snapshots)!r:.60}: there are {self.steps} steps")
+        if self.snapshots and self.checkpoint is not None:
+            raise InputError(f"{call}: snapshots= are not kept in a checkpoint; leave one of the two out")
 
     def __repr__(self) -> str:
         """The fields that differ from the defaults."""
@@ -140,6 +152,7 @@ class TrainingOptions(TypedDict, total=False):
     accumulate: int
     gradient_checkpointing: bool
     checkpoint: str | os.PathLike[str] | None
+    snapshots: Sequence[int]
     seed: int
     progress: bool
 
@@ -183,10 +196,30 @@ def training_config(
 
 @dataclass
 class Run:
-    """The course of a training run: the loss of every step, and why it stopped early, if it did."""
+    """The course of a training run.
+
+    Attributes:
+        losses: of every step.
+        stopped: why it stopped early; None if it did not.
+        taught: what its steps did with the prompts.
+        kept: the trained numbers after each step of `snapshots`, on the CPU.
+    """
 
     losses: list[float] = field(default_factory=list)
     stopped: str | None = None
+    taught: Taught = field(default_factory=Taught)
+    kept: dict[int, list[torch.Tensor]] = field(default_factory=dict)
+
+    def keep(self, parameters: Sequence[nn.Parameter], config: TrainingConfig, *, step: int) -> None:
+        """Keep the trained numbers, if this step is one of the snapshots.
+
+        Args:
+            parameters: what is trained.
+            config: the settings.
+            step: how many steps have been taken.
+        """
+        if step in config.snapshots:
+            self.kept[step] = [p.detach().cpu().clone() for p in parameters]
 
 
 def fit(
@@ -241,13 +274,41 @@ def fit(
             good = _snapshot(parameters)
             optimiser.step()
             run.losses.append(loss)
+            run.keep(parameters, config, step=len(run.losses))
             if checkpoint is not None and _finite(parameters):  # otherwise the last good state stays
                 write_checkpoint(checkpoint, parameters, optimiser=optimiser, losses=run.losses, about=about)
     optimiser.zero_grad(set_to_none=True)
     if run.stopped is None and not _finite(parameters):
         _restore(parameters, good)
         run.stopped = f"a weight is not finite after step {len(run.losses) - 1}; lower lr (was {config.lr:g})"
+    run.taught = taught_in(data, picks[: len(run.losses)])
     return run
+
+
+def restored(parameters: Sequence[nn.Parameter], values: Sequence[torch.Tensor]) -> AbstractContextManager[None]:
+    """A context in which the parameters have other values.
+
+    >>> weight = nn.Parameter(torch.zeros(2))
+    >>> with restored([weight], [torch.ones(2)]):
+    ...     inside = weight.tolist()
+    >>> inside, weight.tolist()
+    ([1.0, 1.0], [0.0, 0.0])
+
+    Args:
+        parameters: what is trained.
+        values: of each, on any device.
+    """
+
+    @contextmanager
+    def inside() -> Iterator[None]:
+        own = _snapshot(parameters)
+        _restore(parameters, values)
+        try:
+            yield
+        finally:
+            _restore(parameters, own)
+
+    return inside()
 
 
 def _why(loss: float, norm: float, *, step: int, lr: float) -> str:

@@ -10,10 +10,11 @@ training are in `neuronshield.shield.edits`.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Unpack
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from ..core.arguments import at_least, require
 from ..core.errors import InputError
@@ -137,7 +138,18 @@ def full_update(
     for p in parameters:
         p.requires_grad_(False)
     trained = sum(p.numel() for p in parameters)
-    return finished(with_module(model, module), run, trained=trained, about=about, form="full fine-tune of the MLPs")
+    names = {id(p): name for name, p in module.named_parameters(remove_duplicate=False)}
+
+    def at(values: Sequence[Tensor]) -> Model:
+        other = shared_copy(module)
+        for p, value in zip(parameters, values, strict=True):
+            place, _, name = names[id(p)].rpartition(".")
+            setattr(other.get_submodule(place), name, nn.Parameter(value.to(p.device), requires_grad=False))
+        return with_module(model, other)
+
+    return finished(
+        with_module(model, module), run, at=at, trained=trained, about=about, form="full fine-tune of the MLPs"
+    )
 
 
 def _settings(call: str, config: TrainingConfig | None, changes: TrainingOptions) -> TrainingConfig:

@@ -18,12 +18,14 @@ weights.
     harmful          - mean_t log p(y_t | x, y_<t)                   y is a refusal in the prompt's language
     benign           retention * mean_t KL(p0(. | x, y_<t) || p(. | x, y_<t))     y is p0's own greedy answer
 
-A benign prompt with a `target` is taught that instead, by cross-entropy. If the prompts hold benign ones of languages and
+A benign prompt with a `target` is taught that instead, by cross-entropy, and the weight `retention` does not act on it. If the prompts hold benign ones of languages and
 modalities without a harmful one, these are retained too; without them the refusal spreads to everything asked there
 (`neuronshield.shield.objective`). `objective="preference"` replaces both terms by DPO (`neuronshield.shield.dpo`).
 
 **What is reported.** `Update.param_fraction` is the share of all parameters that could change, 3 k d_model / n_params for k
-neurons. Precise Shield (2026) trains 0.03 %; `budget=` enforces such a limit.
+neurons. Precise Shield (2026) trains 0.03 %; `budget=` enforces such a limit. `Update.taught` counts the prompts that its steps
+taught a refusal, taught their target, or held by KL. `Update.retention` is the weight of the KL term, None where it acted on
+nothing.
 
 Two related methods are in `neuronshield.shield.variants`: the row-masked LoRA-B of Precise Shield, and SafeNeuron's, which
 freezes the set and trains the rest. The trained baselines (plain LoRA, full fine-tuning) are in
@@ -34,17 +36,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from numbers import Real
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
-from ..core.arguments import require
+from torch import Tensor
+
 from ..core.errors import InputError
 from ..core.files import replacing_folder
 from ..core.neurons import NeuronSet
@@ -53,13 +55,15 @@ from ..data.languages import OpeningsArg
 from ..data.prompts import PromptSet
 from ..model.answers import Example, examples
 from ..model.families import PARTS
-from ..model.model import Model, require_model
+from ..model.model import Model
 from .adapter import Adapter, attach, merge, places, rounding, slots
 from .adapter_files import factors_hash
 from .dpo import fit_preference
+from .objective import Taught
 from .serving import pad_to_served_rank
 from .stacked import has_experts, on_stacked
-from .training import Run, TrainingConfig, TrainingOptions, fit, training_config
+from .subject import check_budget, check_subject, present_parts, warn_unproven
+from .training import Run, TrainingConfig, TrainingOptions, fit, restored, training_config
 
 __all__ = ["Update", "masked_update"]
 
@@ -84,9 +88,12 @@ class Update:
         peft_model: the adapter on a frozen copy of the base structure; None where there is no adapter.
         trained: how many numbers could change.
         losses: training loss of every step.
+        taught: what the steps did with the prompts; None without training.
         provenance: model, data, settings and versions.
         form: what was trained, in words.
         stopped: why training ended early; None if it did not.
+        snapshots: makes the model as it was after each step of `snapshots=`; see `at`.
+        added: parameters that the shielded model has and the base model lacks (biases of an edit).
     """
 
     model: Model
@@ -97,11 +104,38 @@ class Update:
     provenance: dict[str, Any] = field(default_factory=dict)
     form: str = ""
     stopped: str | None = None
+    taught: Taught | None = None
+    snapshots: Mapping[int, Callable[[], Model]] = field(default_factory=dict)
+    added: int = 0
+
+    def at(self, step: int) -> Model:
+        """The shielded model as it was after some steps.
+
+        >>> update = ns.masked_update(model, neurons, prompts, steps=4, snapshots=[2], allow_unproven=True, progress=False)
+        >>> update.at(2)
+        Model(...)
+
+        Args:
+            step: one of `snapshots=`.
+
+        Raises:
+            InputError: a step that was not kept.
+        """
+        if step not in self.snapshots:
+            kept = ", ".join(map(str, self.snapshots)) or "none"
+            raise InputError(f"Update.at({step!r:.20}): kept are {kept}; train with snapshots=[...]")
+        return self.snapshots[step]()
+
+    @property
+    def retention(self) -> float | None:
+        """Weight of the KL term; None where no prompt and no text was held by it."""
+        value = self.provenance.get("retention")
+        return None if value is None else float(value)
 
     @property
     def param_fraction(self) -> float:
         """Trained numbers / all parameters of the base model."""
-        return self.trained / self.model.n_params
+        return self.trained / (self.model.n_params - self.added)
 
     @property
     def seed(self) -> int:
@@ -201,7 +235,7 @@ def masked_update(
         allow_unproven: do not warn when the set has not passed `verify`.
         config: training settings; the defaults of `TrainingConfig` without them.
         **changes: fields of `TrainingConfig` for this call: `steps=`, `lr=`, `batch_size=`, `retention=`, `objective=`,
-            `texts=`, `optimiser=`, `accumulate=`, `gradient_checkpointing=`, `checkpoint=`, `seed=`, `progress=`.
+            `texts=`, `optimiser=`, `accumulate=`, `gradient_checkpointing=`, `checkpoint=`, `snapshots=`, `seed=`, `progress=`.
 
     Returns:
         An `Update`. If a loss stops being finite, the last good one, with a warning that names the step.
@@ -231,88 +265,6 @@ OWN = ("parts", "refusals", "compliances", "budget", "allow_unproven", "config")
 
 
 # -- shared by all trainers -------------------------------------------------------------------------------
-def check_subject(call: str, model: Model, neurons: NeuronSet, *, prompts: PromptSet) -> None:
-    """Raise on a model, set or prompts that nothing can be trained with.
-
-    Args:
-        call: how the call reads when it is right, such as "masked_update(model, neurons, prompts)".
-        model: must have its weights here, not packed.
-        neurons: must not be empty, and must fit the model.
-        prompts: must be prompts.
-
-    Raises:
-        InputError: one of these.
-    """
-    name = call.split("(", maxsplit=1)[0]
-    require_model(model, call=call)
-    require(
-        neurons, NeuronSet, call=call, name="neurons", hint="pass one set, such as proof.verified or sets['en/text']"
-    )
-    require(prompts, PromptSet, call=call, name="prompts", hint="read them with PromptSet.from_jsonl or from_records")
-    if not len(neurons):
-        why = neurons.provenance.get("proof")
-        said = f"verify said: {why}" if why else "nothing was proven or selected"
-        raise InputError(f"{name}: the neuron set is empty; {said}")
-    neurons.check_model(model)
-    model.needs_weights(name)
-
-
-def present_parts(call: str, model: Model, parts: Sequence[str], *, known: Sequence[str] = PARTS) -> tuple[str, ...]:
-    """Those of `parts` that the model has, in the order gate, up, down.
-
-    Args:
-        call: the trainer, for messages.
-        model: its family decides (a plain MLP has no gate).
-        parts: names.
-        known: those that the trainer takes.
-
-    Raises:
-        InputError: an unknown part, or none that the model has.
-    """
-    if isinstance(parts, str) or not isinstance(parts, Sequence):
-        raise InputError(f"{call}: parts={parts!r:.60}: must be a list of names, some of {', '.join(known)}")
-    if unknown := [p for p in parts if p not in known]:
-        raise InputError(f"{call}: parts={unknown[0]!r} is unknown; use some of {', '.join(known)}")
-    present = tuple(p for p in PARTS if p in parts and getattr(model.site, p) is not None)
-    if not present:
-        raise InputError(f"{call}: parts={list(parts)}: {model.id!r} has none of them to train")
-    return present
-
-
-def check_budget(call: str, adapter: Adapter, n: int, *, budget: float | None) -> None:
-    """Raise if the adapter trains more than `budget`, a share of all parameters.
-
-    Args:
-        call: the trainer, for messages.
-        adapter: what is trained.
-        n: size of the set.
-        budget: the largest share; None for any.
-
-    Raises:
-        InputError: over the budget; says how many neurons are within it.
-    """
-    if budget is not None and (not isinstance(budget, Real) or isinstance(budget, bool) or not 0 <= budget < math.inf):
-        raise InputError(f"{call}: budget={budget!r:.60}: must be a share of the parameters, such as 3e-4, or None")
-    share = adapter.trained / adapter.model.n_params
-    if budget is not None and share > budget:
-        raise InputError(
-            f"{call}: {n} neurons are {adapter.trained} trained numbers, {share:.3%} of the parameters, over the budget of "
-            f"{budget:.3%}; take at most {int(n * budget / share)} neurons or raise budget="
-        )
-
-
-def warn_unproven(call: str, neurons: NeuronSet) -> None:
-    """Warn if the set has not passed `verify`."""
-    if "verified_on" in neurons.provenance:
-        return
-    source = ", ".join(str(neurons.provenance[k]) for k in ("method", "cell") if k in neurons.provenance)
-    warnings.warn(
-        f"{call}: {len(neurons)} neurons{f' ({source})' if source else ''} were not proven to cause refusals; run verify() "
-        "first, or pass allow_unproven=True",
-        stacklevel=3,
-    )
-
-
 def taught(
     model: Model, rows: PromptSet, *, config: TrainingConfig, refusals: OpeningsArg, compliances: OpeningsArg
 ) -> list[Example]:
@@ -367,27 +319,47 @@ def train_adapter(
             model, adapter.peft_model, parameters=adapter.parameters(), data=data, config=config, about=about, held=held
         )
     about = {**about, **rounding(about["train"], adapter)}
-    merged = merge(model, adapter.modules(), adapter.places)
+
+    def at(values: Sequence[Tensor]) -> Model:
+        with restored(adapter.parameters(), values):
+            return merge(model, adapter.modules(), adapter.places)
+
     return finished(
-        merged, run, trained=adapter.trained, neurons=neurons, peft_model=adapter.peft_model, about=about, form=form
-    )
+        merge(model, adapter.modules(), adapter.places), run, at=at, trained=adapter.trained, neurons=neurons,
+        peft_model=adapter.peft_model, about=about, form=form,
+    )  # fmt: skip
 
 
 def finished(
     merged: Model,
     run: Run,
     *,
+    at: Callable[[Sequence[Tensor]], Model],
     trained: int,
     about: dict[str, Any],
     form: str,
     neurons: NeuronSet | None = None,
     peft_model: Any = None,
 ) -> Update:
-    """The `Update` of a finished run; a run that stopped early warns."""
+    """The `Update` of a finished run; a run that stopped early warns.
+
+    Args:
+        merged: the shielded model.
+        run: the course of the training.
+        at: makes a model from other values of the trained numbers.
+        trained: how many numbers could change.
+        about: provenance of the run; its `retention` becomes None where the KL term acted on nothing.
+        form: what was trained, in words.
+        neurons: the set it was made for.
+        peft_model: the adapter.
+    """
+    if not run.taught.by_kl:
+        about = {**about, "retention": None}
     if run.stopped:
         warnings.warn(f"{about['train']}: {run.stopped}; the last good adapter was kept", stacklevel=4)
         about = {**about, "stopped": run.stopped}
     return Update(
         merged, neurons, peft_model, trained=trained, losses=tuple(run.losses), provenance=about, form=form,
-        stopped=run.stopped,
+        stopped=run.stopped, taught=run.taught,
+        snapshots={step: partial(at, values) for step, values in run.kept.items()},
     )  # fmt: skip

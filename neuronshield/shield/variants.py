@@ -27,8 +27,9 @@ from ..data.prompts import PromptSet
 from ..model.families import PARTS
 from ..model.model import Model
 from .adapter import Adapter, attach, places
+from .subject import check_budget, check_subject, present_parts, warn_unproven
 from .training import TrainingConfig, TrainingOptions, training_config
-from .update import Update, check_budget, check_subject, present_parts, train_adapter, warn_unproven
+from .update import Update, train_adapter
 
 __all__ = ["frozen_set_update", "masked_lora"]
 

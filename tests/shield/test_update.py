@@ -15,6 +15,8 @@ from masking import LR, MEMBERS, STEPS, double, masks, neurons, one_batch, param
 
 import neuronshield as ns
 from neuronshield.data.languages import Prefixes
+from neuronshield.shield import unmasked, variants
+from neuronshield.shield.objective import Taught
 from neuronshield.shield.unmasked import full_update, plain_lora
 from neuronshield.shield.update import masked_update
 from neuronshield.shield.variants import frozen_set_update, masked_lora
@@ -262,3 +264,127 @@ def test_an_update_is_one_line_and_frozen(llama: ns.Model):
     assert repr(update) == "Update(gate and up and down weights of the set; 180 numbers, 1.541% of the parameters)"
     with pytest.raises(FrozenInstanceError):
         update.trained = 0  # type: ignore[misc]
+
+
+# -- what an update says about itself ------------------------------------------------------------------------------
+SHORT: dict[str, Any] = {"steps": 3, "lr": 1e-2, "progress": False}
+FORMS: dict[str, Any] = {
+    "masked_update": lambda m, p: masked_update(m, neurons(), p, allow_unproven=True, **SHORT),
+    "one part": lambda m, p: masked_update(m, neurons(), p, parts=["down"], allow_unproven=True, **SHORT),
+    "masked_lora": lambda m, p: masked_lora(m, neurons(), p, rank=2, allow_unproven=True, **SHORT),
+    "frozen_set_update": lambda m, p: frozen_set_update(m, neurons(), p, rank=2, **SHORT),
+    "plain_lora": lambda m, p: plain_lora(m, 1000, p, **SHORT),
+    "full_update": lambda m, p: full_update(m, p, **SHORT),
+    "clamp_edit": lambda m, p: ns.clamp_edit(m, neurons(), p),
+    "low_rank_edit": lambda m, p: ns.low_rank_edit(m, neurons(), p, refusals=["sorry"], compliances=["sure"]),
+}
+
+
+def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> int:
+    """How many numbers differ, or are there only afterwards."""
+    return sum(
+        int((p != before[n]).sum()) if n in before else p.numel() for n, p in after.items()
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_the_reported_numbers_are_those_that_change(form: str, family: str, monkeypatch: pytest.MonkeyPatch):
+    model = double(family)
+    factors: dict[str, dict[str, torch.Tensor]] = {}
+    attached = variants.attach
+
+    def watched(*args: Any, **options: Any) -> Any:
+        adapter = attached(*args, **options)
+        factors["before"] = {str(i): p.detach().clone() for i, p in enumerate(adapter.parameters())}
+        factors["after"] = {str(i): p for i, p in enumerate(adapter.parameters())}
+        return adapter
+
+    for module in (variants, unmasked):
+        monkeypatch.setattr(module, "attach", watched)
+    update = FORMS[form](model, tiny.prompts())
+    base, merged = parameters(model), parameters(update.model)
+    # of a LoRA the factors train; of all others, the weights
+    count = moved(factors["before"], factors["after"]) if factors else moved(base, merged)
+    assert update.trained == count > 0
+    assert update.param_fraction == pytest.approx(count / sum(p.numel() for p in base.values()), rel=1e-12)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_the_share_of_a_set_is_the_share_that_its_update_trains(family: str):
+    # trap: a neuron of GPT-2 has a bias, which no update trains
+    model = double(family)
+    update = masked_update(model, neurons(), tiny.prompts(), allow_unproven=True, **SHORT)
+    assert neurons().param_fraction(model) == pytest.approx(update.param_fraction, rel=1e-12)
+
+
+def facts(update: ns.Update) -> Taught:
+    assert update.taught is not None
+    return update.taught
+
+
+def own_answers(share: int = 1) -> ns.PromptSet:
+    """The prompts, where one in `share` benign ones has no target."""
+    benign = iter(range(1000))
+    return ns.PromptSet(
+        replace(p, target="sure" if p.label == "benign" and next(benign) % share else None) for p in tiny.prompts()
+    )
+
+
+def test_what_was_held_by_kl_and_what_was_taught_is_counted(llama: ns.Model):
+    many: dict[str, Any] = {**SHORT, "steps": 8, "allow_unproven": True, "batch_size": 20}
+    n = len(tiny.prompts().where(label="benign"))
+    kept = masked_update(llama, neurons(), own_answers(), compliances=["sure"], **many)
+    assert (facts(kept).targets, facts(kept).held, kept.retention) == (0, n, 4.0)
+    mixed = masked_update(llama, neurons(), own_answers(3), compliances=["sure"], retention=2.0, **many)
+    assert (facts(mixed).targets, facts(mixed).held, mixed.retention) == (n - n // 3, n // 3, 2.0)
+    taught = masked_update(llama, neurons(), own_answers(1000), **many, retention=7.0)
+    assert facts(taught).targets + facts(taught).held == n
+    assert taught.provenance["retention"] == 7.0  # one benign prompt has no target
+    every = ns.PromptSet(replace(p, target="sure") for p in tiny.prompts())
+    none = masked_update(llama, neurons(), every, **many, retention=7.0)
+    assert (facts(none).targets, facts(none).held, none.retention, none.provenance["retention"]) == (n, 0, None, None)
+    assert (
+        none.losses == masked_update(llama, neurons(), every, **many, retention=0.1).losses
+    )  # the weight acts on nothing
+    text = masked_update(llama, neurons(), every, **many, texts=["one step"])
+    assert (facts(text).texts, facts(text).held, text.retention) == (1, 0, 4.0)
+
+
+def test_prompts_that_no_step_reached_are_not_counted(llama: ns.Model):
+    update = masked_update(llama, neurons(), tiny.prompts(), steps=2, batch_size=4, allow_unproven=True, progress=False)
+    assert (facts(update).refusals, facts(update).prompts) == (4, 8)
+
+
+@pytest.mark.parametrize("form", ["masked_update", "plain_lora", "full_update", "frozen_set_update"])
+def test_a_snapshot_is_the_model_after_that_step(form: str, llama: ns.Model, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(SHORT, "snapshots", [1, 3])
+    update = FORMS[form](llama, tiny.prompts())
+    last = parameters(update.model)
+    assert sorted(update.snapshots) == [1, 3]
+    early = parameters(update.at(1))
+    assert moved(early, last) > 0
+    assert moved(parameters(llama), early) > 0
+    assert all(torch.equal(p, last[name]) for name, p in parameters(update.at(3)).items())
+    assert all(torch.equal(p, last[name]) for name, p in parameters(update.model).items())
+    # the first step is the same whatever comes after it: the learning rate of step 0 is lr
+    monkeypatch.setitem(SHORT, "snapshots", [])
+    monkeypatch.setitem(SHORT, "steps", 1)
+    for name, p in parameters(FORMS[form](llama, tiny.prompts()).model).items():
+        torch.testing.assert_close(p, early[name], rtol=0, atol=1e-7, msg=name)
+    with pytest.raises(ns.InputError, match=r"Update.at\(2\): kept are 1, 3; train with snapshots="):
+        update.at(2)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"snapshots": [0]}, "snapshots=0: must be a whole number of at least 1"),
+        ({"snapshots": [2, 9]}, r"snapshots=\[2, 9\]: there are 4 steps"),
+        ({"snapshots": 3}, "snapshots must be Iterable, got int 3; steps, such as"),
+        ({"snapshots": [2], "checkpoint": "c"}, "snapshots= are not kept in a checkpoint"),
+    ],
+)
+def test_a_snapshot_that_cannot_be_kept_is_refused(options: dict[str, Any], said: str):
+    with pytest.raises(ns.InputError, match=said):
+        ns.TrainingConfig(**{"steps": 4, **options})
