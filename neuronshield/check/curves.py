@@ -173,11 +173,10 @@ def matched(mine: Curve, others: Curve | Sequence[Curve], cells: Iterable[CellLi
     check_same_prompts(groups, cells, call="matched")
     shared = cells_with(groups, "selectivity", cells)
     if not shared:
-        nan = float("nan")
-        return Matched(nan, nan, nan, NAN, n=len(others), reached=0, n_cells=0, over="requests")
+        return Matched(*NAN, difference=NAN, n=len(others), reached=0, n_cells=0, over="requests")
     benign, here, there, reached, difference = compared(_paths([mine, *others], shared))
     return Matched(
-        benign, here, there, difference, n=len(others), reached=reached, n_cells=len(shared),
+        benign, here, there, difference=difference, n=len(others), reached=reached, n_cells=len(shared),
         over="requests and masks" if len(others) > 1 else "requests",
     )  # fmt: skip
 

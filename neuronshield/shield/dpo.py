@@ -79,7 +79,7 @@ def fit_preference(
     class Keeper(TrainerCallback):
         """Keeps the trained numbers at the snapshots."""
 
-        def on_step_end(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
             run.keep(adapter.parameters(), config, step=state.global_step)
 
     with tempfile.TemporaryDirectory() as folder, quiet(), random_state_kept(), warnings.catch_warnings():

@@ -14,6 +14,7 @@ import torch
 
 import neuronshield as ns
 from neuronshield.shield.dpo import BETA
+from neuronshield.shield.objective import Taught
 from neuronshield.shield.update import masked_update
 
 pytest.importorskip("trl")
@@ -111,3 +112,17 @@ def test_mixed_text_and_pictures_learn_and_the_adapter_is_left_alone():
 def test_settings_without_a_use_are_refused(llama: ns.Model, options: dict[str, Any], said: str):
     with pytest.raises(ns.InputError, match=said):
         masked_update(llama, u.neurons(), tiny.prompts(), steps=1, objective="preference", progress=False, **options)
+
+
+@pytest.mark.slow
+def test_preference_training_says_that_nothing_was_held_by_kl_and_keeps_snapshots():
+    model = u.double("llama")
+    update = masked_update(
+        model, u.neurons(), tiny.prompts(), objective="preference", steps=3, lr=LR, batch_size=4, snapshots=[1, 3],
+        allow_unproven=True, progress=False,
+    )  # fmt: skip
+    assert update.taught == Taught(refusals=6, preferred=6)
+    assert update.retention is None
+    early, last, end = (u.parameters(m) for m in (update.at(1), update.at(3), update.model))
+    assert any(not torch.equal(early[n], end[n]) for n in end)
+    assert all(torch.equal(last[n], end[n]) for n in end)
