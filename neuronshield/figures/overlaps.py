@@ -109,12 +109,14 @@ def _said(one: Table, i: int, j: int) -> str:
     values = {
         name: _matrix(one, name)[i, j]
         for name in (
-            "shared", "shared_low", "shared_high", "jaccard", "permutation_null", "p", "benign_null", "reliability",
+            "shared", "shared_low", "shared_high", "jaccard", "permutation_null", "p", "benign_null", "reliability", "pairs",
         )
     }  # fmt: skip
     shared = "too few requests to tell"
     if np.isfinite(values["shared"]):
         shared = f"{values['shared']:.2f} ({values['shared_low']:.2f} to {values['shared_high']:.2f})"
+        if values["pairs"] > 1:
+            shared += f", over {values['pairs']:.0f} pairs of cells"
     said = {
         "share in common": shared,
         "Jaccard index": _two(values["jaccard"]),

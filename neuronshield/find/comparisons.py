@@ -213,40 +213,48 @@ def _has(part: CellParts, fold: int) -> bool:
 ATTAINABLE = 0.05  # reliability minus noise, below which `shared` is not computed
 
 
-def interval_of(shared: Shared, size: Square) -> tuple[Square, Square]:
-    """The share of neurons in common, and half the length of its 95 % interval; NaN where there are too few requests to tell.
+def interval_of(shared: Shared, size: Square) -> tuple[Square, Square, Square]:
+    """The share of neurons in common, and the ends of its 95 % interval; NaN where there are too few requests to tell.
 
-    The interval is a jackknife over folds with Student's t, and never narrower than one neuron. A cell shares 1 with itself,
-    by definition and without an interval.
+    The interval is Fieller's for a ratio, with the jackknife over folds and Student's t, and never narrower than one neuron. There
+    are too few requests if the interval is longer than 1, the distance of unrelated from same neurons, or if less than 0.05 is
+    attainable. A cell shares 1 with itself, by definition and without an interval.
 
-    >>> rows = np.stack([np.full((2, 2), x) for x in (0.2, 0.18, 0.22)])
-    >>> value, half = interval_of(Shared(rows, np.full((3, 2, 2), 0.4)), np.full((2, 2), 64.0))
-    >>> round(value[0, 1].item(), 2), bool(half[0, 1] > 0.05)
+    >>> rows = np.stack([np.full((2, 2), x) for x in (0.2, *[0.19, 0.21] * 4)])
+    >>> value, low, high = interval_of(Shared(rows, np.full((9, 2, 2), 0.4)), np.full((2, 2), 64.0))
+    >>> round(value[0, 1].item(), 2), bool(low[0, 1] < 0.5 < high[0, 1])
     (0.5, True)
 
     Args:
         shared: estimate and estimates without a fold.
         size: neurons a set.
+
+    Source: Fieller (1954), "Some problems in interval estimation".
     """
-    excess, attainable = shared.excess, shared.attainable
-    known = attainable > 0
-    ratios = np.divide(excess, attainable, out=np.full_like(excess, np.nan), where=known)
-    neuron = np.divide(1, size * attainable[0], out=np.full_like(size, np.nan), where=known[0])
-    n = np.isfinite(ratios[1:]).sum(axis=0)
-    small = ~(attainable[0] > np.maximum(ATTAINABLE, 2 * _jackknife(attainable[1:])))
-    value = np.where(small, np.nan, ratios[0])
-    half = student.ppf(0.975, np.maximum(n - 1, 1)) * np.hypot(_jackknife(ratios[1:]), neuron / 2)
-    np.fill_diagonal(value, np.where(np.isfinite(np.diag(value)), 1.0, np.nan))
-    np.fill_diagonal(half, np.nan)
-    return value, np.where(np.isfinite(value), half, np.nan)
+    top, bottom = shared.excess[0], shared.attainable[0]
+    n = np.isfinite(shared.excess[1:] + shared.attainable[1:]).sum(axis=0)
+    t2 = np.where(n > 1, student.ppf(0.975, np.maximum(n - 1, 1)) ** 2, np.nan)
+    neuron = np.divide(0.5, size, out=np.full_like(size, np.nan), where=size > 0)
+    a = bottom**2 - t2 * _jackknife(shared.attainable, shared.attainable)
+    b = top * bottom - t2 * _jackknife(shared.excess, shared.attainable)
+    c = top**2 - t2 * (_jackknife(shared.excess, shared.excess) + neuron**2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        root = np.sqrt(np.maximum(b**2 - a * c, 0))
+        value, low, high = top / bottom, (b - root) / a, (b + root) / a
+        told = (a > 0) & (bottom > ATTAINABLE) & (high - low <= 1)
+    value, low, high = (np.where(told, x, np.nan) for x in (value, low, high))
+    for x, own in ((value, 1.0), (low, np.nan), (high, np.nan)):
+        np.fill_diagonal(x, np.where(np.diag(bottom) > ATTAINABLE, own, np.nan))
+    return value, low, high
 
 
-def _jackknife(replicates: Float[np.ndarray, "replicate cell cell"]) -> Square:
-    """Standard error from estimates without one fold each; NaN with fewer than two."""
-    known = np.isfinite(replicates)
+def _jackknife(x: Float[np.ndarray, "row cell cell"], y: Float[np.ndarray, "row cell cell"]) -> Square:
+    """Covariance of two estimates, from rows 1, 2, ... without one fold each; NaN with fewer than two."""
+    known = np.isfinite(x[1:] + y[1:])
     n = known.sum(axis=0)
-    squares = np.where(known, (replicates - mean_of(replicates)) ** 2, 0).sum(axis=0)
-    return np.where(n > 1, np.sqrt(squares * (n - 1) / np.maximum(n, 1)), np.nan)
+    one, other = (np.where(known, values[1:], np.nan) for values in (x, y))
+    products = (one - mean_of(one)) * (other - mean_of(other))
+    return np.where(n > 1, mean_of(products) * (n - 1), np.nan)
 
 
 def reliabilities(parts: Sequence[CellParts]) -> Float[np.ndarray, " cell"]:

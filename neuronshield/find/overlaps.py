@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ..core.arguments import require
 from ..core.display import count, short_table
@@ -49,10 +49,11 @@ from .selection import SIZES
 __all__ = ["Overlap", "anchored", "jaccard", "overlap", "overlap_coefficient"]
 
 FORMAT = "neuronshield.Overlap/2"
-ARRAYS = ("jaccard", "coefficient", "benign_null", "reliability", "permuted", "excess", "attainable", "size")
+ARRAYS = ("jaccard", "coefficient", "benign_null", "reliability", "permuted", "excess", "attainable", "size", "pairs")
 #: What tables and JSON hold of every pair.
 MEASURES = (
     "jaccard", "coefficient", "benign_null", "permutation_null", "p", "reliability", "shared", "shared_low", "shared_high",
+    "pairs",
 )  # fmt: skip
 AXES = ("language", "modality")
 
@@ -114,6 +115,7 @@ class Overlap:
         excess: numerator of `shared`: row 0 the estimate, row 1 + i the estimate without fold i.
         attainable: denominator of `shared`, the same rows.
         size: neurons a set, the geometric mean of the two.
+        pairs: pairs of cells that `shared` is of: those with enough requests to tell.
         sets: the set of each cell; none after `along`.
         method: the score.
         provenance: as of the moments.
@@ -128,6 +130,7 @@ class Overlap:
     excess: Float[np.ndarray, "replicate cell cell"]
     attainable: Float[np.ndarray, "replicate cell cell"]
     size: Float[np.ndarray, "cell cell"]
+    pairs: Int[np.ndarray, "cell cell"]
     sets: Mapping[Cell, NeuronSet]
     method: str
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -151,28 +154,26 @@ class Overlap:
     @property
     def shared(self) -> Float[np.ndarray, "cell cell"]:
         """Share of neurons in common: 0 for unrelated neurons, 1 for the same; NaN where there are too few requests to tell."""
-        return self._shared()[0]
+        return self._interval()[0]
 
     @property
     def shared_low(self) -> Float[np.ndarray, "cell cell"]:
         """Lower end of the 95 % interval of `shared`."""
-        value, half = self._shared()
-        return value - half
+        return self._interval()[1]
 
     @property
     def shared_high(self) -> Float[np.ndarray, "cell cell"]:
         """Upper end of the 95 % interval of `shared`."""
-        value, half = self._shared()
-        return value + half
+        return self._interval()[2]
 
-    def _shared(self) -> tuple[Float[np.ndarray, "cell cell"], Float[np.ndarray, "cell cell"]]:
+    def _interval(self) -> tuple[Float[np.ndarray, "cell cell"], ...]:
         return interval_of(Shared(self.excess, self.attainable), self.size)
 
     def to_frame(self) -> pd.DataFrame:
         """One row a pair of different cells: a, b, the measures, and `shared` with its interval.
 
         >>> overlap(ns.capture(model, prompts, progress=False), k=8).to_frame().shape
-        (1, 11)
+        (1, 12)
         """
         pairs = [(i, j) for i in range(len(self.cells)) for j in range(i + 1, len(self.cells))]
         measures = {name: getattr(self, name) for name in MEASURES}
@@ -185,7 +186,8 @@ class Overlap:
     def along(self, axis: str) -> Overlap:
         """Language x language (or modality x modality): the mean over pairs of cells that differ in that axis only.
 
-        Of `shared`, numerators and denominators are averaged. A pair that no two cells of one language (modality) make is NaN.
+        Of `shared`, numerators and denominators are averaged, over the pairs of cells with enough requests to tell. A pair that no two
+        cells of one language (modality) make is NaN.
 
         >>> overlap(ns.capture(model, prompts, progress=False), k=8).along("language").cells
         ['en', 'sw']
@@ -214,19 +216,23 @@ class Overlap:
                     out[..., i, j] = mean_of(np.stack([array[..., x, y] for x, y in found]))
             return out
 
-        arrays = {name: getattr(self, name) for name in ARRAYS}
-        unknown = ~np.isfinite(self.excess[0] + self.attainable[0])
+        arrays = {name: getattr(self, name) for name in ARRAYS if name != "pairs"}
+        unknown = ~np.isfinite(self.shared)
         for name in ("excess", "attainable"):  # without a fold that a pair does not have, the pair is as it is
             filled = np.where(np.isfinite(arrays[name]), arrays[name], arrays[name][:1])
             arrays[name] = np.where(unknown, np.nan, filled)
         matrices = {name: mean(array) for name, array in arrays.items()}
+        told = [
+            [sum(int(self.pairs[place]) for place in pairs[i, j]) for j in range(len(names))] for i in range(len(names))
+        ]
+        matrices["pairs"] = np.array(told)
         return Overlap(cells=names, **matrices, sets={}, method=self.method, provenance=self.provenance)
 
     def figure(self) -> go.Figure:
         """Heatmaps of `shared`: language x language and modality x modality, sorted, with intervals on hover.
 
         >>> overlap(ns.capture(model, prompts, progress=False), k=8).figure().data[0].y
-        ('en', 'sw')
+        ('en/text', 'sw/text')
         """
         from ..figures import overlap_heatmap
 
@@ -367,6 +373,7 @@ def overlap(
     own = reliabilities(parts)
     both = np.sqrt(np.outer(own, own))
     members = np.array([len(part.whole) for part in parts], dtype=float)
+    size = np.sqrt(np.outer(members, members))
     return Overlap(
         cells=scores.cells,
         jaccard=jaccards([part.whole for part in parts]),
@@ -378,7 +385,8 @@ def overlap(
         permuted=np.stack([jaccards(found) for found in zip(*(part.permuted for part in parts), strict=True)]),
         excess=shared.excess,
         attainable=shared.attainable,
-        size=np.sqrt(np.outer(members, members)),
+        size=size,
+        pairs=np.isfinite(interval_of(shared, size)[0]).astype(int),
         sets=sets,
         method=method,
         provenance=stats.provenance,
