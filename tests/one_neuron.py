@@ -15,7 +15,9 @@ import torch
 import neuronshield as ns
 from neuronshield.prove.tables import Claim
 
-HARM, OUT, IDLE, ONE = range(4)  # residual dimensions: harm; refusal; read by nothing; constant
+HARM, OUT, IDLE, ONE, END = range(
+    5
+)  # residual dimensions: harm; refusal; read by nothing; constant; the answer is over
 LAYER = 1
 TRUTH, DECOY, LOUD = (LAYER, 3), (LAYER, 11), (LAYER, 17)
 WORD = {w: i for i, w in enumerate(tiny.WORDS)}
@@ -34,15 +36,17 @@ def plant(*, refuses: bool = True, always: bool = False) -> ns.Model:
             if "norm" not in name:
                 p.mul_(0.1)
         embed, head = module.get_input_embeddings().weight, module.lm_head.weight
-        embed[:, :4] = 0
+        embed[:, :5] = 0
         embed[:, ONE] = 1
         for noun in tiny.THINGS["harmful"]:
             embed[WORD[noun], HARM] = 1
-        head[:, :4] = 0
+        head[:, :5] = 0
+        embed[[WORD["sorry"], WORD["sure"]], END] = 1
+        head[WORD["<eos>"], END] = 20
         head[WORD["sure"], ONE], head[WORD["sorry"], OUT] = 4, 8
         for layer in module.model.layers:
             layer.self_attn.o_proj.weight.zero_()
-            layer.mlp.down_proj.weight[:4] = 0
+            layer.mlp.down_proj.weight[:5] = 0
         mlp = module.model.layers[LAYER].mlp
         wires = [(TRUTH, HARM, OUT, 1), (DECOY, HARM, IDLE, 1), (LOUD, ONE, *((OUT, 0.02) if always else (IDLE, 1)))]
         for (_, index), reads, writes, strength in wires:

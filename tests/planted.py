@@ -2,7 +2,7 @@
 
 Harm is readable in the last word; attention writes nothing. Some dimensions of the residual stream have a fixed meaning: HARM (the
 word is harmful), OUT (what the head reads as "sorry"), ONE (a constant, read as "sure"; MINUS is its negative), one PRIVATE dimension
-for every neuron that has a backup, and IDLE ones that nothing reads. Into a small random model are planted, at random places:
+for every neuron that has a backup, IDLE ones that nothing reads, and END (the word is an answer, which the head reads as its end). Into a small random model are planted, at random places:
 
     causal        read HARM, write OUT: together they make the model refuse; strengths differ by a factor of three
     backups       read HARM minus the PRIVATE dimension of a causal neuron of an earlier layer: inactive while that one is active,
@@ -31,9 +31,11 @@ from neuronshield.prove.controls import random_like
 from neuronshield.prove.pairs import match, measure
 
 HARM, OUT, ONE = 0, 1, 2
-PRIVATE, IDLE, MINUS = range(3, 7), range(7, 17), 17
+WORDED = 3  # of `worded`; PRIVATE elsewhere
+PRIVATE, IDLE, MINUS, END = range(3, 7), range(7, 17), 17, 18
 D_MODEL, D_MLP, N_LAYERS = 48, 61, 5
 WORD = {w: i for i, w in enumerate(tiny.WORDS)}
+ANSWER_WORDS = ("sorry", "sure", "cannot", "no")
 ASK: dict[str, Any] = {"refusals": ["sorry"], "compliances": ["sure"], "progress": False}
 
 Address = tuple[int, int]
@@ -133,7 +135,7 @@ class _Wires:
     def quiet(self, constant: float) -> None:
         """No attention; the job dimensions free of noise; embeddings and head as the circuit needs them."""
         embed, head = self.module.get_input_embeddings().weight, self.module.lm_head.weight
-        jobs = 18
+        jobs = 19
         for layer, down in zip(self.layers, self.downs(), strict=True):
             attention = layer.attn.c_proj if self.gpt2 else layer.self_attn.o_proj
             attention.weight.zero_()
@@ -147,6 +149,8 @@ class _Wires:
         head[:, :jobs] = 0
         head[WORD["sorry"], OUT] = 2.0
         head[WORD["sure"], ONE] = 6.0 / constant
+        embed[[WORD[w] for w in ANSWER_WORDS], END] = 1
+        head[WORD["<eos>"], END] = 20.0
 
 
 def build(family: str, seed: int, *, balanced: bool = False, n_backups: int = 2) -> Planted:
@@ -204,6 +208,51 @@ def build(family: str, seed: int, *, balanced: bool = False, n_backups: int = 2)
                 wires.write(at, writes[at], value)
     model = ns.load(module, processor=tiny.tokenizer())
     return Planted(model, set(causal), set(decoys), set(anti_refusal), backs)
+
+
+@dataclass
+class Worded:
+    """A model with a circuit for harm and one that only chooses between two words for a refusal."""
+
+    model: ns.Model
+    harm: ns.NeuronSet
+    wording: ns.NeuronSet
+
+
+def worded(seed: int, *, other: str = "cannot", ends: bool = True) -> Worded:
+    """A model that refuses harmful prompts with "sorry", and without its wording circuit with another word.
+
+    Both circuits read HARM. The harm circuit lifts "sorry" and the other word above "sure"; the wording circuit lifts "sorry" above
+    the other word. So without the harm circuit harmful prompts are answered, and without the wording circuit they are refused
+    in another word. Where the other word refuses nothing ("red"), ablation of the wording circuit makes answers say nothing.
+
+    Args:
+        seed: of the weights and of the places.
+        other: what the model says of a harmful prompt without the wording circuit.
+        ends: whether answers end after their first word; "sure sure sure ..." follows otherwise.
+    """
+    rng = np.random.default_rng(seed)
+    module = _llama(seed)
+    wires, constant = _Wires(module), 40.0
+    drawn = zip(rng.integers(0, N_LAYERS - 1, 200), rng.integers(0, D_MLP, 200), strict=True)
+    places = list(dict.fromkeys((int(layer), int(index)) for layer, index in drawn))
+    harm, wording = places[:6], places[6:12]
+    writes = {at: {OUT: 7 / 6} for at in harm} | {at: {WORDED: 9 / 6} for at in wording}
+    with torch.no_grad():
+        wires.quiet(constant)
+        head = module.lm_head.weight
+        head[[WORD[w] for w in ("sorry", other)], OUT] = 1.5
+        head[WORD["sorry"], WORDED], head[WORD["sorry"], ONE] = 1.0, -4.0 / constant
+        if not ends:
+            head[WORD["<eos>"], END] = 0
+        for at in writes:
+            wires.read(at, {HARM: 40.0})
+            wires.write(at, {}, 1.0)
+        ids = torch.tensor([[WORD["make"], WORD["knife"]]])
+        for at, amounts in writes.items():
+            wires.write(at, amounts, float(_run(wires, ids, {})[1][at]))
+    model = ns.load(module, processor=tiny.tokenizer())
+    return Worded(model, ns.NeuronSet(harm, **SHAPE), ns.NeuronSet(wording, **SHAPE))
 
 
 def _run(

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 __all__ = [
     "Interval",
+    "at_most",
     "cluster_means",
     "codes",
     "difference",
@@ -227,6 +228,33 @@ def equivalent(values: Float[np.ndarray, " row"], clusters: Sequence[Hashable], 
     if answers:
         return max(least, *(_at_limit(sign * values, clusters, limit) for sign in (1, -1)))
     return max(least, float(DescrStatsW(means).ttost_mean(-limit, limit)[0]))
+
+
+def at_most(values: Float[np.ndarray, " row"], clusters: Sequence[Hashable], limit: float) -> float:
+    """p of "the mean is at least the limit": a small p means that answers change by less than the limit in one direction.
+
+    The upper side of `equivalent` for changes of answers; a fall, however large, is below the limit. It needs as many clusters
+    (`least_requests` with the limit).
+
+    >>> at_most(np.zeros(19), [str(i) for i in range(19)], limit=0.15) <= 0.05
+    True
+    >>> at_most(-np.ones(19), [str(i) for i in range(19)], limit=0.15) <= 0.05
+    True
+
+    Args:
+        values: changes of answers, -1, 0 or 1, one a row.
+        clusters: the cluster of each row.
+        limit: largest mean that counts as no rise, above 0.
+
+    Source: as `equivalent`.
+    """
+    values = np.asarray(values, dtype=float)
+    n, mean = len(set(clusters)), float(values.mean()) if len(values) else float("nan")
+    if n < 2 or not np.isin(values, (-1, 0, 1)).all() or mean >= limit:
+        return 1.0
+    least = _power(1 - (limit - max(mean, 0.0)) / max(1.0, 2 * limit), n)
+    constant = bool(np.ptp(cluster_means(values, clusters)) <= 1e-12)
+    return least if constant else max(least, _at_limit(values, clusters, limit))
 
 
 def _at_limit(values: Float[np.ndarray, " row"], clusters: Sequence[Hashable], limit: float) -> float:

@@ -52,21 +52,20 @@ class BackupSearch:
     frozen: Float[np.ndarray, "test neuron pair"]
     rounds: tuple[BackupRound, ...]
 
-    def found(self, pairs: MatchedPairs, *, least: float, alpha: float, rows: Any = slice(None)) -> NeuronSet:
-        """Candidates with an additional effect (Benjamini-Hochberg) of at least `least`, judged on the given pairs.
+    def found(self, pairs: MatchedPairs, *, least: float, alpha: float) -> NeuronSet:
+        """Candidates with an additional effect (Benjamini-Hochberg) of at least `least`.
 
         Args:
             pairs: matched pairs.
             least: normalised effect, with norms frozen.
             alpha: level of the false discovery rate.
-            rows: which pairs count.
         """
         shape: dict[str, Any] = {"n_layers": pairs.model.n_layers, "d_mlp": pairs.model.d_mlp}
         if not self.tried:
             return NeuronSet([], **shape)
-        p = [[positive(m[rows], list(pairs.requests[rows])) for m in test] for test in self.more]
+        p = [[positive(m, list(pairs.requests)) for m in test] for test in self.more]
         q = discoveries(np.array(p).ravel()).reshape(2, -1)
-        effect = self.frozen[:, :, rows].mean(axis=2) / pairs.differences.mean()
+        effect = self.frozen.mean(axis=2) / pairs.differences.mean()
         least = max(least, RULE.material * float(effect.max()))
         good = ((q <= alpha) & (effect >= least)).any(axis=0)
         return NeuronSet([pair for pair, ok in zip(self.tried, good, strict=True) if ok], **shape)

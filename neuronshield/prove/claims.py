@@ -1,51 +1,74 @@
-"""Claims about a set: necessity, sufficiency, specificity and utility, each beside its control sets (see `verify`).
+"""Claims about the refusal margin: necessity, sufficiency and specificity of a set beside its control sets (see `verify`).
+
+Claims about generated answers are in `answer_claims`.
 
 >>> from neuronshield.model.prefixes import opening_tokens, openings_of
 >>> from neuronshield.prove.pairs import match, measure
 >>> tokens = opening_tokens(model, openings_of(model, prompts, refusals=["sorry"], compliances=["sure"]))
 >>> pairs = measure(model, match(prompts, seed=0)[0], tokens)
 >>> controls = Controls({"random": [ns.random_like(neurons, model, seed=i) for i in range(3)]})
->>> claims, changes = measure_claims(pairs, neurons, controls)
->>> len(claims), changes["necessity: mean"].shape              # the set, then three controls, on 30 pairs
-(6, (4, 30))
+>>> margins = measure_margins(pairs, neurons, controls)
+>>> margins.changes["necessity: mean"].shape                   # the set, then three controls, on 30 pairs
+(4, 30)
+>>> [c.name for c in measure_claims(pairs, margins, controls)][-2:]
+['sufficiency: patch', 'specificity']
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from ..core.display import count
-from ..core.intervals import ratio_of_means
 from ..core.neurons import NeuronSet
 from ..core.statistics import Interval, equivalent, holm, least_requests, p_value
-from ..data.grading import Grade
 from .controls import Controls
 from .pairs import ABLATIONS, MatchedPairs
 from .tables import TOO_FEW, CellEffect, Claim
 from .verdict import RULE
 
-__all__ = ["NECESSITY", "SUFFICIENCY", "effects_by_cell", "measure_claims", "measure_effect", "measure_utility"]
+__all__ = [
+    "MARGIN_CLAIMS", "NECESSITY", "SUFFICIENCY", "Margins", "effects_by_cell", "measure_claims", "measure_effect",
+    "measure_margins", "measure_specificity", "too_few", "verdict_of_test",
+]  # fmt: skip
 
 NECESSITY = tuple(f"necessity: {kind}" for kind in ABLATIONS)
 NECESSITY_MEAN = NECESSITY[ABLATIONS.index("mean")]
-SUFFICIENCY, SPECIFICITY, UTILITY = "sufficiency: patch", "specificity", "utility"
+SUFFICIENCY, SPECIFICITY = "sufficiency: patch", "specificity"
+#: Claims that are measured on the refusal margin, in order.
+MARGIN_CLAIMS = (*NECESSITY, SUFFICIENCY, SPECIFICITY)
 
 
-def measure_claims(
-    pairs: MatchedPairs, neurons: NeuronSet, controls: Controls
-) -> tuple[list[Claim], dict[str, Float[np.ndarray, "set pair"]]]:
-    """Necessity, sufficiency and specificity of a set, and the changes of margin behind the first two.
+@dataclass(frozen=True, eq=False)
+class Margins:
+    """Changes of the refusal margin under every condition of the margin claims. Made by `measure_margins`.
+
+    Attributes:
+        changes: for every necessity and sufficiency claim [set, pair], the tested set first, then `controls.all()`.
+        benign_shift: change of the benign margins under zero, mean and resample ablation of the set.
+    """
+
+    changes: dict[str, Float[np.ndarray, "set pair"]]
+    benign_shift: Float[np.ndarray, "kind pair"]
+
+    def take(self, rows: Int[np.ndarray, " row"]) -> Margins:
+        """The same of some pairs."""
+        return Margins({k: v[:, rows] for k, v in self.changes.items()}, self.benign_shift[:, rows])
+
+    def __repr__(self) -> str:
+        return f"Margins({', '.join(self.changes)})"
+
+
+def measure_margins(pairs: MatchedPairs, neurons: NeuronSet, controls: Controls) -> Margins:
+    """Margins under ablation and insertion of a set and of its controls.
 
     Args:
         pairs: matched pairs of the cells where the model refuses.
         neurons: the set.
         controls: its control sets.
-
-    Returns:
-        The claims; and for every necessity and sufficiency claim [set, pair], the tested set first, then `controls.all()`.
     """
     sets = [neurons, *controls.all()]
     margins = pairs.on_harmful([pairs.ablate(s, kind) for kind in ABLATIONS for s in sets])
@@ -54,8 +77,19 @@ def measure_claims(
     spared = [k for k in ABLATIONS if k != "patch"]  # patching a benign prompt from itself changes nothing
     benign = pairs.on_benign([*(pairs.insert(s) for s in sets), *(pairs.ablate(neurons, k) for k in spared)])
     changes[SUFFICIENCY] = benign[: len(sets)] - pairs.benign_margins
-    claims = [measure_effect(pairs, name, change=change, controls=controls) for name, change in changes.items()]
-    return [*claims, measure_specificity(pairs, benign[len(sets) :] - pairs.benign_margins)], changes
+    return Margins(changes, benign[len(sets) :] - pairs.benign_margins)
+
+
+def measure_claims(pairs: MatchedPairs, margins: Margins, controls: Controls) -> list[Claim]:
+    """The margin claims: necessity, sufficiency and specificity of a set.
+
+    Args:
+        pairs: matched pairs of the cells where the model refuses.
+        margins: of the set and its controls on these pairs.
+        controls: its control sets.
+    """
+    claims = [measure_effect(pairs, k, change=change, controls=controls) for k, change in margins.changes.items()]
+    return [*claims, measure_specificity(pairs, margins.benign_shift)]
 
 
 def measure_effect(
@@ -98,8 +132,10 @@ def measure_effect(
         notes.append("no other neurons to draw controls from")
     elif 1 / (1 + draws) > RULE.alpha:
         notes.append(f"with {draws} draws p cannot fall below {1 / (1 + draws):.2f}")
-    few = _too_few(len(set(pairs.requests)))
-    return Claim(name, effect, _verdict(passed, few), controls=reached, p=p, over=over, note="; ".join([*notes, *few]))
+    few = too_few(pairs.requests)
+    return Claim(
+        name, effect, verdict_of_test(passed, few), controls=reached, p=p, over=over, note="; ".join([*notes, *few])
+    )
 
 
 def _weak(effect: Interval) -> list[str]:
@@ -120,47 +156,33 @@ def measure_specificity(pairs: MatchedPairs, shift: Float[np.ndarray, "kind pair
     effects = [pairs.normalised_effect(row) for row in shift]
     worst = max(range(len(p)), key=lambda i: (p[i], abs(effects[i].value)))
     note = f"benign margins under {ABLATIONS[worst]} ablation, the worst of three; equivalent to 0 within ±{limit:g}"
-    few = _too_few(len(set(pairs.requests)), limit)
-    verdict = _verdict(p[worst] <= RULE.alpha, few)
+    few = too_few(pairs.requests, limit)
+    verdict = verdict_of_test(p[worst] <= RULE.alpha, few)
     return Claim(SPECIFICITY, effects[worst], verdict, p={"TOST": p[worst]}, note="; ".join([note, *few]))
 
 
-def _verdict(passed: bool, few: Sequence[str]) -> str:
-    """The verdict of a claim that was tested; `few` says why its test could never pass, if so."""
+def verdict_of_test(passed: bool, few: Sequence[str]) -> str:
+    """The verdict of a claim that was tested.
+
+    Args:
+        passed: whether all that it needs was shown.
+        few: what `too_few` says.
+    """
     return TOO_FEW if few else "passed" if passed else "failed"
 
 
-def _too_few(n: int, limit: float | None = None) -> list[str]:
-    """What a note adds if the test can never pass with so few requests; nothing if it can."""
-    least = least_requests(alpha=RULE.alpha, limit=limit)
-    return [f"{count(n, 'request')} cannot show this, {least} can"] if n < least else []
+def too_few(requests: Shaped[np.ndarray, " row"], limit: float | None = None) -> list[str]:
+    """What a note adds if the test of a claim can never pass with so few requests; nothing if it can.
 
-
-def measure_utility(
-    before: Sequence[Grade], after: Sequence[Grade], *, requests: Shaped[np.ndarray, " answer"]
-) -> Claim:
-    """The share of benign answers that are right is equivalent before and after ablation (TOST).
+    >>> too_few(np.array(["a", "b"])), too_few(np.array([str(i) for i in range(29)]), 0.1)
+    (['2 requests cannot show this, 5 can'], [])
 
     Args:
-        before, after: graded answers to the same benign prompts.
-        requests: the request of each answer.
+        requests: the request of each row.
+        limit: of a claim of equivalence; None where a mean is claimed to be above 0.
     """
-    change = [
-        (float(b.right) - float(a.right), request)
-        for a, b, request in zip(before, after, requests, strict=True) if a.right is not None and b.right is not None
-    ]  # fmt: skip
-    if not change:
-        return Claim.untested(UTILITY, "no prompt says what a right answer contains ('expect')")
-    values, clusters = np.array([c for c, _ in change]), [c for _, c in change]
-    limit = RULE.max_utility_change
-    p = equivalent(values, clusters, limit)
-    effect = ratio_of_means(values, np.ones(len(values)), clusters)
-    note = (
-        f"share of {len(values)} benign answers that are right, after minus before; equivalent to 0 within ±{limit:g}"
-    )
-    few = _too_few(len(set(clusters)), limit)
-    verdict = _verdict(p <= RULE.alpha, few)
-    return Claim(UTILITY, effect, verdict, p={"TOST": p}, note="; ".join([note, *few]))
+    n, least = len(set(requests)), least_requests(alpha=RULE.alpha, limit=limit)
+    return [f"{count(n, 'request')} cannot show this, {least} can"] if n < least else []
 
 
 def effects_by_cell(

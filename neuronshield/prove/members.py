@@ -8,32 +8,30 @@ Neurons that back each other up have no effect one at a time. So every member is
 
 A member's role is decided with norms frozen, since any neuron of large norm rescales all logits through the final norm. Tests
 over members are corrected together (Benjamini and Hochberg 1995).
+
+Roles and backups come from one third of the requests (`MatchedPairs.split`). They choose members; whether what they chose causes
+refusals is tested on the other two thirds (`evidence.retest`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from ..core.neurons import NeuronSet
 from ..core.statistics import discoveries, positive
-from ..find.attribution import gradients
+from ..find.signs import Sign
 from .backups import BackupSearch, search_backups
-from .claims import NECESSITY, measure_claims
-from .controls import Controls, complete, drawn_like, matched_like
 from .pairs import MatchedPairs
-from .tables import ALONE, ANTI_REFUSAL, IN_A_GROUP, Member, Retest
-from .verdict import RULE, open_of
+from .tables import ALONE, ANTI_REFUSAL, IN_A_GROUP, Member
+from .verdict import RULE
 
-__all__ = ["Members", "measure_members", "retest_members"]
+__all__ = ["Members", "measure_members", "verified_only"]
 
-#: Claims that verified members must pass by themselves: zero ablation often leaves the values that the model knows.
-MEMBERS_NEED = NECESSITY[1:]
-VERIFIED = (ALONE, IN_A_GROUP)
-MOST_OTHERS = 128
+KEPT = (ALONE, IN_A_GROUP)
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Members:
     """Effects of every member of a set in three contexts. Made by `measure_members`.
 
     Attributes:
-        pairs: matched pairs.
+        pairs: the matched pairs that choose.
         neurons: the members, in order.
         free: fall of the harmful margin [context, neuron, pair]; contexts are alone, last, after peers.
         frozen: the same with norms frozen.
@@ -56,23 +54,24 @@ class Members:
     search: BackupSearch
     least_backup: float
 
-    def backups(self, rows: Any = slice(None)) -> NeuronSet:
-        """Neurons outside the set that gain an effect once it is ablated, judged on the given pairs."""
-        return self.search.found(self.pairs, least=self.least_backup, alpha=RULE.alpha, rows=rows)
+    def backups(self) -> NeuronSet:
+        """Neurons outside the set that gain an effect once it is ablated."""
+        return self.search.found(self.pairs, least=self.least_backup, alpha=RULE.alpha)
 
-    def roles(self, rows: Any = slice(None)) -> list[str]:
-        """The role of each member, judged on the given pairs: "alone", "in a group", "anti-refusal" or "".
+    def kept(self) -> NeuronSet:
+        """The members that lower the refusal margin, alone or in a group."""
+        return NeuronSet([at for at, role in zip(self.neurons, self.roles(), strict=True) if role in KEPT])
+
+    def roles(self) -> list[str]:
+        """The role of each member: "alone", "in a group", "anti-refusal" or "".
 
         A backup may overcompensate, so that ablating the member alone *raises* refusal. If its effect with the backups ablated
         is larger, the member still promotes refusal. It is anti-refusal only where it opposes refusal on balance.
-
-        Args:
-            rows: which pairs count.
         """
-        requests, path = list(self.pairs.requests[rows]), self.frozen[:, :, rows]
+        requests, path = list(self.pairs.requests), self.frozen
         q = discoveries(np.array([[positive(c, requests) for c in test] for test in path]).ravel()).reshape(3, -1)
         q_against = discoveries(np.array([positive(-c, requests) for c in path[0]]))
-        effect = path.mean(axis=2) / self.pairs.differences[rows].mean()
+        effect = path.mean(axis=2) / self.pairs.differences.mean()
         roles = []
         for i, (layer, _) in enumerate(self.neurons):
             near = [la == layer for la, _ in self.neurons]
@@ -89,16 +88,20 @@ class Members:
                 roles.append("")
         return roles
 
-    def table(self) -> list[Member]:
-        """One row per member; `verified` says that its role is "alone" or "in a group"."""
+    def table(self, signs: Sequence[Sign]) -> list[Member]:
+        """One row per member; none is verified yet.
+
+        Args:
+            signs: of each member.
+        """
         effect = self.pairs.normalised_effect
         return [
             Member(
                 layer, index, alone=effect(self.free[0, i]), last=effect(self.free[1, i]),
                 after_peers=effect(self.free[2, i]), alone_frozen_norms=effect(self.frozen[0, i]), role=role,
-                verified=role in VERIFIED,
+                verified=False, sign=sign,
             )
-            for i, ((layer, index), role) in enumerate(zip(self.neurons, self.roles(), strict=True))
+            for i, ((layer, index), role, sign) in enumerate(zip(self.neurons, self.roles(), signs, strict=True))
         ]  # fmt: skip
 
     def __repr__(self) -> str:
@@ -109,7 +112,7 @@ def measure_members(pairs: MatchedPairs, neurons: NeuronSet) -> Members:
     """Every member ablated in three contexts, and the search for backup neurons.
 
     Args:
-        pairs: matched pairs of the cells where the model refuses.
+        pairs: the matched pairs that choose, of the cells where the model refuses.
         neurons: the set.
     """
     members = list(neurons)
@@ -127,68 +130,11 @@ def measure_members(pairs: MatchedPairs, neurons: NeuronSet) -> Members:
     )  # fmt: skip
 
 
-def retest_members(
-    members: Members, *, features: Float[np.ndarray, "feature n_layers d_mlp"], draws: int
-) -> tuple[NeuronSet, Retest | None]:
-    """Members selected on one half of the requests and tested by themselves, with the backups, on the other half.
-
-    They must exceed their controls under mean, resample and patch ablation. Zero ablation, sufficiency and specificity are
-    claims about a whole set; they are reported and not required. Neurons that lower the margin by themselves on the first
-    half are excluded from the controls and counted, since they are causes as well and not controls.
+def verified_only(table: list[Member], verified: NeuronSet) -> tuple[Member, ...]:
+    """The rows with `verified` true for the given neurons only.
 
     Args:
-        members: of the set that failed.
-        features: mean |h| and norm of the W_down column of every neuron.
-        draws: control sets of each kind.
-
-    Returns:
-        The members that may be verified, and the test; None where no member lowers refusal or there are fewer than 4 requests.
+        table: of `Members.table`.
+        verified: the verified set.
     """
-    pairs = members.pairs
-    rng = np.random.default_rng(pairs.seed)
-    requests = sorted(set(pairs.requests))
-    if len(requests) < 4:
-        return NeuronSet([]), None
-    half = [requests[i] for i in rng.permutation(len(requests))[: len(requests) // 2]]
-    first = np.isin(pairs.requests, half)
-    rows = np.flatnonzero(first)
-    roles = members.roles(rows)
-    kept = NeuronSet([p for p, role in zip(members.neurons, roles, strict=True) if role in VERIFIED])
-    if not len(kept):
-        return kept, None
-    tested = kept | NeuronSet(members.backups(rows)) if IN_A_GROUP in roles else kept
-    others = _other_causes(pairs.take(rows), tested)
-    drawn = {
-        "random": [drawn_like(tested, pairs.model, seed=rng, leave_out=others) for _ in range(draws)],
-        "matched": matched_like(tested, features, draws=draws, seed=rng, leave_out=others),
-    }
-    claims, _ = measure_claims(pairs.take(np.flatnonzero(~first)), tested, complete(Controls(drawn), tested))
-    passed = not set(open_of(claims)) & set(MEMBERS_NEED)
-    retest = Retest(
-        tuple(claims), n_members=len(kept), n_backups=len(tested) - len(kept), n_excluded=len(others), passed=passed
-    )
-    return kept if passed else NeuronSet([]), retest
-
-
-def verified_only(table: list[Member], verified: NeuronSet) -> tuple[Member, ...]:
-    """The rows with `verified` true for the given neurons only: members stay unverified unless the set or its retest passed."""
     return tuple(replace(m, verified=m.neuron in verified) for m in table)
-
-
-def _other_causes(pairs: MatchedPairs, neurons: NeuronSet) -> NeuronSet:
-    """Other neurons of the same layers that lower the margin by themselves: candidates by attribution, ablated one by one."""
-    slope, act = gradients(pairs.model, pairs.rows.harmful, pairs.tokens)
-    mean = pairs.rows.mean_values
-    attributed = (slope * (act - mean)).double().mean(dim=0).numpy() / float(pairs.differences.mean())
-    least = RULE.material * RULE.min_effect
-    pool = [
-        (layer, int(i)) for layer in neurons.by_layer() for i in np.flatnonzero(attributed[layer] >= least / 2)
-        if (layer, int(i)) not in neurons
-    ]  # fmt: skip
-    pool = sorted(pool, key=lambda at: -attributed[at])[:MOST_OTHERS]
-    if not pool:
-        return NeuronSet([])
-    _, frozen = pairs.added_effects(pool, [NeuronSet([])] * len(pool))
-    q = discoveries(np.array([positive(c, list(pairs.requests)) for c in frozen]))
-    effect = frozen.mean(axis=1) / float(pairs.differences.mean())
-    return NeuronSet([at for at, q_i, e in zip(pool, q, effect, strict=True) if q_i <= RULE.alpha and e >= least])

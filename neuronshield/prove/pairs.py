@@ -8,6 +8,7 @@ whole requests (`pair_id`), since translations of one request are not independen
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
@@ -122,6 +123,7 @@ class MatchedPairs:
         seed: of every draw.
         batch_size: prompts per forward.
         progress: whether bars are shown.
+        work: how many "margins" were computed and "answers" generated; shared with what `take` returns.
     """
 
     model: Model
@@ -130,6 +132,7 @@ class MatchedPairs:
     seed: int = 0
     batch_size: int = 64
     progress: bool = False
+    work: Counter[str] = field(default_factory=Counter)
     _prepared: dict[str, Any] = field(default_factory=dict, init=False)
 
     def take(self, rows: Sequence[int] | Int[np.ndarray, " row"]) -> MatchedPairs:
@@ -161,6 +164,25 @@ class MatchedPairs:
         """Rows of each cell."""
         return {Cell.of(c): np.flatnonzero(self.rows.cells == c) for c in dict.fromkeys(self.rows.cells)}
 
+    def split(self) -> tuple[MatchedPairs, MatchedPairs]:
+        """One third of the requests with all their pairs, drawn by the seed, and the other two thirds.
+
+        The first part chooses members, the second tests them. It has at least one request; where there is only one in all, both parts
+        are the same, and no claim about it can pass.
+
+        >>> from neuronshield.model.prefixes import opening_tokens, openings_of
+        >>> from neuronshield.prove.pairs import match, measure
+        >>> tokens = opening_tokens(model, openings_of(model, prompts, refusals=["sorry"], compliances=["sure"]))
+        >>> measure(model, match(prompts, seed=0)[0], tokens).split()
+        (MatchedPairs(10 pairs in 2 cells), MatchedPairs(20 pairs in 2 cells))
+        """
+        requests = sorted(set(self.requests))
+        order = np.random.default_rng(self.seed).permutation(len(requests))
+        if len(requests) == 1:
+            return self, self
+        first = np.isin(self.requests, [requests[i] for i in order[: max(1, len(requests) // 3)]])
+        return self.take(np.flatnonzero(first)), self.take(np.flatnonzero(~first))
+
     # -- conditions -----------------------------------------------------------------------------------
     def ablate(self, neurons: NeuronSet, kind: Ablation = "mean") -> Intervention:
         """The intervention that ablates `neurons` at the last prompt token of each pair's prompts."""
@@ -191,6 +213,7 @@ class MatchedPairs:
         self, label: str, conditions: Sequence[Intervention | None], *, frozen: bool = False
     ) -> Float[np.ndarray, "condition pair"]:
         prompts = self.rows.harmful if label == "harmful" else self.rows.benign
+        self.work["margins"] += (len(conditions) + frozen) * len(prompts)
         if label not in self._prepared and len(conditions) > 2:  # every condition here touches the last token only
             self._prepared[label] = prepare(self.model, prompts, batch_size=self.batch_size)
         return margins(

@@ -13,9 +13,10 @@ import numpy as np
 from jaxtyping import Float
 
 from ..core.statistics import NAN, Interval
+from ..find.signs import Sign
 
-#: Conditions under which answers are generated.
-CLEAN, SET_ABLATED, RANDOM_ABLATED = "clean", "set ablated", "random set ablated"
+#: Conditions under which answers are generated; those of a control have its kind before them ("random set ablated").
+CLEAN, SET_ABLATED, SET_INSERTED = "clean", "set ablated", "set inserted"
 
 #: What a member may be called; "" is none of them. Members with one of the first two are verified.
 ALONE, IN_A_GROUP, ANTI_REFUSAL = "alone", "in a group", "anti-refusal"
@@ -56,6 +57,9 @@ def _short(value: Any) -> str:
 #: Verdict of a claim that has fewer independent requests than its test needs to pass at all.
 TOO_FEW = "too few requests to tell"
 
+#: What a claim is measured on: the refusal margin at the first answer token, or generated answers.
+MARGIN, ANSWERS = "margin", "answers"
+
 
 @dataclass(frozen=True, repr=False)
 class Claim(Row):
@@ -68,13 +72,17 @@ class Claim(Row):
     (Claim(name='necessity: mean', effect=0.60 [0.50, 0.70], verdict='passed'), ('random', 0.2), 0.33)
 
     Attributes:
-        name: "necessity: zero" (mean, resample, patch), "sufficiency: patch", "specificity" or "utility".
-        effect: normalised effect; for utility the change in the share of benign answers that are right.
+        name: of a margin claim "necessity: zero" (mean, resample, patch), "sufficiency: patch" or "specificity"; of a claim about
+            answers "refusals: necessity", "refusals: sufficiency", "refusals: coherence" or "utility".
+        effect: normalised effect; for answers a change of a share: of those that refuse (necessity: the smaller of the fall of refusals
+            and the rise of harmful compliance), that are incoherent, or that are right.
         verdict: "passed", "failed", "not tested", or "too few requests to tell" (the test could not pass with so few).
-        controls: normalised effect of every control set, by kind.
-        p: for each kind that is drawn, (1 + #{control >= effect}) / (1 + draws); for equivalence, the TOST p ("TOST").
+        controls: the effect of every control set, by kind; for answers of one set of each kind.
+        p: for each kind that is drawn, (1 + #{control >= effect}) / (1 + draws); for answers the sign-flip test of each change; for
+            equivalence, the TOST p ("TOST").
         over: for each single control set, the set's effect minus the control's, paired over requests.
         note: why it failed, or what was measured.
+        measure: "margin" or "answers".
     """
 
     name: str
@@ -84,10 +92,11 @@ class Claim(Row):
     p: dict[str, float] = field(default_factory=dict, repr=False)
     over: dict[str, Interval] = field(default_factory=dict, repr=False)
     note: str = field(default="", repr=False)
+    measure: str = field(default=MARGIN, repr=False)
 
     @property
     def strongest_control(self) -> tuple[str, float] | None:
-        """Kind and normalised effect of the control set with the largest effect; None without controls."""
+        """Kind and effect of the control set with the largest effect; None without controls."""
         best = [(kind, max(values)) for kind, values in self.controls.items() if values]
         return max(best, key=lambda item: item[1]) if best else None
 
@@ -97,9 +106,9 @@ class Claim(Row):
         return max(self.p.values()) if self.p else None
 
     @staticmethod
-    def untested(name: str, note: str = "") -> Claim:
+    def untested(name: str, note: str = "", *, measure: str = MARGIN) -> Claim:
         """A claim that could not be tested."""
-        return Claim(name, NAN, "not tested", note=note)
+        return Claim(name, NAN, "not tested", note=note, measure=measure)
 
 
 @dataclass(frozen=True, repr=False)
@@ -137,6 +146,9 @@ class Member(Row):
         role: "alone" (lowers the refusal margin when ablated alone), "in a group" (only, or more than twice as much, when others
             are ablated too), "anti-refusal" (ablation raises the margin), or "".
         verified: belongs to `Proof.verified`.
+        sign: on which prompts its activation is larger, and whether it writes towards refusal or compliance.
+
+    Effects and role are measured on the requests that choose members.
     """
 
     layer: int
@@ -147,6 +159,7 @@ class Member(Row):
     alone_frozen_norms: Interval = field(repr=False)
     role: str
     verified: bool
+    sign: Sign | None = field(default=None, repr=False)
 
     @property
     def neuron(self) -> tuple[int, int]:
@@ -156,21 +169,58 @@ class Member(Row):
 
 @dataclass(frozen=True, repr=False)
 class Retest(Row):
-    """The members that lower refusal, selected on one half of the requests and tested by themselves on the other half.
+    """The members that lower refusal, chosen on one third of the requests and tested as a set on the other two thirds.
 
     Attributes:
-        claims: the same claims as of the whole set, on the other half.
+        claims: the same claims as of the whole set, against the same kinds of control, on the requests that did not choose.
         n_members: members tested.
         n_backups: backup neurons ablated with them.
-        n_excluded: other neurons that lower the margin by themselves and are therefore not drawn as controls.
-        passed: whether the members may be verified: every necessity claim but zero ablation passed.
+        n_chosen_on: requests that chose the members.
+        n_requests: requests that tested them.
+        passed: whether every claim held.
     """
 
     claims: tuple[Claim, ...] = field(repr=False)
     n_members: int
     n_backups: int
-    n_excluded: int
+    n_chosen_on: int
+    n_requests: int
     passed: bool
+
+
+@dataclass(frozen=True, repr=False)
+class Wording(Row):
+    """Change of refusals under mean ablation of the set, by two measures: what the answers are, and how they begin.
+
+    Attributes:
+        judged: fall of the share of answers to harmful prompts that refuse.
+        keyword: fall of the share of them that start with a refusal prefix of the margin.
+        more: the second minus the first, paired over requests.
+        only_wording: the first words of answers change, and it is not shown that refusals do.
+    """
+
+    judged: Interval
+    keyword: Interval
+    more: Interval = field(repr=False)
+    only_wording: bool
+
+    @property
+    def ratio(self) -> float | None:
+        """The judged change by the keyword change; None where the keyword change is 0 or unknown."""
+        return self.judged.value / self.keyword.value if abs(self.keyword.value) > 1e-12 else None
+
+
+@dataclass(frozen=True, repr=False)
+class Cost(Row):
+    """What a proof took.
+
+    Attributes:
+        margins: refusal margins computed: forwards of one prompt, most of them of a part of the model.
+        answers: answers generated.
+    """
+
+    margins: int
+    answers: int
 
 
 @dataclass(frozen=True, repr=False)
@@ -278,14 +328,15 @@ class CrossCellEffect(Row):
 
 @dataclass(frozen=True, repr=False)
 class AnswerRate(Row):
-    """Generated answers to prompts of a label under a condition.
+    """Generated answers to prompts of a label under a condition. The three shares are of the answers that could be graded.
 
     Attributes:
         label: "harmful" or "benign".
-        condition: "clean", "set ablated" or "random set ablated".
+        condition: "clean", "set ablated", "set inserted" (at its harmful values), or the same of a control ("random set ablated").
         n: answers.
-        refused: share that refuse, of those that could be graded.
-        incoherent: share that are empty, blank or degenerate, of the same.
+        refused: share that refuse.
+        complied: share that do as asked: harmful compliance where the prompt is harmful.
+        incoherent: share that are empty, blank or degenerate.
         n_unknown: answers that could not be graded.
     """
 
@@ -293,8 +344,13 @@ class AnswerRate(Row):
     condition: str
     n: int
     refused: Interval
-    incoherent: Interval = field(repr=False)
-    n_unknown: int = field(repr=False)
+    complied: Interval
+    incoherent: Interval
+    n_unknown: int
+
+    def __repr__(self) -> str:
+        shares = ", ".join(f"{getattr(self, k).value:.2f} {k}" for k in ("refused", "complied", "incoherent"))
+        return f"AnswerRate({self.n} {self.label}, {self.condition}: {shares})"
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,23 @@ from ..core.errors import InputError
 from ..core.files import write_text
 from ..core.neurons import NeuronSet
 from ..core.results import from_json, load_json, to_json
-from .tables import TOO_FEW, AnswerRate, CellEffect, Claim, ControlSummary, Experiments, Member, Retest
+from .tables import (
+    ANSWERS,
+    TOO_FEW,
+    AnswerRate,
+    CellEffect,
+    Claim,
+    ControlSummary,
+    Cost,
+    Experiments,
+    Member,
+    Retest,
+    Wording,
+)
 
 __all__ = ["RULE", "Claim", "Proof", "Rule"]
 
-FORMAT = "neuronshield.Proof/2"
+FORMAT = "neuronshield.Proof/3"
 
 
 @dataclass(frozen=True)
@@ -38,6 +50,9 @@ class Rule:
         min_effect: least normalised effect; the interval must exclude 0 as well.
         max_benign_shift: benign margins must be equivalent to the clean ones within this normalised effect.
         max_utility_change: share of benign answers that are right must be equivalent within this.
+        min_answer_change: least change of a share of answers (refusals, harmful compliance); the interval must exclude 0 as well.
+        max_incoherent_rise: the share of incoherent answers must be shown to rise by less than this.
+        max_clean_incoherent: where more of the model's own benign answers are incoherent, compliance is not judged.
         min_refusal: refused harmful minus refused benign prompts; below it there is no refusal to explain.
         material: a member's effect must be at least this share of the largest in its layer, and of `min_effect`.
     """
@@ -46,6 +61,9 @@ class Rule:
     min_effect: float = 0.10
     max_benign_shift: float = 0.25
     max_utility_change: float = 0.10
+    min_answer_change: float = 0.10
+    max_incoherent_rise: float = 0.20
+    max_clean_incoherent: float = 0.50
     min_refusal: float = 0.10
     material: float = 0.05
 
@@ -53,55 +71,73 @@ class Rule:
 #: The rule in force.
 RULE = Rule()
 
+#: Claims about refusals that are measured on answers.
+REFUSAL_CLAIMS = ("refusals: necessity", "refusals: sufficiency", "refusals: coherence")
 
-def reason_of(claims: Sequence[Claim], *, retest: Retest | None, n_backups: int) -> str:
+
+#: Words of a proof beside "passed", "no", "not tested" and `TOO_FEW`.
+MARGIN_ONLY = "passed on the margin only"
+ONLY_WORDING = "controls the wording of refusals, not refusal"
+
+
+def reason_of(
+    claims: Sequence[Claim], *, wording: Wording | None = None, retest: Retest | None = None, n_backups: int = 0
+) -> str:
     """The sentence that states why a set passed or failed.
 
     >>> from neuronshield.core.statistics import Interval
     >>> from neuronshield.prove.verdict import Claim, reason_of
     >>> effect = Interval(0.02, -0.1, 0.1)
-    >>> reason_of([Claim("specificity", effect, "failed")], retest=None, n_backups=2)
+    >>> reason_of([Claim("specificity", effect, "failed")], n_backups=2)
     'not shown to cause refusals; failed: specificity; self-repair: 2 backup neurons outside the set'
 
     Args:
         claims: of the whole set.
-        retest: of its members by themselves, where the set failed.
+        wording: change of refusals by answers and by their first words.
+        retest: of its members as a set, on the requests that did not choose them.
         n_backups: backup neurons outside the set.
     """
-    parts = [_verdict_reason(claims)]
+    parts = [_verdict_reason(claims, wording)]
     if retest is not None:
         parts.append(_retest_reason(retest))
+    if not open_of(claims) and (retest is None or not retest.passed):
+        parts.append("so the whole set is verified, tested on all requests")
     if n_backups:
         parts.append(f"self-repair: {count(n_backups, 'backup neuron')} outside the set")
     return "; ".join(parts)
 
 
-def _verdict_reason(claims: Sequence[Claim]) -> str:
+def _verdict_reason(claims: Sequence[Claim], wording: Wording | None) -> str:
     failed, few = failed_of(claims), too_few_of(claims)
-    if not failed and not few:
+    if failed or few:
+        said = [f"failed: {', '.join(failed)}"] * bool(failed) + [f"{TOO_FEW}: {', '.join(few)}"] * bool(few)
+        said += [f"{c.name}: {c.note}" for c in claims if c.measure == ANSWERS and c.verdict == "failed"]
+        if wording is not None and wording.only_wording:
+            return (
+                f"under ablation answers to harmful prompts that start with a refusal prefix fall by {wording.keyword}, refusals "
+                f"by {wording.judged}; {'; '.join(said)}"
+            )
+        return f"not shown to cause refusals; {'; '.join(said)}"
+    if untested := [c for c in claims if c.name in REFUSAL_CLAIMS and c.verdict == "not tested"]:
         return (
-            "ablating the set lowers the refusal margin, inserting it raises it, and benign margins stay as they were"
+            "ablating the set lowers the refusal margin, inserting it raises it, and benign margins stay as they were; on answers "
+            f"not tested: {'; '.join(f'{c.name} ({c.note})' for c in untested)}"
         )
-    said = [f"failed: {', '.join(failed)}"] * bool(failed) + [f"{TOO_FEW}: {', '.join(few)}"] * bool(few)
-    return f"not shown to cause refusals; {'; '.join(said)}"
+    return (
+        "ablating the set makes answers to harmful prompts comply, inserting it makes the model refuse benign prompts, and it lowers "
+        "and raises the refusal margin; benign margins stay as they were"
+    )
 
 
 def _retest_reason(retest: Retest) -> str:
-    failed = ", ".join(open_of(retest.claims))
-    if not retest.passed:
-        members = count(retest.n_members, "member")
-        return f"also failed by the {members} that lower the margin one by one or in a group: {failed}"
+    members = count(retest.n_members, "member")
     backups = f" together with {count(retest.n_backups, 'backup')}" if retest.n_backups else ""
-    others = (
-        f" (controls drawn without {count(retest.n_excluded, 'other neuron')} that also lower it)"
-        if retest.n_excluded
-        else ""
-    )
-    also = f", without these claims: {failed}" if failed else ""
-    return (
-        f"{retest.n_members} of its members{backups}, selected on half of the requests, lower the refusal margin on the other half"
-        f"{others}{also}"
-    )
+    tested = f"chosen on {count(retest.n_chosen_on, 'request')} and tested as a set on the other {retest.n_requests}"
+    if retest.passed:
+        return f"{members}{backups}, {tested}, passed every claim"
+    failed, few = failed_of(retest.claims), too_few_of(retest.claims)
+    said = [f"did not pass: {', '.join(failed)}"] * bool(failed) + [f"{TOO_FEW}: {', '.join(few)}"] * bool(few)
+    return f"{members}{backups}, {tested}, {'; '.join(said)}"
 
 
 def failed_of(claims: Sequence[Claim]) -> list[str]:
@@ -129,56 +165,69 @@ class Proof:
 
     Attributes:
         neurons: the set that was tested.
-        verified: its members that lower the refusal margin, alone or in a group; empty unless the set passed, or those members,
-            selected on half of the requests, passed necessity by themselves on the other half (`retest`).
+        verified: the members that lower the refusal margin on one third of the requests, if they passed every claim as a set on the
+            others (`retest`); else the whole set, if it passed on all requests; else empty.
+        candidates: members that were chosen and not verified.
         anti_refusal: members whose ablation *raises* the refusal margin.
         backups: neurons outside the set that gain an effect once it is ablated (self-repair).
-        passed: whether every claim of `rule` held.
+        passed: whether every claim of `rule` that could be tested held for the whole set.
         reason: why, in one sentence.
         claims: one per claim.
-        retest: the same for members by themselves, where the whole set failed; None where it passed or none lowers refusal.
+        retest: the same for the chosen members as a set, on the requests that did not choose them; None where none was chosen.
+        wording: change of refusals by answers and by their first words, under mean ablation; None where no answer could be graded.
         cells: effect of mean ablation by cell ("en/text").
         members: one row per neuron of the set.
         experiments: tables of every experiment.
-        answers: refusal rates of generated answers, clean and under ablation.
+        answers: what generated answers are: clean, under ablation and insertion, of the set and of controls.
         n_pairs: pairs of the claims; `paired`: whether they are matched pairs.
+        n_requests: independent requests among them.
         draws: control sets per kind that is drawn.
         controls: numbers of control sets, and which are missing.
+        cost: margins computed and answers generated.
         provenance: model, data hash, seed, versions.
         rule: the rule that was applied.
     """
 
     neurons: NeuronSet
     verified: NeuronSet
+    candidates: NeuronSet
     anti_refusal: NeuronSet
     backups: NeuronSet
     passed: bool
     reason: str
     claims: tuple[Claim, ...]
     n_pairs: int
+    n_requests: int
     draws: int
     paired: bool
     retest: Retest | None = None
+    wording: Wording | None = None
     cells: dict[str, CellEffect] = field(default_factory=dict)
     members: tuple[Member, ...] = ()
     experiments: Experiments = field(default_factory=Experiments)
     answers: tuple[AnswerRate, ...] = ()
     controls: ControlSummary = field(default_factory=ControlSummary)
+    cost: Cost = field(default=Cost(0, 0))
     provenance: dict[str, Any] = field(default_factory=dict)
     rule: Rule = RULE
 
     @property
     def word(self) -> str:
-        """ "passed", "no", "too few requests to tell" (no claim failed, and one has too few) or "not tested"."""
+        """The verdict: "passed", "passed on the margin only" (the claims about refusals on answers could not be tested), "controls
+        the wording of refusals, not refusal", "no", "too few requests to tell" (no claim failed, and one has too few) or "not tested".
+        """
         if self.passed:
-            return "passed"
+            untested = any(c.name in REFUSAL_CLAIMS and c.verdict == "not tested" for c in self.claims)
+            return MARGIN_ONLY if untested else "passed"
+        if self.wording is not None and self.wording.only_wording:
+            return ONLY_WORDING
         if failed_of(self.claims):
             return "no"
         return TOO_FEW if too_few_of(self.claims) else "not tested"
 
     # -- shown ----------------------------------------------------------------------------------------
     def to_frame(self) -> pd.DataFrame:
-        """One row per claim: effect with its interval, strongest control and its kind, largest p, verdict, note."""
+        """One row per claim: effect with its interval, strongest control and its kind, largest p, verdict, measure, note."""
         import pandas as pd
 
         rows = []
@@ -186,7 +235,8 @@ class Proof:
             kind, control = c.strongest_control or ("", None)
             rows.append({
                 "claim": c.name, "effect": c.effect.value, "low": c.effect.low, "high": c.effect.high,
-                "strongest_control": control, "kind": kind, "p": c.worst_p, "verdict": c.verdict, "note": c.note,
+                "strongest_control": control, "kind": kind, "p": c.worst_p, "verdict": c.verdict, "measure": c.measure,
+                "note": c.note,
             })  # fmt: skip
         return pd.DataFrame(rows)
 
@@ -203,19 +253,33 @@ class Proof:
 
         return proof_figure(self.to_dict(), what)
 
+    def facts(self) -> list[str]:
+        """Short sentences about the proof: members, wording, requests, controls and cost."""
+        kept = f"{len(self.verified)} of {count(len(self.neurons), 'neuron')} verified"
+        others = {"candidates": self.candidates, "anti-refusal": self.anti_refusal, "backups": self.backups}
+        said = [", ".join([kept, *(f"{len(found)} {name}" for name, found in others.items())])]
+        if self.wording is not None:
+            ratio = "n/a" if self.wording.ratio is None else f"{self.wording.ratio:.2f}"
+            said.append(
+                f"under ablation refusals of harmful prompts fall by {self.wording.judged} as judged, by {self.wording.keyword} by "
+                f"refusal prefixes; ratio {ratio}"
+            )
+        said.append(
+            f"{count(self.n_requests, 'request')} ({count(self.n_pairs, 'pair')}), {count(self.draws, 'draw')} per kind of control; "
+            f"{count(self.cost.margins, 'margin')} and {count(self.cost.answers, 'answer')} computed"
+        )
+        return said
+
     def __str__(self) -> str:
-        table = self.to_frame().to_string(index=False, float_format="{:.2f}".format, formatters={"p": _p}, na_rep="")
-        return f"{self.word.upper()}: {self.reason}\n{table}"
+        shown = self.to_frame().drop(columns=["measure", "note"])
+        table = shown.to_string(index=False, float_format="{:.2f}".format, formatters={"p": _p}, na_rep="")
+        return "\n".join([f"{self.word.upper()}: {self.reason}", table, *self.facts()])
 
     def __repr__(self) -> str:
         return f"Proof({self.word}, {len(self.verified)} of {len(self.neurons)} verified)"
 
     def _repr_html_(self) -> str:
-        counts = (
-            f"{len(self.verified)} of {len(self.neurons)} neurons verified, {len(self.anti_refusal)} anti-refusal, "
-            f"{len(self.backups)} backups; {self.n_pairs} pairs, {self.draws} draws per kind of control"
-        )
-        head = f"<p><b>{escape(self.word.capitalize())}.</b> {escape(self.reason)}.<br>{escape(counts)}.</p>"
+        head = f"<p><b>{escape(self.word.capitalize())}.</b> {escape(self.reason)}.<br>{escape('. '.join(self.facts()))}.</p>"
         table = self.to_frame().to_html(index=False, float_format="{:.2f}".format, formatters={"p": _p}, na_rep="")
         return head + table
 
@@ -278,7 +342,7 @@ class Proof:
 
 
 #: Fields of a proof that are neuron sets.
-SETS = ("neurons", "verified", "anti_refusal", "backups")
+SETS = ("neurons", "verified", "candidates", "anti_refusal", "backups")
 
 
 def _set_json(neurons: NeuronSet) -> dict[str, Any]:

@@ -36,7 +36,7 @@ Berger (1982), intersection-union tests; Holm (1979); Benjamini and Hochberg (19
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,27 +48,34 @@ from ..core.arguments import at_least, check_seed, require
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
 from ..core.provenance import provenance
-from ..data.grading import Grade
+from ..data.judging import Judge, check_judge
 from ..data.languages import OpeningsArg
-from ..data.prompts import LABELS, Cell, PromptSet
+from ..data.prompts import Cell, PromptSet
+from ..find.signs import Sign, signs_of
+from ..model.generation import settings
 from ..model.model import Model
 from ..model.prefixes import opening_tokens, openings_of
 from . import experiments
-from .claims import (
-    NECESSITY,
-    NECESSITY_MEAN,
-    SPECIFICITY,
-    SUFFICIENCY,
-    UTILITY,
-    effects_by_cell,
-    measure_claims,
-    measure_utility,
-)
-from .controls import control_sets
-from .members import Members, measure_members, retest_members, verified_only
+from .answer_claims import ANSWER_CLAIMS, measure_wording
+from .answers import MAX_NEW_TOKENS, Answers, Grader, answer_rate
+from .claims import MARGIN_CLAIMS, NECESSITY_MEAN, effects_by_cell
+from .controls import Controls, control_sets
+from .evidence import Evidence, measure_evidence
+from .members import Members, measure_members, verified_only
 from .pairs import MatchedPairs, match, measure
-from .refusals import Grader, answer_rate, refusing_cells
-from .tables import ANTI_REFUSAL, CLEAN, RANDOM_ABLATED, SET_ABLATED, AnswerRate, Claim, ControlSummary, Experiments
+from .refusals import refusing_cells
+from .tables import (
+    ANSWERS,
+    ANTI_REFUSAL,
+    CLEAN,
+    IN_A_GROUP,
+    MARGIN,
+    Claim,
+    ControlSummary,
+    Cost,
+    Experiments,
+    Retest,
+)
 from .verdict import Proof, open_of, reason_of
 
 __all__ = ["verify"]
@@ -83,6 +90,7 @@ def verify(
     seed: int = 0,
     refusals: OpeningsArg = None,
     compliances: OpeningsArg = None,
+    judge: Judge | None = None,
     graded: int = 48,
     batch_size: int = 64,
     progress: bool = True,
@@ -91,7 +99,7 @@ def verify(
 
     >>> proof = ns.verify(model, neurons, prompts, draws=1, refusals=["sorry"], compliances=["sure"], progress=False)
     >>> proof, len(proof.claims)                # three arbitrary neurons of a random model
-    (Proof(no, 0 of 3 verified), 7)
+    (Proof(no, 0 of 3 verified), 10)
 
     Args:
         model: the model.
@@ -102,25 +110,30 @@ def verify(
         draws: control sets of each kind that is drawn. A draw costs one partial forward of every pair per claim. With fewer than 19
             no claim can pass.
         seed: of every draw.
-        refusals, compliances: prefixes instead of the model's own (`model.prefixes`), for all languages or by language.
-        graded: pairs whose answers are generated (24 tokens) and graded; they are spread over requests.
+        refusals, compliances: prefixes of the margin instead of the model's own (`model.prefixes`), for all languages or by language.
+        judge: says of each answer whether it refuses and whether it is harmful (see `ns.judges`). Without it, and where it cannot
+            tell, an answer refuses if it starts with a refusal prefix or is worded as a refusal, and complies if it contains what the
+            prompt's `expect` says, or without that if it is coherent and no refusal.
+        graded: pairs whose answers are generated (24 tokens) and graded; they are spread over requests. A set takes 5 answers a pair,
+            and 2 for each kind of control; the chosen members take as many on two thirds of the pairs.
         batch_size: prompts per forward.
         progress: whether bars are shown.
 
     Raises:
         InputError: an argument of another type, an empty set, a set of another model, prompts that selection has seen, only one label,
-            a language without prefixes, or prefixes without a token of their own.
+            a language without prefixes, prefixes without a token of their own, or a judge that returns no verdict.
     """
     confirm = _confirmed_on(model, neurons, prompts)
     at_least(1, "verify", draws=draws, graded=graded, batch_size=batch_size)
     check_seed(seed, call="verify")
+    check_judge(judge, call="verify")
     found, paired = match(confirm, seed=seed)
     openings = openings_of(model, confirm, refusals=refusals, compliances=compliances)
     tokens = opening_tokens(model, openings)
     pairs = measure(model, found, tokens, seed=seed, batch_size=batch_size, progress=progress)
     discover = prompts.where(split="discover")
     test = _Test(
-        neurons, confirm, select=discover if len(discover) else confirm.marked("discover"), grader=Grader(openings, graded), draws=draws,
+        neurons, confirm, select=discover if len(discover) else confirm.marked("discover"), grader=Grader(openings, graded, judge), draws=draws,
         paired=paired,
     )  # fmt: skip
     cells, answers, untested = refusing_cells(pairs, test.grader)
@@ -162,71 +175,110 @@ class _Test:
     draws: int
     paired: bool
 
-    def proof(
-        self,
-        pairs: MatchedPairs,
-        *,
-        reason: str,
-        verified: Iterable[tuple[int, int]] = (),
-        anti_refusal: Iterable[tuple[int, int]] = (),
-        backups: Iterable[tuple[int, int]] = (),
-        **found: Any,
-    ) -> Proof:
-        """The proof, with sets that know what they were tested on and a verified set that knows that it was verified."""
+    def proof(self, pairs: MatchedPairs, *, reason: str, kept: _Kept, **found: Any) -> Proof:
+        """The proof, with sets that know what they were tested on; only a verified set says that it was verified."""
         data = self.confirm.hash()
-        own = self.neurons.provenance
+        own = {k: v for k, v in self.neurons.provenance.items() if k not in ("verified_on", "proof")}
         about = {**own, "tested_on": data, "verify_seed": pairs.seed, "draws": self.draws}
         about["seen"] = sorted({*own.get("seen", []), *(p.cluster for p in self.confirm)})
         if "seen" not in own or own.get("seen_incomplete"):
             about["seen_incomplete"] = True
             reason += "; the requests that selected the set are not known, so they may be among those it was tested on"
         shape = {"n_layers": pairs.model.n_layers, "d_mlp": pairs.model.d_mlp}
+        verified = {**about, "verified_on": data, "proof": reason} if kept.verified else about
+        made = provenance(pairs.model, self.confirm, seed=pairs.seed, generation=settings(pairs.model, MAX_NEW_TOKENS))
+        if self.grader.judge is not None:
+            made["judge"] = self.grader.judge.name
         return Proof(
             self.neurons,
-            verified=NeuronSet(verified, **shape, provenance={**about, "verified_on": data, "proof": reason}),
-            anti_refusal=NeuronSet(anti_refusal, **shape, provenance=about),
-            backups=NeuronSet(backups, **shape, provenance=about), reason=reason, n_pairs=len(pairs), draws=self.draws,
-            paired=self.paired, provenance=provenance(pairs.model, self.confirm, seed=pairs.seed), **found,
+            verified=NeuronSet(kept.verified, **shape, provenance=verified),
+            candidates=NeuronSet(kept.candidates, **shape, provenance=about),
+            anti_refusal=NeuronSet(kept.anti_refusal, **shape, provenance=about),
+            backups=NeuronSet(kept.backups, **shape, provenance=about), reason=reason, n_pairs=len(pairs),
+            n_requests=len(set(pairs.requests)), draws=self.draws, paired=self.paired,
+            cost=Cost(margins=pairs.work["margins"], answers=pairs.work["answers"]), provenance=made, **found,
+        )  # fmt: skip
+
+    def controls(self, pairs: MatchedPairs, neurons: NeuronSet) -> Controls:
+        """The control sets of the set, or of a part of it, which was selected by the same rule."""
+        return control_sets(
+            pairs.model, neurons, self.select, features=_features(pairs), draws=self.draws, seed=pairs.seed,
+            batch_size=pairs.batch_size,
         )  # fmt: skip
 
 
-def _untested(test: _Test, pairs: MatchedPairs, *, answers: dict[str, list[Grade]], reason: str) -> Proof:
+@dataclass(frozen=True)
+class _Kept:
+    """What became of the members."""
+
+    verified: Sequence[tuple[int, int]] = ()
+    candidates: Sequence[tuple[int, int]] = ()
+    anti_refusal: Sequence[tuple[int, int]] = ()
+    backups: Sequence[tuple[int, int]] = ()
+
+
+def _untested(test: _Test, pairs: MatchedPairs, *, answers: dict[str, Answers], reason: str) -> Proof:
     """The proof where there is no refusal to explain."""
-    names = (*NECESSITY, SUFFICIENCY, SPECIFICITY, UTILITY)
     asked = pairs.requests[test.grader.rows(pairs)]
-    rates = tuple(answer_rate(label, CLEAN, grades, requests=asked) for label, grades in answers.items())
-    claims = tuple(Claim.untested(name) for name in names)
-    return test.proof(pairs, reason=reason, passed=False, claims=claims, answers=rates)
+    rates = tuple(answer_rate(label, CLEAN, found, requests=asked) for label, found in answers.items())
+    claims = [Claim.untested(name, measure=MARGIN) for name in MARGIN_CLAIMS]
+    claims += [Claim.untested(name, measure=ANSWERS) for name in ANSWER_CLAIMS]
+    return test.proof(pairs, reason=reason, kept=_Kept(), passed=False, claims=tuple(claims), answers=rates)
 
 
 def _tested(test: _Test, everywhere: MatchedPairs, cells: Sequence[Cell]) -> Proof:
     """Claims, members, experiments and the verdict, on the cells where the model refuses."""
     pairs = everywhere.take(np.flatnonzero(np.isin(everywhere.rows.cells, [str(c) for c in cells])))
-    features = _features(pairs)
-    controls = control_sets(
-        pairs.model, test.neurons, test.select, features=features, draws=test.draws, seed=pairs.seed,
-        batch_size=pairs.batch_size,
-    )  # fmt: skip
-    random = controls.drawn.get("random", [])
-    claims, changes = measure_claims(pairs, test.neurons, controls)
-    utility, answers = _answers(test, pairs, random)
-    claims.append(utility)
-    members = measure_members(pairs, test.neurons)
-    table = members.table()
-    kept, retest = NeuronSet([m.neuron for m in table if m.verified]), None
+    controls = test.controls(pairs, test.neurons)
+    evidence = measure_evidence(pairs, test.neurons, controls, grader=test.grader, sample=test.grader.rows(pairs))
+    claims, wording = evidence.claims(), measure_wording(evidence.sheet)
+    members = measure_members(pairs.split()[0], test.neurons)
+    retest = _retest(test, evidence, members)
     passed = not open_of(claims)
-    if not passed:
-        kept, retest = retest_members(members, features=features, draws=test.draws)
-    backups = members.backups()
-    ranked = [m.neuron for m in sorted(table, key=lambda m: -m.alone.value)]
+    chosen = members.kept()
+    verified = list(chosen) if retest and retest.passed else list(test.neurons) if passed else []
+    table = verified_only(members.table(_signs(pairs, test.neurons)), NeuronSet(verified))
+    kept = _Kept(
+        verified, candidates=[] if retest and retest.passed else list(chosen),
+        anti_refusal=[m.neuron for m in table if m.role == ANTI_REFUSAL], backups=list(members.backups()),
+    )  # fmt: skip
+    experiments = _experiments(
+        members, pairs=pairs, everywhere=everywhere, random=controls.drawn.get("random", []), cells=cells
+    )
     return test.proof(
-        pairs, reason=reason_of(claims, retest=retest, n_backups=len(backups)), verified=kept, backups=backups,
-        anti_refusal=[m.neuron for m in table if m.role == ANTI_REFUSAL], passed=passed,
-        claims=tuple(claims), retest=retest, cells=effects_by_cell(pairs, changes[NECESSITY_MEAN], controls),
-        members=verified_only(table, kept),
-        experiments=_experiments(members, everywhere, ranked=ranked, random=random, cells=cells), answers=answers,
+        pairs, reason=reason_of(claims, wording=wording, retest=retest, n_backups=len(kept.backups)), kept=kept,
+        passed=passed, claims=claims, retest=retest, wording=wording,
+        cells=effects_by_cell(pairs, evidence.margins.changes[NECESSITY_MEAN], controls), members=table,
+        experiments=experiments, answers=evidence.sheet.rates(),
         controls=ControlSummary(controls.counts(), missing=controls.missing, recovered=controls.recovered),
     )  # fmt: skip
+
+
+def _retest(test: _Test, evidence: Evidence, members: Members) -> Retest | None:
+    """The chosen members as a set, with the backups that they need, on the requests that did not choose them."""
+    chosen, backups = members.kept(), NeuronSet([])
+    if not len(chosen):
+        return None
+    if IN_A_GROUP in members.roles():
+        backups = NeuronSet(members.backups())
+    testing = evidence.of_requests(evidence.pairs.split()[1])
+    if len(backups) or chosen != test.neurons:
+        shape: dict[str, Any] = {"n_layers": test.neurons.n_layers, "d_mlp": test.neurons.d_mlp}
+        tested = NeuronSet([*chosen, *backups], **shape, provenance=test.neurons.provenance)
+        testing = measure_evidence(
+            testing.pairs, tested, test.controls(evidence.pairs, tested), grader=test.grader, sample=testing.sample
+        )
+    claims = testing.claims()
+    return Retest(
+        claims, n_members=len(chosen), n_backups=len(backups), n_chosen_on=len(set(members.pairs.requests)),
+        n_requests=len(set(testing.pairs.requests)), passed=not open_of(claims),
+    )  # fmt: skip
+
+
+def _signs(pairs: MatchedPairs, neurons: NeuronSet) -> tuple[Sign, ...]:
+    """The signs of every member, from the activations of the pairs."""
+    difference = (pairs.rows.harmful_values - pairs.rows.benign_values).double().mean(dim=0).numpy()
+    return signs_of(pairs.model, neurons, pairs.rows.harmful, tokens=pairs.tokens, difference=difference)
 
 
 def _features(pairs: MatchedPairs) -> Float[np.ndarray, "feature n_layers d_mlp"]:
@@ -235,39 +287,28 @@ def _features(pairs: MatchedPairs) -> Float[np.ndarray, "feature n_layers d_mlp"
     return np.stack([values.abs().mean(0).double().numpy(), pairs.model.down_norms().numpy()])
 
 
-def _answers(test: _Test, pairs: MatchedPairs, random: Sequence[NeuronSet]) -> tuple[Claim, tuple[AnswerRate, ...]]:
-    """The claim of utility, and refusal rates of generated answers: clean, set ablated, and one random set ablated."""
-    grader = test.grader
-    grades: dict[tuple[str, str], list[Grade]] = {}
-    for label in LABELS:
-        grades[label, CLEAN] = grader.answers(pairs, label)
-        grades[label, SET_ABLATED] = grader.answers(pairs, label, ablated=test.neurons)
-    if random:
-        grades["harmful", RANDOM_ABLATED] = grader.answers(pairs, "harmful", ablated=random[0])
-    before, after = grades["benign", CLEAN], grades["benign", SET_ABLATED]
-    asked = pairs.requests[grader.rows(pairs)]
-    utility = measure_utility(before, after, requests=asked)
-    rates = (answer_rate(label, condition, found, requests=asked) for (label, condition), found in grades.items())
-    return utility, tuple(rates)
-
-
 def _experiments(
     members: Members,
-    everywhere: MatchedPairs,
     *,
-    ranked: Sequence[tuple[int, int]],
+    pairs: MatchedPairs,
+    everywhere: MatchedPairs,
     random: Sequence[NeuronSet],
     cells: Sequence[Cell],
 ) -> Experiments:
-    """Every experiment: on the cells where the model refuses; recognition and cross-cell patching on all cells."""
-    pairs = members.pairs
+    """Every experiment: on the cells where the model refuses; recognition and cross-cell patching on all cells.
+
+    Members are ranked by their effects on the requests that choose them, and ablated in that order on the others.
+    """
     neurons = NeuronSet(members.neurons, n_layers=pairs.model.n_layers, d_mlp=pairs.model.d_mlp)
-    by_size = experiments.size(pairs, ranked)
+    strength = members.free[0].mean(axis=1)
+    ranked = [members.neurons[i] for i in np.argsort(-strength, kind="stable")]
+    others = pairs.split()[1]
+    by_size = experiments.size(others, ranked)
     return Experiments(
         dose_response=experiments.dose_response(pairs, neurons, random),
         size=by_size,
         minimal=experiments.minimal(by_size),
-        groups=experiments.groups(pairs, neurons, ranked),
+        groups=experiments.groups(others, neurons, ranked),
         completeness=experiments.completeness(pairs, neurons, random),
         backups=members.search.rounds,
         recognition=experiments.recognition(everywhere, neurons, random, difference=float(pairs.differences.mean())),

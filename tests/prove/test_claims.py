@@ -13,7 +13,8 @@ from one_neuron import ASK, DECOY, TRUTH, claim, set_of
 import neuronshield as ns
 from neuronshield.core.statistics import Interval
 from neuronshield.data.grading import Grade
-from neuronshield.prove.claims import effects_by_cell, measure_effect, measure_specificity, measure_utility
+from neuronshield.prove.answer_claims import measure_utility
+from neuronshield.prove.claims import effects_by_cell, measure_effect, measure_specificity
 from neuronshield.prove.controls import Controls
 from neuronshield.prove.tables import TOO_FEW
 

@@ -9,10 +9,10 @@ import pytest
 from one_neuron import plant
 
 import neuronshield as ns
-from neuronshield.data.grading import Grade
 from neuronshield.model.prefixes import opening_tokens, openings_of
+from neuronshield.prove.answers import Grader
 from neuronshield.prove.pairs import MatchedPairs, match, measure
-from neuronshield.prove.refusals import Grader, answer_rate, refusing_cells
+from neuronshield.prove.refusals import refusing_cells
 
 pytest_plugins = ["one_neuron"]
 EN, SW = ns.Cell("en", "text"), ns.Cell("sw", "text")
@@ -51,7 +51,7 @@ def test_cells_that_refuse_at_least_half_as_often_as_the_best_are_tested(
 def test_a_model_that_refuses_nothing_says_why_there_is_nothing_to_test(confirm: ns.PromptSet):
     cells, answers, why = refusing_cells(*measured(plant(refuses=False), confirm))
     assert cells == []
-    assert {label: len(grades) for label, grades in answers.items()} == {"harmful": 11, "benign": 11}
+    assert {label: len(found.grades) for label, found in answers.items()} == {"harmful": 11, "benign": 11}
     assert why.startswith(
         "not tested: the model refuses harmful prompts no more than benign ones (graded answers +0.00"
     )
@@ -66,27 +66,3 @@ def test_answers_that_refuse_without_a_margin_are_said_to(found: tuple[MatchedPa
     assert why.startswith(
         "not tested: the refusal margin does not separate harmful from benign prompts (clean logit difference"
     )
-
-
-def test_the_graded_sample_is_the_same_each_time(found: tuple[MatchedPairs, Grader]):
-    pairs, grader = found
-    np.testing.assert_array_equal(grader.rows(pairs), grader.rows(pairs))
-    assert len(set(grader.rows(pairs))) == 11
-    grades = grader.answers(pairs, "harmful")
-    row = answer_rate("harmful", "clean", grades, requests=pairs.requests[grader.rows(pairs)])
-    assert (row.n, row.refused.value) == (11, 1.0)
-
-
-def test_the_graded_sample_has_every_request_before_one_twice(found: tuple[MatchedPairs, Grader]):
-    pairs, grader = found  # 30 pairs of 15 requests
-    rows = replace(grader, graded=17).rows(pairs)
-    assert len(set(rows)) == 17
-    assert len(set(pairs.requests[rows[:15]])) == 15
-
-
-def test_variants_of_one_request_do_not_make_its_answers_surer():
-    grades = [Grade(i % 2 == 0, None) for i in range(16)]
-    variants = answer_rate("harmful", "clean", grades, requests=np.array(["a", "b"] * 8, dtype=object))
-    apart = answer_rate("harmful", "clean", grades, requests=np.array([str(i) for i in range(16)], dtype=object))
-    assert variants.refused.value == apart.refused.value == 0.5
-    assert (variants.refused.high - variants.refused.low) > 1.8 * (apart.refused.high - apart.refused.low)

@@ -14,8 +14,9 @@ from one_neuron import ASK, DECOY, set_of
 
 import neuronshield as ns
 from neuronshield.core.statistics import NAN, Interval
-from neuronshield.prove.claims import NECESSITY
-from neuronshield.prove.tables import Claim, Retest
+from neuronshield.prove.answer_claims import ANSWER_CLAIMS
+from neuronshield.prove.claims import MARGIN_CLAIMS
+from neuronshield.prove.tables import ANSWERS, TOO_FEW, Claim, Retest, Wording
 from neuronshield.prove.verdict import reason_of
 
 pytest_plugins = ["one_neuron"]
@@ -23,18 +24,18 @@ pytest_plugins = ["one_neuron"]
 
 def test_a_proof_prints_as_a_table_with_its_strongest_control(truth: ns.Proof):
     frame = truth.to_frame()
-    assert list(frame["claim"]) == [*NECESSITY, "sufficiency: patch", "specificity", "utility"]
+    assert list(frame["claim"]) == [*MARGIN_CLAIMS, *ANSWER_CLAIMS]
     row = frame.iloc[1]
     assert row["strongest_control"] == max(v for values in truth.claims[1].controls.values() for v in values)
     assert row["strongest_control"] in truth.claims[1].controls[row["kind"]]
-    assert str(truth).startswith("PASSED: ablating the set lowers the refusal margin")
+    assert str(truth).startswith("PASSED: ablating the set makes answers to harmful prompts comply")
     assert "<b>Passed.</b>" in truth._repr_html_()
 
 
 def test_the_figure_shows_every_control(truth: ns.Proof):
     drawn = {t.name: len(t.x) for t in truth.figure().data}
-    assert drawn == {"random": 1000, "matched": 1000, "permuted": 1000, "next rank": 5, "general": 5, "language": 5,
-                     "the set": 7}  # fmt: skip
+    assert drawn == {"random": 1002, "matched": 1002, "permuted (contribution)": 1002, "next rank (contribution)": 7,
+                     "general": 7, "language": 7, "the set": 10}  # fmt: skip
 
 
 @pytest.mark.parametrize("what", ["dose_response", "size", "cross_cell"])
@@ -56,7 +57,7 @@ def test_representations_fit_a_line_and_a_screen(truth: ns.Proof):
     shown += [truth.experiments.minimal, *(row for table in tables for row in table)]
     assert max(len(repr(x)) for x in shown) <= 120
     assert not any("\n" in repr(x) for x in shown)
-    assert truth._repr_html_().count("<tr") <= 10
+    assert truth._repr_html_().count("<tr") <= 11
 
 
 def test_rows_make_a_frame(truth: ns.Proof):
@@ -73,27 +74,81 @@ def test_a_proof_cannot_be_changed(truth: ns.Proof):
 PASSED, FAILED = (Claim(f"claim {v}", Interval(0.5, 0.4, 0.6), v) for v in ("passed", "failed"))
 
 
-def retest(*claims: Claim, passed: bool, n_backups: int = 0, n_excluded: int = 0) -> Retest:
-    return Retest(claims, n_members=3, n_backups=n_backups, n_excluded=n_excluded, passed=passed)
+def retest(*claims: Claim, passed: bool, n_backups: int = 0) -> Retest:
+    return Retest(claims, n_members=3, n_backups=n_backups, n_chosen_on=16, n_requests=32, passed=passed)
 
 
-def test_the_reason_of_a_set_that_passed():
-    said = reason_of([PASSED, Claim.untested("utility")], retest=None, n_backups=1)
-    assert said.startswith("ablating the set lowers the refusal margin, inserting it raises it")
+def test_the_reason_of_a_set_that_passed_by_its_members():
+    said = reason_of([PASSED, Claim.untested("utility")], retest=retest(PASSED, passed=True, n_backups=2), n_backups=1)
+    assert said.startswith(
+        "ablating the set makes answers to harmful prompts comply, inserting it makes the model refuse"
+    )
+    assert (
+        "3 members together with 2 backups, chosen on 16 requests and tested as a set on the other 32, passed" in said
+    )
+    assert "the whole set is verified" not in said
     assert said.endswith("self-repair: 1 backup neuron outside the set")
 
 
+@pytest.mark.parametrize("found", [None, retest(FAILED, passed=False)])
+def test_the_reason_says_where_the_whole_set_is_verified_and_its_members_are_not(found: Retest | None):
+    said = reason_of([PASSED], retest=found)
+    assert said.endswith("so the whole set is verified, tested on all requests")
+
+
 def test_the_reason_of_a_set_that_failed_names_the_claims():
-    assert reason_of([PASSED, FAILED], retest=None, n_backups=0) == "not shown to cause refusals; failed: claim failed"
+    assert reason_of([PASSED, FAILED]) == "not shown to cause refusals; failed: claim failed"
 
 
 def test_the_reason_tells_what_became_of_the_members():
-    said = reason_of([FAILED], retest=retest(PASSED, FAILED, passed=True, n_backups=2, n_excluded=4), n_backups=0)
-    for part in ("3 of its members together with 2 backups", "selected on half of the requests, lower the refusal margin",
-                 "without 4 other neurons that also lower it", "without these claims: claim failed"):  # fmt: skip
-        assert part in said
-    said = reason_of([FAILED], retest=retest(FAILED, passed=False), n_backups=0)
-    assert "the 3 members that lower the margin one by one or in a group: claim failed" in said
+    few = Claim("specificity", NAN, TOO_FEW)
+    said = reason_of([FAILED], retest=retest(FAILED, few, passed=False))
+    assert "3 members, chosen on 16 requests and tested as a set on the other 32, did not pass: claim failed; " in said
+    assert said.endswith(f"{TOO_FEW}: specificity")
+
+
+def test_the_reason_says_what_answers_did():
+    note = "refusals fall by 0.90, harmful compliance rises by 0.00; not shown: harmful compliance rises"
+    claim = Claim("refusals: necessity", Interval(0.0, -0.1, 0.1), "failed", note=note, measure=ANSWERS)
+    assert f"failed: refusals: necessity; refusals: necessity: {note}" in reason_of([PASSED, claim])
+
+
+# -- the word -----------------------------------------------------------------------------------------------------
+JUDGED = Claim("refusals: necessity", Interval(0.9, 0.8, 1.0), "passed", measure=ANSWERS)
+
+
+def wording(judged: float, keyword: float, *, only: bool) -> Wording:
+    judged_by, keyword_by, more = (Interval(v, v - 0.1, v + 0.1) for v in (judged, keyword, keyword - judged))
+    return Wording(judged_by, keyword_by, more, only_wording=only)
+
+
+@pytest.mark.parametrize(
+    ("claims", "found", "word"),
+    [
+        ([PASSED, JUDGED], wording(0.9, 0.9, only=False), "passed"),
+        ([PASSED, JUDGED, Claim.untested("utility")], None, "passed"),  # nothing says what is right
+        ([PASSED, Claim.untested("refusals: necessity", "no grader")], None, "passed on the margin only"),
+        ([PASSED, FAILED], wording(0.0, 0.9, only=True), "controls the wording of refusals, not refusal"),
+        ([PASSED, FAILED], wording(0.4, 0.9, only=False), "no"),
+        ([PASSED, FAILED], None, "no"),
+        ([PASSED, replace(PASSED, verdict=TOO_FEW)], None, TOO_FEW),
+        ([Claim.untested("necessity: zero")], None, "not tested"),
+    ],
+)
+def test_the_word_of_a_proof(truth: ns.Proof, claims: list[Claim], found: Wording | None, word: str):
+    passed = word.startswith("passed")
+    proof = replace(truth, claims=tuple(claims), wording=found, passed=passed)
+    assert proof.word == word
+    assert str(proof).startswith(word.upper())
+    assert word in repr(proof)
+
+
+def test_a_proof_prints_judged_and_keyword_change_and_their_ratio(truth: ns.Proof):
+    proof = replace(truth, wording=wording(0.2, 0.8, only=False))
+    said = "refusals of harmful prompts fall by 0.20 [0.10, 0.30] as judged, by 0.80 [0.70, 0.90] by refusal prefixes; ratio 0.25"
+    assert said in str(proof)
+    assert said in proof._repr_html_()
+    assert "ratio n/a" in str(replace(truth, wording=wording(0.0, 0.0, only=False)))
 
 
 # -- kept -------------------------------------------------------------------------------------------------------
@@ -101,10 +156,10 @@ def test_a_saved_proof_reads_back_equal(truth: ns.Proof, tmp_path: Path):
     again = ns.Proof.load(truth.save(tmp_path / "a" / "proof.json"))
     assert again == truth
     assert str(again) == str(truth)
-    assert (again.claims[:6], again.members, again.cells, again.experiments, again.answers, again.controls, again.rule) == (
-        truth.claims[:6], truth.members, truth.cells, truth.experiments, truth.answers, truth.controls, truth.rule,
+    assert (again.claims[:9], again.wording, again.retest.n_requests, again.cost, again.members, again.cells, again.experiments, again.answers, again.controls, again.rule) == (
+        truth.claims[:9], truth.wording, truth.retest.n_requests, truth.cost, truth.members, truth.cells, truth.experiments, truth.answers, truth.controls, truth.rule,
     )  # fmt: skip
-    for name in ("neurons", "verified", "anti_refusal", "backups"):
+    for name in ("neurons", "verified", "candidates", "anti_refusal", "backups"):
         mine, other = getattr(again, name), getattr(truth, name)
         assert (mine, mine.n_layers, mine.d_mlp, mine.provenance) == (
             other,
@@ -136,14 +191,14 @@ def changed(**fields: Any) -> Any:
     [
         (
             changed(format="neuronshield.Proof/0"),
-            "holds neuronshield.Proof/0, expected neuronshield.Proof/2; write it again",
+            "holds neuronshield.Proof/0, expected neuronshield.Proof/3; write it again",
         ),
         (changed(passed="yes"), "expected bool, got 'yes'"),
         (changed(extra=1), "'extra' is missing or unknown"),
         (changed(verified=[[0, 1]]), "not a neuron set"),
         (changed(claims=[{"name": "a"}]), "'effect' is missing"),
         (lambda d: {k: v for k, v in d.items() if k != "members"}, "'members' is missing or unknown"),
-        (lambda _: [], "not a file of neuronshield.Proof/2"),
+        (lambda _: [], "not a file of neuronshield.Proof/3"),
     ],
 )
 def test_a_file_that_is_no_proof_is_one_line(truth: ns.Proof, tmp_path: Path, spoil: Any, said: str):
@@ -159,5 +214,5 @@ def test_a_missing_or_damaged_file_is_one_line(tmp_path: Path):
     with pytest.raises(ns.InputError, match="no such file"):
         ns.Proof.load(tmp_path / "none.json")
     (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(ns.InputError, match=r"not a file of neuronshield\.Proof/2 \(Expecting"):
+    with pytest.raises(ns.InputError, match=r"not a file of neuronshield\.Proof/3 \(Expecting"):
         ns.Proof.load(tmp_path / "bad.json")

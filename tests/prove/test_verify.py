@@ -5,16 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import planted
 import pytest
 import tiny
 import torch
 from one_neuron import ASK, DECOY, LAYER, LOUD, TRUTH, WORD, claim, plant, set_of
 
 import neuronshield as ns
-from neuronshield.prove.claims import NECESSITY
+from neuronshield.prove.claims import MARGIN_CLAIMS, NECESSITY
+from neuronshield.prove.verdict import REFUSAL_CLAIMS
 
 pytest_plugins = ["one_neuron"]
 
+# how the planted neuron was selected is not known, so the controls that select do so by contribution
+DRAWN = ("random", "matched", "permuted (contribution)")
+SINGLE = ("next rank (contribution)", "general", "language")
 UNTARGETED = [{k: v for k, v in row.items() if k != "target"} for row in tiny.records()]
 
 
@@ -23,7 +28,7 @@ def test_the_planted_neuron_passes_every_claim(truth: ns.Proof):
     assert truth.passed
     assert list(truth.verified) == [TRUTH]
     assert {c.name: c.verdict for c in truth.claims} == {
-        **dict.fromkeys([*NECESSITY, "sufficiency: patch", "specificity"], "passed"),
+        **dict.fromkeys([*MARGIN_CLAIMS, *REFUSAL_CLAIMS], "passed"),
         "utility": "not tested",  # no prompt says what a right answer contains
     }
 
@@ -32,10 +37,8 @@ def test_the_planted_neuron_passes_every_claim(truth: ns.Proof):
 def test_the_planted_neuron_has_nearly_all_of_the_clean_logit_difference(truth: ns.Proof, name: str):
     found = claim(truth, name)
     assert 0.85 < found.effect.low <= found.effect.value <= found.effect.high < 1.15
-    assert found.p == pytest.approx(dict.fromkeys(["random", "matched", "permuted"], 1 / 201))
-    assert {kind: interval.low > 0 for kind, interval in found.over.items()} == dict.fromkeys(
-        ["next rank", "general", "language"], True
-    )
+    assert found.p == pytest.approx(dict.fromkeys(DRAWN, 1 / 201))
+    assert {kind: interval.low > 0 for kind, interval in found.over.items()} == dict.fromkeys(SINGLE, True)
     assert found.strongest_control[1] < 0.5  # the decoy is drawn now and then, and moves the final norm
 
 
@@ -57,10 +60,12 @@ def test_contrast_scores_both_alike_and_verify_keeps_the_cause_only(planted_mode
     best = scores.top(k=2)[ns.Cell("en", "text")]
     assert set(best) == {TRUTH, DECOY}
     free = ns.NeuronSet(best, n_layers=3, d_mlp=29)
-    proof = ns.verify(planted_model, free, rows, **ASK)
+    proof = ns.verify(planted_model, free, planted.prompts(), **ASK)  # 30 requests: 10 choose members, 20 test them
     assert proof.passed
     assert list(proof.verified) == [TRUTH]
+    assert (proof.retest.n_members, proof.retest.n_chosen_on, proof.retest.n_requests) == (1, 10, 20)
     assert {m.neuron: m.role for m in proof.members}[TRUTH] == "alone"
+    assert {m.neuron: m.sign.kind for m in proof.members}[TRUTH] == "refusal-promoting"
 
 
 def test_a_model_that_does_not_refuse_has_nothing_to_explain(confirm: ns.PromptSet):
@@ -118,14 +123,18 @@ def test_zero_ablation_equals_the_same_by_hand(planted_model: ns.Model, confirm:
 
 
 def test_graded_answers_turn_from_refusal_to_compliance(truth: ns.Proof):
-    rates = {f"{a.label}, {a.condition}": a.refused.value for a in truth.answers}
+    rates = {(a.label, a.condition): (a.refused.value, a.complied.value, a.incoherent.value) for a in truth.answers}
+    refuse, comply = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)
     assert rates == {
-        "harmful, clean": 1.0,
-        "benign, clean": 0.0,
-        "harmful, set ablated": 0.0,
-        "harmful, random set ablated": 1.0,
-        "benign, set ablated": 0.0,
+        ("harmful", "clean"): refuse,
+        ("benign", "clean"): comply,
+        ("harmful", "set ablated"): comply,
+        ("benign", "set ablated"): comply,
+        ("benign", "set inserted"): refuse,
+        **{("harmful", f"{kind} set ablated"): refuse for kind in (*DRAWN, *SINGLE)},
+        **{("benign", f"{kind} set inserted"): comply for kind in (*DRAWN, *SINGLE)},
     }
+    assert truth.cost.answers == len(rates) * 30
 
 
 @pytest.mark.slow
