@@ -277,10 +277,10 @@ def _reliability(part: CellParts) -> float:
     between = shares(*[[ids for _, _, ids in part.quarters]] * 2) if part.quarters else np.zeros((0, 0))
     pairs = [(i, j) for i, j in combinations(range(len(between)), 2) if not part.quarters[i][0] & part.quarters[j][0]]
     quarters = [float(between[i, j]) for i, j in pairs]
-    if not halves or not quarters or not len(part.whole):
+    sizes_of = [share for i, j in pairs for share in (part.quarters[i][1], part.quarters[j][1])]
+    if not halves or not pairs or not len(part.whole) or np.mean(sizes_of) > 0.4:
         return float("nan")
     edge = 0.5 / len(part.whole)
     high, low = (float(norm.ppf(np.sqrt(np.clip(np.nanmean(x), edge, 1 - edge)))) for x in (halves, quarters))
-    root = np.sqrt(np.mean([share for i, j in pairs for share in (part.quarters[i][1], part.quarters[j][1])]))
-    slope = max((high - low) / (np.sqrt(0.5) - root), 0.0)
+    slope = max((high - low) / (np.sqrt(0.5) - np.sqrt(np.mean(sizes_of))), 0.0)
     return float(norm.cdf(high + slope * (1 - np.sqrt(0.5))) ** 2)

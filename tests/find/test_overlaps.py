@@ -1,18 +1,22 @@
-"""Overlap with its benign null and split-half reliability, each recomputed from raw activations."""
+"""Overlap with its references, each recomputed from raw activations; and a known share of neurons in common, recovered."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tiny
+from planted_overlap import NEURONS, TRUE, planted, reached, unrelated
 
 import neuronshield as ns
 from neuronshield import Cell, InputError, NeuronSet
 from neuronshield.find.folds import SPLITS, folds_of
 from neuronshield.find.moments import capture
-from neuronshield.find.overlaps import jaccard, overlap, overlap_coefficient
+from neuronshield.find.overlaps import MEASURES, jaccard, overlap, overlap_coefficient
 
 K = 17
 
@@ -47,60 +51,161 @@ def share(a: set[int], b: set[int]) -> float:
     return len(a & b) / len(a | b)
 
 
+Raw = dict[tuple[str, Cell, int], np.ndarray]
+
+
 @pytest.fixture(scope="module")
-def found(llava: ns.Model) -> tuple[ns.PromptSet, dict, ns.Overlap]:
+def found(llava: ns.Model) -> tuple[ns.PromptSet, Raw, ns.Overlap]:
     prompts = tiny.prompts(pictures=True)
     acts: dict[tuple[str, Cell, int], list[np.ndarray]] = {}
     for p, fold in zip(prompts, folds_of(prompts, 0), strict=True):
         h, _, n = tiny.activations(llava, p)
-        acts.setdefault((p.label, p.cell, int(fold in SPLITS[0][1])), []).append(h[n - 1])
+        acts.setdefault((p.label, p.cell, fold), []).append(h[n - 1])
     raw = {key: np.array(h) for key, h in acts.items()}
     return prompts, raw, overlap(capture(llava, prompts, progress=False), method="contribution", k=K)
 
 
-def test_overlap_benign_null_and_split_half_are_as_recomputed_by_hand(llava: ns.Model, found: tuple):
+class Oracle:
+    """Selections from raw activations: neurons as a set of flat indices."""
+
+    def __init__(self, model: ns.Model, raw: Raw, gone: frozenset[int] = frozenset()) -> None:
+        self.norms, self.raw, self.gone = model.down_norms().numpy(), raw, gone
+
+    def rows(self, label: str, cell: Cell, folds: Iterable[int]) -> list[np.ndarray]:
+        return [self.raw[label, cell, fold] for fold in folds if (label, cell, fold) in self.raw]
+
+    def score(self, cell: Cell, straight: Iterable[int], swapped: Iterable[int] = ()) -> np.ndarray:
+        h = self.rows("harmful", cell, straight) + self.rows("benign", cell, swapped)
+        b = self.rows("benign", cell, straight) + self.rows("harmful", cell, swapped)
+        return np.abs(np.concatenate(h).mean(0) - np.concatenate(b).mean(0)) * self.norms
+
+    def set(self, *args: Any) -> set[int]:
+        return best(self.score(*args)) - self.gone
+
+    def benign(self, cell: Cell, first: Iterable[int], second: Iterable[int]) -> set[int]:
+        one, other = (np.concatenate(self.rows("benign", cell, folds)).mean(0) for folds in (first, second))
+        return best(np.abs(one - other) * self.norms) - self.gone
+
+    def even(self, cell: Cell, one: Iterable[int], other: Iterable[int]) -> bool:
+        for label in ("harmful", "benign"):
+            n, m = (sum(map(len, self.rows(label, cell, folds))) for folds in (one, other))
+            if not n + m or min(n, m) < (n + m) / 4:
+                return False
+        return True
+
+
+def common(a: set[int], b: set[int]) -> float:
+    return len(a & b) / np.sqrt(len(a) * len(b))
+
+
+def mean(values: Iterable[float]) -> float:
+    known = list(values)
+    return float(np.mean(known)) if known else float("nan")
+
+
+def expected(oracle: Oracle, a: Cell, b: Cell) -> dict[str, float]:
+    """The measures of two cells, restated pair by pair."""
+    everything = set(range(8))
+    even = [s for s in SPLITS if all(oracle.even(c, *s) for c in (a, b))]
+    swaps = [{0, *rest} for rest in combinations(range(1, 8), 3)]
+    swaps = [s for s in swaps if all(oracle.even(c, s, everything - s) for c in (a, b))]
+    return {
+        "jaccard": share(oracle.set(a, everything), oracle.set(b, everything)),
+        "coefficient": len(oracle.set(a, everything) & oracle.set(b, everything)) / K,
+        "benign_null": mean(share(oracle.benign(a, *s), oracle.benign(b, *s)) for s in even),
+        "permutation_null": mean(
+            share(oracle.set(a, everything - s, s), oracle.set(b, everything - s, s)) for s in swaps
+        ),
+    }
+
+
+def test_overlap_and_its_nulls_are_as_recomputed_by_hand(llava: ns.Model, found: tuple):
     prompts, raw, got = found
-    norms = llava.down_norms().numpy()
-    whole, halves, null = {}, {}, {}
-    for cell in prompts.cells():
-        h, b = ([raw[label, cell, half] for half in (0, 1)] for label in ("harmful", "benign"))
-        whole[cell] = best(np.abs(np.concatenate(h).mean(0) - np.concatenate(b).mean(0)) * norms)
-        halves[cell] = [best(np.abs(h[i].mean(0) - b[i].mean(0)) * norms) for i in (0, 1)]
-        null[cell] = best(np.abs(b[0].mean(0) - b[1].mean(0)) * norms)
+    oracle = Oracle(llava, raw)
     assert sorted(got.cells) == sorted(prompts.cells())
     for i, a in enumerate(got.cells):
         for j, b in enumerate(got.cells):
-            assert got.jaccard[i, j] == pytest.approx(share(whole[a], whole[b]))
-            assert got.benign_null[i, j] == pytest.approx(share(null[a], null[b]))
-            assert got.split_half[i, j] == pytest.approx(np.sqrt(share(*halves[a]) * share(*halves[b])))
-            assert got.coefficient[i, j] == pytest.approx(len(whole[a] & whole[b]) / K)
+            for name, value in expected(oracle, a, b).items():
+                assert getattr(got, name)[i, j] == pytest.approx(value), name
     # the three differ here, so none can replace another
     off = ~np.eye(4, dtype=bool)
     assert not np.allclose(got.jaccard[off], got.benign_null[off])
-    assert not np.allclose(got.jaccard[off], got.split_half[off])
+    assert not np.allclose(got.permutation_null[off], got.benign_null[off])
+
+
+def test_p_is_the_share_of_swaps_that_overlap_as_much_the_real_labels_included(found: tuple):
+    got = found[2]
+    for i, j in combinations(range(4), 2):
+        known = [x for x in got.permuted[:, i, j] if np.isfinite(x)]
+        assert len(known) > 8
+        assert got.p[i, j] == pytest.approx((1 + sum(x >= got.jaccard[i, j] for x in known)) / (1 + len(known)))
+    assert (got.p > 0).all()
+
+
+def test_shared_is_the_excess_over_noise_relative_to_the_cells_own(llava: ns.Model, found: tuple):
+    _, raw, got = found
+    oracle, n = Oracle(llava, raw), 3 * 29
+
+    def excess(a: Cell, b: Cell) -> float:
+        cross, noise = [], []
+        for i, split in enumerate(SPLITS):
+            inner = SPLITS[(i + 1) % 7][0]
+            if not all(oracle.even(c, *split) for c in (a, b)):
+                continue
+            for one, other in (split, split[::-1]):
+                cross.append(common(oracle.set(a, one), oracle.set(b, other)))
+                passing = []
+                for cell, half in ((a, one), (b, other)):
+                    if not oracle.even(cell, half & inner, half - inner):
+                        break
+                    real, swapped = oracle.score(cell, half), oracle.score(cell, half & inner, half - inner)
+                    cut = min(real.ravel()[list(best(real))])
+                    passing.append(set(np.flatnonzero(swapped >= cut).tolist()))
+                if len(passing) == 2:
+                    u, v = passing
+                    chance = (K * K - min(len(u), K) * min(len(v), K)) / n / K
+                    noise.append(len(u & v) / K + chance)
+        return mean(cross) - mean(noise)
+
+    for i, a in enumerate(got.cells):
+        for j, b in enumerate(got.cells):
+            assert got.excess[0, i, j] == pytest.approx(excess(a, b))
+            own = [max(excess(c, c), 0) for c in (a, b)]
+            assert got.attainable[0, i, j] == pytest.approx(np.sqrt(own[0] * own[1]))
 
 
 def test_matrices_are_symmetric_and_whole_on_the_diagonal(found: tuple):
     got = found[2]
-    for matrix in (got.jaccard, got.coefficient, got.benign_null, got.split_half):
+    for name in ("jaccard", "coefficient", "benign_null", "permutation_null", "reliability", "shared", "p"):
+        matrix = getattr(got, name)
         assert matrix.shape == (4, 4)
         np.testing.assert_allclose(matrix, matrix.T)
     np.testing.assert_allclose(np.diag(got.jaccard), 1)
-    assert (np.diag(got.split_half) <= 1).all()
+    assert (np.diag(got.reliability) <= 1).all()
+    own = np.diag(got.shared)
+    assert set(own[np.isfinite(own)]) <= {1.0}
 
 
 def test_the_frame_has_each_pair_of_different_cells_once(found: tuple):
     frame = found[2].to_frame()
     assert len(frame) == 6
     assert (frame.a != frame.b).all()
-    assert list(frame.columns) == ["a", "b", "jaccard", "coefficient", "benign_null", "split_half"]
+    assert list(frame.columns) == ["a", "b", *MEASURES]
     assert found[2].to_dict()["cells"] == [str(c) for c in found[2].cells]
+    assert list(found[2].to_dict()["along"]) == ["language", "modality"]
+    assert "along" not in found[2].along("language").to_dict()
 
 
-def test_a_cell_with_too_few_requests_for_halves_is_refused(llama: ns.Model):
-    stats = capture(llama, tiny.prompts(languages=["en"]).where(pair_id="0-0"), progress=False)
-    with pytest.raises(InputError, match=r"en/text has too few .* prompts for a split-half reliability"):
-        overlap(stats, k=3)
+def test_few_requests_leave_the_references_undefined_and_the_overlap_as_it_is(llama: ns.Model):
+    one = tiny.prompts().where(pair_id="0-0")
+    for prompts in (one, one + tiny.prompts().where(pair_id="1-2")):
+        stats = capture(llama, prompts, progress=False)
+        got = overlap(stats, k=3)
+        assert got.jaccard[0, 1] == jaccard(*ns.contrast(stats).top(k=3).values())
+        for name in ("shared", "shared_low", "shared_high", "reliability"):
+            assert np.isnan(getattr(got, name)).all(), name
+        assert "shared n/a" in repr(got)
+    assert np.isnan(overlap(capture(llama, one, progress=False), k=3).p).all()
 
 
 def test_along_an_axis_is_the_mean_over_cells_that_differ_in_it_only(found: tuple):
@@ -108,7 +213,7 @@ def test_along_an_axis_is_the_mean_over_cells_that_differ_in_it_only(found: tupl
     for axis, other, names in (("language", "modality", ["en", "sw"]), ("modality", "language", ["text", "image"])):
         part = got.along(axis)
         assert sorted(part.cells) == sorted(names)
-        for name in ("jaccard", "coefficient", "benign_null", "split_half"):
+        for name in ("jaccard", "coefficient", "benign_null", "reliability", "permutation_null"):
             whole, mine = getattr(got, name), getattr(part, name)
             for i, a in enumerate(part.cells):
                 for j, b in enumerate(part.cells):
@@ -118,7 +223,6 @@ def test_along_an_axis_is_the_mean_over_cells_that_differ_in_it_only(found: tupl
                     ]  # fmt: skip
                     assert len(pairs) == 2
                     assert mine[i, j] == pytest.approx(np.mean(pairs))
-        assert part.figure().data[0].x == tuple(part.cells)
     for wrong in ("label", "cells"):
         with pytest.raises(InputError, match="use 'language' or 'modality', once"):
             got.along(wrong)
@@ -126,20 +230,20 @@ def test_along_an_axis_is_the_mean_over_cells_that_differ_in_it_only(found: tupl
         got.along("language").along("language")
 
 
-def test_neurons_taken_out_are_out_of_sets_and_both_references(llava: ns.Model, found: tuple):
+def test_neurons_taken_out_are_out_of_sets_and_all_references(llava: ns.Model, found: tuple):
     prompts, raw, whole = found
     cells = whole.cells
     out = whole.sets[cells[0]]
     got = overlap(capture(llava, prompts, progress=False), method="contribution", k=K, without=out)
     assert len(got.sets[cells[0]]) == 0
+    oracle = Oracle(llava, raw, frozenset(layer * 29 + i for layer, i in out))
     for cell in cells:
         assert set(got.sets[cell]) == set(whole.sets[cell]) - set(out)
-    norms = llava.down_norms().numpy()
-    gone = {layer * 29 + i for layer, i in out}
-    null = {c: best(np.abs(raw["benign", c, 0].mean(0) - raw["benign", c, 1].mean(0)) * norms) - gone for c in cells}
-    for i, a in enumerate(cells):
-        for j, b in enumerate(cells):
-            assert got.benign_null[i, j] == pytest.approx(share(null[a], null[b]))
+    for i, a in enumerate(cells[1:], 1):
+        for j, b in enumerate(cells[1:], 1):
+            for name in ("jaccard", "benign_null", "permutation_null"):
+                assert getattr(got, name)[i, j] == pytest.approx(expected(oracle, a, b)[name]), name
+    assert np.isnan(got.shared[0]).all()  # nothing is left of the first cell
 
 
 def test_what_is_shared_with_an_anchor(found: tuple):
@@ -154,19 +258,85 @@ def test_what_is_shared_with_an_anchor(found: tuple):
 def test_an_overlap_comes_back_from_its_file(found: tuple, tmp_path: Path):
     for i, got in enumerate((found[2], found[2].along("language"))):
         back = ns.Overlap.load(got.save(tmp_path / str(i)))
-        for name in ("jaccard", "coefficient", "benign_null", "split_half"):
+        for name in (*MEASURES, "permuted", "excess", "attainable"):
             np.testing.assert_array_equal(getattr(back, name), getattr(got, name))
+        assert back == got
         assert (back.cells, back.method, back.provenance) == (got.cells, got.method, got.provenance)
         assert dict(back.sets) == dict(got.sets)
         assert repr(back) == repr(got)
+        assert back.to_dict() == got.to_dict()
     assert back.cells == ["en", "sw"]
     with pytest.raises(InputError, match="use 'language' or 'modality', once"):
         back.along("language")
 
 
-def test_all_methods_with_one_size_give_an_overlap(llama: ns.Model):
+SLOW = [pytest.param(method, marks=pytest.mark.slow) for method in ns.scores.METHODS if method != "precise_shield"]
+
+
+@pytest.mark.parametrize("method", ["precise_shield", *SLOW])
+def test_all_methods_with_one_size_give_an_overlap(llama: ns.Model, method: str):
     stats = capture(llama, tiny.prompts(), progress=False)
-    for method in ns.scores.METHODS:
-        got = overlap(stats, method=method, per_layer=5)
-        assert (got.method, got.jaccard.shape) == (method, (2, 2))
-        assert dict(got.sets) == dict(ns.contrast(stats, method).top(per_layer=5))
+    got = overlap(stats, method=method, per_layer=5)
+    assert (got.method, got.jaccard.shape) == (method, (2, 2))
+    assert dict(got.sets) == dict(ns.contrast(stats, method).top(per_layer=5))
+
+
+def test_language_neurons_have_no_overlap_of_labels(llama: ns.Model):
+    stats = capture(llama, tiny.prompts(), progress=False)
+    with pytest.raises(InputError, match="LAPE compares languages, not labels"):
+        overlap(stats, method="lape", k=5)
+
+
+# -- a known share of neurons in common -------------------------------------------------------------------
+def pair_of(got: ns.Overlap) -> tuple[float, float, float]:
+    return tuple(float(getattr(got, name)[0, 1]) for name in ("shared", "shared_low", "shared_high"))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.5, pytest.param(1.0, marks=pytest.mark.slow)])
+def test_a_planted_share_is_recovered_and_inside_its_interval(shared: float):
+    got = overlap(planted(1, shared=shared, d=1.0, n=64), method="effect_size", k=TRUE)
+    value, low, high = pair_of(got)
+    assert value == pytest.approx(shared, abs=0.12)
+    assert low < unrelated(shared) < high
+    assert high - low > 0.02
+
+
+@pytest.mark.parametrize("method", ["effect_size", pytest.param("contribution", marks=pytest.mark.slow)])
+def test_without_any_harm_there_is_nothing_to_tell_and_the_null_keeps_what_requests_make_cells_share(method: str):
+    # both cells are asked the same requests: an overlap far above chance, and the permutation null says so
+    got = overlap(planted(0, shared=1.0, d=0.0, n=64), method=method, k=TRUE)
+    chance = TRUE / NEURONS / (2 - TRUE / NEURONS)
+    assert np.isnan(pair_of(got)).all()
+    assert got.p[0, 1] > 0.1
+    assert got.permutation_null[0, 1] > 1.5 * chance
+    assert got.permutation_null[0, 1] == pytest.approx(got.jaccard[0, 1], abs=0.03)
+
+
+def test_no_interval_has_zero_width():
+    # a signal so strong that every selection is the same: all replicates agree
+    got = overlap(planted(2, shared=1.0, d=4.0, n=64), method="effect_size", k=TRUE)
+    value, low, high = pair_of(got)
+    assert value == pytest.approx(1, abs=0.02)
+    assert high - low > 1 / TRUE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["effect_size", "contribution"])
+@pytest.mark.parametrize(("d", "n"), [(0.5, 128), (1.0, 32), (1.0, 128)])
+def test_planted_shares_and_reliabilities_over_many_data_sets(method: str, d: float, n: int):
+    errors, inside, reliability = [], [], []
+    for seed in range(6):
+        for shared in (0.0, 0.5, 1.0):
+            stats = planted(seed, shared=shared, d=d, n=n)
+            got = overlap(stats, method=method, k=TRUE)
+            both = reached(stats, planted(seed, shared=shared, d=d, n=n, fresh=1), method)
+            reliability.append(got.reliability[0, 0] - both / (2 - both))
+            value, low, high = pair_of(got)
+            if np.isfinite(value):
+                errors.append(value - unrelated(shared))
+                inside.append(low <= unrelated(shared) <= high)
+    assert abs(np.mean(reliability)) < 0.08
+    if len(errors) > 9:
+        assert abs(np.mean(errors)) < 0.12
+        assert np.mean(inside) > 0.85
+    assert n == 32 or d == 0.5 or len(errors) == 18
