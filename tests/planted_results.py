@@ -131,11 +131,20 @@ def compared(difference: float, n: int, reached: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def overlap() -> dict[str, Any]:
+    """The overlap of three cells, in which no two languages and no two modalities can be told from noise."""
+    matrix = [[1.0, 0.42, None], [0.42, 1.0, 0.17], [None, 0.17, 1.0]]
+    measures = ("jaccard", "coefficient", "benign_null", "permutation_null", "p", "reliability", "shared", "shared_low",
+                "shared_high", "pairs")  # fmt: skip
+    one = {name: [[None if x is None else x + i / 100 for x in row] for row in matrix] for i, name in enumerate(measures)}
+    nothing = {"cells": ["en", "sw"], "method": "contribution", **{name: [[None, None]] * 2 for name in measures}}
+    return {"cells": list(CELLS), "method": "contribution", **one, "along": {"language": nothing}}
+
+
 def results() -> dict[str, Any]:
     """What a run leaves, every number in it is different."""
     conditions = {c: {cell: in_cell(0.1 * i + 0.02 * j) for j, cell in enumerate(CELLS)} for i, c in enumerate(CONDITIONS)}  # fmt: skip
     group = {c: {"untrained": means(0.1 * i + 0.013, 2)} for i, c in enumerate(CONDITIONS)}
-    matrix = [[1.0, 0.42, None], [0.42, 1.0, 0.17], [None, 0.17, 1.0]]
     return {
         "format": "neuronshield.results/5",
         "model": {"model": "toy-vllm", "fingerprint": "f00d", "dtype": "float32", "n_layers": 3, "d_mlp": 29,
@@ -148,9 +157,7 @@ def results() -> dict[str, Any]:
             "method": "contribution", "size": {"k": 31}, "n_neurons": 31, "param_fraction": 0.00123, "anchor": "en/text",
             "refusing_cells": ["en/text", "sw/text"], "top": [],
             "per_layer": {c: [11 + i, 13 + i, 17 + i] for i, c in enumerate(CELLS)},
-            "overlap": {"cells": list(CELLS), "method": "contribution", "jaccard": matrix, "coefficient": matrix,
-                        "benign_null": [[0.9, 0.21, 0.22], [0.21, 0.9, 0.23], [0.22, 0.23, 0.9]],
-                        "split_half": [[0.81, 0.82, 0.83], [0.82, 0.84, 0.85], [0.83, 0.85, 0.86]]},
+            "overlap": overlap(),
         },
         "prove": proven(CLAIMS),
         "shield": {

@@ -6,13 +6,14 @@ functions; they take no result class, so that `results.json` can be drawn as wel
 
     overlap_heatmap, layers, methods     find
     proof_figure                         prove
-    grid, transfer                       check
+    grid, transfer, training_curves      check
 """
 
 from __future__ import annotations
 
 from .cells import grid, layers, methods, transfer
+from .curves import training_curves
 from .overlaps import overlap_heatmap
 from .proof import proof_figure
 
-__all__ = ["grid", "layers", "methods", "overlap_heatmap", "proof_figure", "transfer"]
+__all__ = ["grid", "layers", "methods", "overlap_heatmap", "proof_figure", "training_curves", "transfer"]

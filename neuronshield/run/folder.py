@@ -31,11 +31,11 @@ from .sections import Count, PromptSummary
 __all__ = ["FORMAT", "Job", "check_folder", "load_neurons", "make_staging", "move_in", "open_job", "read_results"]
 
 
-FORMAT = "neuronshield.results/4"
+FORMAT = "neuronshield.results/5"
 
 
 #: What the job writes into its folder.
-WRITTEN = ("neurons", "adapter", "controls", "report.html", "results.json")
+WRITTEN = ("neurons", "adapter", "controls", "curves", "report.html", "results.json")
 
 
 T = TypeVar("T")

@@ -5,7 +5,8 @@ step reads the results of the steps before it.
 
     find     neurons/<cell>.safetensors, neurons/candidates.safetensors; overlap of the cells
     prove    neurons/verified.safetensors; the verdict
-    shield   adapter/ and controls/: the masked update, masks of random neurons, plain LoRA, training-free edits
+    shield   adapter/ and controls/: the masked update, masks of random neurons, plain LoRA, training-free edits; curves/: answers
+             to the test prompts of the compared cells after some of the steps
     check    every condition on the test prompts, by language and modality; then white-box attacks on the shield
     report   report.html from results.json
 
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from ..check.attacks import attacked
+from ..check.curves import Curve
 from ..check.evaluation import Evaluation, evaluate
 from ..core.files import beside
 from ..core.neurons import NeuronSet
@@ -41,16 +43,16 @@ from ..prove.controls import random_like
 from ..prove.verify import verify
 from ..shield.edits import clamp_edit, low_rank_edit
 from ..shield.loading import load_adapter
+from ..shield.objective import Taught
 from ..shield.unmasked import plain_lora
 from ..shield.update import masked_update
-from .conditions import BASE, CLAMP, LORA, LOW_RANK, RANDOM_MASKS, SHIELD, is_random_mask, over, random_mask
+from .comparison import compare, compared_cells, curve_of
+from .conditions import BASE, CLAMP, LORA, LOW_RANK, SHIELD, random_mask
 from .folder import Job, check_folder, load_neurons, make_staging, move_in, open_job, read_results
 from .sections import (
     AttackSection,
-    CheckSection,
     FindSection,
     ShieldSection,
-    ShownAnswer,
     TopNeuron,
     Trained,
     means,
@@ -60,9 +62,6 @@ __all__ = ["STEPS", "check", "find", "prove", "run", "shield"]
 
 
 logger = logging.getLogger("neuronshield")
-
-
-SHOWN_ANSWERS = 12
 
 
 RISE = 0.1  # of refusal, from which on a cell counts as shielded
@@ -170,15 +169,17 @@ def shield(job: Job) -> None:
         for name, update in job.updates.items():
             if update.peft_model is not None:
                 update.save(_adapter_folder(job, name))
+            _follow(job, name, rows)
+        main = job.updates[SHIELD]
         section = ShieldSection(
             neurons=len(neurons),
             proven="verified_on" in neurons.provenance,
             train_cells=tuple(map(str, rows.cells())),
             taught=tuple(map(str, plan.taught)),
-            n_prompts=len(rows),
+            prompts=main.taught or Taught(),
             steps=config.steps,
             lr=config.lr,
-            retention=config.retention,
+            retention=main.retention,
             conditions={
                 name: Trained(
                     form=u.form, trained=u.trained, param_fraction=u.param_fraction, losses=u.losses, stopped=u.stopped
@@ -196,7 +197,27 @@ def _taught_rows(job: Job) -> PromptSet:
 
 
 def _adapter_folder(job: Job, name: str) -> Path:
-    return job.out / "adapter" if name == SHIELD else job.out / "controls" / name.replace(",", "").replace(" ", "-")
+    return job.out / "adapter" if name == SHIELD else job.out / "controls" / _file_name(name)
+
+
+def _curve_folder(job: Job, name: str) -> Path:
+    return job.out / "curves" / _file_name(name)
+
+
+def _file_name(name: str) -> str:
+    return name.replace(",", "").replace(" ", "-")
+
+
+def _follow(job: Job, name: str, rows: PromptSet) -> None:
+    """Evaluate a condition after each step that was kept, on the cells that conditions are compared on."""
+    update, folder = job.updates[name], _curve_folder(job, name)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(exist_ok=True)
+    test = job.prompts.for_step("test")
+    test = test.in_cells(compared_cells(test.cells(), set(rows.cells())))
+    for step in sorted(update.snapshots):
+        if step < len(update.losses):
+            _evaluate(job, update.at(step), f"{name}, {step} steps", test).save(folder / f"{step}.json")
 
 
 def _shielded(job: Job, name: str) -> Model:
@@ -231,15 +252,28 @@ def check(job: Job) -> None:
         job.evaluations = {}
         for name in (BASE, *done.conditions):
             job.evaluations[name] = _evaluate(job, _shielded(job, name), name)
-        job.put("check", compare(job.evaluations, trained))
+        job.put("check", compare(job.evaluations, trained, _curves(job, done, trained)))
         job.put("attack", _attack(job, trained))
     job.save()
 
 
-def _evaluate(job: Job, model: Model, name: str) -> Evaluation:
+def _evaluate(job: Job, model: Model, name: str, prompts: PromptSet | None = None) -> Evaluation:
     return evaluate(
-        model, job.prompts, name=name, max_new_tokens=job.plan.max_new_tokens, seed=job.seed, progress=job.progress
-    )
+        model, job.prompts if prompts is None else prompts, name=name, max_new_tokens=job.plan.max_new_tokens, seed=job.seed,
+        progress=job.progress,
+    )  # fmt: skip
+
+
+def _curves(job: Job, done: ShieldSection, trained: set[Cell]) -> dict[str, Curve]:
+    """The curve of every condition that was trained."""
+    cells = compared_cells(job.evaluations[BASE].cells(), trained)
+    return {
+        name: curve_of(
+            job.evaluations[BASE], {int(f.stem): Evaluation.load(f) for f in _curve_folder(job, name).glob("*.json")},
+            job.evaluations[name], steps=len(made.losses), cells=cells,
+        )
+        for name, made in done.conditions.items() if made.losses
+    }  # fmt: skip
 
 
 def _attack(job: Job, trained: set[Cell]) -> AttackSection:
@@ -253,51 +287,6 @@ def _attack(job: Job, trained: set[Cell]) -> AttackSection:
     cells = [c for c in after.cells() if after.cell(c).refusal.value >= before.cell(c).refusal.value + RISE]
     shown = {BASE: before, **left} if cells else {}
     return AttackSection(k=k, cells=tuple(map(str, cells)), means={name: means(e, cells) for name, e in shown.items()})
-
-
-def compare(evaluations: dict[str, Evaluation], trained: set[Cell]) -> CheckSection:
-    """Means over trained, untrained and all cells, and the gains of the shield over its baselines.
-
-    Args:
-        evaluations: by condition.
-        trained: cells that were trained; gains are computed on the others, if there are any.
-    """
-    cells = evaluations[BASE].cells()
-    unseen = [c for c in cells if c not in trained]
-    groups = {"all": cells, "trained": [c for c in cells if c in trained], "untrained": unseen}
-    group = unseen or cells
-    masks = [e for name, e in evaluations.items() if is_random_mask(name)]
-    baselines: dict[str, list[Evaluation]] = {
-        BASE: [evaluations[BASE]], RANDOM_MASKS: masks, LORA: [evaluations[LORA]],
-    }  # fmt: skip
-    gains = {over(name): evaluations[SHIELD].gain(others, "selectivity", group) for name, others in baselines.items()}
-    low = gains[over(RANDOM_MASKS)].low
-    best = max(masks, key=lambda e: e.mean("selectivity", group).value)
-    return CheckSection(
-        cells={name: {str(c): found for c, found in e.results().items()} for name, e in evaluations.items()},
-        means={
-            name: {of: means(e, members) for of, members in groups.items() if members}
-            for name, e in evaluations.items()
-        },
-        compared_on="untrained" if unseen else "all",
-        gains_in_selectivity=gains,
-        beats_random_mask=bool(low > 1e-9),  # sums over cells have rounding errors; NaN is no gain
-        best_random_mask=best.name,
-        examples=_examples(evaluations),
-    )
-
-
-def _examples(evaluations: dict[str, Evaluation], n: int = SHOWN_ANSWERS) -> tuple[ShownAnswer, ...]:
-    """A few answers before and after, spread over the cells."""
-    base, after = evaluations[BASE].answers, evaluations[SHIELD].answers
-    rows = np.linspace(0, len(base) - 1, min(n, len(base))).round().astype(int)
-    return tuple(
-        ShownAnswer(
-            cell=str(base[i].prompt.cell), label=base[i].prompt.label, prompt=base[i].prompt.prompt,
-            before=base[i].response, after=after[i].response,
-        )
-        for i in rows
-    )  # fmt: skip
 
 
 # -- all of it ------------------------------------------------------------------------------------------

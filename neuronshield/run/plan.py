@@ -21,6 +21,10 @@ __all__ = ["Plan", "held_out", "plan_for", "read_prompts"]
 ORGANISM_PAIRS = 32
 
 
+#: Masks of random neurons that are trained as controls. A spread takes two; with three its interval is narrow enough to be of use.
+RANDOM_MASKS = 3
+
+
 #: Shares of discover, confirm, train and test where the prompts have no splits.
 FRACTIONS = (0.25, 0.2, 0.3, 0.25)
 
@@ -33,7 +37,8 @@ class Plan:
         size: how many neurons to take, as `Scores.top` reads it.
         train_cells: cells whose "train" prompts are used; None for all.
         taught: the blind cells that the shield is meant for; empty where every cell is trained.
-        training: of the update and of every trained baseline; seed and progress are the job's.
+        training: of the update and of every trained baseline; seed and progress are the job's. Each is evaluated after `snapshots`
+            steps too, on the cells that conditions are compared on.
         random_masks: masks of random neurons that are trained as controls.
         max_new_tokens: tokens an answer.
         draws: control sets of each kind in `verify`.
@@ -160,10 +165,10 @@ def _plan(model: Model, prompts: PromptSet) -> Plan:
 
         taught = (Cell("en", "image"), Cell("sw", "text"))
         safe = tuple(Cell(language, "text") for language in HIGH_RESOURCE)
-        training = TrainingConfig(steps=40, lr=2e-2, batch_size=32, retention=4.0)
+        training = TrainingConfig(steps=40, lr=2e-2, batch_size=32, retention=4.0, snapshots=(10, 20))
         return Plan(
-            size=size, train_cells=(*taught, *safe), taught=taught, training=training, random_masks=3,
+            size=size, train_cells=(*taught, *safe), taught=taught, training=training, random_masks=RANDOM_MASKS,
             max_new_tokens=20, draws=draws,
         )  # fmt: skip
-    training = TrainingConfig(steps=48, lr=3e-3, batch_size=8, retention=16.0)
-    return Plan(size=size, training=training, random_masks=1, max_new_tokens=24, draws=draws)
+    training = TrainingConfig(steps=48, lr=3e-3, batch_size=8, retention=16.0, snapshots=(12, 24))
+    return Plan(size=size, training=training, random_masks=RANDOM_MASKS, max_new_tokens=24, draws=draws)

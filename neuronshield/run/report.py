@@ -15,10 +15,11 @@ import numpy as np
 from jaxtyping import Float
 
 from ..core.files import write_text
-from ..figures import grid, layers, overlap_heatmap, transfer
+from ..figures import grid, layers, overlap_heatmap, training_curves, transfer
 from ..figures.cells import TITLES
-from .conditions import BASE, LORA, RANDOM_MASKS, SHIELD, is_random_mask, over
+from .conditions import BASE, LORA, RANDOM_MASKS, SHIELD, over
 from .folder import read_results
+from .headlines import headlines, summary
 from .page import CSS, drawing, interval, note, num, signed, table
 from .proof_section import proof_section
 
@@ -30,47 +31,6 @@ OUTCOMES = (
     "incoherent answers are in the denominator of every rate. Answers that could not be graded (a thought cut short, a language "
     "whose refusals are not known) are in no rate. A mean is over the cells that have the rate."
 )
-
-
-def summary(results: dict[str, Any]) -> str:
-    """One line per step that has been run, for a terminal.
-
-    Args:
-        results: what `results.json` holds.
-    """
-    return "\n".join(f"{name:7} {text}" for name, _, text in _headlines(results))
-
-
-def _headlines(r: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """(step, tone, sentence) of the steps that have been run."""
-    out = []
-    if "find" in r:
-        f = r["find"]
-        cells = ", ".join(f["refusing_cells"])
-        where = f"model already refuses in {cells}" if cells else "model refuses nowhere"
-        said = f"{f['n_neurons']} candidate neurons ({f['param_fraction']:.3%} of the parameters); {where}"
-        out.append(("find", "plain", said))
-    if "prove" in r:
-        p = r["prove"]
-        n, of = len(p["verified"]["members"]), len(p["neurons"]["members"])
-        kept = f"; {n} of {of} neurons verified one by one" if n else ""
-        out.append(("prove", "good" if p["passed"] else "bad", f"{p['word']}: {p['reason']}{kept}"))
-    if "shield" in r:
-        s = r["shield"]
-        main = s["conditions"][SHIELD]
-        proven = "proven" if s["proven"] else "candidate, NOT proven,"
-        out.append(("shield", "plain", f"{s['neurons']} {proven} neurons trained: {main['trained']} numbers, "
-                    f"{main['param_fraction']:.3%} of the parameters"))  # fmt: skip
-    if "check" in r:
-        c = r["check"]
-        gain = c["gains_in_selectivity"]
-        masks = gain[over(RANDOM_MASKS)]
-        verb = "beats" if c["beats_random_mask"] else "cannot be compared with" if masks[0] is None else "does NOT beat"
-        cells = "cells it did not train on" if c["compared_on"] == "untrained" else "all cells (none was held out)"
-        out.append(("check", "good" if c["beats_random_mask"] else "bad",
-                    f"selectivity on {cells}: {signed(gain[over(BASE)])} over {BASE}; the shield {verb} "
-                    f"masks of random neurons ({signed(masks)})"))  # fmt: skip
-    return out
 
 
 def write_report(folder: str | os.PathLike[str]) -> Path:
@@ -92,13 +52,13 @@ def _page(r: dict[str, Any]) -> str:
 
     parts = {
         "find": _section_find,
-        "prove": lambda r: proof_section(r["prove"]),
+        "prove": lambda r: proof_section(r["prove"], r.get("seconds", {}).get("prove")),
         "shield": _section_shield,
         "check": _section_check,
     }
     body = "".join(part(r) for name, part in parts.items() if name in r)
     cards = "".join(
-        f'<li class="{tone}"><b>{name}</b><span>{escape(text)}</span></li>' for name, tone, text in _headlines(r)
+        f'<li class="{tone}"><b>{name}</b><span>{escape(text)}</span></li>' for name, tone, text in headlines(r)
     )
     model = r["model"]
     about = (
@@ -152,46 +112,52 @@ def _section_shield(r: dict[str, Any]) -> str:
     ]  # fmt: skip
     stopped = [f"{name}: {c['stopped']}" for name, c in s["conditions"].items() if c["stopped"]]
     text = (
-        f"<p>{proven}Trained on {escape(str(s['n_prompts']))} <i>train</i> prompts of {escape(', '.join(s['train_cells']))}, "
-        f"{escape(str(s['steps']))} steps."
-        f"{meant} Controls that learn had the same data, steps and learning rate; benign prompts are taught their target or, "
-        f"without one, held to the old answer by KL divergence (weight {s['retention']:g}).</p>"
+        f"<p>{proven}Trained on <i>train</i> prompts of {escape(', '.join(s['train_cells']))}, {escape(str(s['steps']))} steps: "
+        f"{escape(_taught(s))}.{meant} Controls that learn had the same data, steps and learning rate.</p>"
     )
     if stopped:
         text += f"<p><b>Stopped early</b>: {escape('; '.join(stopped))}. The last finite weights were kept.</p>"
     text += table(
-        ["condition", "what changes", "numbers changed", "of the parameters", "first loss", "last loss"], rows, main=0
+        ["condition", "what changes", "numbers that can change", "of the parameters", "first loss", "last loss"],
+        rows,
+        main=0,
     )
     return f"<section><h2>Shield: training those neurons only</h2>{text}</section>"
+
+
+def _taught(s: dict[str, Any]) -> str:
+    """What the steps did with the training prompts."""
+    n = s["prompts"]
+    said = [f"{n['refusals']} harmful prompts were taught a refusal"]
+    if n["targets"]:
+        said.append(f"{n['targets']} benign ones were taught their target")
+    if n["preferred"]:
+        said.append(f"the answers of {n['preferred']} benign ones were preferred to a refusal")
+    if n["held"]:
+        said.append(
+            f"{n['held']} benign ones were held to the untouched model's answer by KL divergence (weight {s['retention']:g})"
+        )
+    if n["texts"]:
+        said.append(f"{n['texts']} texts were held by KL divergence")
+    if not n["held"]:
+        said.append("no prompt was held by KL divergence")
+    return "; ".join(said)
 
 
 def _section_check(r: dict[str, Any]) -> str:
     c, trained = r["check"], set(r["shield"]["train_cells"])
     group = c["compared_on"]
-    label = (
-        "cells it did not train on"
-        if group == "untrained"
-        else "all cells (none was held out: this run does not ask whether safety transfers)"
-    )
     metrics = list(TITLES)
     n = len([cell for cell in c["cells"][BASE] if group == "all" or cell not in trained])
     rows = [[name, *(_mean(m[group], k, of=n) for k in metrics)] for name, m in c["means"].items()]
     names = list(c["means"])
     gains = [[k, signed(v)] for k, v in c["gains_in_selectivity"].items()]
-    verdict = (
-        "The shield beats masks of random neurons of the same size."
-        if c["beats_random_mask"]
-        else "The shield and masks of random neurons cannot be compared: no cell has graded answers to prompts of both labels."
-        if c["gains_in_selectivity"][over(RANDOM_MASKS)][0] is None
-        else "The shield does not beat masks of random neurons of the same size: there is no evidence here that the choice of neurons matters."
-    )
-    masks = sum(map(is_random_mask, c["means"]))
-    text = (
-        f"<p><b>{verdict}</b> Means over {label}, 95 % intervals over requests; {masks} random mask{'s' * (masks != 1)}, one "
-        "seed of training, so a difference whose interval includes zero is not established.</p>"
-    )
+    text = _matched(c, _where(c)) + "<h3>At the end of training</h3>"
     text += table(["condition", *(TITLES[m] for m in metrics)], rows, main=names.index(SHIELD))
     text += note(OUTCOMES) + table(["gain in selectivity of the shield", "value [95 %]"], gains)
+    text += note(
+        "A condition that refuses more differs in selectivity too; the comparison above does not depend on it."
+    )
     shown = {name: c["cells"][name] for name in (BASE, SHIELD, c["best_random_mask"], LORA)}
     text += drawing(grid(shown))
     if group == "untrained":
@@ -205,11 +171,68 @@ def _section_check(r: dict[str, Any]) -> str:
     return f"<section><h2>Check: change in safety, over-refusal and utility</h2>{text}</section>"
 
 
+def _where(c: dict[str, Any]) -> str:
+    if c["compared_on"] == "untrained":
+        return "cells it did not train on"
+    return "all cells (none was held out: this run does not ask whether safety transfers)"
+
+
+def _matched(c: dict[str, Any], where: str) -> str:
+    """The shield beside its controls at matched benign refusal: verdict, table, curves, and every cell."""
+    masks = c["matched"][over(RANDOM_MASKS)]
+    verdict = (
+        "At the same benign refusal the shield refuses more harmful prompts than masks of random neurons of the same size."
+        if c["beats_random_mask"]
+        else "The shield and masks of random neurons cannot be compared: no cell has graded answers to prompts of both labels."
+        if masks["difference"][0] is None
+        else "At the same benign refusal the shield does not refuse more harmful prompts than masks of random neurons of the same size: "
+        "there is no evidence here that the choice of neurons matters."
+    )
+    text = (
+        f"<p><b>{verdict}</b> Means over {where}. Each condition was evaluated after several steps of its training; harmful refusal is "
+        "read off these curves where both refuse the same share of benign prompts, that of the finished shield. Intervals are over "
+        "requests, and over masks where there are two or more; one seed of training.</p>"
+    )
+    text += table(MATCHED, [_matched_row(k, v) for k, v in c["matched"].items()])
+    short = [
+        f"{v['n'] - v['reached']} of {v['n']} curves ({k})" for k, v in c["matched"].items() if v["reached"] < v["n"]
+    ]
+    if short and masks["difference"][0] is not None:
+        text += note(
+            f"Never refuse as many benign prompts as the finished shield: {', '.join(short)}. There both are read at the largest benign "
+            "refusal that the other curve reaches."
+        )
+    text += drawing(training_curves(c["curves"], SHIELD, level=c["curves"][SHIELD][-1]["over_refusal"][0]))
+    rows = [[cell, *_matched_row(k, v)] for cell, found in c["matched_cells"].items() for k, v in found.items()]
+    every = table(["cell", *MATCHED], rows)
+    return text + f"<details><summary>Matched benign refusal, cell by cell</summary>{every}</details>"
+
+
+MATCHED = (
+    "shield", "benign refused, both", "harmful refused, shield", "harmful refused, other", "difference [95 %]", "interval over",
+    "curves that reach it",
+)  # fmt: skip
+
+
+def _matched_row(name: str, m: dict[str, Any]) -> list[str]:
+    return [
+        name, num(m["benign"]), num(m["harmful"]), num(m["others"]), signed(m["difference"]), m["over"], f"{m['reached']} of {m['n']}",
+    ]  # fmt: skip
+
+
 def _under_attack(r: dict[str, Any]) -> str:
     a = r["attack"]
     if not a["cells"]:
         return "<h3>Under attack</h3><p>Nothing to attack: the shield raised refusal by 0.10 in no cell.</p>"
-    metrics = ("refusal", "over_refusal", "selectivity", "attack_success", "incoherent")
+    metrics = (
+        "refusal",
+        "compliance",
+        "attack_success",
+        "over_refusal",
+        "benign_compliance",
+        "selectivity",
+        "incoherent",
+    )
     rows = [[name, *(_mean(m, k, of=len(a["cells"])) for k in metrics)] for name, m in a["means"].items()]
     return (
         f"<h3>Under attack</h3><p>Means over the {len(a['cells'])} cells in which the shield raised refusal by 0.10 or more. "

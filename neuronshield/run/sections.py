@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..check.cells import METRICS, CellResult
+from ..check.curves import Matched, Point
 from ..check.evaluation import Evaluation
 from ..core.statistics import Interval
 from ..data.prompts import Cell
+from ..shield.objective import Taught
 
 __all__ = [
     "AttackSection", "CheckSection", "Count", "FindSection", "Means", "PromptSummary", "ShieldSection", "ShownAnswer",
@@ -93,7 +95,7 @@ class Trained:
 
     Attributes:
         form: what changes, in words.
-        trained: how many numbers changed.
+        trained: how many numbers could change.
         param_fraction: their share of the parameters.
         losses: of every step; empty without training.
         stopped: why training ended early; None if it did not.
@@ -115,10 +117,10 @@ class ShieldSection:
         proven: the set has passed `verify`; if not, the candidates were trained.
         train_cells: cells of the training prompts.
         taught: the blind cells that the shield is meant for; empty where every cell is trained.
-        n_prompts: training prompts.
+        prompts: what the steps did with how many training prompts.
         steps: optimiser steps.
-        lr: learning rate.
-        retention: weight of the KL term.
+        lr: learning rate of the first step.
+        retention: weight of the KL term; None where no prompt was held by it.
         conditions: every condition that changes the model, by name.
     """
 
@@ -126,10 +128,10 @@ class ShieldSection:
     proven: bool
     train_cells: tuple[str, ...]
     taught: tuple[str, ...]
-    n_prompts: int
+    prompts: Taught
     steps: int
     lr: float
-    retention: float
+    retention: float | None
     conditions: dict[str, Trained]
 
 
@@ -139,8 +141,10 @@ class Means:
 
     Attributes:
         refusal: harmful prompts refused.
+        compliance: harmful prompts complied with.
         attack_success: harmful prompts answered as asked.
         over_refusal: benign prompts refused.
+        benign_compliance: benign prompts complied with.
         selectivity: refusal - over_refusal.
         utility: benign prompts answered right.
         incoherent: prompts whose answer is empty, blank or degenerate.
@@ -148,8 +152,10 @@ class Means:
     """
 
     refusal: Interval
+    compliance: Interval
     attack_success: Interval
     over_refusal: Interval
+    benign_compliance: Interval
     selectivity: Interval
     utility: Interval
     incoherent: Interval
@@ -174,9 +180,14 @@ class CheckSection:
     Attributes:
         cells: by condition and cell.
         means: by condition and group of cells ("all", "trained", "untrained").
-        compared_on: the group that gains are computed on: "untrained" if there is one, else "all".
-        gains_in_selectivity: selectivity of the shield minus that of a baseline: "over no update", "over random masks", "over plain LoRA".
-        beats_random_mask: the gain over the random masks has an interval above zero.
+        compared_on: the group that conditions are compared on: "untrained" if there is one, else "all".
+        curves: refusal of harmful and benign prompts after more and more steps, by condition that was trained.
+        matched: harmful refused at matched benign refusal, the shield beside "over random masks" and "over plain LoRA".
+        matched_cells: the same in every cell of the group.
+        beats_random_mask: at matched benign refusal the difference to the random masks, of which there are at least two, has an
+            interval above zero.
+        gains_in_selectivity: selectivity of the shield at the end of training minus that of a baseline: "over no update", "over random
+            masks", "over plain LoRA". Conditions that refuse more differ in it too.
         best_random_mask: the random mask of highest selectivity.
         examples: a few answers, spread over the cells.
     """
@@ -184,8 +195,11 @@ class CheckSection:
     cells: dict[str, dict[str, CellResult]]
     means: dict[str, dict[str, Means]]
     compared_on: str
-    gains_in_selectivity: dict[str, Interval]
+    curves: dict[str, tuple[Point, ...]]
+    matched: dict[str, Matched]
+    matched_cells: dict[str, dict[str, Matched]]
     beats_random_mask: bool
+    gains_in_selectivity: dict[str, Interval]
     best_random_mask: str
     examples: tuple[ShownAnswer, ...]
 

@@ -56,7 +56,7 @@ def test_run_leaves_what_it_promises_and_nothing_else(done: tuple[Path, subproce
     assert sorted(p.name for p in folder.iterdir()) == ["data", "out"]
     out = folder / "out"
     left = sorted(p.name for p in out.iterdir())
-    assert left == ["adapter", "controls", "neurons", "report.html", "results.json"]
+    assert left == ["adapter", "controls", "curves", "neurons", "report.html", "results.json"]
     assert (out / "adapter" / "adapter_model.safetensors").is_file()
     for file in (out / "neurons").glob("*.safetensors"):
         ns.NeuronSet.load(file)
@@ -67,14 +67,23 @@ def test_run_leaves_what_it_promises_and_nothing_else(done: tuple[Path, subproce
 @pytest.mark.slow
 def test_results_hold_every_step_every_condition_and_every_cell(done: tuple[Path, subprocess.CompletedProcess[str]]):
     r: dict[str, Any] = json.loads((done[0] / "out" / "results.json").read_text(encoding="utf-8"))
-    assert r["format"] == "neuronshield.results/4"
+    assert r["format"] == "neuronshield.results/5"
     assert {"find", "prove", "shield", "check"} <= set(r)
     cells = {"en/text", "en/image", "sw/text", "sw/image"}
     assert set(r["prompts"]["cells"]) == cells
     conditions = r["check"]["cells"]
     assert {"no update", "shield", "plain LoRA", "random mask 1"} <= set(conditions)
     assert all(set(c) == cells for c in conditions.values())
-    assert r["check"]["beats_random_mask"] == (r["check"]["gains_in_selectivity"]["over random masks"][1] > 0)
+    found = r["check"]["matched"]["over random masks"]
+    assert r["check"]["beats_random_mask"] == (found["difference"][1] > 0)
+    assert (found["n"], found["over"]) == (3, "requests and masks")
+    trained = ["shield", "random mask 1", "random mask 2", "random mask 3", "plain LoRA"]
+    assert {c: [p["steps"] for p in curve] for c, curve in r["check"]["curves"].items()} == dict.fromkeys(
+        trained, [0, 12, 24, 48]
+    )
+    # every benign prompt of the organism has a target: the KL term acts on nothing
+    assert (r["shield"]["retention"], r["shield"]["prompts"]["held"]) == (None, 0)
+    assert r["shield"]["prompts"]["targets"] > 0
 
 
 @pytest.mark.slow

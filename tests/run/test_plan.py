@@ -19,8 +19,8 @@ def test_a_small_model_gets_neurons_by_number_and_its_own_prompts_train_every_ce
     plan = plan_for(llama, tiny.prompts())
     assert plan.size == {"k": 3 * 29 // 4}
     assert (plan.train_cells, plan.taught) == (None, ())
-    assert plan.training == TrainingConfig(steps=48, lr=3e-3, batch_size=8, retention=16.0)
-    assert (plan.random_masks, plan.max_new_tokens, plan.draws) == (1, 24, 200)
+    assert plan.training == TrainingConfig(steps=48, lr=3e-3, batch_size=8, retention=16.0, snapshots=(12, 24))
+    assert (plan.random_masks, plan.max_new_tokens, plan.draws) == (3, 24, 200)
 
 
 def test_a_large_model_gets_a_share_of_its_parameters():
@@ -41,7 +41,7 @@ def test_the_organisms_prompts_teach_its_two_blind_cells(organism_model: ns.Mode
     plan = plan_for(organism_model, prompts)
     assert plan.taught == (Cell("en", "image"), Cell("sw", "text"))
     assert plan.train_cells == (*plan.taught, *(Cell(language, "text") for language in organism.HIGH_RESOURCE))
-    assert plan.training == TrainingConfig(steps=40, lr=2e-2, batch_size=32, retention=4.0)
+    assert plan.training == TrainingConfig(steps=40, lr=2e-2, batch_size=32, retention=4.0, snapshots=(10, 20))
     assert (plan.random_masks, plan.max_new_tokens) == (3, 20)
     mixed = PromptSet([*prompts, replace(tiny.prompts()[0], source="mine")])
     assert plan_for(organism_model, mixed).train_cells is None
