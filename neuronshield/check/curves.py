@@ -20,7 +20,7 @@ so. Two conditions that move along one line, one of them further, have a differe
 
 **Interval.** Requests are resampled, all answers to a request together, every rate is computed and every curve is read again: a
 percentile interval, widened for the number of requests n by t / z * sqrt(n / (n - 1)) (Hesterberg 2015). Beside several curves
-(masks of random neurons) the difference is the mean over them, and Student's interval for their spread is added in quadrature.
+(masks of random neurons) the difference is the mean over them, and Student's interval for their spread is added in quadrature; so it is for several seeds.
 Between its points a curve is not known. Where it bends down, a straight line lies below it, so a control with few points is
 read low: give more strengths.
 
@@ -126,10 +126,11 @@ class Matched:
         harmful: harmful prompts refused by the condition there.
         others: the same of the others, their mean.
         difference: harmful - others, with a 95 % interval.
-        n: how many others.
-        reached: how many of them refuse as many benign prompts as the condition does after its training, at some strength.
+        n: how many comparisons.
+        reached: in how many of them the other refuses as many benign prompts as the condition after its training, at some strength.
         n_cells: cells that the means are over.
-        over: what the interval is over: "requests", or "requests and masks" (the spread of two or more others is in it).
+        over: what the interval is over: "requests"; "requests and masks" (the spread over two or more others is in it); "requests
+            and seeds" (over two or more pairs).
     """
 
     benign: float
@@ -142,7 +143,9 @@ class Matched:
     over: str
 
 
-def matched(mine: Curve, others: Curve | Sequence[Curve], cells: Iterable[CellLike] | None = None) -> Matched:
+def matched(
+    mine: Curve | Sequence[Curve], others: Curve | Sequence[Curve], cells: Iterable[CellLike] | None = None
+) -> Matched:
     """Harmful refused by a condition minus that of others, all read at the same benign refusal (see the module).
 
     >>> steps, words = [0, 20, 40], ("sorry", "make", "to")
@@ -151,7 +154,8 @@ def matched(mine: Curve, others: Curve | Sequence[Curve], cells: Iterable[CellLi
     0.0
 
     Args:
-        mine: the curve of the condition, whose last point is the finished update.
+        mine: the curve of the condition, whose last point is the finished update; or several, one for each seed, each of which is
+            compared with the other at the same place.
         others: a curve to compare with, or several of one kind (masks of random neurons), whose mean is taken.
         cells: which; all of them without it. A mean is over those with graded answers to prompts of both labels in every
             evaluation.
@@ -160,25 +164,36 @@ def matched(mine: Curve, others: Curve | Sequence[Curve], cells: Iterable[CellLi
         A `Matched`; all NaN where no cell has graded answers to prompts of both labels.
 
     Raises:
-        InputError: no curve to compare with, curves of different prompts, or a cell without answers.
+        InputError: no curve to compare with, another number of seeds, curves of different prompts, or a cell without answers.
     """
     call, hint = "matched(mine, others)", "make each with Curve(steps, evaluations)"
-    require(mine, Curve, call=call, name="mine", hint=hint)
-    others = [others] if isinstance(others, Curve) else list(others)
-    for other in others:
-        require(other, Curve, call=call, name="others", hint=hint)
-    if not others:
+    seeds = not isinstance(mine, Curve)
+    first = _curves(mine, call=call, name="mine", hint=hint)
+    second = _curves(others, call=call, name="others", hint=hint)
+    if not first or not second:
         raise InputError("matched: nothing to compare with")
-    groups = [e.answers for curve in (mine, *others) for e in curve.evaluations]
+    if seeds and len(first) != len(second):
+        raise InputError(f"matched: {len(first)} seeds of mine, but {len(second)} others; give one for each seed")
+    groups = [e.answers for curve in (*first, *second) for e in curve.evaluations]
     check_same_prompts(groups, cells, call="matched")
     shared = cells_with(groups, "selectivity", cells)
+    n = len(second)
     if not shared:
-        return Matched(*NAN, difference=NAN, n=len(others), reached=0, n_cells=0, over="requests")
-    benign, here, there, reached, difference = compared(_paths([mine, *others], shared))
-    return Matched(
-        benign, here, there, difference=difference, n=len(others), reached=reached, n_cells=len(shared),
-        over="requests and masks" if len(others) > 1 else "requests",
-    )  # fmt: skip
+        return Matched(*NAN, difference=NAN, n=n, reached=0, n_cells=0, over="requests")
+    paths = _paths([*first, *second], shared)
+    benign, here, there, reached, difference = compared(
+        paths[: len(first)] if seeds else paths[:1] * n, paths[len(first) :]
+    )
+    over = "requests" if n < 2 else "requests and seeds" if seeds else "requests and masks"
+    return Matched(benign, here, there, difference=difference, n=n, reached=reached, n_cells=len(shared), over=over)
+
+
+def _curves(given: Curve | Sequence[Curve], *, call: str, name: str, hint: str) -> list[Curve]:
+    if isinstance(given, Curve):
+        return [given]
+    if not isinstance(given, Iterable):
+        require(given, Curve, call=call, name=name, hint=hint)
+    return [require(curve, Curve, call=call, name=name, hint=hint) for curve in given]
 
 
 #: Refused answers and answers, by point, label (harmful, benign), cell and request.
@@ -189,19 +204,21 @@ Rates = Float[np.ndarray, "2 _ draw"]
 Reading = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
-def compared(paths: Sequence[Counts]) -> tuple[float, float, float, int, Interval]:
-    """Benign refusal, harmful refusal of the first path and of the others, how many of these reach it, and the difference.
+def compared(mine: Sequence[Counts], others: Sequence[Counts]) -> tuple[float, float, float, int, Interval]:
+    """Means over pairs: benign refusal, harmful refusal of mine and of the others, how many reach it, and the difference.
 
     Args:
-        paths: refused answers and answers by point, label (harmful, benign), cell and request.
+        mine: of each pair, refused answers and answers by point, label (harmful, benign), cell and request.
+        others: the same of the other one.
     """
-    n = paths[0].shape[-1]
+    n = mine[0].shape[-1]
     draws = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=DRAWS).astype(float)
-    found = [np.array(part)[:, 0] for part in zip(*_readings(paths, np.ones((1, n))), strict=True)]
-    benign, here, there, reached = found
-    resampled = np.mean([here - there for _, here, there, _ in _readings(paths, draws)], axis=0)
-    value, spread = float((here - there).mean()), _spread(here - there)
-    difference = _interval(value, resampled, n=n, spread=spread)
+    pairs = list(zip(mine, others, strict=True))
+    once = [_read(*(_rates(path, np.ones((1, n))) for path in pair)) for pair in pairs]
+    benign, here, there, reached = (np.array(part)[:, 0] for part in zip(*once, strict=True))
+    again = [_read(*(_rates(path, draws) for path in pair)) for pair in pairs]
+    resampled = np.mean([a - b for _, a, b, _ in again], axis=0)
+    difference = _interval(float((here - there).mean()), resampled, n=n, spread=_spread(here - there))
     return float(benign.mean()), float(here.mean()), float(there.mean()), int(reached.sum()), difference
 
 
@@ -229,12 +246,6 @@ def _rates(counts: Counts, draws: Float[np.ndarray, "draw request"]) -> Rates:
     known = graded > 0
     rates = np.divide(refused, graded, out=np.zeros_like(refused), where=known)
     return (rates.sum(axis=2) / np.maximum(known.sum(axis=2), 1)).swapaxes(0, 1)
-
-
-def _readings(paths: Sequence[Counts], draws: Float[np.ndarray, "draw request"]) -> list[Reading]:
-    """The first path beside each of the others."""
-    mine, *others = (_rates(path, draws) for path in paths)
-    return [_read(mine, other) for other in others]
 
 
 def _read(mine: Rates, other: Rates) -> Reading:

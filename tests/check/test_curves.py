@@ -96,6 +96,18 @@ def test_the_level_is_that_of_each_other_curve():
     assert (found.benign, found.harmful, found.others, found.reached) == pytest.approx((7.5 / N, 15 / N, 7 / N, 1))
 
 
+def test_seeds_are_compared_one_by_one():
+    mine, others = [curve((20, 5)), curve((14, 5))], [curve((10, 5)), curve((12, 5))]
+    found = matched(mine, others)
+    assert (found.harmful, found.others, found.n, found.over) == pytest.approx(
+        (17 / N, 11 / N, 2, "requests and seeds")
+    )
+    spread = 12.706 * np.std([10 / N, 2 / N], ddof=1) / math.sqrt(2)
+    assert found.difference.high - found.difference.value >= min(spread, 1 - found.difference.value)
+    with pytest.raises(ns.InputError, match="matched: 2 seeds of mine, but 3 others; give one for each seed"):
+        matched(mine, [*others, others[0]])
+
+
 def test_an_interval_has_width_even_if_no_request_differs():
     found = matched(curve((20, 5)), curve((20, 5))).difference
     assert found.value == 0
@@ -168,7 +180,7 @@ def simulated(rng: np.random.Generator, masks: int, better: float = 0.0, n: int 
         refused = np.array([start, *(latent > t for t in thresholds)], dtype=float)
         return np.array([refused, np.ones_like(refused)])
 
-    return compared([trained(STRENGTHS[0], better), *(trained(STRENGTHS[1], 0.0) for _ in range(masks))])[-1]
+    return compared([trained(STRENGTHS[0], better)] * masks, [trained(STRENGTHS[1], 0.0) for _ in range(masks)])[-1]
 
 
 @pytest.mark.slow
