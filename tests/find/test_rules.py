@@ -155,6 +155,18 @@ def test_safeneuron_is_the_union_of_its_two_thresholds(raw: dict, stats: Stats):
     assert min(counted) > 0  # each arm adds neurons of its own
 
 
+def test_safeneuron_never_takes_a_neuron_that_is_larger_on_benign_prompts():
+    """Every neuron of the layer is smaller on harmful prompts; the one that is least so has a large z."""
+    noise = np.random.default_rng(0).normal(0, 0.1, (9, 1, 10))
+    h, b = noise - np.array([1.0] * 9 + [0.1]), noise[::-1]
+    groups = {Group("harmful", "en", "text", 0): Moments.of(h), Group("benign", "en", "text", 0): Moments.of(b)}
+    stats = Stats(groups, np.ones((1, 10)), np.ones((1, 10)), "last_prompt", 1000, 6)
+    assert contrast(stats, method="sas").values[0, 0, 9] > 2
+    neurons = select("safeneuron", stats, tau=1.5)["en/text"]
+    assert not len(neurons)
+    assert np.isneginf(run_leaf(neurons.provenance["selection"], stats)[1]).all()
+
+
 def test_safeneuron_takes_one_threshold_for_both(stats: Stats):
     assert select("safeneuron", stats, tau=1.1) == select("safeneuron", stats, tau=1.1, tau_z=1.1)
 
@@ -191,6 +203,18 @@ def test_one_anchor_intersects_modalities_then_english(raw: dict, stats: Stats):
             sizes.append((len(own & english), len(own)))
         assert neurons == sets[Cell(cell.language, "text")]  # one set a language
     assert 0 < sum(both for both, _ in sizes) < sum(own for _, own in sizes)
+
+
+def test_an_intersection_bars_what_any_of_its_cells_takes_away(raw: dict, stats: Stats):
+    leaf = select("one_anchor", stats, rho=0.3)["ko/text"].provenance["selection"]
+    _, rank = run_leaf(leaf, stats)
+    for layer in range(L):
+        taken = set()
+        for cell in cells("ko/text", "ko/image", "en/text", "en/image"):
+            loud = np.abs(raw["benign", cell][:, layer].mean(0)) * norms_of(stats)[layer]
+            taken |= largest(loud, 8)
+        assert set(np.flatnonzero(np.isneginf(rank[layer])).tolist()) == taken
+        assert ((rank[layer] > 0) | np.isneginf(rank[layer])).all()
 
 
 def test_ss_neurons_are_three_percent_minus_three_percent_and_english(raw: dict, stats: Stats):
