@@ -77,37 +77,90 @@ def test_cross_cell_effects_are_source_by_target_and_random_sets_below():
 
 
 # -- find ---------------------------------------------------------------------------------------------------
-def matrices(n: int) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    return {name: rng.uniform(0, 1, (n, n)) for name in ("jaccard", "benign_null", "split_half")}
+MEASURES = (
+    "jaccard",
+    "benign_null",
+    "permutation_null",
+    "p",
+    "reliability",
+    "shared",
+    "shared_low",
+    "shared_high",
+    "pairs",
+)
 
 
-def overlap(n: int) -> tuple[go.Figure, dict[str, np.ndarray], list[str]]:
-    given, cells = matrices(n), [f"x{chr(97 + i)}/text" for i in range(n)]
-    jaccard, null, half = given.values()
-    return figures.overlap_heatmap(cells, jaccard, benign_null=null, split_half=half, method="sas"), given, cells
+def table(names: list[str], seed: int = 0) -> dict[str, Any]:
+    """Symmetric matrices as `Overlap.to_dict()` has them."""
+    rng, n = np.random.default_rng(seed), len(names)
+    out: dict[str, Any] = {"cells": names, "method": "sas"}
+    for name in MEASURES:
+        half = rng.uniform(0, 1, (n, n))
+        out[name] = ((half + half.T) / 2).tolist()
+    out["pairs"] = [[3.0] * n for _ in range(n)]
+    return out
 
 
-def test_overlap_shows_benign_null_and_split_half_reliability_on_the_same_scale():
-    figure, given, cells = overlap(3)
-    titles = [a.text for a in figure.layout.annotations]
-    assert titles == ["overlap (Jaccard)", "benign null", "split-half reliability"]
-    for trace, matrix in zip(figure.data, given.values(), strict=True):
-        off = ~np.eye(3, dtype=bool)
-        np.testing.assert_array_equal(trace.z[off], matrix[off])
-        assert list(trace.x) == list(trace.y) == cells
-        assert trace.coloraxis == "coloraxis"
-    assert np.isnan(np.diag(figure.data[0].z)).all()
-    assert np.isnan(np.diag(figure.data[1].z)).all()
-    np.testing.assert_array_equal(np.diag(figure.data[2].z), np.diag(given["split_half"]))
+def overlap(n: int) -> dict[str, Any]:
+    cells = [f"x{chr(97 + i)}/text" for i in range(n)]
+    return {
+        **table(cells),
+        "along": {"language": table([c[:2] for c in cells], 1), "modality": table(["text", "image"], 2)},
+    }
+
+
+def test_shares_in_common_are_drawn_by_language_and_by_modality_most_sharing_first():
+    given = overlap(4)
+    before = json.dumps(given)
+    figure = figures.overlap_heatmap(given)
+    assert [a.text for a in figure.layout.annotations] == ["language × language", "modality × modality"]
+    for trace, axis in zip(figure.data, ("language", "modality"), strict=True):
+        one = given["along"][axis]
+        shared = np.array(one["shared"])
+        np.fill_diagonal(shared, np.nan)
+        order = sorted(range(len(shared)), key=lambda i: -np.nanmean(shared[i]))
+        names = tuple(one["cells"][i] for i in order)
+        assert trace.x == trace.y == names
+        np.testing.assert_allclose(trace.z, shared[np.ix_(order, order)])
+        assert np.isnan(np.diag(trace.z)).all()  # 1 by definition
+        i, j = order[1], order[0]
+        said = trace.customdata[1][0]
+        assert said.startswith(f"{one['cells'][i]} with {one['cells'][j]}")
+        low, high = one["shared_low"][i][j], one["shared_high"][i][j]
+        assert f"{shared[i, j]:.2f} ({low:.2f} to {high:.2f}), over 3 pairs of cells" in said
+        assert f"permutation null {one['permutation_null'][i][j]:.2f}, p {one['p'][i][j]:.2f}" in said
+        assert f"reliability {one['reliability'][i][j]:.2f}" in said
     assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (0, 1)
-    assert not np.isnan(given["jaccard"]).any()  # the input was not changed
+    assert json.dumps(given) == before
     assert "sas" in figure.layout.title.text
 
 
+def test_a_pair_with_too_few_requests_is_not_a_number():
+    given = overlap(3)
+    for name in ("shared", "shared_low", "shared_high"):
+        given["along"]["language"][name][0][2] = given["along"]["language"][name][2][0] = None
+    numbers, grey, _ = figures.overlap_heatmap(given).data
+    i, j = numbers.y.index("xa"), numbers.x.index("xc")
+    assert np.isnan(numbers.z[i][j])
+    assert numbers.text[i][j] == ""
+    assert (grey.text[i][j], grey.z[i][j]) == ("n/a", 0)
+    assert grey.text[i][i] == ""
+    assert (grey.text == "n/a").sum() == 2
+    assert "too few requests to tell" in grey.customdata[i][j]
+
+
+def test_cells_are_drawn_themselves_where_no_axis_tells_anything():
+    given = overlap(3)
+    for one in given["along"].values():
+        one["shared"] = [[None] * len(one["cells"]) for _ in one["cells"]]
+    figure = figures.overlap_heatmap(given)
+    assert [a.text for a in figure.layout.annotations] == ["cell × cell"]
+    assert set(figure.data[0].x) == set(given["cells"])
+
+
 def test_numbers_are_written_into_the_cells_while_they_fit():
-    assert {t.texttemplate for t in overlap(12)[0].data} == {"%{z:.2f}"}
-    assert {t.texttemplate for t in overlap(13)[0].data} == {None}
+    assert figures.overlap_heatmap(overlap(12)).data[0].texttemplate == "%{text}"
+    assert figures.overlap_heatmap(overlap(13)).data[0].texttemplate is None
 
 
 def test_layers_counts_each_cells_best_neurons():
@@ -184,7 +237,7 @@ def test_transfer_sets_trained_cells_apart_and_draws_every_interval():
 # -- all ----------------------------------------------------------------------------------------------------
 DRAWERS: list[Callable[[], go.Figure]] = [
     lambda: proof(CLAIMS).figure(),
-    lambda: overlap(2)[0],
+    lambda: figures.overlap_heatmap(overlap(2)),
     lambda: figures.grid(rates()),
     lambda: figures.transfer(rates(), set()),
     lambda: answered(1).figure("refusal"),

@@ -50,7 +50,7 @@ def overlap_heatmap(table: Table) -> go.Figure:
     figure.update_layout(
         coloraxis={"colorscale": SEQUENTIAL, "cmin": 0, "cmax": 1,
                    "colorbar": {"orientation": "h", "thickness": 10, "len": 0.6, "x": 0, "xanchor": "left", "y": 1,
-                                "yanchor": "bottom", "ypad": 34, "tickvals": [0, 0.5, 1],
+                                "yanchor": "bottom", "ypad": 26, "tickvals": [0, 0.5, 1],
                                 "ticktext": ["0 unrelated", "0.5", "1 the same"], "tickfont": {"size": 11}}}
     )  # fmt: skip
     figure.update_xaxes(type="category", tickangle=-45, showgrid=False, dtick=1, tickfont={"size": 11}, automargin=True)
@@ -59,9 +59,9 @@ def overlap_heatmap(table: Table) -> go.Figure:
     )
     for note in figure.layout.annotations:
         note.update(font={"size": 13}, x=0, xanchor="left")
-    height = 210 + ROW * sum(heights) + 92 * (len(heights) - 1)
+    height = 192 + ROW * sum(heights) + 92 * (len(heights) - 1)
     figure = styled(figure, f"Share of neurons in common ({table['method']})", height=height)
-    return figure.update_layout(margin={"l": 40, "r": 16, "t": 130, "b": 70}, plot_bgcolor="white")
+    return figure.update_layout(margin={"l": 40, "r": 16, "t": 112, "b": 70}, plot_bgcolor="white")
 
 
 def _matrix(one: Table, name: str) -> Float[np.ndarray, "name name"]:

@@ -180,7 +180,7 @@ def test_no_script_holds_a_tag_and_each_reads_back_as_json(page: MakePage, hosti
         assert "<" not in script
         assert "pwned" not in re.sub(r'"(?:[^"\\]|\\.)*"', "", script)  # only ever inside a JSON string
     axes = [trace["x"] for traces, _ in shown.figures() for trace in traces if trace["type"] == "heatmap"]
-    assert [f"{c}{hostile}" for c in CELLS] in axes  # the overlap's
+    assert sorted(f"{c}{hostile}" for c in CELLS) in map(sorted, axes)  # the overlap's
 
 
 def test_the_page_loads_nothing_from_anywhere(page: MakePage):
@@ -257,12 +257,13 @@ def test_every_control_stands_beside_the_shield(page: MakePage):
 def test_the_pages_figures_hold_the_numbers_of_the_results(page: MakePage):
     r = results()
     overlap, per_layer, claims, dose, _, cross_cell, grid, transfer = page(r).figures()
-    for trace, name in zip(overlap[0], ("jaccard", "benign_null", "split_half"), strict=True):
-        want = np.array([[NAN if v is None else v for v in row] for row in r["find"]["overlap"][name]])
-        if name != "split_half":
-            np.fill_diagonal(want, NAN)  # 1 by definition
-        got = np.array([[NAN if v is None else v for v in row] for row in trace["z"]], dtype=float)
-        np.testing.assert_allclose(got, want)
+    numbers, grey = overlap[0]
+    shared, names = r["find"]["overlap"]["shared"], [str(c) for c in CELLS]
+    for i, a in enumerate(numbers["y"]):
+        for j, b in enumerate(numbers["x"]):
+            value = None if a == b else shared[names.index(a)][names.index(b)]  # 1 by definition
+            assert numbers["z"][i][j] == value
+            assert grey["text"][i][j] == ("n/a" if value is None and a != b else "")
     assert per_layer[0][0]["z"] == list(r["find"]["per_layer"].values())
     assert next(t for t in claims[0] if t["name"] == "the set")["x"] == [0.61, 0.08]
     assert next(t for t in dose[0] if t.get("name") == "the set, harmful prompts")["y"] == [-2, -1, 0, 1]
@@ -355,12 +356,10 @@ def test_missing_numbers_are_na_never_none_or_nan(page: MakePage):
     assert not re.search(r"\b(None|nan|NaN|inf)\b", shown.text)
 
 
-def test_a_missing_overlap_says_why(page: MakePage):
+def test_one_cell_has_no_overlap(page: MakePage):
     r = results()
-    r["find"] |= {"overlap": None, "overlap_missing": "overlap: en/text has too few prompts <8>"}
-    shown = page(r)
-    assert "No overlap heatmap: overlap: en/text has too few prompts <8>" in shown.text
-    assert len(shown.figures()) == 7
+    r["find"]["overlap"] = None
+    assert len(page(r).figures()) == len(page(results()).figures()) - 1
 
 
 def test_where_every_cell_was_trained_on_no_transfer_is_claimed(page: MakePage):
