@@ -6,8 +6,10 @@
     utility                 mean ablation leaves the share of benign answers that are right
 
 Changes are shares of answers, paired by prompt. Each change of the first two must be at least `RULE.min_answer_change`, have an
-interval above 0 and pass the sign-flip test, and exceed the change under every control whose answers were generated (see `answers`):
-the interval of the difference, paired over requests, lies above 0.
+interval above 0 and pass the sign-flip test, and exceed the change under every control whose answers were generated (see `answers`).
+Over a single control set the interval of the difference, paired over requests, must lie above 0. A drawn kind answers with the set
+at the level of its margin effects; larger than that one is what p <= alpha means for the margin, and the same is asked of answers. An
+interval is not: sets selected on shuffled labels may share members with the set, and few members can turn every answer.
 
 A model whose own benign answers are mostly incoherent shows no compliance that could rise; there the claims that need it are not tested.
 """
@@ -49,6 +51,10 @@ def measure_answers(sheet: AnswerSheet, *, draws: int) -> list[Claim]:
         sheet: answers under every condition.
         draws: control sets of the smallest drawn kind; 0 without any.
     """
+    if not len(sheet.requests):
+        return [
+            Claim.untested(name, "no prompt of these requests was answered", measure=ANSWERS) for name in ANSWER_CLAIMS
+        ]
     before, after = sheet.answers["benign", CLEAN], sheet.answers["benign", SET_ABLATED]
     return [
         _necessity(sheet, draws),
@@ -71,8 +77,8 @@ def _necessity(sheet: AnswerSheet, draws: int) -> Claim:
     """Refusals of harmful prompts fall, and harmful compliance rises, more than under the controls."""
     fall = _change(sheet, "harmful", SET_ABLATED, what="refusals fall", of=lambda a: -a.refused)
     rise = _change(sheet, "harmful", SET_ABLATED, what="harmful compliance rises", of=lambda a: a.complied)
-    found = _tested(REFUSALS_NECESSITY, [fall, rise], requests=sheet.requests, draws=draws)
-    alone = _tested(REFUSALS_NECESSITY, [fall], requests=sheet.requests, draws=draws)
+    found = _tested(REFUSALS_NECESSITY, [fall, rise], sheet, draws)
+    alone = _tested(REFUSALS_NECESSITY, [fall], sheet, draws)
     if found.verdict == "failed" and alone.verdict == "passed" and _speaks_not(sheet):
         note = f"{alone.note}; {_SPEAKS_NOT}, so harmful compliance cannot be told"
         return Claim.untested(REFUSALS_NECESSITY, note, measure=ANSWERS)
@@ -82,59 +88,54 @@ def _necessity(sheet: AnswerSheet, draws: int) -> Claim:
 def _sufficiency(sheet: AnswerSheet, draws: int) -> Claim:
     """Refusals of benign prompts rise with the set at its harmful values, more than with the controls at theirs."""
     rise = _change(sheet, "benign", SET_INSERTED, what="refusals of benign prompts rise", of=lambda a: a.refused)
-    return _tested(REFUSALS_SUFFICIENCY, [rise], requests=sheet.requests, draws=draws)
+    return _tested(REFUSALS_SUFFICIENCY, [rise], sheet, draws)
 
 
 def _change(sheet: AnswerSheet, label: str, condition: str, *, what: str, of: Callable[[Answers], Values]) -> _Change:
     clean, mine = of(sheet.answers[label, CLEAN]), of(sheet.answers[label, condition])
-    others = {kind: of(sheet.answers[label, f"{kind} {condition}"]) - clean for kind in sheet.controls}
+    others = {kind: of(sheet.answers[label, f"{kind} {condition}"]) - clean for kind in (*sheet.drawn, *sheet.single)}
     return _Change(what, mine - clean, others)
 
 
-def _tested(name: str, changes: Sequence[_Change], *, requests: Shaped[np.ndarray, " answer"], draws: int) -> Claim:
+def _tested(name: str, changes: Sequence[_Change], sheet: AnswerSheet, draws: int) -> Claim:
     """A claim that each of some changes is above 0, large enough and larger than under every control."""
+    requests = sheet.requests
     known = ~np.isnan([c.of_set for c in changes]).any(axis=0)
     if not known.any():
         return Claim.untested(name, "no answer could be graded before and after", measure=ANSWERS)
     effects = {c.what: _mean(c.of_set, requests) for c in changes}
     p = {c.what: positive(c.of_set[known], list(requests[known])) for c in changes}
-    notes = [", ".join(f"{what} by {effect}" for what, effect in effects.items())]
+    more = {
+        kind: [_mean(c.of_set - c.of_controls[kind], requests) for c in changes]
+        for kind in (*sheet.drawn, *sheet.single)
+    }
     lacks = [f"not shown: {what}" for what, e in effects.items() if not (e.low > 0 and p[what] <= RULE.alpha)]
     lacks += [
         f"{what} by less than {RULE.min_answer_change:g}" for what, e in effects.items()
         if f"not shown: {what}" not in lacks and e.value < RULE.min_answer_change
     ]  # fmt: skip
-    over = {
-        kind: min((_mean(c.of_set - c.of_controls[kind], requests) for c in changes), key=_lowest)
-        for kind in changes[0].of_controls
-    }
-    if lost := [kind for kind, interval in over.items() if not interval.low > 0]:
-        lacks.append(f"does not exceed: {', '.join(lost)}")
+    lost = [
+        kind for kind, intervals in more.items()
+        if not all((i.value if kind in sheet.drawn else i.low) > 0 for i in intervals)
+    ]  # fmt: skip
+    lacks += [f"does not exceed: {', '.join(lost)}"] if lost else []
     if not draws:
         lacks.append("no other neurons to draw controls from")
     elif draws < least_draws(alpha=RULE.alpha):
         lacks.append(f"with {draws} draws no control is at the level {RULE.alpha:g}")
     few = too_few(requests[known])
-    verdict = verdict_of_test(not lacks, few)
-    controls = {
-        kind: [float(min(np.nanmean(c.of_controls[kind]) for c in changes))]
-        for kind in over if not any(np.isnan(c.of_controls[kind]).all() for c in changes)
-    }  # fmt: skip
-    effect = min(effects.values(), key=lambda e: e.value)
+    said = ", ".join(f"{what} by {effect}" for what, effect in effects.items())
     return Claim(
-        name,
-        effect,
-        verdict,
-        controls=controls,
-        p=p,
-        over=over,
-        note="; ".join([*notes, *lacks, *few]),
-        measure=ANSWERS,
-    )
+        name, min(effects.values(), key=lambda e: e.value), verdict_of_test(not lacks, few), p=p,
+        over={kind: min(intervals, key=lambda i: i.low) for kind, intervals in more.items()},
+        controls=_reached(changes, list(more)), note="; ".join([said, *lacks, *few]), measure=ANSWERS,
+    )  # fmt: skip
 
 
-def _lowest(interval: Interval) -> float:
-    return interval.low if np.isfinite(interval.low) else -np.inf
+def _reached(changes: Sequence[_Change], kinds: Sequence[str]) -> dict[str, list[float]]:
+    """The smallest of the changes under each control whose answers are known."""
+    known = [kind for kind in kinds if not any(np.isnan(c.of_controls[kind]).all() for c in changes)]
+    return {kind: [float(min(np.nanmean(c.of_controls[kind]) for c in changes))] for kind in known}
 
 
 def _mean(values: Values, requests: Shaped[np.ndarray, " answer"]) -> Interval:

@@ -1,23 +1,31 @@
-"""Matched control sets: other sets of neurons that a claim about a set must exceed.
+"""Control sets: other sets of neurons that a claim about a set must exceed.
 
-Each has as many neurons per layer as the set it is a control for (or all that are left), and none of its members:
-
-    random      any neurons                                                               drawn
+    random      any neurons of the same layers                                            drawn
     matched     neurons of similar mean |h| and of similar norm of their W_down column    drawn
-    permuted    what the same selection selects when harmful and benign are shuffled      drawn
-    next rank   what the same selection ranks next                                        one set
+    permuted    what the set's own selection selects on shuffled labels                   drawn
+    next rank   what the set's own selection selects next                                 one set
     general     the largest mean contribution on benign prompts                           one set
     language    the most language-bound neurons (LAPE)                                    one set
 
+Each has as many neurons as the set. `random`, `matched`, `general` and `language` have as many per layer, and none of its members.
+
+`permuted` runs the whole selection again (`find.reselection`), and may select members of the set: a set that was itself selected on
+shuffled labels is then one more draw, and exceeds its controls at the nominal rate only. `next rank` is what the same rule
+selects when its sizes are doubled, without the set. Both are selected over all layers, as the set was. Where the selection is not
+known or cannot be run again, they are "permuted (contribution)" and "next rank (contribution)": the largest contributions
+(`find.scores`) in the cells of the set, without its members. `Controls.missing` says why.
+
 The last four select on prompts: the "discover" rows where there are any, otherwise the prompts of the test itself, which
 favours the controls.
+
+Source: Phipson and Smyth (2010), permutation p-values.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -26,14 +34,18 @@ from ..core.arguments import check_seed, require
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
 from ..data.prompts import Cell, PromptSet
-from ..find.moments import Moments, Stats, capture, record
-from ..find.scores import METHODS, Columns, contrast, language_entropy
+from ..find.moments import Stats, capture
+from ..find.reselection import Selection, pooled, selection_of
+from ..find.scores import language_entropy
 from ..model.model import Model
 
 __all__ = ["Controls", "Seed", "control_sets", "drawn_like", "matched_like", "random_like"]
 
 #: Anything `numpy.random.default_rng` takes; a Generator goes on from its state.
 Seed = int | Sequence[int] | np.random.Generator
+
+PERMUTED, NEXT_RANK = "permuted", "next rank"
+FALLBACK = "contribution"
 
 MATCHED_POOL = 20
 
@@ -48,7 +60,7 @@ class Controls:
         drawn: sets that are draws from a distribution: the p-value of the tested set is its rank among them.
         fixed: single sets: the tested set must exceed each of them.
         missing: kinds that could not be had, or only smaller than the set, and why.
-        recovered: share of the set that the selection finds again on shuffled labels, mean over draws.
+        recovered: share of the set that its selection finds again on shuffled labels, mean over draws; None where it was not run.
     """
 
     drawn: dict[str, list[NeuronSet]]
@@ -59,6 +71,11 @@ class Controls:
     def all(self) -> list[NeuronSet]:
         """Every set, drawn ones first."""
         return [s for sets in self.drawn.values() for s in sets] + list(self.fixed.values())
+
+    @property
+    def shuffled(self) -> list[NeuronSet]:
+        """Sets that were selected on shuffled labels; empty if there are none."""
+        return next((sets for kind, sets in self.drawn.items() if kind.startswith(PERMUTED)), [])
 
     def counts(self) -> dict[str, int]:
         """Number of sets of each kind."""
@@ -184,12 +201,13 @@ def control_sets(
 ) -> Controls:
     """All controls of a set, `draws` of each kind that is drawn.
 
+    >>> neurons = ns.contrast(ns.capture(model, prompts, progress=False)).top(k=4)["en/text"]
     >>> control_sets(model, neurons, prompts, features=np.ones((2, 3, 29)), draws=4)
     Controls(4 random, 4 matched, 4 permuted, 1 next rank, 1 general, 1 language)
 
     Args:
         model: the model.
-        neurons: the set; its provenance names the method and the cells of its selection.
+        neurons: the set, or a part of it: its provenance says how it was selected.
         select: prompts that the selecting controls select on.
         features: mean |h| and norm of the W_down column of every neuron.
         draws: sets of each drawn kind.
@@ -201,38 +219,28 @@ def control_sets(
         "random": [drawn_like(neurons, model, seed=rng) for _ in range(draws)],
         "matched": matched_like(neurons, features, draws=draws, seed=rng),
     }
-    fixed: dict[str, NeuronSet] = {}
-    missing: dict[str, str] = {}
-    recovered = None
     stats = capture(model, select, batch_size=batch_size, seed=seed, progress=False)
-    try:
-        cells = _cells_of(neurons, stats)
-    except InputError as error:
-        missing |= {"permuted": str(error), "next rank": str(error)}
-    else:
-        method = neurons.provenance.get("method")
-        method = method if method in METHODS and method != "cett" else "contribution"  # needs more than activations
-        scores = contrast(stats, method=method)
-        score = sum(np.abs(scores.values[scores.cells.index(c)]) for c in cells)
-        fixed["next rank"] = _best(neurons, model, score=np.asarray(score), name=f"next ranks of {method}")
-        drawn["permuted"], recovered = _permuted(
-            model, neurons, select.in_cells(cells), method=method, draws=draws, rng=rng, batch_size=batch_size
-        )
     benign = [m for g, m in stats.groups.items() if g.label == "benign"]
-    general = sum(m.n * m.mean_abs for m in benign) * stats.down_norms
-    fixed["general"] = _best(neurons, model, score=general, name="largest on benign prompts")
+    general = sum(m.n * m.mean_abs.astype(np.float64) for m in benign) * stats.down_norms
+    fixed = {"general": _best(neurons, model, score=np.asarray(general), name="largest on benign prompts")}
+    missing: dict[str, str] = {}
     try:
         fixed["language"] = _best(neurons, model, score=-language_entropy(stats), name="LAPE")
     except InputError:
         missing["language"] = "language: needs prompts in two languages"
-    return complete(Controls(drawn, fixed=fixed, missing=missing, recovered=recovered), neurons)
+    selected = _selected(model, neurons, select, stats=stats, draws=draws, rng=rng, batch_size=batch_size)
+    like = complete(Controls(drawn, fixed=fixed, missing=missing), neurons)
+    return Controls(
+        {**like.drawn, **selected.drawn}, fixed={**selected.fixed, **like.fixed}, missing={**selected.missing, **like.missing},
+        recovered=selected.recovered,
+    )  # fmt: skip
 
 
 def complete(controls: Controls, neurons: NeuronSet) -> Controls:
     """The controls without kinds that have no neuron left in some layer of the set; smaller ones are noted in `missing`.
 
     Args:
-        controls: control sets as drawn.
+        controls: control sets as drawn, of the kinds that keep the number of neurons of each layer.
         neurons: the set that they are controls for.
     """
     drawn, fixed, missing = dict(controls.drawn), dict(controls.fixed), dict(controls.missing)
@@ -245,18 +253,63 @@ def complete(controls: Controls, neurons: NeuronSet) -> Controls:
             fixed.pop(kind, None)
         elif len(sets[0]) < len(neurons):
             missing[kind] = f"{kind}: only {len(sets[0])} neurons are left for a set of {len(neurons)}"
-    return Controls(drawn, fixed=fixed, missing=missing, recovered=controls.recovered)
+    return replace(controls, drawn=drawn, fixed=fixed, missing=missing)
 
 
-def _cells_of(neurons: NeuronSet, stats: Stats) -> list[Cell]:
-    """The cells a set was selected in, as far as they were captured; all of them where it does not say."""
+# -- controls that are selected as the set was --------------------------------------------------------------------
+def _selected(
+    model: Model,
+    neurons: NeuronSet,
+    select: PromptSet,
+    *,
+    stats: Stats,
+    draws: int,
+    rng: np.random.Generator,
+    batch_size: int,
+) -> Controls:
+    """The set's own selection on shuffled labels, and its next ranks; the largest contributions where it cannot be run again."""
+    n, missing, kinds = len(neurons), {}, (PERMUTED, NEXT_RANK)
+    leave_out, recovered = None, None
+    try:
+        selection = selection_of(model, neurons, select, stats=stats, batch_size=batch_size)
+    except InputError as error:
+        missing = {kind: f"{kind}: {error}" for kind in kinds}
+        kinds = (f"{PERMUTED} ({FALLBACK})", f"{NEXT_RANK} ({FALLBACK})")
+        found = _fallback(model, neurons, select, stats=stats, batch_size=batch_size)
+        if found is None:
+            return Controls({}, missing=missing)
+        selection, leave_out = found, neurons
+    shuffled = [selection.shuffled(rng, n=n, leave_out=leave_out) for _ in range(draws)]
+    if leave_out is None:
+        recovered = float(np.mean([len(s & neurons) / n for s in shuffled]))
+    following = selection.again(n=n, leave_out=neurons)
+    sizes = {kinds[0]: min(map(len, shuffled)), kinds[1]: len(following)}
+    missing |= {
+        k: f"{k}: only {size} neurons can be selected for a set of {n}" for k, size in sizes.items() if size < n
+    }
+    return Controls(
+        {kinds[0]: shuffled} if sizes[kinds[0]] else {}, fixed={kinds[1]: following} if len(following) else {},
+        missing=missing, recovered=recovered,
+    )  # fmt: skip
+
+
+def _fallback(
+    model: Model, neurons: NeuronSet, select: PromptSet, *, stats: Stats, batch_size: int
+) -> Selection | None:
+    """The largest contributions in the cells of the set, as far as they were captured; None without a cell of both labels."""
     said = neurons.provenance.get("cell", [])
-    named = {Cell.of(c) for c in ([said] if isinstance(said, str) else said)}
     known = stats.cells()
+    try:
+        named = {Cell.of(c) for c in ([said] if isinstance(said, str) else said)}
+    except InputError:
+        named = set()
     cells = [c for c in known if c in named] or known
     if not cells:
-        raise InputError("needs harmful and benign prompts of one cell to select on")
-    return cells
+        return None
+    tree = pooled(FALLBACK, cells, len(neurons))
+    return selection_of(
+        model, NeuronSet(neurons, provenance={"selection": tree}), select, stats=stats, batch_size=batch_size
+    )
 
 
 def _best(neurons: NeuronSet, model: Model, *, score: Float[np.ndarray, "n_layers d_mlp"], name: str) -> NeuronSet:
@@ -266,49 +319,6 @@ def _best(neurons: NeuronSet, model: Model, *, score: Float[np.ndarray, "n_layer
         order = np.setdiff1d(np.argsort(-score[layer], kind="stable"), members, assume_unique=True)
         pairs += [(layer, int(i)) for i in order[: len(members)]]
     return _named(pairs, model, name)
-
-
-def _permuted(
-    model: Model,
-    neurons: NeuronSet,
-    rows: PromptSet,
-    *,
-    method: str,
-    draws: int,
-    rng: np.random.Generator,
-    batch_size: int,
-) -> tuple[list[NeuronSet], float]:
-    """The selection on shuffled labels, `draws` times: matched pairs swap labels at random, other prompts within their cell."""
-    act = record(model, rows, batch_size=batch_size).numpy()
-    layers = list(neurons.by_layer())
-    act = act[:, layers]
-    columns = Columns(model.down_norms().numpy()[layers], model.down_norms(1).numpy()[layers])
-    where = {id(p): i for i, p in enumerate(rows)}
-    label = np.array([p.label == "harmful" for p in rows])
-    matched = np.array([(where[id(h)], where[id(b)]) for h, b in rows.pairs()], dtype=int).reshape(-1, 2)
-    alone = np.setdiff1d(np.arange(len(rows)), matched)
-    cell = np.array([str(p.cell) for p in rows])
-    sets, found = [], []
-    for _ in range(draws):
-        shuffled = label.copy()
-        swap = matched[rng.random(len(matched)) < 0.5]
-        shuffled[swap] = label[swap[:, ::-1]]
-        for name in dict.fromkeys(cell):
-            mine = alone[cell[alone] == name]
-            shuffled[mine] = rng.permutation(label[mine])
-        score = np.zeros((model.n_layers, model.d_mlp))
-        for name in dict.fromkeys(cell):
-            harmful, benign = (act[(cell == name) & (shuffled == side)] for side in (True, False))
-            if len(harmful) and len(benign):
-                score[layers] += np.abs(METHODS[method](Moments.of(harmful), Moments.of(benign), columns)[0])
-        sets.append(_best(neurons, model, score=score, name="selected on shuffled labels"))
-        again = {
-            (layer, int(i))
-            for layer, members in neurons.by_layer().items()
-            for i in np.argsort(-score[layer], kind="stable")[: len(members)]
-        }
-        found.append(len(again & set(neurons)) / len(neurons))
-    return sets, float(np.mean(found))
 
 
 def _named(pairs: Sequence[tuple[int, int]], model: Model, method: str) -> NeuronSet:

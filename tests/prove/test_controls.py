@@ -1,6 +1,8 @@
-"""Matched control sets: as many neurons per layer, none of the set, selected as their names say."""
+"""Control sets: as many neurons as the set, selected as their names say."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import tiny
 from one_neuron import DECOY, LOUD, TRUTH, claim, set_of
 
 import neuronshield as ns
+from neuronshield.find.reselection import selection_of
 from neuronshield.prove.controls import Controls, complete, control_sets, matched_like, random_like
 
 pytest_plugins = ["one_neuron"]
@@ -38,38 +41,120 @@ def test_matched_controls_are_as_loud_and_write_as_much():
 def test_two_hundred_draws_of_each_kind_by_default_and_they_differ(truth: ns.Proof):
     found = claim(truth, "necessity: mean")
     assert {k: len(v) for k, v in found.controls.items()} == {
-        "random": 200, "matched": 200, "permuted": 200, "next rank": 1, "general": 1, "language": 1,
+        "random": 200, "matched": 200, "permuted (contribution)": 200, "next rank (contribution)": 1, "general": 1, "language": 1,
     }  # fmt: skip
     assert truth.controls.sets == {k: len(v) for k, v in found.controls.items()}
     assert len(set(found.controls["random"])) > 10
 
 
-def test_controls_hold_as_many_neurons_per_layer_and_none_of_the_set(planted_model: ns.Model):
-    rows = tiny.prompts()
-    neurons = set_of(TRUTH, (0, 4), (0, 9), cell="en/text", method="effect_size")
+EVERYTHING = np.ones((2, 3, 29))
+
+
+def test_drawn_and_single_controls_have_as_many_neurons_per_layer_and_none_of_the_set(planted_model: ns.Model):
+    neurons = set_of(TRUTH, (0, 4), (0, 9))
     features = np.random.default_rng(0).random((2, 3, 29))
-    controls = control_sets(planted_model, neurons, rows, features=features, draws=7)
-    assert set(controls.drawn) == {"random", "matched", "permuted"}
-    assert set(controls.fixed) == {"next rank", "general", "language"}
-    for control in controls.all():
+    controls = control_sets(planted_model, neurons, tiny.prompts(), features=features, draws=7)
+    for control in (
+        *controls.drawn["random"],
+        *controls.drawn["matched"],
+        controls.fixed["general"],
+        controls.fixed["language"],
+    ):
         assert control.per_layer() == neurons.per_layer()
         assert not control & neurons
-    assert DECOY in controls.fixed["next rank"]  # the same selection would have taken it next
     assert LOUD in controls.fixed["general"]
-    assert 0 <= controls.recovered < 1
+
+
+def test_the_selecting_controls_run_the_selection_of_the_set_again(planted_model: ns.Model):
+    rows = tiny.prompts()
+    sets = ns.contrast(ns.capture(planted_model, rows, progress=False), method="effect_size").top(k=5)
+    neurons = sets["en/text"] & sets["sw/text"]
+    assert {TRUTH, DECOY} <= set(neurons)
+    controls = control_sets(planted_model, neurons, rows, features=EVERYTHING, draws=6, seed=2)
+    selection, n = selection_of(planted_model, neurons, rows), len(neurons)
+    rng = np.random.default_rng(0)
+    for control in controls.drawn["permuted"]:
+        assert len(control) == n
+        assert control in [selection.shuffled(rng, n=n) for _ in range(400)]  # one of few that shuffled labels can give
+    assert controls.fixed["next rank"] == selection.again(n=n, leave_out=neurons)
+    assert not controls.fixed["next rank"] & neurons
+    assert controls.shuffled == controls.drawn["permuted"]
+    assert controls.recovered == np.mean([len(s & neurons) / n for s in controls.shuffled])
+    assert not controls.missing
+
+
+def test_shuffled_labels_may_select_members_of_the_set(planted_model: ns.Model):
+    """The truth is the loudest of all, so a score of magnitude finds it on any labels: nothing then speaks for the selection."""
+    rows = tiny.prompts()
+    neurons = ns.contrast(ns.capture(planted_model, rows, progress=False)).top(k=2)["en/text"]
+    controls = control_sets(planted_model, neurons, rows, features=EVERYTHING, draws=20)
+    assert controls.recovered > 0.5
+    found = ns.contrast(ns.capture(planted_model, rows, progress=False), method="effect_size").top(k=2)["en/text"]
+    assert control_sets(planted_model, found, rows, features=EVERYTHING, draws=20).recovered < 0.4
+
+
+def test_a_part_of_a_set_is_controlled_by_the_best_of_the_same_selection(planted_model: ns.Model):
+    rows = tiny.prompts()
+    neurons = ns.contrast(ns.capture(planted_model, rows, progress=False), method="effect_size").top(k=6)["en/text"]
+    part = ns.NeuronSet(list(neurons)[:2], n_layers=3, d_mlp=29, provenance=neurons.provenance)
+    controls = control_sets(planted_model, part, rows, features=EVERYTHING, draws=5)
+    assert {len(s) for s in controls.shuffled} == {len(controls.fixed["next rank"])} == {2}
+    assert not controls.fixed["next rank"] & part
+    assert controls.fixed["next rank"] & neurons  # the rule's best that are not in the part
+
+
+@pytest.mark.parametrize(
+    "known", [{}, {"cell": "en/text", "method": "effect_size"}, {"cell": ["en/text", "sw/text"]}, {"cell": "?"}]
+)
+def test_without_a_known_selection_the_largest_contributions_stand_in_and_it_is_said(
+    planted_model: ns.Model, known: dict[str, Any]
+):
+    neurons = set_of(TRUTH, (0, 4), (0, 9), **known)
+    controls = control_sets(planted_model, neurons, tiny.prompts(), features=EVERYTHING, draws=4)
+    assert set(controls.drawn) == {"random", "matched", "permuted (contribution)"}
+    assert set(controls.fixed) == {"next rank (contribution)", "general", "language"}
+    assert all("selected is not known" in controls.missing[kind] for kind in ("permuted", "next rank"))
+    assert controls.recovered is None
+    assert controls.shuffled == controls.drawn["permuted (contribution)"]
+    assert all(
+        len(s) == 3 and not s & neurons for s in (*controls.shuffled, controls.fixed["next rank (contribution)"])
+    )
+    assert DECOY in controls.fixed["next rank (contribution)"]
+
+
+def test_a_selection_that_is_not_run_again_says_why(planted_model: ns.Model):
+    rows = tiny.prompts()
+    snip = ns.baselines.snip(planted_model, rows, refusals=["sorry"], compliances=["sure"], progress=False).top(k=3)
+    controls = control_sets(planted_model, snip["en/text"], rows, features=EVERYTHING, draws=2)
+    assert controls.missing["permuted"].startswith("permuted: selection by 'snip' is not run again on other labels: ")
+    assert len(controls.drawn["permuted (contribution)"]) == 2
+
+
+def test_a_rule_that_cannot_select_as_many_is_noted(planted_model: ns.Model):
+    rows = tiny.prompts()
+    neurons = ns.contrast(ns.capture(planted_model, rows, progress=False)).top(k=60)["en/text"]
+    controls = control_sets(planted_model, neurons, rows, features=EVERYTHING, draws=2)
+    assert len(controls.fixed["next rank"]) == 27  # of 87
+    assert controls.missing["next rank"] == "next rank: only 27 neurons can be selected for a set of 60"
+    assert {len(s) for s in controls.shuffled} == {60}
+    assert "permuted" not in controls.missing
 
 
 def test_a_control_that_cannot_be_had_is_named(planted_model: ns.Model):
     rows = tiny.prompts(languages=["en"])
-    controls = control_sets(planted_model, set_of(TRUTH), rows, features=np.ones((2, 3, 29)), draws=2)
+    controls = control_sets(planted_model, set_of(TRUTH), rows, features=EVERYTHING, draws=2)
     assert "language" not in controls.fixed
     assert "two languages" in controls.missing["language"]
 
 
-def test_shuffled_labels_seldom_find_the_set_again(planted_model: ns.Model):
-    neurons = set_of(TRUTH, DECOY, cell="en/text", method="effect_size")
-    controls = control_sets(planted_model, neurons, tiny.prompts(), features=np.ones((2, 3, 29)), draws=20)
-    assert controls.recovered < 0.7  # with the labels as they are it is 1
+def test_the_seed_decides_every_draw(planted_model: ns.Model):
+    rows = tiny.prompts()
+    neurons = ns.contrast(ns.capture(planted_model, rows, progress=False), method="sas").top(k=4)["sw/text"]
+    first, again, other = (
+        control_sets(planted_model, neurons, rows, features=EVERYTHING, draws=5, seed=seed) for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first.drawn["permuted"] != other.drawn["permuted"]
 
 
 def test_random_controls_take_what_is_left_and_never_a_member(planted_model: ns.Model):
