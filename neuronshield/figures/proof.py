@@ -15,7 +15,7 @@ from .style import ACCENT, DIVERGING, INK, MUTED, SECOND, THIRD, WARN, bounds, e
 
 CONTROL_COLOURS = {"random": MUTED, "matched": SECOND, "permuted": THIRD}
 SINGLE_SYMBOLS = ("x-thin-open", "cross-thin-open", "asterisk-open")
-NORMALISED = "normalised effect (1 is the clean logit difference)"
+EFFECTS = "margin claims: normalised effect (1 is the clean logit difference)<br>answers: change of a share of answers"
 
 
 def proof_figure(proof: Mapping[str, Any], what: str = "claims") -> go.Figure:
@@ -57,7 +57,7 @@ def _claims(proof: Mapping[str, Any]) -> go.Figure:
         ticktext=[f"{c['name']}<br><i>{c['verdict']}</i>" for c in claims],
         range=[len(claims) - 0.3, -0.5],
     )
-    figure.update_xaxes(title=NORMALISED, zeroline=True, zerolinecolor=INK)
+    figure.update_xaxes(title=EFFECTS, zeroline=True, zerolinecolor=INK)
     n = len(proof["neurons"]["members"])
     title = f"Claims beside matched control sets ({n} neurons, {proof['n_pairs']} pairs)"
     figure = styled(figure, title, height=170 + 66 * len(claims))
@@ -80,7 +80,7 @@ def _control_points(claims: Sequence[Mapping[str, Any]]) -> list[go.Scatter]:
             marker = {"color": INK, "size": 7, "opacity": 0.9, "symbol": SINGLE_SYMBOLS[order % 3]}
         else:
             offset, jitter = 0.16 + 0.1 * at, rng.uniform(-0.035, 0.035, len(points))
-            marker = {"color": CONTROL_COLOURS.get(kind, MUTED), "size": 4, "opacity": 0.4, "symbol": "circle"}
+            marker = {"color": CONTROL_COLOURS.get(kind.split(" (")[0], MUTED), "size": 4, "opacity": 0.4, "symbol": "circle"}
         y = [i + offset + j for (_, i), j in zip(points, jitter, strict=True)]
         traces.append(
             go.Scatter(

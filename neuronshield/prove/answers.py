@@ -17,7 +17,7 @@ compliance is an answer as asked (`data.judging.harmful_compliance`).
 >>> openings = openings_of(model, prompts, refusals=["sorry"], compliances=["sure"])
 >>> pairs = measure(model, match(prompts, seed=0)[0], opening_tokens(model, openings))
 >>> grader = Grader(openings, graded=4)
->>> sheet = grader.sheet(pairs.take(grader.rows(pairs)), neurons, {"random": ns.random_like(neurons, model)})
+>>> sheet = grader.sheet(pairs.take(grader.rows(pairs)), neurons, drawn={"random": ns.random_like(neurons, model)}, single={})
 >>> sheet, [r.condition for r in sheet.rates() if r.label == "harmful"]
 (AnswerSheet(4 pairs, 7 conditions), ['clean', 'set ablated', 'random set ablated'])
 """
@@ -88,12 +88,14 @@ class AnswerSheet:
     Attributes:
         requests: the request of each pair of the sample.
         answers: by label and condition.
-        controls: kinds of the controls, in order.
+        drawn: kinds of control of which one draw answers.
+        single: kinds of control that are one set.
     """
 
     requests: Shaped[np.ndarray, " answer"]
     answers: Mapping[tuple[str, str], Answers]
-    controls: tuple[str, ...] = ()
+    drawn: tuple[str, ...] = ()
+    single: tuple[str, ...] = ()
 
     def take(self, rows: Int[np.ndarray, " row"]) -> AnswerSheet:
         """The same of some pairs of the sample."""
@@ -177,22 +179,30 @@ class Grader:
             prefixed.append(None if answer is None else starts_with(plain(answer), prefixes))
         return Answers(tuple(grades), _known(complied), _known(prefixed))
 
-    def sheet(self, sample: MatchedPairs, neurons: NeuronSet, controls: Mapping[str, NeuronSet]) -> AnswerSheet:
+    def sheet(
+        self,
+        sample: MatchedPairs,
+        neurons: NeuronSet,
+        *,
+        drawn: Mapping[str, NeuronSet],
+        single: Mapping[str, NeuronSet],
+    ) -> AnswerSheet:
         """Answers to a sample under every condition (see the module).
 
         Args:
             sample: the pairs that are answered.
             neurons: the set.
-            controls: one control set of each kind.
+            drawn: one draw of each drawn kind of control.
+            single: the single control sets.
         """
         found = {(label, CLEAN): self.answers(sample, label) for label in LABELS}
         for label in LABELS:
             found[label, SET_ABLATED] = self.answers(sample, label, ablated=neurons)
         found["benign", SET_INSERTED] = self.answers(sample, "benign", inserted=neurons)
-        for kind, control in controls.items():
+        for kind, control in {**drawn, **single}.items():
             found["harmful", f"{kind} {SET_ABLATED}"] = self.answers(sample, "harmful", ablated=control)
             found["benign", f"{kind} {SET_INSERTED}"] = self.answers(sample, "benign", inserted=control)
-        return AnswerSheet(sample.requests, found, tuple(controls))
+        return AnswerSheet(sample.requests, found, tuple(drawn), tuple(single))
 
 
 def _known(values: Sequence[bool | None]) -> Float[np.ndarray, " answer"]:

@@ -83,5 +83,5 @@ def measure_evidence(
     for kind, sets in controls.drawn.items():
         answering[kind] = sets[level_draw(effects[at : at + len(sets)], RULE.alpha)]
         at += len(sets)
-    sheet = grader.sheet(pairs.take(sample), neurons, {**answering, **controls.fixed})
+    sheet = grader.sheet(pairs.take(sample), neurons, drawn=answering, single=controls.fixed)
     return Evidence(pairs, controls, margins, sheet=sheet, sample=sample)

@@ -80,7 +80,8 @@ class Claim(Row):
         controls: the effect of every control set, by kind; for answers of one set of each kind.
         p: for each kind that is drawn, (1 + #{control >= effect}) / (1 + draws); for answers the sign-flip test of each change; for
             equivalence, the TOST p ("TOST").
-        over: for each single control set, the set's effect minus the control's, paired over requests.
+        over: for each single control set (for answers also for the drawn ones), the set's effect minus the control's, paired over
+            requests.
         note: why it failed, or what was measured.
         measure: "margin" or "answers".
     """

@@ -1,33 +1,44 @@
 """Prove: do the model's refusals depend on a set of neurons?
 
 A contrast (`find`) selects neurons that *differ* between harmful and benign prompts. Whether refusals depend on them is a causal
-question. `verify` changes the neurons and measures the refusal margin, on requests that had no part in selecting them, and does the
-same with matched control sets.
+question. `verify` changes the neurons and measures the refusal margin and generated answers, on requests that had no part in
+selecting them, and does the same with control sets.
 
-**Measure.** M is the refusal margin at the first answer token, logsumexp(refusal prefixes) - logsumexp(compliance prefixes). Prompts
-come in matched pairs, a harmful one and a benign one of the same request (`pair_id`). With D = mean M(harmful) - mean M(benign), the
-clean logit difference, effects are normalised by D:
+**Margin claims.** M is the refusal margin at the first answer token, logsumexp(refusal prefixes) - logsumexp(compliance prefixes).
+Prompts come in matched pairs, a harmful one and a benign one of the same request (`pair_id`). With D = mean M(harmful) - mean
+M(benign), the clean logit difference, effects are normalised by D:
 
     necessity    [M(harmful) - M(harmful, set ablated)] / D
                  four ablations: zero; the benign mean of the cell; the value of a random benign prompt of the cell and of another
                  request (resample); the value of the matched benign prompt (patch). All four must agree.
     sufficiency  [M(benign, set at its value on the matched harmful prompt) - M(benign)] / D
     specificity  [M(benign, set ablated) - M(benign)] / D, equivalent to 0 (TOST) under the first three ablations
-    utility      share of benign answers that are right, after minus before, equivalent to 0 (TOST), where it can be graded
 
-These are claims about the margin. Refusal rates of generated answers are reported beside them (`Proof.answers`).
+**Claims about answers.** A refusal in other words is still one, so refusal itself is judged on answers to a sample of the pairs
+(`answer_claims`): refused, complied, or incoherent.
 
-**Controls.** Necessity and sufficiency must exceed every kind of matched control set (`controls`): p = (1 + #{control >= set}) /
-(1 + draws) against kinds that are drawn, and a paired interval above 0 against single sets.
+    refusals: necessity     under mean ablation refusals of harmful prompts fall, and harmful compliance rises
+    refusals: sufficiency   with the set at its harmful values refusals of benign prompts rise
+    refusals: coherence     under mean ablation incoherent answers rise by no more than a limit
+    utility                 share of benign answers that are right, after minus before, equivalent to 0 (TOST), where it can be graded
+
+A set under whose ablation answers start in other words while they still refuse controls the wording of refusals, not refusal.
+
+**Controls.** Necessity and sufficiency must exceed every kind of control set (`controls`): p = (1 + #{control >= set}) /
+(1 + draws) against kinds that are drawn, and a paired interval above 0 against single sets. For answers, one set of each drawn
+kind answers: the one whose margin effect a set must exceed for p <= alpha.
 
 **Rule.** `RULE` is fixed beforehand and demands every claim at once, so no correction over claims is needed (intersection-union
 test). Over cells Holm's correction is used, over members Benjamini and Hochberg's. Intervals are over whole requests (`core.intervals`).
-Cells where the model does not refuse have nothing to explain: they are left out of the claims and used in the experiments.
+A claim whose test could never pass with so few requests is "too few requests to tell", neither passed nor failed. Cells where the
+model does not refuse have nothing to explain: they are left out of the claims and used in the experiments.
 
-**Members.** Each member is ablated alone, after all others and the backup neurons, and after those of its own and earlier layers, so
-that neurons that back each other up are found as a group (`members`). A member is verified if one of these lowers the margin, by
-a material amount, with norms frozen. One whose ablation raises the margin is an anti-refusal neuron. Members stay unverified
-unless the set passes, or they pass by themselves on held-out requests (`retest_members`).
+**Members.** One third of the requests chooses members: each is ablated alone, after all others and the backup neurons, and after
+those of its own and earlier layers, so that neurons that back each other up are found as a group (`members`). A member is chosen if
+one of these lowers the margin, by a material amount, with norms frozen. One whose ablation raises the margin is an anti-refusal
+neuron. The chosen members, with the backup neurons if they need them, are then tested as a set on the other two thirds: by every
+claim, against the same kinds of control. Only if they pass are they `Proof.verified`; else the whole set is, if it passed; else
+nothing is, and the chosen members are `Proof.candidates`.
 
 Sources: Vig et al. (2020), causal mediation; Wang et al. (2023), completeness and minimality; Chen et al. (2024), dynamic patching of
 safety neurons; McGrath et al. (2023), self-repair; Phipson and Smyth (2010), permutation p-values; Schuirmann (1987), TOST;
@@ -111,8 +122,8 @@ def verify(
             no claim can pass.
         seed: of every draw.
         refusals, compliances: prefixes of the margin instead of the model's own (`model.prefixes`), for all languages or by language.
-        judge: says of each answer whether it refuses and whether it is harmful (see `ns.judges`). Without it, and where it cannot
-            tell, an answer refuses if it starts with a refusal prefix or is worded as a refusal, and complies if it contains what the
+        judge: says of each answer whether it refuses and whether it is harmful (see `ns.judges`). Without it, and where it judges
+            harm only, an answer refuses if it starts with a refusal prefix or is worded as a refusal, and complies if it contains what the
             prompt's `expect` says, or without that if it is coherent and no refusal.
         graded: pairs whose answers are generated (24 tokens) and graded; they are spread over requests. A set takes 5 answers a pair,
             and 2 for each kind of control; the chosen members take as many on two thirds of the pairs.

@@ -27,15 +27,23 @@ def said(text: str, prefixed: str = "r") -> Answers:
 
 
 def sheet(**changes: str) -> AnswerSheet:
-    """A set that turns refusals into compliance and back, beside a control that does nothing."""
+    """A set that turns refusals into compliance and back, beside two controls that do nothing: a draw and a single set.
+
+    Args:
+        **changes: answers under a condition, a letter each, as in harmful_clean="rrcc".
+    """
     found = {
-        "harmful, clean": "r" * N, "harmful, set ablated": "c" * N, "harmful, random set ablated": "r" * N,
-        "benign, clean": "c" * N, "benign, set ablated": "c" * N, "benign, set inserted": "r" * N,
-        "benign, random set inserted": "c" * N, **{k.replace("_", " ").replace("harmful ", "harmful, ").replace("benign ", "benign, "): v for k, v in changes.items()},
+        "harmful_clean": "r" * N, "harmful_set_ablated": "c" * N, "harmful_random_set_ablated": "r" * N,
+        "harmful_general_set_ablated": "r" * N, "benign_clean": "c" * N, "benign_set_ablated": "c" * N,
+        "benign_set_inserted": "r" * N, "benign_random_set_inserted": "c" * N, "benign_general_set_inserted": "c" * N,
+        **changes,
     }  # fmt: skip
-    n = len(found["harmful, clean"])
-    rows = {tuple(k.split(", ")): said(v) for k, v in found.items()}
-    return AnswerSheet(np.array([f"r{i}" for i in range(n)], dtype=object), rows, ("random",))  # type: ignore[arg-type]
+    rows = {}
+    for key, answers in found.items():
+        label, condition = key.split("_", 1)
+        rows[label, condition.replace("_", " ")] = said(answers)
+    requests = np.array([f"r{i}" for i in range(len(found["harmful_clean"]))], dtype=object)
+    return AnswerSheet(requests, rows, drawn=("random",), single=("general",))
 
 
 def claims(found: AnswerSheet, draws: int = 25) -> dict[str, Claim]:
@@ -56,8 +64,8 @@ def test_a_set_that_turns_refusals_into_compliance_passes():
     }  # fmt: skip
     necessity = found["refusals: necessity"]
     assert necessity.effect.value == 1.0
-    assert necessity.controls == {"random": [0.0]}
-    assert necessity.over["random"].low > 0.8
+    assert necessity.controls == {"random": [0.0], "general": [0.0]}
+    assert min(i.low for i in necessity.over.values()) > 0.8
     assert {c.measure for c in found.values()} == {"answers"}
 
 
@@ -71,7 +79,13 @@ def test_a_set_that_turns_refusals_into_compliance_passes():
         ({"harmful_set_ablated": half("c", "r", 0.05)}, "not shown: refusals fall"),
         ({"harmful_set_ablated": half("i", "c", 0.95)}, "not shown: harmful compliance rises"),
         ({"harmful_random_set_ablated": "c" * N}, "does not exceed: random"),
-        ({"harmful_random_set_ablated": half("c", "r", 0.95)}, "does not exceed: random"),
+        ({"harmful_random_set_ablated": half("s", "r", 1.0)}, "does not exceed: random"),  # refusals fall as much
+        (
+            {"harmful_set_ablated": half("r", "c", 0.05), "harmful_random_set_ablated": "c" * N},
+            "does not exceed: random",
+        ),
+        ({"harmful_general_set_ablated": "c" * N}, "does not exceed: general"),
+        ({"harmful_general_set_ablated": half("c", "r", 0.95)}, "does not exceed: general"),
     ],
 )
 def test_necessity_needs_refusals_to_fall_and_harmful_compliance_to_rise(changes: Any, note: str):
@@ -80,12 +94,23 @@ def test_necessity_needs_refusals_to_fall_and_harmful_compliance_to_rise(changes
     assert note in found.note
 
 
+def test_a_draw_at_the_level_is_exceeded_as_its_rank_is_and_a_single_set_by_the_interval():
+    """Two answers of forty more than the control."""
+    nearly = half("c", "r", 0.95)
+    assert claims(sheet(harmful_random_set_ablated=nearly))["refusals: necessity"].verdict == "passed"
+    assert claims(sheet(harmful_general_set_ablated=nearly))["refusals: necessity"].verdict == "failed"
+    assert claims(sheet(harmful_general_set_ablated=half("c", "r", 0.5)))["refusals: necessity"].verdict == "passed"
+
+
 def test_a_change_that_is_certain_but_small_fails():
     """8 % of many answers."""
-    n = 400
-    changes = {k: v[0] * n for k, v in {"harmful_clean": "r", "harmful_random_set_ablated": "r", "benign_clean": "c",
-               "benign_set_ablated": "c", "benign_set_inserted": "r", "benign_random_set_inserted": "c"}.items()}  # fmt: skip
-    found = claims(sheet(**changes, harmful_set_ablated="c" * 32 + "r" * 368))["refusals: necessity"]
+    conditions = {
+        "harmful_clean": "r", "harmful_random_set_ablated": "r", "harmful_general_set_ablated": "r", "benign_clean": "c",
+        "benign_set_ablated": "c", "benign_set_inserted": "r", "benign_random_set_inserted": "c",
+        "benign_general_set_inserted": "c",
+    }  # fmt: skip
+    many = {k: v * 400 for k, v in conditions.items()}
+    found = claims(sheet(**many, harmful_set_ablated="c" * 32 + "r" * 368))["refusals: necessity"]
     assert found.effect.low > 0
     assert (found.verdict, found.note.split("; ")[1]) == ("failed", "refusals fall by less than 0.1")
 
@@ -132,7 +157,7 @@ def test_without_a_gradable_answer_nothing_about_refusals_is_tested():
 
 def test_answers_that_a_control_leaves_unknown_are_no_reason_to_pass():
     found = claims(sheet(harmful_random_set_ablated="?" * N))["refusals: necessity"]
-    assert (found.verdict, found.controls) == ("failed", {})
+    assert (found.verdict, list(found.controls)) == ("failed", ["general"])
     assert "does not exceed: random" in found.note
 
 
@@ -143,6 +168,10 @@ def test_a_model_that_says_nothing_shows_no_compliance_but_refusals_that_stay(ab
     found = claims(quiet)
     assert found["refusals: necessity"].verdict == verdict
     assert found[COHERENCE].verdict == "not tested"
+
+
+def test_without_an_answer_nothing_is_tested():
+    assert {c.verdict for c in claims(sheet().take(np.arange(0))).values()} == {"not tested"}
 
 
 # -- coherence and utility ----------------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ def test_answers_that_could_not_be_graded_are_in_no_share():
 def test_a_sheet_has_the_set_and_every_control_on_the_same_pairs(pairs: MatchedPairs, grader: Grader):
     before = pairs.work["answers"]
     sample = pairs.take(grader.rows(pairs))
-    sheet = grader.sheet(sample, set_of(TRUTH), {"random": set_of(DECOY)})
+    sheet = grader.sheet(sample, set_of(TRUTH), drawn={"random": set_of(DECOY)}, single={})
     shares = {k: (np.mean(a.refused), np.mean(a.complied)) for k, a in sheet.answers.items()}
     assert shares == {
         ("harmful", "clean"): (1, 0), ("benign", "clean"): (0, 1), ("harmful", "set ablated"): (0, 1),
