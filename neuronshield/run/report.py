@@ -138,8 +138,8 @@ def _taught(s: dict[str, Any]) -> str:
             f"{n['held']} benign ones were held to the untouched model's answer by KL divergence (weight {s['retention']:g})"
         )
     if n["texts"]:
-        said.append(f"{n['texts']} texts were held by KL divergence")
-    if not n["held"]:
+        said.append(f"{n['texts']} texts were held by KL divergence (weight {s['retention']:g})")
+    if not n["held"] and not n["texts"]:
         said.append("no prompt was held by KL divergence")
     return "; ".join(said)
 

@@ -155,13 +155,13 @@ def test_nothing_a_prompt_or_a_model_says_changes_the_pages_structure(page: Make
 def test_text_where_a_number_is_due_is_text_too(page: MakePage):
     r = results()
     for part, names in {"model": ("n_layers", "d_mlp"), "prompts": ("n",), "find": ("n_neurons",),
-                        "prove": ("n_pairs", "word"), "shield": ("n_prompts", "steps")}.items():  # fmt: skip
+                        "prove": ("n_pairs", "word"), "shield": ("steps",)}.items():  # fmt: skip
         for name in names:
             r[part][name] = HOSTILE[0]
     r["seed"] = HOSTILE[0]
     shown = page(r)
     assert shown.tags == page(results()).tags
-    assert shown.text.count(HOSTILE[0]) >= 9
+    assert shown.text.count(HOSTILE[0]) >= 8
 
 
 @pytest.mark.parametrize("hostile", HOSTILE[:-1])
@@ -204,11 +204,14 @@ def test_the_page_loads_nothing_from_anywhere(page: MakePage):
 def test_every_step_is_told_with_its_numbers(page: MakePage):
     shown = page(results())
     for said in ("toy-vllm", "3 layers × 29 neurons", "1.2 M parameters", "421 prompts in 3 cells", "seed 5",
-                 "best 31 of en/text, 0.123% of the parameters", "Tested on 17 harmful prompts (matched pairs)",
+                 "best 31 of en/text, 0.123% of the parameters", "16 (17 pairs of prompts, in en/text)", "12345 margins and 678 answers",
+                 "5 requests chose 19 members, ablated together with 2 backup neurons", "The other 11 requests tested them as a set",
+                 "fall by 0.64 [0.58, 0.70] as judged, and by 0.80 [0.74, 0.86]", "Judged change / keyword change: 0.80",
                  "Of 31 neurons, 17 lower the refusal margin when ablated alone, 2 only (or more than twice as much) when others",
                  "3 raise it (anti-refusal neurons), and 9 have no effect", "19 are verified",
                  "20 random, 20 matched, 1 general", "A control is missing or smaller: language: needs two",
-                 "The strongest 4 of 31 members have 90%", "Trained on 77 train prompts of en/text, 100 steps",
+                 "The strongest 4 of 31 members have 90%", "Trained on train prompts of en/text, 100 steps: 39 harmful prompts were taught a refusal; 38 benign ones were held to the "
+                 "untouched model's answer by KL divergence (weight 16).",
                  "Data cafe · weights f00d (float32)", "torch 2.9"):  # fmt: skip
         assert said in shown.text, said
     assert shown.row("necessity: zero") == ["necessity: zero", "0.61 [0.50, 0.74]", "0.07 (matched)", "0.047", "passed", ""]  # fmt: skip
@@ -225,7 +228,7 @@ def test_every_step_is_told_with_its_numbers(page: MakePage):
         "0",
     ]
     assert ["shield", "form <0>", "4321", "0.350%", "2.75", "0.38"] in shown.cells
-    assert shown.row("over plain LoRA") == ["over plain LoRA", "-0.03 [-0.08, +0.02]"]
+    assert ["over plain LoRA", "-0.03 [-0.08, +0.02]"] in shown.cells
 
 
 def test_what_an_attack_left_is_shown_and_an_early_stop_is_said(page: MakePage):
@@ -244,19 +247,19 @@ def test_what_an_attack_left_is_shown_and_an_early_stop_is_said(page: MakePage):
 
 def test_every_control_stands_beside_the_shield(page: MakePage):
     shown = page(results())
-    means = [c for c in shown.cells if c[0] in CONDITIONS and len(c) == 7 and "%" not in c[3]]
+    means = [c for c in shown.cells if c[0] in CONDITIONS and len(c) == 9 and "%" not in c[3]]
     assert [m[0] for m in means] == CONDITIONS
     for i, row in enumerate(means):
-        base = [0.1 * i + 0.013 + j / 100 for j in range(6)]
+        base = [0.1 * i + 0.013 + j / 100 for j in range(8)]
         assert row[1:] == [f"{b:.2f} [{b - 0.05:.2f}, {b + 0.07:.2f}]" for b in base]
-    every = [c for c in shown.cells if len(c) == 9 and c[1] in ("no update", "shield")]
+    every = [c for c in shown.cells if len(c) == 11 and c[1] in ("no update", "shield")]
     assert [c[:2] for c in every] == [[cell + (" *" if cell == "en/text" else ""), name]
                                       for cell in CELLS for name in ("no update", "shield")]  # fmt: skip
 
 
 def test_the_pages_figures_hold_the_numbers_of_the_results(page: MakePage):
     r = results()
-    overlap, per_layer, claims, dose, _, cross_cell, grid, transfer = page(r).figures()
+    overlap, per_layer, claims, dose, _, cross_cell, curves, grid, transfer = page(r).figures()
     numbers, grey = overlap[0]
     shared, names = r["find"]["overlap"]["shared"], [str(c) for c in CELLS]
     for i, a in enumerate(numbers["y"]):
@@ -268,6 +271,10 @@ def test_the_pages_figures_hold_the_numbers_of_the_results(page: MakePage):
     assert next(t for t in claims[0] if t["name"] == "the set")["x"] == [0.61, 0.08]
     assert next(t for t in dose[0] if t.get("name") == "the set, harmful prompts")["y"] == [-2, -1, 0, 1]
     assert cross_cell[0][0]["z"] == [[0.29] * 3]
+    assert [t["name"] for t in curves[0]] == CONDITIONS[1:]
+    for trace in curves[0]:
+        points = r["check"]["curves"][trace["name"]]
+        assert (trace["x"], trace["y"]) == ([p["over_refusal"][0] for p in points], [p["refusal"][0] for p in points])
     shown = ["no update", "shield", "random mask 2", "plain LoRA"]  # the best of the random masks
     assert [a["text"] for a in grid[1]["annotations"]] == shown
     assert [t["name"] for t in transfer[0]] == shown
@@ -290,9 +297,16 @@ def test_the_summary_is_one_line_a_step(page: MakePage):
     lines = summary(r).splitlines()
     assert [line.split()[0] for line in lines] == ["find", "prove", "shield", "check"]
     assert "already refuses in en/text, sw/text" in lines[0]
-    assert "passed: every claim held; 19 of 31 neurons verified" in lines[1]
+    assert "passed: every claim held; 19 of 31 neurons verified; " in lines[1]
+    # effect with its interval, strongest control, requests, cost
+    assert "necessity: mean 0.08 [-0.03, 0.21], strongest control 0.07 (matched)" in lines[1]
+    p = r["prove"]
+    assert f"{p['n_requests']} requests; {p['cost']['margins']} margins, {p['cost']['answers']} answers" in lines[1]
     assert "19 proven neurons trained: 4321 numbers, 0.350%" in lines[2]
-    assert "+0.31 [+0.24, +0.38] over no update; the shield beats masks" in lines[3]
+    assert lines[3].endswith(
+        "cells it did not train on: at the same benign refusal (0.08) the shield refuses 0.37 of harmful prompts and 2 masks of random "
+        "neurons 0.31; it beats them (+0.06 [+0.02, +0.11]); over plain LoRA -0.04 [-0.08, +0.01]"
+    )
     shown = page(r).text
     for line in lines:
         assert line.split(maxsplit=1)[1] in shown
@@ -302,12 +316,91 @@ def test_the_summary_is_one_line_a_step(page: MakePage):
 def test_a_shield_that_did_not_beat_random_masks_is_said_to_have_not(page: MakePage):
     good, r = results(), results()
     r["check"]["beats_random_mask"] = False
-    r["check"]["gains_in_selectivity"]["over random masks"] = [0.02, -0.05, 0.09]
-    assert "The shield does not beat masks of random neurons of the same size" in page(r).text
-    assert "does NOT beat masks of random neurons (+0.02 [-0.05, +0.09])" in page(r).text
-    assert "does NOT beat masks of random neurons (+0.02 [-0.05, +0.09])" in summary(r)
+    r["check"]["matched"]["over random masks"]["difference"] = [0.02, -0.05, 0.09]
+    assert (
+        "the shield does not refuse more harmful prompts than masks of random neurons of the same size" in page(r).text
+    )
+    assert "it does NOT beat them (+0.02 [-0.05, +0.09])" in page(r).text
+    assert "it does NOT beat them (+0.02 [-0.05, +0.09])" in summary(r)
     assert "not beat" not in page(good).text.lower()
-    assert "The shield beats masks of random neurons" in page(good).text
+    assert (
+        "At the same benign refusal the shield refuses more harmful prompts than masks of random neurons"
+        in page(good).text
+    )
+
+
+def test_both_are_said_to_be_read_at_one_benign_refusal_and_where_a_curve_does_not_reach_it(page: MakePage):
+    r = results()
+    shown = page(r)
+    assert [
+        "over random masks",
+        "0.08",
+        "0.37",
+        "0.31",
+        "+0.06 [+0.02, +0.11]",
+        "requests and masks",
+        "1 of 2",
+    ] in shown.cells
+    assert ["over plain LoRA", "0.07", "0.27", "0.31", "-0.04 [-0.08, +0.01]", "requests", "1 of 1"] in shown.cells
+    assert [
+        "sw/text",
+        "over plain LoRA",
+        "0.09",
+        "0.54",
+        "0.31",
+        "+0.23 [+0.19, +0.28]",
+        "requests",
+        "1 of 1",
+    ] in shown.cells
+    assert (
+        "Never refuse as many benign prompts as the finished shield: 1 of 2 curves (over random masks)." in shown.text
+    )
+    r["check"]["matched"]["over random masks"]["reached"] = 2
+    assert "Never refuse as many" not in page(r).text
+
+
+def test_conditions_that_cannot_be_compared_are_said_so(page: MakePage):
+    r = results()
+    nothing = {
+        "benign": None,
+        "harmful": None,
+        "others": None,
+        "difference": [None, None, None],
+        "reached": 0,
+        "n_cells": 0,
+    }
+    for found in r["check"]["matched"].values():
+        found |= nothing
+    r["check"]["beats_random_mask"] = False
+    shown = page(r)
+    assert "The shield and masks of random neurons cannot be compared" in shown.text
+    assert "cannot be compared with masks of random neurons at the same benign refusal" in summary(r)
+    assert not re.search(r"\b(None|nan|NaN|inf)\b", shown.text)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "said"),
+    [
+        ({"targets": 38}, "38 benign ones were taught their target; no prompt was held by KL divergence"),
+        (
+            {"preferred": 38},
+            "the answers of 38 benign ones were preferred to a refusal; no prompt was held by KL divergence",
+        ),
+        ({"targets": 38, "texts": 5}, "5 texts were held by KL divergence (weight 16)"),
+        (
+            {"targets": 30, "held": 8},
+            "30 benign ones were taught their target; 8 benign ones were held to the untouched model's answer",
+        ),
+    ],
+)
+def test_the_report_says_what_the_benign_prompts_were_used_for(page: MakePage, prompts: dict[str, int], said: str):
+    r = results()
+    r["shield"]["prompts"] |= {"held": 0, **prompts}
+    if not {"held", "texts"} & set(prompts):
+        r["shield"]["retention"] = None
+    text = page(r).text
+    assert said in text
+    assert ("weight" in text.split("Trained on")[1][:400]) == bool({"held", "texts"} & set(prompts))
 
 
 def test_a_proof_that_failed_and_a_shield_of_unproven_neurons_say_so(page: MakePage):
@@ -316,7 +409,8 @@ def test_a_proof_that_failed_and_a_shield_of_unproven_neurons_say_so(page: MakeP
     r["prove"]["verified"]["members"] = []
     r["shield"]["proven"] = False
     shown = page(r)
-    assert "No. Necessity: mean failed" in shown.text
+    assert shown.row("verdict") == ["verdict", "No"]
+    assert "Necessity: mean failed" in shown.text
     assert "These neurons were not proven" in shown.text
     assert "no: necessity: mean failed" in summary(r)
     assert "verified one by one" not in summary(r)
@@ -330,11 +424,12 @@ def test_what_was_not_tested_is_shown_as_such_without_numbers(page: MakePage):
     r["find"]["refusing_cells"] = []
     nothing = replace(
         proof(untested), passed=False, reason="not tested: the model refuses nothing", verified=NeuronSet([]), cells={}, members=(),
-        experiments=Experiments(), controls=ControlSummary(), answers=(AnswerRate("harmful", "clean", 48, Interval(0.0, 0.0, 0.1), Interval(0.0, 0.0, 0.1), 0),),
+        experiments=Experiments(), controls=ControlSummary(), answers=(AnswerRate("harmful", "clean", 48, *[Interval(0.0, 0.0, 0.1)] * 3, 0),),
     )  # fmt: skip
     r["prove"] = nothing.to_dict()
     shown = page(r)
-    assert "Not tested. Not tested: the model refuses nothing" in shown.text
+    assert shown.row("verdict") == ["verdict", "Not tested"]
+    assert "Not tested: the model refuses nothing" in shown.text
     assert shown.row("necessity: zero") == ["necessity: zero", "n/a [n/a, n/a]", "n/a", "n/a", "not tested", ""]
     assert "model refuses nowhere" in summary(r)
     assert "not tested: the model refuses nothing" in summary(r)
@@ -349,10 +444,10 @@ def test_missing_numbers_are_na_never_none_or_nan(page: MakePage):
         means["untrained"]["n_cells"]["utility"] = 0
     r["check"]["gains_in_selectivity"]["over random masks"] = [0.1, None, None]  # one request: no interval
     shown = page(r)
-    assert [c[-2] for c in shown.cells if c[0] in CONDITIONS and len(c) == 7 and "%" not in c[3]] == [
+    assert [c[-2] for c in shown.cells if c[0] in CONDITIONS and len(c) == 9 and "%" not in c[3]] == [
         "n/a [n/a, n/a] (0 of 2 cells)"
     ] * 5
-    assert shown.row("over random masks") == ["over random masks", "+0.10 [n/a, n/a]"]
+    assert ["over random masks", "+0.10 [n/a, n/a]"] in shown.cells
     assert not re.search(r"\b(None|nan|NaN|inf)\b", shown.text)
 
 
