@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from result_files import OUTCOMES, TRIPLE, text
 
 from neuronshield.core.files import write_text
 
@@ -50,10 +51,10 @@ def proof(run: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 def claim_row(claim: dict[str, Any]) -> dict[str, Any]:
     """One row of the table of claims."""
     best = max(((max(v), k) for k, v in claim["controls"].items() if v), default=None)
-    p = max(claim["p"].values())
+    p = max(claim["p"].values(), default=None)
     return {
         "claim": claim["name"], "effect": claim["effect"], "control": [best[0], best[1]] if best else None,
-        "p": "< 0.001" if p < 0.001 else p, "verdict": claim["verdict"],
+        "p": "< 0.001" if p is not None and p < 0.001 else p, "verdict": claim["verdict"],
     }  # fmt: skip
 
 
@@ -65,22 +66,36 @@ def mean(rows: list[dict[str, Any]], what: str) -> float:
 def shield(run: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Numbers of the shield and of the attacks on it, and one row a condition."""
     made, checked, attack = run["shield"], run["check"], run["attack"]
-    gains, attacked = checked["gains_in_selectivity"], attack["means"]
+    gains, attacked, prompts = checked["gains_in_selectivity"], attack["means"], made["prompts"]
+    masks, lora = (checked["matched"][f"over {name}"] for name in ("random masks", "plain LoRA"))
     untrained = {name: found["untrained"] for name, found in checked["means"].items()}
     numbers = {
         "neurons": made["neurons"], "param_fraction": 100 * made["conditions"]["shield"]["param_fraction"], "steps": made["steps"],
+        "taught_refusals": prompts["refusals"], "taught_targets": prompts["targets"], "held": prompts["held"],
         "untrained_cells": len(run["prompts"]["cells"]) - len(made["train_cells"]),
+        "strengths": ", ".join(str(p["steps"]) for p in checked["curves"]["shield"][1:]),
+        "matched_random": masks["difference"], "matched_benign": masks["benign"], "matched_shield": masks["harmful"],
+        "matched_masks": masks["others"], "reached_masks": masks["reached"], "matched_lora": lora["difference"],
+        "matched_benign_lora": lora["benign"],
         "over_no_update": gains["over no update"], "over_lora": gains["over plain LoRA"], "over_random": gains["over random masks"],
-        "random_masks": sum(name.startswith("random mask") for name in untrained), "attacked_cells": len(attack["cells"]),
+        "random_masks": masks["n"], "attacked_cells": len(attack["cells"]),
         "attacked_before": attacked["no update"]["refusal"][0], "attacked_after": attacked["as it is"]["refusal"][0],
         "pruned": attacked["pruned"]["refusal"], "random_pruned": attacked["random pruned"]["refusal"][0],
         "fine_tuned": attacked["fine-tuned"]["refusal"],
     }  # fmt: skip
-    shown = ("refusal", "over_refusal", "selectivity", "attack_success", "utility")
+    shown = [*OUTCOMES, "attack_success", "utility"]
     rows: list[dict[str, Any]] = [
         {"condition": name, **{k: found[k] for k in shown}} for name, found in untrained.items()
     ]
     return numbers, [{**row, "emphasis": True} if row["condition"] == "shield" else row for row in rows]
+
+
+#: Formats of the shield's numbers; the others are shown as they are.
+FORMATS = {
+    "param_fraction": "{:.2f} %", **dict.fromkeys(("matched_random", "matched_lora", "over_no_update", "over_lora", "over_random"), "{:+.2f} [{:+.2f}, {:+.2f}]"),
+    **dict.fromkeys(("pruned", "fine_tuned"), TRIPLE),
+    **dict.fromkeys(("matched_benign", "matched_benign_lora", "matched_shield", "matched_masks", "attacked_before", "attacked_after", "random_pruned"), "{:.2f}"),
+}  # fmt: skip
 
 
 def overlap(run: dict[str, Any]) -> list[dict[str, Any]]:
@@ -97,33 +112,15 @@ def overlap(run: dict[str, Any]) -> list[dict[str, Any]]:
         "image and typographic, same language": [(i, j) for i, j in same if {cells[i][1], cells[j][1]} == set(PICTURES)],
         "text and image, same language": [(i, j) for i, j in same if {cells[i][1], cells[j][1]} == {"text", "image"}],
     }  # fmt: skip
-    return [
-        {"pairs": kind, **{
-            title: float(np.mean([found[matrix][i][j] for i, j in chosen]))
-            for title, matrix in (("overlap", "jaccard"), ("benign_null", "benign_null"), ("split_half", "split_half"))
-        }}
-        for kind, chosen in kinds.items()
-    ]  # fmt: skip
-
-
-def text(data: dict[str, Any]) -> str:
-    """A result file as JSON: one line for each number, column and row."""
-    lines = []
-    for key, value in data.items():
-        if key in ("numbers", "columns"):
-            inner = ",\n  ".join(f"{json.dumps(k)}: {line(v)}" for k, v in value.items())
-            lines.append(f'"{key}": {{\n  {inner}\n }}')
-        elif key == "rows":
-            inner = ",\n  ".join(map(line, value))
-            lines.append(f'"rows": [\n  {inner}\n ]')
-        else:
-            lines.append(f'"{key}": {line(value)}')
-    return "{\n " + ",\n ".join(lines) + "\n}\n"
-
-
-def line(value: Any) -> str:
-    """A value on one line, numbers rounded to five decimals."""
-    return json.dumps(json.loads(json.dumps(value), parse_float=lambda x: round(float(x), 5)), ensure_ascii=False)
+    measures = ("jaccard", "permutation_null", "benign_null", "reliability", "shared")
+    matrices = {name: np.array(found[name], dtype=float) for name in measures}  # None becomes NaN
+    rows = []
+    for kind, chosen in kinds.items():
+        values = {name: np.array([matrix[i, j] for i, j in chosen]) for name, matrix in matrices.items()}
+        told = int(np.isfinite(values["shared"]).sum())
+        means = {name: float(np.nanmean(x)) if np.isfinite(x).any() else None for name, x in values.items()}
+        rows.append({"pairs": kind, **means, "told": [told, len(chosen)]})
+    return rows
 
 
 def main() -> None:
@@ -142,6 +139,16 @@ def main() -> None:
     }.items():  # fmt: skip
         path = RESULTS / f"{name}.json"
         data = json.loads(path.read_text(encoding="utf-8"))
+        if name == "organism-shield":
+            data["columns"] = {
+                "condition": {"title": "condition"},
+                **{k: {"title": title, "format": form} for k, (title, form) in OUTCOMES.items()},
+                "attack_success": {"title": "harmful answered", "format": TRIPLE},
+                "utility": {"title": "benign answered right", "format": TRIPLE},
+            }
+            formats = {k: {"format": FORMATS[k]} for k in numbers if k in FORMATS}
+            kept = {k: v for k, v in data["numbers"].items() if k == "fine_tune_steps"}
+            data["numbers"] = {k: {"value": None, **formats.get(k, {})} for k in numbers} | kept
         for key, value in numbers.items():
             data["numbers"][key]["value"] = value
         write_text(path, text({**data, "source": source, "rows": rows}))
