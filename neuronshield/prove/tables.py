@@ -225,6 +225,15 @@ class Cost(Row):
 
 
 @dataclass(frozen=True, repr=False)
+class ShuffledMembers(Row):
+    """Members that lower the margin when ablated alone: of the tested set of `n`, and of each of the sets selected on shuffled labels."""
+
+    set: int
+    shuffled: tuple[int, ...]
+    n: int
+
+
+@dataclass(frozen=True, repr=False)
 class DosePoint(Row):
     """One point of the dose-response curve: change of the margin when the set's values are multiplied by alpha.
 
