@@ -16,8 +16,9 @@ and their product says what the neuron does to the difference between harmful an
     otherwise                   anti-refusal: its direct effect brings the margins of harmful and benign prompts together
 
 "Direct" is what later layers do not change: a neuron that later neurons read may do the opposite in all. `verify` measures the
-total effect, which in early layers can be unlike the direct one. Norms (the final one, and one behind the MLP where the family has it) are held at their scale on a prompt, softcaps
-at their slope there. So `writes` is a slope at one prompt, and its unit is logits per unit of activation.
+total effect, which in early layers can be unlike the direct one. Norms (the final one, and one behind the MLP where the family has
+it) are held at their scale on a prompt, softcaps at their slope there. So `writes` is a slope at one prompt, and its unit is logits
+per unit of activation.
 
 Source: Elhage et al. (2021), "A Mathematical Framework for Transformer Circuits" (direct paths to the logits); nostalgebraist (2020),
 "Interpreting GPT: the logit lens".
