@@ -23,6 +23,7 @@ from neuronshield.prove.tables import (
     Member,
     Minimal,
     Retest,
+    ShuffledMembers,
     SizePoint,
     Spread,
     Wording,
@@ -86,6 +87,7 @@ def proof(claims: list[Claim]) -> ns.Proof:
         reason="every claim held", claims=tuple(claims), n_pairs=17, n_requests=16, draws=20, paired=True,
         retest=Retest(tuple(claims[:1]), n_members=19, n_backups=2, n_chosen_on=5, n_requests=11, passed=True),
         wording=Wording(effect(0.64), effect(0.8), effect(0.16), only_wording=False), cost=Cost(12_345, 678),
+        shuffled=ShuffledMembers(19, shuffled=(3, 7, 2), n=31),
         cells={"en/text": CellEffect(9, 4.56, Interval(0.66, 0.55, 0.77), 0.058, 0.009, 0.018, "passed")}, members=members,
         experiments=experiments,
         answers=(AnswerRate("harmful", "clean", 47, Interval(0.93, 0.71, 0.98), Interval(0.033, 0.007, 0.12), Interval(0.015, 0.005, 0.095), 6),
@@ -136,7 +138,9 @@ def overlap() -> dict[str, Any]:
     matrix = [[1.0, 0.42, None], [0.42, 1.0, 0.17], [None, 0.17, 1.0]]
     measures = ("jaccard", "coefficient", "benign_null", "permutation_null", "p", "reliability", "shared", "shared_low",
                 "shared_high", "pairs")  # fmt: skip
-    one = {name: [[None if x is None else x + i / 100 for x in row] for row in matrix] for i, name in enumerate(measures)}
+    one = {
+        name: [[None if x is None else x + i / 100 for x in row] for row in matrix] for i, name in enumerate(measures)
+    }
     nothing = {"cells": ["en", "sw"], "method": "contribution", **{name: [[None, None]] * 2 for name in measures}}
     return {"cells": list(CELLS), "method": "contribution", **one, "along": {"language": nothing}}
 

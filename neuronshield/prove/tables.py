@@ -232,6 +232,10 @@ class ShuffledMembers(Row):
     shuffled: tuple[int, ...]
     n: int
 
+    def __str__(self) -> str:
+        mean, most = float(np.mean(self.shuffled)), max(self.shuffled)
+        return f"{self.set} of {self.n}; from sets chosen on shuffled labels: mean {mean:.1f}, max {most}"
+
 
 @dataclass(frozen=True, repr=False)
 class DosePoint(Row):

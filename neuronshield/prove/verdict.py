@@ -33,6 +33,7 @@ from .tables import (
     Experiments,
     Member,
     Retest,
+    ShuffledMembers,
     Wording,
 )
 
@@ -175,6 +176,7 @@ class Proof:
         claims: one per claim.
         retest: the same for the chosen members as a set, on the requests that did not choose them; None where none was chosen.
         wording: change of refusals by answers and by their first words, under mean ablation; None where no answer could be graded.
+        shuffled: how many members lower the margin alone, beside sets selected on shuffled labels; None where there are none.
         cells: effect of mean ablation by cell ("en/text").
         members: one row per neuron of the set.
         experiments: tables of every experiment.
@@ -202,6 +204,7 @@ class Proof:
     paired: bool
     retest: Retest | None = None
     wording: Wording | None = None
+    shuffled: ShuffledMembers | None = None
     cells: dict[str, CellEffect] = field(default_factory=dict)
     members: tuple[Member, ...] = ()
     experiments: Experiments = field(default_factory=Experiments)
@@ -264,6 +267,8 @@ class Proof:
                 f"under ablation refusals of harmful prompts fall by {self.wording.judged} as judged, by {self.wording.keyword} by "
                 f"refusal prefixes; ratio {ratio}"
             )
+        if self.shuffled is not None:
+            said.append(f"members that lower the margin alone: {self.shuffled}")
         said.append(
             f"{count(self.n_requests, 'request')} ({count(self.n_pairs, 'pair')}), {count(self.draws, 'draw')} per kind of control; "
             f"{count(self.cost.margins, 'margin')} and {count(self.cost.answers, 'answer')} computed"

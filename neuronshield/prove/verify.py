@@ -75,6 +75,7 @@ from .evidence import Evidence, measure_evidence
 from .members import Members, measure_members, verified_only
 from .pairs import MatchedPairs, match, measure
 from .refusals import refusing_cells
+from .shuffled import kept_on_shuffled
 from .tables import (
     ANSWERS,
     ANTI_REFUSAL,
@@ -243,7 +244,9 @@ def _tested(test: _Test, everywhere: MatchedPairs, cells: Sequence[Cell]) -> Pro
     controls = test.controls(pairs, test.neurons)
     evidence = measure_evidence(pairs, test.neurons, controls, grader=test.grader, sample=test.grader.rows(pairs))
     claims, wording = evidence.claims(), measure_wording(evidence.sheet)
-    members = measure_members(pairs.split()[0], test.neurons)
+    choosing = pairs.split()[0]
+    members = measure_members(choosing, test.neurons)
+    shuffled = kept_on_shuffled(choosing, test.neurons, controls.shuffled) if controls.shuffled else None
     retest = _retest(test, evidence, members)
     passed = not open_of(claims)
     chosen = members.kept()
@@ -258,7 +261,7 @@ def _tested(test: _Test, everywhere: MatchedPairs, cells: Sequence[Cell]) -> Pro
     )
     return test.proof(
         pairs, reason=reason_of(claims, wording=wording, retest=retest, n_backups=len(kept.backups)), kept=kept,
-        passed=passed, claims=claims, retest=retest, wording=wording,
+        passed=passed, claims=claims, retest=retest, wording=wording, shuffled=shuffled,
         cells=effects_by_cell(pairs, evidence.margins.changes[NECESSITY_MEAN], controls), members=table,
         experiments=experiments, answers=evidence.sheet.rates(),
         controls=ControlSummary(controls.counts(), missing=controls.missing, recovered=controls.recovered),

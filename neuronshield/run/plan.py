@@ -17,7 +17,8 @@ from ..shield.training import TrainingConfig
 __all__ = ["Plan", "held_out", "plan_for", "read_prompts"]
 
 
-#: Matched pairs a cell of the organism's own prompts.
+#: Matched pairs a cell and split of the organism's own prompts. Those of "test" that are left are confirmed on as well, so that of 48
+#: requests one third chooses members and 32 test them: the claim of utility takes 29.
 ORGANISM_PAIRS = 32
 
 
@@ -92,7 +93,10 @@ def _read_prompts(model: str | Model, prompts: str | os.PathLike[str] | PromptSe
         raise InputError("--prompts is needed for this model; only the organism has prompts of its own")
     from ..organism import records
 
-    return PromptSet.from_records(records(max_pairs=ORGANISM_PAIRS, seed=seed))
+    rows = records(max_pairs=ORGANISM_PAIRS, seed=seed)
+    used = {row["pair_id"] for row in rows}
+    more = [{**row, "split": "confirm"} for row in records(splits=["test"], seed=seed) if row["pair_id"] not in used]
+    return PromptSet.from_records([*rows, *more])
 
 
 def held_out(prompts: PromptSet, names: Sequence[str]) -> list[Cell]:

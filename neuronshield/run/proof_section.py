@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from ..core.results import from_json
 from ..figures import proof_figure
+from ..prove.tables import ShuffledMembers
 from .page import drawing, interval, note, num, p_text, sentence, spread, table
 
 EFFECT = "normalised effect [95 %]"
@@ -150,6 +152,8 @@ def _members(p: dict[str, Any]) -> str:
         f"prompts, write towards refusal), {kinds.count('compliance-promoting')} compliance-promoting (larger on benign prompts, write "
         f"towards compliance), and {kinds.count('anti-refusal')} do the opposite of one of these.</p>"
     )
+    if found := p["shuffled"]:
+        text += f"<p>Members that lower the margin alone: {escape(str(from_json(ShuffledMembers, found)))}.</p>"
     rows = [
         [f"({m['layer']}, {m['index']})", interval(m["alone"], ".3f"), interval(m["last"], ".3f"), m["role"] or "none",
          *_sign(m["sign"]), "yes" if m["verified"] else "no"]

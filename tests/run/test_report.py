@@ -206,7 +206,7 @@ def test_every_step_is_told_with_its_numbers(page: MakePage):
     for said in ("toy-vllm", "3 layers × 29 neurons", "1.2 M parameters", "421 prompts in 3 cells", "seed 5",
                  "best 31 of en/text, 0.123% of the parameters", "16 (17 pairs of prompts, in en/text)", "12345 margins and 678 answers",
                  "5 requests chose 19 members, ablated together with 2 backup neurons", "The other 11 requests tested them as a set",
-                 "fall by 0.64 [0.58, 0.70] as judged, and by 0.80 [0.74, 0.86]", "Judged change / keyword change: 0.80",
+                 "fall by 0.64 [0.58, 0.70] as judged, and by 0.80 [0.74, 0.86]", "Judged change / keyword change: 0.80", "lower the margin alone: 19 of 31; from sets chosen on shuffled labels: mean 4.0, max 7",
                  "Of 31 neurons, 17 lower the refusal margin when ablated alone, 2 only (or more than twice as much) when others",
                  "3 raise it (anti-refusal neurons), and 9 have no effect", "19 are verified",
                  "20 random, 20 matched, 1 general", "A control is missing or smaller: language: needs two",
@@ -219,7 +219,7 @@ def test_every_step_is_told_with_its_numbers(page: MakePage):
     assert shown.row("en/text") == ["en/text", "9", "4.56", "0.66 [0.55, 0.77]", "0.06", "0.009", "0.018", "passed"]
     assert shown.row("harmful, answered")[1:4] == ["83", "0.42 [0.32, 0.52]", "0.01 (-0.01 to 0.01)"]
     assert shown.row("layer 1") == ["layer 1", "13", "0.41 [0.31, 0.51]", "0.22 [0.12, 0.32]"]
-    assert shown.row("harmful, clean") == ["harmful, clean", "47", "0.93 [0.71, 0.98]", "0.01 [0.01, 0.10]", "6"]
+    assert shown.row("harmful, clean") == ["harmful, clean", "47", "0.93 [0.71, 0.98]", "0.03 [0.01, 0.12]", "0.01 [0.01, 0.10]", "6"]
     assert shown.row("harmful, set ablated") == [
         "harmful, set ablated",
         "47",
