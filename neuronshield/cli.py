@@ -39,6 +39,11 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def _say(quiet: bool) -> None:
+    """What the steps log is shown, such as how many requests each claim has and needs; with --quiet warnings only."""
+    logging.getLogger("neuronshield").setLevel(logging.WARNING if quiet else logging.INFO)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="neuronshield")
 def cli() -> None:
@@ -52,6 +57,7 @@ def run(model: str, prompts: str | None, out: str, hold_out: tuple[str, ...], se
     from .run.pipeline import run as run_all
     from .run.report import summary
 
+    _say(quiet)
     results = run_all(model, prompts, out, hold_out=hold_out, seed=seed, progress=not quiet)
     click.echo(summary(results))
     click.echo(f"\n{Path(out) / 'report.html'}")
@@ -63,6 +69,7 @@ def _step(name: str, text: str) -> None:
         from .run.folder import check_folder, open_job
         from .run.pipeline import STEPS
 
+        _say(quiet)
         check_folder(Path(out))
         job = open_job(model, prompts, out, hold_out=hold_out, seed=seed, progress=not quiet)
         STEPS[name](job)

@@ -40,6 +40,7 @@ from ..model.forward import margins
 from ..model.model import Model
 from ..model.prefixes import opening_tokens, openings_of
 from ..prove.controls import random_like
+from ..prove.requirements import log_requirements, requirements
 from ..prove.verify import verify
 from ..shield.edits import clamp_edit, low_rank_edit
 from ..shield.loading import load_adapter
@@ -326,6 +327,7 @@ def run(
             label="harmful"
         ):  # a language without a refusal is found before the first step
             _ = prompt.target or refusal_for(prompt, job.model.prefixes.refusals)
+        log_requirements(requirements(job.prompts))
         for name, step in STEPS.items():
             logger.info("%s", name)
             step(job)

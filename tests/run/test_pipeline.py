@@ -275,3 +275,19 @@ def test_a_language_without_a_refusal_to_teach_is_found_before_the_first_forward
     with pytest.raises(ns.InputError, match="no refusal to teach in language 'nl'"):
         examples(model, dutch)  # and before the model answers the benign ones
     assert not list(tmp_path.iterdir())
+
+
+def test_what_each_claim_has_and_needs_is_said_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def stop(job: Any) -> None:
+        raise InterruptedError("first step")
+
+    monkeypatch.setattr("neuronshield.run.pipeline.STEPS", {"find": stop})
+    prompts = tiny.prompts().with_splits()
+    with caplog.at_level("INFO", "neuronshield"), pytest.raises(InterruptedError):
+        run(ns.load(tiny.llama(), processor=tiny.tokenizer()), prompts, tmp_path / "out", progress=False)
+    n = len({p.pair_id for p in prompts.where(split="confirm")})
+    assert caplog.messages[0] == f"necessity: zero of the set: {n} requests, needs 5: too few"
+    assert caplog.messages[-1] == "find"
+    assert len(caplog.messages) == 20
