@@ -75,6 +75,7 @@ from .evidence import Evidence, measure_evidence
 from .members import Members, measure_members, verified_only
 from .pairs import MatchedPairs, match, measure
 from .refusals import refusing_cells
+from .requirements import log_requirements, requirements
 from .shuffled import kept_on_shuffled
 from .tables import (
     ANSWERS,
@@ -139,6 +140,7 @@ def verify(
     at_least(1, "verify", draws=draws, graded=graded, batch_size=batch_size)
     check_seed(seed, call="verify")
     check_judge(judge, call="verify")
+    log_requirements(requirements(confirm, graded=graded))
     found, paired = match(confirm, seed=seed)
     openings = openings_of(model, confirm, refusals=refusals, compliances=compliances)
     tokens = opening_tokens(model, openings)
