@@ -3,7 +3,7 @@
 Left: overlap of the selected neurons of every two cells, from the run. Right: of the verified neurons that are more active on harmful
 prompts, the one with the largest effect: its activation at every token of a matched pair, and at the last prompt token of all
 *confirm* pairs.
-Writes readme.png and readme-dark.png, and overlap.png: overlap, benign null and split-half reliability of all cells. Needs kaleido and a Chromium (`pip install kaleido`; BROWSER_PATH names the browser).
+Writes readme.png and readme-dark.png, and overlap.png: shares of neurons in common by language and by modality. Needs kaleido and a Chromium (`pip install kaleido`; BROWSER_PATH names the browser).
 """
 
 from __future__ import annotations
@@ -147,12 +147,7 @@ def main() -> None:
     args = parser.parse_args()
     results = json.loads((args.run / "results.json").read_text(encoding="utf-8"))
     view = neuron_view(results, ns.load("organism"))
-    shared = results["find"]["overlap"]
-    matrices = {n: np.array(shared[n], dtype=float) for n in ("jaccard", "benign_null", "split_half")}
-    ns.figures.overlap_heatmap(
-        shared["cells"], matrices["jaccard"], benign_null=matrices["benign_null"], split_half=matrices["split_half"],
-        method=shared["method"],
-    ).write_image(args.out / "overlap.png", width=1180, scale=1.5)  # fmt: skip
+    ns.figures.overlap_heatmap(results["find"]["overlap"]).write_image(args.out / "overlap.png", width=900, scale=1.5)
     for name, theme in THEMES.items():
         figure(results, view, theme).write_image(args.out / f"{name}.png", scale=2)
 

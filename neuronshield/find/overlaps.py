@@ -15,8 +15,8 @@ One number says how much is shared:
     shared = (overlap - noise) / (reliability - noise)
 
 0 for unrelated neurons, 1 for the same neurons. Its three parts are measured on halves of the requests, and no request is in both
-halves. Taken from the whole sample instead, with its Jaccard index, the same formula gives 1.1 to 2.5 for cells that share all
-neurons, and down to -0.4 for cells that share none (docs, "How the verdict was tested"). The interval is a jackknife over the
+halves. Taken from the Jaccard indices of the whole sample, the same formula does not recover a known share: cells without a common
+neuron get less than 0, cells with the same neurons more than 1 (docs, "How the verdict was tested"). The interval is a jackknife over the
 folds. Where reliability minus noise is too small, the number of requests is too small to tell, and `shared` is NaN.
 """
 
