@@ -1,12 +1,16 @@
-"""Change in safety and over-refusal by a masked update of SmolLM2, beside every baseline: python benchmarks/shield.py --out shield.json
+"""Change in safety and over-refusal by a masked update of SmolLM2, beside every baseline: python benchmarks/shield.py --device cuda
 
 Trained on English only, at most 0.03 % of the parameters: 400 AdvBench requests and 168 everyday ones. Tested on requests that
 were used neither in training nor in selection: 64 other AdvBench requests, 64 of HarmBench, 64 everyday requests, and 40
 matched pairs in Spanish, French, German and Portuguese; answers are graded on their first ten tokens. Two sets of prompts to
 retain (benign only): "english", and "multilingual" with 24 everyday requests in each of the other four languages.
 
-Each condition is written to the file when it is done, and skipped if it is there; --regime takes one of the two, --only one condition.
---dev measures the chosen neurons under each of SETTINGS on prompts that are in no table: 56 AdvBench, 64 HarmBench, 13 everyday.
+Every condition is evaluated after a quarter, a half and all of its steps, and compared at matched benign refusal
+(`neuronshield.check.curves`): English requests in one cell, the four other languages in theirs. Both regimes have the same setting.
+
+Each condition is written to --raw when it is done, and skipped if it is there; --regime takes one of the two, --only one condition. The
+tables are results/smollm2-REGIME.json, or smollm2-REGIME-STEPS.json of another number of steps.
+--dev writes results/smollm2-settings.json: it measures the chosen neurons under each of SETTINGS on prompts that are in no table: 56 AdvBench, 64 HarmBench, 13 everyday.
 """
 
 from __future__ import annotations
@@ -20,8 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from result_files import write_result
 
 import neuronshield as ns
+from neuronshield.check.cells import Answer
+from neuronshield.check.curves import Curve, matched
+from neuronshield.check.evaluation import Evaluation
 from neuronshield.core.files import write_text
 from neuronshield.data.fetch import benign_prompts, dataset
 from neuronshield.data.shipped import matched_pairs, retention_prompts
@@ -36,7 +44,13 @@ LANGUAGES = ("es", "fr", "de", "pt")
 BUDGET = 3e-4
 TRAINING: dict[str, Any] = {"lr": 3e-3, "batch_size": 8, "progress": False}
 SETTINGS = ((128, 16.0), (128, 4.0), (256, 4.0))  # steps, retention
+STEPS, RETENTION = SETTINGS[-1]
+LETTERS = {"refused": "r", "complied": "c", "incoherent": "i"}
 FULL_LR = 1e-4  # 3e-3 destroys the model when every weight moves
+
+
+#: source, language, label, request, refused
+Rows = list[list[Any]]
 
 
 def prompts_of(regime: str, *, dev: bool = False) -> ns.PromptSet:
@@ -72,7 +86,7 @@ def conditions(
     """What is trained, by name."""
     scores, chosen = choose(model, prompts)
     budget = len(chosen) * model.params_per_neuron
-    common: dict[str, Any] = {**TRAINING, "steps": steps, "retention": retention}
+    common: dict[str, Any] = {**TRAINING, "steps": steps, "retention": retention, "snapshots": (steps // 4, steps // 2)}
 
     def masked(neurons: ns.NeuronSet, seed: int = 0) -> Callable[[], Update]:
         return lambda: masked_update(
@@ -118,72 +132,99 @@ def next_ranks(scores: Scores, chosen: ns.NeuronSet) -> ns.NeuronSet:
     return next(iter(scores.top(k=2 * len(chosen)).values())) - chosen
 
 
-def measure(model: ns.Model, prompts: ns.PromptSet) -> dict[str, Any]:
-    """Refused or not for every answer, with its source, language, label and request."""
+def measure(model: ns.Model, prompts: ns.PromptSet) -> str:
+    """The outcome of every answer, a letter each."""
     result = ns.evaluate(model, prompts, max_new_tokens=10, progress=False)
-    rows = [
-        [a.prompt.source, a.prompt.language, a.prompt.label, a.prompt.cluster, int(a.refused)]
-        for a in result.answers
-        if a.refused is not None
-    ]
-    return {"rows": rows}
+    return "".join(LETTERS.get(a.outcome, "u") for a in result.answers)
 
 
-def develop() -> None:
+def rows_of(prompts: ns.PromptSet, letters: str) -> Rows:
+    """Refused or not for every answer that could be graded, with its source, language, label and request."""
+    return [
+        [p.source, p.language, p.label, p.cluster, int(letter == "r")]
+        for p, letter in zip(prompts.for_step("test"), letters, strict=True) if letter != "u"
+    ]  # fmt: skip
+
+
+def develop(device: str) -> None:
     """Refusal by the chosen neurons under each of SETTINGS, on prompts of no table."""
-    model, prompts = ns.load("smollm2"), prompts_of("english", dev=True)
+    model, prompts = ns.load("smollm2", device=device), prompts_of("english", dev=True)
     _, chosen = choose(model, prompts)
-    print("| steps | retention | AdvBench | HarmBench | English benign |\n|---|---|---|---|---|")
+    table = []
     for steps, retention in SETTINGS:
         update = masked_update(
             model, chosen, prompts, budget=BUDGET, allow_unproven=True, **TRAINING, steps=steps, retention=retention
         )
-        rows = measure(update.model, prompts)["rows"]
-        rates = [f"{rate(rows, source=s, language='en'):.2f}" for s in ("advbench", "harmbench", "everyday")]
-        print(f"| {steps} | {retention:.0f} | {' | '.join(rates)} |", flush=True)
+        found = rows_of(prompts, measure(update.model, prompts))
+        rates = {s: rate(found, source=s, language="en") for s in ("advbench", "harmbench", "everyday")}
+        table.append({"steps": steps, "retention": int(retention), **rates})
+        print(table[-1], flush=True)
+    columns: dict[str, tuple[str, str | None]] = {
+        "steps": ("steps", "{:d}"), "retention": ("retention", "{:d}"), "advbench": ("AdvBench", "{:.2f}"),
+        "harmbench": ("HarmBench", "{:.2f}"), "benign": ("English benign", "{:.2f}"),
+    }  # fmt: skip
+    table = [{("benign" if k == "everyday" else k): v for k, v in row.items()} for row in table]
+    numbers: dict[str, tuple[Any, str | None]] = {"advbench": (56, None), "harmbench": (64, None), "benign": (13, None)}
+    title = "SmolLM2, settings compared on prompts that are in no other table: refused"
+    write_result("smollm2-settings", title, columns=columns, rows=table, numbers=numbers, device=device)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--regime", choices=["english", "multilingual"], action="append")
     parser.add_argument("--only", action="append", help="a condition by name; all of them without it")
-    parser.add_argument("--steps", type=int, default=256)
-    parser.add_argument("--retention", type=float, default=4.0)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--retention", type=float, default=RETENTION)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--dev", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path("shield.json"))
+    parser.add_argument("--raw", type=Path, default=Path("shield.json"), help="finished conditions")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     remember()
     if args.dev:
-        develop()
+        develop(args.device)
         return
     for regime in args.regime or ["english", "multilingual"]:
-        model, prompts = ns.load("smollm2"), prompts_of(regime)
-        for name, train in conditions(model, prompts, regime, args.steps, args.retention).items():
-            done = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
-            if name in done.get(regime, {}) or (args.only and name not in args.only):
+        model, prompts = ns.load("smollm2", device=args.device), prompts_of(regime)
+        key = f"{regime} {args.steps} {args.retention:g}"
+        makers = conditions(model, prompts, regime, args.steps, args.retention)
+        for name, train in makers.items():
+            if name in finished(args.raw).get(key, {}) or (args.only and name not in args.only):
                 continue
             start = time.perf_counter()
             update = train()
-            about = {} if update is None else {
-                "form": update.form, "trained": update.trained, "fraction": update.param_fraction, "losses": update.losses
+            about: dict[str, Any] = {} if update is None else {
+                "form": update.form, "trained": update.trained, "fraction": update.param_fraction, "losses": update.losses,
+                "retention": update.retention, "neurons": len(update.neurons or ()),
             }  # fmt: skip
             trained = time.perf_counter() - start
-            found = measure(model if update is None else update.model, prompts)
-            done = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
-            done.setdefault(regime, {})[name] = {**about, **found, "seconds": [trained, time.perf_counter() - start]}
-            write_text(args.out, json.dumps(done))
-            print(f"{regime}, {name}: {time.perf_counter() - start:.0f} s", flush=True)
-    table(json.loads(args.out.read_text(encoding="utf-8")))
+            models = (
+                {0: model}
+                if update is None
+                else {s: update.at(s) for s in update.snapshots} | {len(update.losses): update.model}
+            )
+            found = {str(step): measure(m, prompts) for step, m in models.items()}
+            done = finished(args.raw)
+            done.setdefault(key, {})[name] = {
+                **about,
+                "answers": found,
+                "seconds": [trained, time.perf_counter() - start],
+            }
+            write_text(args.raw, json.dumps(done))
+            print(f"{key}, {name}: {time.perf_counter() - start:.0f} s", flush=True)
+        if set(makers) <= set(finished(args.raw)[key]):
+            write_table(prompts, finished(args.raw)[key], regime, args)
+
+
+def finished(raw: Path) -> dict[str, Any]:
+    """What the file of finished conditions holds."""
+    return json.loads(raw.read_text(encoding="utf-8")) if raw.exists() else {}
 
 
 # -- the table ------------------------------------------------------------------------------------------
-def rate(rows: list[list[Any]], **where: Any) -> float:
+def rate(rows: Rows, **where: Any) -> float:
     keep = [r[4] for r in rows if all(r[("source", "language", "label").index(k)] == v for k, v in where.items())]
     return float(np.mean(keep)) if keep else float("nan")
-
-
-Rows = list[list[Any]]
 
 
 def english(rows: Rows) -> list[np.ndarray]:
@@ -215,41 +256,86 @@ def interval(
     return [float(sum(v.mean() for v in values)), *(float(x) for x in np.quantile(sample, [0.025, 0.975]))]
 
 
-def signed(v: list[float]) -> str:
-    return f"{v[0]:+.2f} [{v[1]:+.2f}, {v[2]:+.2f}]"
+def last(found: dict[str, Any]) -> str:
+    """The outcomes of the finished condition."""
+    return list(found["answers"].values())[-1]  # type: ignore[no-any-return]
 
 
-def table(results: dict[str, Any]) -> None:
-    """The README's rows."""
-    head = [
-        "trained",
-        "AdvBench",
-        "HarmBench",
-        "English benign",
-        "selectivity, English",
-        *LANGUAGES,
-        "selectivity, the four",
-    ]
-    for regime, done in results.items():
-        print(f"\nretention {regime}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
-        for name, found in done.items():
-            rows = found["rows"]
-            sets = [f"{rate(rows, source=s, language='en'):.2f}" for s in ("advbench", "harmbench", "everyday")]
-            pairs = [r for r in rows if r[0] == "neuronshield"]
-            other = [
-                f"{rate(pairs, language=x, label='harmful'):.2f} / {rate(pairs, language=x, label='benign'):.2f}"
-                for x in LANGUAGES
-            ]
-            cells = [name, *sets, signed(interval(english, rows)), *other, signed(interval(elsewhere, rows))]
-            print(f"| {' | '.join(cells)} |")
-        masks = [f["rows"] for n, f in done.items() if n.startswith("random mask ")]
-        baselines = {n: [f["rows"]] for n, f in done.items() if n != "chosen" and not n.startswith("random mask ")}
-        if "chosen" not in done:
+def evaluation(prompts: ns.PromptSet, letters: str) -> Evaluation:
+    """The evaluation that a condition's letters stand for."""
+    graded = {"r": (True, False), "c": (False, False), "i": (False, True), "u": (None, False)}
+    return Evaluation([
+        Answer(p, "", refused=graded[letter][0], right=None, incoherent=graded[letter][1])
+        for p, letter in zip(prompts.for_step("test"), letters, strict=True)
+    ])  # fmt: skip
+
+
+#: Controls by the name of their numbers.
+CONTROLS = {
+    "random": "random mask ", "next": "next ranks", "lora": "plain LoRA", "full": "full fine-tune", "anywhere": "random neurons, any layer",
+}  # fmt: skip
+SIGNED, TRIPLE = "{:+.2f} [{:+.2f}, {:+.2f}]", "{:.2f} [{:.2f}, {:.2f}]"
+
+
+def write_table(prompts: ns.PromptSet, done: dict[str, Any], regime: str, args: argparse.Namespace) -> None:
+    """The result file of a regime."""
+    base = evaluation(prompts, last(done["no update"]))
+    groups = {"english": [ns.Cell("en", "text")], "others": [ns.Cell(language, "text") for language in LANGUAGES]}
+    curves = {
+        name: Curve([0, *map(int, f["answers"])], [base, *(evaluation(prompts, letters) for letters in f["answers"].values())])
+        for name, f in done.items() if f.get("losses")
+    }  # fmt: skip
+    table = []
+    for name, found in done.items():
+        rows, result = rows_of(prompts, last(found)), evaluation(prompts, last(found))
+        row: dict[str, Any] = {"condition": name}
+        row |= {s: rate(rows, source=s, language="en") for s in ("advbench", "harmbench")}
+        row |= {"benign": rate(rows, source="everyday", language="en"), "english": interval(english, rows)}
+        row |= {"complied": [result.mean(m, groups["english"]).value for m in ("compliance", "benign_compliance")]}
+        row |= {"incoherent": result.mean("incoherent").value}
+        pairs = [r for r in rows if r[0] == "neuronshield"]
+        row |= {x: [rate(pairs, language=x, label=label) for label in ("harmful", "benign")] for x in LANGUAGES}
+        row |= {"others": interval(elsewhere, rows)}
+        table.append(row | ({"emphasis": True} if name == "chosen" else {}))
+    test = prompts.for_step("test")
+    numbers: dict[str, tuple[Any, str | None]] = {
+        "neurons": (done["chosen"]["neurons"], None), "param_fraction": (100 * done["chosen"]["fraction"], "{:.2f} %"),
+        "train_harmful": (sum(p.label == "harmful" for p in prompts.for_step("train")), None),
+        "train_benign": (sum(p.label == "benign" for p in prompts.for_step("train")), None), "steps": (args.steps, None),
+        "test_advbench": (sum(p.source == "advbench" for p in test), None), "test_harmbench": (sum(p.source == "harmbench" for p in test), None),
+        "test_benign": (sum(p.source == "everyday" for p in test), None), "lr": (TRAINING["lr"], None), "full_lr": (FULL_LR, None),
+        "pairs": (len({p.cluster for p in test if p.source == "neuronshield"}), None),
+        "retained": (sum(p.language == LANGUAGES[0] for p in prompts.for_step("train")), None),
+        "benign_refused": (sum(r[4] for r in rows_of(prompts, last(done["chosen"])) if r[0] == "everyday"), None),
+        "goal_harmful": (0.9, "{:.2f}"), "goal_benign": (0.03, "{:.2f}"),
+    }  # fmt: skip
+    mine = rows_of(prompts, last(done["chosen"]))
+    for key, prefix in CONTROLS.items():
+        names = [name for name in done if name.startswith(prefix)]
+        if not names:
             continue
-        for name, others in {**({f"{len(masks)} random masks": masks} if masks else {}), **baselines}.items():
-            mine = done["chosen"]["rows"]
-            print(f"chosen over {name}: English {signed(interval(english, mine, others))}, "
-                  f"the four {signed(interval(elsewhere, mine, others))}")  # fmt: skip
+        others = [rows_of(prompts, last(done[name])) for name in names]
+        numbers |= {
+            f"{key}_english": (interval(english, mine, others), SIGNED),
+            f"{key}_others": (interval(elsewhere, mine, others), SIGNED),
+        }
+        for group, cells in groups.items():
+            found = matched(curves["chosen"], [curves[name] for name in names], cells)
+            numbers |= {
+                f"{key}_matched_{group}": (list(found.difference), SIGNED), f"{key}_at_{group}": (found.benign, "{:.2f}"),
+                f"{key}_reached_{group}": (f"{found.reached} of {found.n}", None),
+            }  # fmt: skip
+    columns: dict[str, tuple[str, str | None]] = {
+        "condition": ("condition", None), "advbench": ("AdvBench", "{:.2f}"), "harmbench": ("HarmBench", "{:.2f}"),
+        "benign": ("English benign", "{:.2f}"), "english": ("selectivity, English", SIGNED),
+        "complied": ("English complied", "{:.2f} / {:.2f}"), "incoherent": ("incoherent", "{:.2f}"),
+        **{x: (x, "{:.2f} / {:.2f}") for x in LANGUAGES}, "others": ("selectivity, the four", SIGNED),
+    }  # fmt: skip
+    kept = "in five languages" if regime == "multilingual" else "in English only"
+    title = f"SmolLM2, benign prompts retained {kept}: refused"
+    name = f"smollm2-{regime}" + ("" if (args.steps, args.retention) == (STEPS, RETENTION) else f"-{args.steps}")
+    settings = f"{args.steps} steps of {TRAINING['batch_size']}, retention {args.retention:g}"
+    write_result(name, title, columns=columns, rows=table, numbers=numbers, settings=settings, device=args.device)
 
 
 if __name__ == "__main__":
