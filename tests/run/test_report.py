@@ -219,11 +219,19 @@ def test_every_step_is_told_with_its_numbers(page: MakePage):
     assert shown.row("en/text") == ["en/text", "9", "4.56", "0.66 [0.55, 0.77]", "0.06", "0.009", "0.018", "passed"]
     assert shown.row("harmful, answered")[1:4] == ["83", "0.42 [0.32, 0.52]", "0.01 (-0.01 to 0.01)"]
     assert shown.row("layer 1") == ["layer 1", "13", "0.41 [0.31, 0.51]", "0.22 [0.12, 0.32]"]
-    assert shown.row("harmful, clean") == ["harmful, clean", "47", "0.93 [0.71, 0.98]", "0.03 [0.01, 0.12]", "0.01 [0.01, 0.10]", "6"]
+    assert shown.row("harmful, clean") == [
+        "harmful, clean",
+        "47",
+        "0.93 [0.71, 0.98]",
+        "0.03 [0.01, 0.12]",
+        "0.01 [0.01, 0.10]",
+        "6",
+    ]
     assert shown.row("harmful, set ablated") == [
         "harmful, set ablated",
         "47",
         "0.12 [0.04, 0.29]",
+        "0.61 [0.46, 0.74]",
         "0.25 [0.16, 0.45]",
         "0",
     ]
