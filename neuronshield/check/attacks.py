@@ -19,16 +19,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Unpack
 
-import numpy as np
 from torch import nn
 
-from ..core.arguments import at_least, require
+from ..core.arguments import at_least, one_of, require
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
 from ..data.languages import OpeningsArg
 from ..data.prompts import PromptSet
 from ..find.moments import capture
-from ..find.scores import contrast
+from ..find.reselection import pooled, reselect
+from ..find.scores import METHODS
 from ..model.answers import Example, examples
 from ..model.families import PARTS
 from ..model.model import Model, require_model
@@ -57,9 +57,10 @@ FINE_TUNE_RANK = 8
 def find_again(
     model: Model, prompts: PromptSet, k: int, *, method: str = "contribution", progress: bool = False
 ) -> NeuronSet:
-    """The k neurons with the largest contrast of harmful and benign prompts, averaged over all cells.
+    """The k neurons that a contrast of harmful and benign prompts selects over all cells: an attacker's selection.
 
-    The absolute scores of a cell are divided by their largest, so that every cell has the same weight.
+    Of the k best neurons of each cell, the k with the largest sum over cells of the score are kept. The scores of a cell are divided by
+    their largest, so that every cell has the same weight; a score with a set difference subtracts it in every cell.
 
     >>> len(ns.attacks.find_again(model, prompts, 7))
     7
@@ -72,19 +73,18 @@ def find_again(
         progress: show a progress bar.
 
     Raises:
-        InputError: k outside 1 to all neurons, or as `capture`.
+        InputError: k outside 1 to all neurons, an unknown method, or as `capture`.
     """
-    scores = contrast(capture(model, prompts, progress=progress), method=method)
-    size = np.abs(scores.values)
-    peak = size.max(axis=(1, 2), keepdims=True)
-    pooled = np.divide(size, peak, out=np.zeros_like(size), where=peak > 0).mean(axis=0)
-    if not 1 <= k <= pooled.size:
-        raise InputError(f"find_again: k={k}, must be 1 to {pooled.size}")
-    best = np.argsort(-pooled, axis=None, kind="stable")[:k]
-    return NeuronSet(
-        zip(*np.unravel_index(best, pooled.shape), strict=True), n_layers=model.n_layers, d_mlp=model.d_mlp,
-        provenance={**scores.provenance, "method": method, "cell": "all", "size": {"k": k}},
-    )  # fmt: skip
+    one_of(method, METHODS, call="find_again", name="method")
+    stats = capture(model, prompts, progress=progress)
+    if not 1 <= k <= model.n_layers * model.d_mlp:
+        raise InputError(f"find_again: k={k}, must be 1 to {model.n_layers * model.d_mlp}")
+    if not stats.cells():
+        raise InputError("find_again: no cell has both harmful and benign prompts; a contrast needs both")
+    tree = pooled(method, stats.cells(), k)
+    found = reselect(tree, stats, n=k)
+    about = {**stats.provenance, "method": method, "cell": "all", "size": {"k": k}, "selection": tree}
+    return NeuronSet(found, n_layers=model.n_layers, d_mlp=model.d_mlp, provenance=about)
 
 
 def prune(model: Model, neurons: NeuronSet) -> Model:

@@ -13,6 +13,7 @@ import torch
 
 import neuronshield as ns
 from neuronshield.check.attacks import FINE_TUNE, attack, attacked, find_again, finetune, prune, relearn
+from neuronshield.find.reselection import shuffled_sets
 
 MEMBERS = [(0, 3), (0, 28), (2, 7)]
 SET = ns.NeuronSet(MEMBERS, n_layers=3, d_mlp=29)
@@ -39,14 +40,28 @@ def test_pruning_is_ablation_at_every_token(family: str):
     assert all(torch.equal(before[n], p) for n, p in model.module.named_parameters())
 
 
-def test_finding_again_pools_cells_each_with_a_say(llama: ns.Model):
+@pytest.mark.parametrize("method", ["contribution", "precise_shield"])
+def test_finding_again_pools_cells_each_with_a_say(llama: ns.Model, method: str):
     prompts = tiny.prompts()
-    scores = ns.contrast(ns.capture(llama, prompts, progress=False))
+    scores = ns.contrast(ns.capture(llama, prompts, progress=False), method=method)
     pooled = sum(np.abs(v) / np.abs(v).max() for v in scores.values)
-    best = np.dstack(np.unravel_index(np.argsort(-pooled, axis=None)[:7], pooled.shape))[0]
-    assert set(find_again(llama, prompts, 7)) == {(int(a), int(b)) for a, b in best}
-    with pytest.raises(ns.InputError, match="k=88, must be 1 to 87"):
-        find_again(llama, prompts, 88)
+    in_a_cell = set().union(*(set(s) for s in scores.top(k=7).values()))
+    order = zip(*np.unravel_index(np.argsort(-pooled, axis=None, kind="stable"), pooled.shape), strict=True)
+    best = [(int(a), int(b)) for a, b in order if (a, b) in in_a_cell][:7]
+    found = find_again(llama, prompts, 7, method=method)
+    assert set(found) == set(best) or (method == "precise_shield" and set(found) <= in_a_cell)
+    again = shuffled_sets(llama, found, prompts, draws=1)[0]  # its selection is known
+    assert len(again) == 7
+
+
+def test_what_cannot_be_found_again_is_one_line(llama: ns.Model):
+    for arguments, said in (
+        ({"k": 88}, "k=88, must be 1 to 87"),
+        ({"k": 0}, "k=0, must be 1 to 87"),
+        ({"k": 3, "method": "snip"}, "method='snip'"),
+    ):
+        with pytest.raises(ns.InputError, match=f"find_again: {said}"):
+            find_again(llama, tiny.prompts(), **arguments)  # type: ignore[arg-type]
 
 
 def test_a_benign_fine_tune_learns_benign_answers_only(llama: ns.Model):
