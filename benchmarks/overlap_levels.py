@@ -78,6 +78,7 @@ def file(rows: list[dict[str, Any]], source: dict[str, str]) -> dict[str, Any]:
     told = [row for row in rows if row["told"] >= 0.5]
     errors = [abs(row["predicted"] - row["reached"]) for row in rows]
     numbers = {
+        "disjoint": {"value": unrelated(0), **two},
         "error": {"value": max(errors), **two},
         "least_covered": {"value": min(row["covered"] for row in told), **two},
         "whole_low": {"value": min(row["whole0"] for row in told), **two},

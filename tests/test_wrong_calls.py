@@ -153,7 +153,7 @@ CALLS: dict[str, tuple[Callable[[Bench], Any], str]] = {
     "overlap(scores)": (lambda b: ns.overlap(b.scores, k=4), "stats must be Stats, got Scores; capture makes them"),
     "overlap without a size": (lambda b: ns.overlap(b.stats), "give the size of the sets, exactly one of k, fraction, per_layer, param_fraction"),
     "overlap without a dict": (lambda b: ns.overlap(b.stats, k=4, without={}), "without must be NeuronSet, got dict"),  # type: ignore[arg-type]
-    "overlap by lape": (lambda b: ns.overlap(b.stats, k=4, method="lape"), "contrast of pairs: method='lape' is unknown; "),
+    "overlap by lape": (lambda b: ns.overlap(b.stats, k=4, method="lape"), "LAPE compares languages, not labels; "),
     "anchored on no such cell": (lambda b: ns.overlaps.anchored(b.sets, "ko/text"), "no such cell; there are en/text, sw/text"),
     "anchored of one set": (lambda b: ns.overlaps.anchored(b.neurons), "sets must be Mapping, got NeuronSet; such as scores.top"),
     # cells, ids and empty sets
