@@ -59,10 +59,11 @@ def write_result(
 
 def source(device: str = "cpu") -> dict[str, str]:
     """The commit, the command and the machine of a measurement."""
-    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    ask = ["git", "-C", str(RESULTS.parent), "rev-parse", "--short", "HEAD"]
+    head = subprocess.run(ask, capture_output=True, text=True, check=False)
     gpu = torch.cuda.get_device_name() if device.startswith("cuda") else "no GPU"
     return {
-        "commit": head.stdout.strip(), "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "commit": head.stdout.strip() or "of no checkout", "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "machine": f"{os.cpu_count()} CPU cores, {gpu}",
     }  # fmt: skip
 
