@@ -12,6 +12,7 @@ from scipy.stats import binomtest, ttest_1samp
 from scipy.stats import t as t_of
 
 from neuronshield.core.statistics import (
+    at_most,
     cluster_means,
     codes,
     difference,
@@ -178,6 +179,28 @@ def test_changes_of_answers_are_tested_with_the_variance_at_the_limit():
         variance = sum(k * (v - limit) ** 2 for v, k in moved.items()) / 100
         p.append(t_of.cdf((m - limit) / math.sqrt(variance / 100), 99))
     assert equivalent(values, names, limit) == pytest.approx(max(p), rel=0.03)
+
+
+@pytest.mark.parametrize("n", [19, 48])
+def test_at_most_passes_as_often_as_its_level_says_at_the_limit(n: int):
+    """True rise of 20 points, the limit."""
+    rng = np.random.default_rng(n)
+    passed = [at_most((rng.random(n) < 0.2).astype(float), range(n), 0.2) <= 0.05 for _ in range(1500)]
+    assert 0.005 <= np.mean(passed) <= 0.065
+
+
+def test_at_most_needs_as_many_clusters_as_equivalence_and_takes_any_fall():
+    least = least_requests(alpha=0.05, limit=0.2)
+    for values in (0.0, -1.0):
+        for n, passes in ((least - 1, False), (least, True)):
+            assert (at_most(np.full(n, values), range(n), 0.2) <= 0.05) == passes
+    assert at_most(np.ones(50), range(50), 0.2) == at_most(np.full(50, 0.5), range(50), 0.2) == 1.0
+    assert at_most(np.array([]), [], 0.2) == at_most(np.array([np.nan] * 30), range(30), 0.2) == 1.0
+
+
+def test_at_most_is_the_upper_side_of_equivalence():
+    values = np.array([1.0, 0, 0, 1, 0, 0, 0, -1, 0, 0] * 5)
+    assert at_most(values, range(50), 0.3) <= equivalent(values, range(50), 0.3) < 0.05
 
 
 def test_what_is_not_finite_shows_nothing():

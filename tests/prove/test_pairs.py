@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pytest
@@ -53,6 +53,30 @@ def test_a_part_gives_the_margins_of_its_rows(pairs: MatchedPairs):
     part = pairs.take(rows)
     mine = part.on_harmful([part.ablate(set_of(TRUTH), kind) for kind in ABLATIONS])
     np.testing.assert_allclose(mine, pairs.on_harmful(condition)[:, rows], atol=1e-4)
+
+
+def test_one_third_of_the_requests_chooses_and_the_others_test(pairs: MatchedPairs):
+    choosing, testing = pairs.split()
+    chosen, tested = set(choosing.requests), set(testing.requests)
+    assert (len(chosen), len(tested), len(chosen & tested)) == (5, 10, 0)
+    assert (len(choosing), len(testing)) == (10, 20)  # every pair of a request is in the same part
+    again = pairs.split()[0]
+    np.testing.assert_array_equal(again.requests, choosing.requests)
+    assert chosen != set(replace(pairs, seed=6).split()[0].requests)
+
+
+def test_what_is_left_of_few_requests(pairs: MatchedPairs):
+    one, two = (pairs.take(np.flatnonzero(np.isin(pairs.requests, ["pair:0-0", "pair:0-1"][:n]))) for n in (1, 2))
+    assert [len(set(part.requests)) for part in two.split()] == [1, 1]
+    assert [len(set(part.requests)) for part in one.split()] == [1, 1]  # the same one, with which nothing can pass
+
+
+def test_the_work_done_is_counted_with_the_parts(pairs: MatchedPairs):
+    before = pairs.work["margins"]
+    part = pairs.take(np.arange(4))
+    part.on_harmful([part.ablate(set_of(TRUTH)), None])
+    part.on_harmful([part.ablate(set_of(TRUTH))], frozen=True)  # and the clean run whose norms are held
+    assert pairs.work["margins"] - before == 8 + 8
 
 
 # -- what ablations write ---------------------------------------------------------------------------------------

@@ -12,7 +12,10 @@ import torch
 from one_neuron import ASK, DECOY, LAYER, LOUD, TRUTH, WORD, claim, plant, set_of
 
 import neuronshield as ns
+from neuronshield.data.judging import Verdict
 from neuronshield.prove.claims import MARGIN_CLAIMS, NECESSITY
+from neuronshield.prove.evidence import measure_evidence
+from neuronshield.prove.members import measure_members
 from neuronshield.prove.verdict import REFUSAL_CLAIMS
 
 pytest_plugins = ["one_neuron"]
@@ -92,7 +95,7 @@ def test_a_set_that_moves_benign_prompts_as_much_is_not_specific(confirm: ns.Pro
 def test_members_are_ablated_one_by_one_to_their_benign_mean(confirm: ns.PromptSet):
     proof = ns.verify(plant(always=True), set_of(LOUD), confirm, draws=1, **ASK)
     alone = proof.members[0].alone.value
-    assert alone == pytest.approx(claim(proof, "necessity: mean").effect.value, abs=1e-6)
+    assert alone == pytest.approx(claim(proof, "necessity: mean").effect.value, abs=1e-4)  # of a third of the requests
     assert abs(alone - claim(proof, "necessity: zero").effect.value) > 0.01
 
 
@@ -185,6 +188,62 @@ def test_only_confirm_prompts_are_used_where_there_are_any(planted_model: ns.Mod
     assert proof.n_pairs == 6
 
 
+# -- what is verified, and what is only chosen --------------------------------------------------------------------
+def test_where_too_few_requests_are_left_to_test_the_members_the_whole_set_is_verified_and_the_reason_says_so(
+    truth: ns.Proof,
+):
+    """15 requests: 5 choose, 10 test, and specificity takes 11."""
+    assert (truth.retest.n_chosen_on, truth.retest.n_requests, truth.retest.passed) == (5, 10, False)
+    assert "too few requests to tell: specificity, refusals: coherence" in truth.reason
+    assert "so the whole set is verified, tested on all requests" in truth.reason
+    assert (list(truth.verified), list(truth.candidates)) == ([TRUTH], [TRUTH])
+    assert {"verified_on", "proof"} <= set(truth.verified.provenance)
+    assert not {"verified_on", "proof"} & set(truth.candidates.provenance)
+
+
+@pytest.mark.slow
+def test_what_is_not_verified_never_says_that_it_was(planted_model: ns.Model, confirm: ns.PromptSet):
+    """Even if the set was verified on other requests before."""
+    before = set_of(DECOY, verified_on="f00d", proof="passed elsewhere", seen=["another"])
+    proof = ns.verify(planted_model, before, confirm, draws=25, **ASK)
+    for neurons in (proof.verified, proof.candidates, proof.anti_refusal, proof.backups):
+        assert not {"verified_on", "proof", "proven"} & set(neurons.provenance)
+        assert neurons.provenance["tested_on"] == confirm.hash()
+
+
+@pytest.mark.slow
+def test_requests_that_chose_members_test_none(planted_model: ns.Model, monkeypatch: pytest.MonkeyPatch):
+    seen: list[set[str]] = []
+
+    def watched(pairs: Any, *args: Any, **options: Any) -> Any:
+        seen.append(set(pairs.requests))
+        return measure_evidence(pairs, *args, **options)
+
+    chose: list[set[str]] = []
+
+    def members(pairs: Any, *args: Any) -> Any:
+        chose.append(set(pairs.requests))
+        return measure_members(pairs, *args)
+
+    monkeypatch.setattr("neuronshield.prove.verify.measure_evidence", watched)
+    monkeypatch.setattr("neuronshield.prove.verify.measure_members", members)
+    proof = ns.verify(planted_model, set_of(TRUTH, DECOY), planted.prompts(), draws=25, **ASK)
+    whole, tested = seen
+    assert (len(whole), len(tested), len(chose[0])) == (30, 20, 10)
+    assert not tested & chose[0]
+    assert list(proof.verified) == [TRUTH]
+
+
+@pytest.mark.slow
+def test_the_judge_decides_what_a_refusal_is(planted_model: ns.Model, confirm: ns.PromptSet):
+    """A judge to which "sorry" is no refusal: the margin falls, and refusals do not."""
+    calm = type("Calm", (), {"name": "calm", "score": lambda *_: Verdict(False, False)})()
+    proof = ns.verify(planted_model, set_of(TRUTH), confirm, draws=25, judge=calm, **ASK)
+    assert proof.word == "controls the wording of refusals, not refusal"
+    assert proof.provenance["judge"] == "calm"
+    assert not len(proof.verified)
+
+
 # -- bad input ----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("change", "message"),
@@ -266,6 +325,11 @@ def test_verify_leaves_the_model_as_it_was(confirm: ns.PromptSet):
         ({"draws": 2.5}, "verify: draws=2.5: must be a whole number of at least 1"),
         ({"batch_size": 0}, "verify: batch_size=0: must be a whole number of at least 1"),
         ({"graded": 0}, "verify: graded=0: must be a whole number of at least 1"),
+        ({"judge": "wildguard"}, r"verify: judge='wildguard' is no judge; use judge=load_judge\('wildguard'\)"),
+        (
+            {"judge": type("Mute", (), {"name": "mute", "score": lambda *_: None})()},
+            "judge 'mute': score.. returned None",
+        ),
     ],
 )
 def test_a_wrong_call_is_one_line(planted_model: ns.Model, confirm: ns.PromptSet, change: dict[str, Any], message: str):
