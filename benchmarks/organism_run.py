@@ -25,7 +25,7 @@ def proof(run: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Numbers of the proof, and one row a claim."""
     found = run["prove"]
     answers = {(a["label"], a["condition"]): a for a in found["answers"]}
-    refused = {c: round(answers["harmful", c]["refused"][0] * answers["harmful", c]["n"]) for _, c in answers}
+    refused = {c: round(a["refused"][0] * a["n"]) for (label, c), a in answers.items() if label == "harmful"}
     roles = [m["role"] for m in found["members"]]
     experiments = found["experiments"]
     whole, (first, second) = experiments["completeness"][0], experiments["backups"][:2]

@@ -56,7 +56,7 @@ def main() -> None:
         f"kept {len(proof.verified)} of {len(neurons)}, anti-refusal {len(proof.anti_refusal)}, backups {len(proof.backups)}"
     )
     for answers in proof.answers:
-        print(f"refused, {answers.label}, {answers.condition}: {answers.refused}")
+        print(answers)
     if args.out:
         args.out.write_text(json.dumps({"seconds": seconds, **proof.to_dict()}), encoding="utf-8")
 
