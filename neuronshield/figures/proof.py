@@ -60,9 +60,9 @@ def _claims(proof: Mapping[str, Any]) -> go.Figure:
     figure.update_xaxes(title=EFFECTS, zeroline=True, zerolinecolor=INK)
     n = len(proof["neurons"]["members"])
     title = f"Claims beside matched control sets ({n} neurons, {proof['n_pairs']} pairs)"
-    figure = styled(figure, title, height=170 + 66 * len(claims))
-    below = 48 / (34 + 66 * len(claims))  # pixels below the plot, as a share of its height
-    return figure.update_layout(margin={"l": 160, "b": 60}, legend={"y": -below})
+    figure = styled(figure, title, height=190 + 66 * len(claims))
+    below = 70 / (34 + 66 * len(claims))  # pixels below the plot, as a share of its height
+    return figure.update_layout(margin={"l": 160, "b": 80}, legend={"y": -below})
 
 
 def _control_points(claims: Sequence[Mapping[str, Any]]) -> list[go.Scatter]:
@@ -74,13 +74,19 @@ def _control_points(claims: Sequence[Mapping[str, Any]]) -> list[go.Scatter]:
     traces = []
     for at, kind in enumerate([*drawn, *single]):
         points = [(v, i) for i, c in enumerate(claims) for v in c["controls"].get(kind, [])]
+        alone = [len(claims[i]["controls"][kind]) == 1 for _, i in points]  # the draw that answers
         if kind in single:
             order = single.index(kind)
             offset, jitter = 0.16 + 0.1 * len(drawn) + 0.07 * order, np.zeros(len(points))
             marker = {"color": INK, "size": 7, "opacity": 0.9, "symbol": SINGLE_SYMBOLS[order % 3]}
         else:
             offset, jitter = 0.16 + 0.1 * at, rng.uniform(-0.035, 0.035, len(points))
-            marker = {"color": CONTROL_COLOURS.get(kind.split(" (")[0], MUTED), "size": 4, "opacity": 0.4, "symbol": "circle"}
+            marker = {
+                "color": CONTROL_COLOURS.get(kind.split(" (")[0], MUTED),
+                "size": [8 if one else 4 for one in alone],
+                "symbol": "circle",
+                "opacity": [0.9 if one else 0.4 for one in alone],
+            }
         y = [i + offset + j for (_, i), j in zip(points, jitter, strict=True)]
         traces.append(
             go.Scatter(

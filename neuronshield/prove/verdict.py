@@ -168,7 +168,7 @@ class Proof:
         neurons: the set that was tested.
         verified: the members that lower the refusal margin on one third of the requests, if they passed every claim as a set on the
             others (`retest`); else the whole set, if it passed on all requests; else empty.
-        candidates: members that were chosen and not verified.
+        candidates: members that were chosen and did not pass as a set.
         anti_refusal: members whose ablation *raises* the refusal margin.
         backups: neurons outside the set that gain an effect once it is ablated (self-repair).
         passed: whether every claim of `rule` that could be tested held for the whole set.

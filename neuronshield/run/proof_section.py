@@ -50,7 +50,6 @@ def _summary(p: dict[str, Any], seconds: float | None) -> str:
     """The verdict, and what it rests on, as a table of two columns."""
     claims = {c["name"]: c for c in p["claims"]}
     mean, refusals = (claims.get(k) for k in ("necessity: mean", "refusals: necessity"))
-    colour = "passed" if p["passed"] else "failed"
     rows = [["verdict", sentence(p["word"])]]
     if mean and mean["verdict"] != "not tested":
         rows.append(
@@ -69,8 +68,8 @@ def _summary(p: dict[str, Any], seconds: float | None) -> str:
     )
     rows.append(["verified", f"{len(p['verified']['members'])} of {len(p['neurons']['members'])} neurons"])
     took = f" in {seconds:.0f} s" if seconds is not None else ""
-    rows.append(["cost", f"{p['cost']['margins']} margins and {p['cost']['answers']} answers{took}"])
-    return f'<div class="verdict {colour}">{table(["", ""], rows, main=0)}</div>'
+    rows.append(["cost", f"{p['cost']['margins']:,} margins and {p['cost']['answers']:,} answers{took}"])
+    return table(["", ""], rows, main=0)
 
 
 def _strongest(claim: dict[str, Any]) -> str:
@@ -146,8 +145,8 @@ def _members(p: dict[str, Any]) -> str:
         f"{roles.count('in a group')} only (or more than twice as much) when others are ablated too, "
         f"{roles.count('anti-refusal')} <i>raise</i> it (anti-refusal neurons), and {roles.count('')} have no effect that "
         f"counts (Benjamini–Hochberg, q ≤ {rule['alpha']:g}, at least {rule['material']:.0%} of the strongest of its layer, "
-        f"norms frozen). {len(p['verified']['members'])} are verified, and {len(p['candidates']['members'])} were chosen and not "
-        f"verified. Backup neurons (self-repair: outside the set, with an effect once it is ablated): "
+        f"norms frozen). {len(p['verified']['members'])} are verified. {len(p['candidates']['members'])} were chosen and did not "
+        f"pass as a set. Backup neurons (self-repair: outside the set, with an effect once it is ablated): "
         f"{len(p['backups']['members'])}.</p><p>By signs, {kinds.count('refusal-promoting')} are refusal-promoting (larger on harmful "
         f"prompts, write towards refusal), {kinds.count('compliance-promoting')} compliance-promoting (larger on benign prompts, write "
         f"towards compliance), and {kinds.count('anti-refusal')} do the opposite of one of these.</p>"

@@ -204,7 +204,7 @@ def test_the_page_loads_nothing_from_anywhere(page: MakePage):
 def test_every_step_is_told_with_its_numbers(page: MakePage):
     shown = page(results())
     for said in ("toy-vllm", "3 layers × 29 neurons", "1.2 M parameters", "421 prompts in 3 cells", "seed 5",
-                 "best 31 of en/text, 0.123% of the parameters", "16 (17 pairs of prompts, in en/text)", "12345 margins and 678 answers",
+                 "best 31 of en/text, 0.123% of the parameters", "16 (17 pairs of prompts, in en/text)", "12,345 margins and 678 answers",
                  "5 requests chose 19 members, ablated together with 2 backup neurons", "The other 11 requests tested them as a set",
                  "fall by 0.64 [0.58, 0.70] as judged, and by 0.80 [0.74, 0.86]", "Judged change / keyword change: 0.80", "lower the margin alone: 19 of 31; from sets chosen on shuffled labels: mean 4.0, max 7",
                  "Of 31 neurons, 17 lower the refusal margin when ablated alone, 2 only (or more than twice as much) when others",
