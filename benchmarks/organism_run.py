@@ -34,10 +34,11 @@ def proof(run: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     crossed = {kind: [r for r in silent if r["target"].endswith(f"/{kind}")] for kind in ("text", "image")}
     numbers = {
         "prompts": run["prompts"]["n"], "cells": len(run["prompts"]["cells"]), "candidates": len(found["neurons"]["members"]),
-        "pairs": found["n_pairs"], "refusing_cells": len(found["cells"]), "draws": found["draws"],
+        "pairs": found["n_pairs"], "requests": found["n_requests"], "refusing_cells": len(found["cells"]), "draws": found["draws"],
         "answers": refused["clean"], "answers_ablated": refused["set ablated"], "answers_random": refused["random set ablated"],
         "lower_alone": roles.count("alone"), "lower_in_groups": roles.count("in a group"), "raise": roles.count("anti-refusal"),
         "no_effect": roles.count(""), "verified": len(found["verified"]["members"]),
+        **members(found),
         "minimal": experiments["minimal"]["size"], "minimal_share": round(100 * experiments["minimal"]["share"]),
         "completeness": whole["share"], "completeness_random": whole["random"][0],
         "first_round": first["effect"][0], "second_round": second["effect"][0], "second_round_random": second["random"][0],
@@ -46,6 +47,17 @@ def proof(run: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         "cross_random": mean(crossed["text"] + crossed["image"], "random"),
     }  # fmt: skip
     return numbers, [claim_row(c) for c in found["claims"]]
+
+
+def members(found: dict[str, Any]) -> dict[str, Any]:
+    """What became of the members that were chosen, and how many sets on shuffled labels have."""
+    retest, shuffled, wording = found["retest"], found["shuffled"], found["wording"]
+    return {
+        "chosen": retest["n_members"], "chosen_on": retest["n_chosen_on"], "tested_on": retest["n_requests"],
+        "members_passed": "passed" if retest["passed"] else "did not pass",
+        "shuffled_mean": round(float(np.mean(shuffled["shuffled"])), 1), "shuffled_max": max(shuffled["shuffled"]),
+        "judged_ratio": round(wording["judged"][0] / wording["keyword"][0], 2),
+    }  # fmt: skip
 
 
 def claim_row(claim: dict[str, Any]) -> dict[str, Any]:
@@ -150,7 +162,7 @@ def main() -> None:
             kept = {k: v for k, v in data["numbers"].items() if k == "fine_tune_steps"}
             data["numbers"] = {k: {"value": None, **formats.get(k, {})} for k in numbers} | kept
         for key, value in numbers.items():
-            data["numbers"][key]["value"] = value
+            data["numbers"].setdefault(key, {})["value"] = value
         write_text(path, text({**data, "source": source, "rows": rows}))
 
 

@@ -218,9 +218,13 @@ def answer_rate(label: str, condition: str, found: Answers, *, requests: Shaped[
         found: the answers.
         requests: the request of each answer.
     """
-    shares = (clustered_rate(v, list(requests)) for v in (found.refused, found.complied, found.incoherent))
-    n_unknown = sum(g.outcome == "unknown" for g in found.grades)
-    return AnswerRate(label, condition, len(found.grades), *shares, n_unknown=n_unknown)
+    refused, complied, incoherent = (
+        clustered_rate(values, list(requests)) for values in (found.refused, found.complied, found.incoherent)
+    )
+    return AnswerRate(
+        label, condition, n=len(found.grades), refused=refused, complied=complied, incoherent=incoherent,
+        n_unknown=sum(g.outcome == "unknown" for g in found.grades),
+    )  # fmt: skip
 
 
 def level_draw(effects: Float[np.ndarray, " draw"], alpha: float) -> int:
