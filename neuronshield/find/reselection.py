@@ -31,7 +31,7 @@ from ..model.prefixes import opening_tokens, openings_of
 from .attribution import gradients, mean_attribution
 from .groups import Group, Stats
 from .moments import ROLES, capture, record, record_moments, record_norms
-from .rules import grown, run_leaf, within
+from .rules import cells_read, grown, run_leaf, within
 from .selection import Scores, chosen
 from .shuffling import shuffled_labels
 
@@ -290,22 +290,13 @@ def selection_of(
     if stats is None or stats.tokens != tokens:
         stats = capture(model, rows, tokens=tokens, batch_size=batch_size, progress=False)
     openings = openings_of(model, rows, **neurons.provenance.get("prefixes", {})) if "attribution" in methods else None
-    rows = rows.in_cells(_cells_read(tree, rows.cells()))
+    read = {name for leaf in leaves(tree) for name in cells_read(leaf)}
+    rows = rows.in_cells([cell for cell in rows.cells() if str(cell) in read])
     slopes = openings and gradients(model, rows, opening_tokens(model, openings), batch_size=batch_size)
     stats_of = _reader(model, rows, stats, methods=methods, batch_size=batch_size)
     selection = Selection(tree, tuple(rows), stats, stats_of, slopes=slopes)
     selection.again()  # a leaf that cannot be run is found here
     return selection
-
-
-def _cells_read(tree: Tree, known: Sequence[Cell]) -> list[Cell]:
-    """The cells that a selection reads: its own, or all where a rule joins several."""
-    own: set[Cell] = set()
-    for leaf in leaves(tree):
-        if leaf["rule"] != "top":
-            return list(known)
-        own.add(Cell.of(leaf["cell"]))
-    return [cell for cell in known if cell in own]
 
 
 def _reader(

@@ -47,16 +47,16 @@ from jaxtyping import Float
 from ..core.arguments import one_of, require, unknown_keywords
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
-from ..data.prompts import Cell
+from ..data.prompts import MODALITIES, Cell
 from . import choices
 from .cells import CellSets
 from .choices import ANCHOR, Options
 from .groups import Stats
 from .ranking import Choice
 from .scores import METHODS, contrast, score_pairs
-from .selection import SIZES, Scores, chosen, named_size
+from .selection import SIZES, Scores, chosen, named_size, size_of
 
-__all__ = ["RULES", "grown", "run_leaf", "select", "within"]
+__all__ = ["RULES", "cells_read", "grown", "run_leaf", "select", "within"]
 
 
 logger = logging.getLogger("neuronshield")
@@ -150,14 +150,15 @@ def select(rule: str, stats: Stats, **options: Any) -> CellSets:
         rule: a name from `RULES`.
         stats: moments from `capture`.
         **options: of the rule, as in the table of this module. `tau`, `tau_z`: thresholds above 0. `rho`, `p`, `q`: parts of the
-            neurons of a layer (global_difference: of all layers), 0 to 1, rounded down to whole neurons. `q` of significance: the
-            false discovery rate, 0 to 1. `method`: "precise_shield" (the default), "sn_tune" or "wanda". `modalities`: those that
+            neurons of a layer (global_difference: of all layers), rounded down to whole neurons, at least one; q = 0 takes nothing
+            away. `q` of significance: the false discovery rate, 0 to 1. `method`: "precise_shield" (the default), "sn_tune" or "wanda". `modalities`: those that
             have to agree, ["text", "image"] by default; a language that lacks one has no set.
 
     Raises:
         InputError: an unknown rule or option, one that is missing or out of range, no cell with both labels, or no English cell for
             a rule that needs it.
     """
+    require(rule, str, call="select(rule, stats)", name="rule", hint=f"one of {', '.join(RULES)}")
     one_of(rule, RULES, call="select", name="rule")
     require(stats, Stats, call="select(rule, stats)", name="stats", hint="capture makes them: capture(model, prompts)")
     given = _options(rule, options)
@@ -217,6 +218,22 @@ def grown(leaf: Mapping[str, Any], factor: float) -> dict[str, Any]:
     return {**leaf, name: {key: _larger(key, value, factor, known=known) for key, value in leaf[name].items()}}
 
 
+def cells_read(leaf: Mapping[str, Any]) -> list[str]:
+    """Names of the cells that a leaf reads: its own, and those that a rule joins with it.
+
+    >>> cells_read({"rule": "ss_neurons", "cell": "sw/text", "options": {"p": 0.03}})
+    ['sw/text', 'en/text']
+
+    Args:
+        leaf: as for `run_leaf`.
+    """
+    cell = Cell.of(leaf["cell"])
+    joins = RULES[leaf["rule"]].joins if leaf["rule"] != "top" else ""
+    languages = [cell.language, ANCHOR] if joins else [cell.language]
+    modalities = leaf["options"]["modalities"] if joins == "modalities" else [cell.modality]
+    return list(dict.fromkeys(str(Cell(language, m)) for language in languages for m in modalities))
+
+
 def within(sizes: Mapping[str, Any], stats: Stats) -> dict[str, Any]:
     """Sizes of `Scores.top`, each the largest there is where it asks for more neurons than there are.
 
@@ -251,17 +268,23 @@ def _options(rule: str, given: Mapping[str, Any]) -> dict[str, Any]:
         out[name] = option.check(call, name, given.get(name, default))
     if rule == "mean_difference":
         name, value = named_size(call, {size: given.get(size) for size in SIZES})
-        out[name] = require(value, (int, float, np.integer, np.floating), call=call, name=name)
-        out[name] = int(value) if hasattr(value, "__index__") else float(value)
+        out[name] = size_of(f"{call}: top", name, value)
     if "method" in OTHERS.get(rule, ()):
         out["method"] = given.get("method", DIFFERENCES[0])
         one_of(out["method"], DIFFERENCES, call=call, name="method")
     if rule == "one_anchor":
-        modalities = given.get("modalities", ("text", "image"))
-        if isinstance(modalities, str) or not isinstance(modalities, Iterable) or len(names_of := list(modalities)) < 2:
-            raise InputError(f"{call}: modalities={modalities!r:.60}: give at least two, as in ['text', 'image']")
-        out["modalities"] = [Cell(ANCHOR, name).modality for name in names_of]
+        out["modalities"] = _modalities(call, given.get("modalities", ("text", "image")))
     return out
+
+
+def _modalities(call: str, given: Any) -> list[str]:
+    """Different modalities, in the order of `MODALITIES`, so that the order in which they are given changes nothing."""
+    names = [] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+    for name in names:
+        one_of(name, MODALITIES, call=call, name="modalities")
+    if len(found := [name for name in MODALITIES if name in names]) < 2:
+        raise InputError(f"{call}: modalities={given!r:.60}: give at least two, as in ['text', 'image']")
+    return found
 
 
 def _cells(rule: str, stats: Stats, options: Options) -> list[Cell]:
@@ -284,18 +307,9 @@ def _cells(rule: str, stats: Stats, options: Options) -> list[Cell]:
     return cells
 
 
-def _read(leaf: Mapping[str, Any]) -> list[str]:
-    """Names of the cells that a leaf reads."""
-    cell = Cell.of(leaf["cell"])
-    joins = RULES[leaf["rule"]].joins if leaf["rule"] != "top" else ""
-    languages = [cell.language, ANCHOR] if joins else [cell.language]
-    modalities = leaf["options"]["modalities"] if joins == "modalities" else [cell.modality]
-    return list(dict.fromkeys(str(Cell(language, m)) for language in languages for m in modalities))
-
-
 def _set(leaf: Mapping[str, Any], stats: Stats, mask: np.ndarray) -> NeuronSet:
     """The neurons of a mask, with their provenance."""
-    read = _read(leaf)
+    read = cells_read(leaf)
     about = {
         "method": leaf.get("method", leaf["rule"]), "cell": read[0] if len(read) == 1 else read,
         "size": dict(leaf.get("size") or leaf["options"]), "selection": dict(leaf),

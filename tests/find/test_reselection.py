@@ -137,6 +137,35 @@ def test_only_discover_rows_are_selected_on(llama: ns.Model):
     assert {(p.split, p.cell) for p in selection.prompts} == {("discover", EN)}  # and only rows of the cells it reads
 
 
+RULES: dict[str, dict[str, Any]] = {
+    "safeneuron": {"tau": 0.8}, "ss_neurons": {"p": 0.2}, "one_anchor": {"rho": 0.5, "modalities": ["text", "image"]},
+    "precise_shield": {"rho": 0.2}, "set_difference": {"p": 0.3, "q": 0.1, "method": "wanda"},
+    "global_difference": {"p": 0.3, "q": 0.1}, "significance": {"q": 0.6}, "mean_difference": {"per_layer": 4},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_published_rule_is_run_again(llava: ns.Model, rule: str):
+    """In Swahili, so that rules which join English or pictures read those requests with the same labels."""
+    rows = tiny.prompts(pictures=True)
+    rng = np.random.default_rng(6)
+    here = ns.select(rule, ns.capture(llava, rows, progress=False), **RULES[rule])[SW]
+    selection = selection_of(llava, here, rows)
+    assert selection.again() == here
+    read = {str(p.cell) for p in selection.prompts}
+    joined = {"ss_neurons": {"en/text"}, "one_anchor": {"en/text", "en/image", "sw/image"}}
+    assert read == {"sw/text"} | joined.get(rule, set())
+    others = []
+    for _ in range(3):
+        labels = shuffled_labels(rows, rng)
+        others.append(ns.select(rule, ns.capture(llava, relabelled(rows, labels), progress=False), **RULES[rule])[SW])
+        assert again(selection, rows, labels) == others[-1]
+    assert rule in joined or any(other != here for other in others)
+    n = max(len(here), 3)
+    assert len(selection.again(n=n, leave_out=here)) == len(selection.shuffled(rng, n=n)) == n
+    assert not selection.again(n=n, leave_out=here) & here
+
+
 # -- as many as asked ---------------------------------------------------------------------------------------------
 def scaled(stats: ns.Stats, method: str, cell: ns.Cell) -> np.ndarray:
     value = np.abs(ns.contrast(stats, method=method)[cell])
