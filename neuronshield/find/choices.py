@@ -229,9 +229,9 @@ def mean_difference(stats: Stats, cell: Cell, options: Options) -> Choice:
 
 # -- parts ------------------------------------------------------------------------------------------------
 def _part(rule: str, name: str, value: float, *, of: int) -> int:
-    """Whole neurons of a part, at least one."""
+    """Whole neurons of a part, at least one if it is above 0."""
     count = int(value * of + 1e-9)
-    if not count:
+    if value and not count:
         raise InputError(f"select({rule!r}): {name}={value:g} of {of} neurons is less than one neuron")
     return count
 
@@ -245,18 +245,21 @@ def _difference(
     shape = rank.shape
     if whole:
         rank, against = rank.reshape(1, -1), against.reshape(1, -1)
-    count = _part(rule, "rho" if rule == "precise_shield" else "p", parts[0], of=rank.shape[1])
-    mask, rank = per_layer(rank, against, count, less=int(parts[1] * rank.shape[1] + 1e-9))
+    names = ("rho", "rho") if rule == "precise_shield" else ("p", "q")
+    count, less = (_part(rule, name, part, of=rank.shape[1]) for name, part in zip(names, parts, strict=True))
+    mask, rank = per_layer(rank, against, count, less=less)
     return mask.reshape(shape), rank.reshape(shape)
 
 
 def _intersection(choices: list[Choice]) -> Choice:
     """Neurons that are chosen in every cell, ranked by the worst of their places in their layer: 1 for the first, towards 0.
 
-    Places are those among the neurons that can be chosen.
+    Places are those among the neurons that can be chosen. A neuron that has a magnitude of 0 in a cell has no place there but by its
+    index, and is ranked 0.
     """
     d_mlp = choices[0][0].shape[1]
     mask = np.logical_and.reduce([m for m, _ in choices])
     rank = 1 - np.max([places(rank) for _, rank in choices], axis=0) / d_mlp
+    rank = np.where(np.logical_or.reduce([r == 0 for _, r in choices]), 0.0, rank)
     barred = np.logical_or.reduce([rank == -np.inf for _, rank in choices])
     return mask, np.where(barred, -np.inf, rank)

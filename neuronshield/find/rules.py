@@ -54,7 +54,8 @@ from .choices import ANCHOR, Options
 from .groups import Stats
 from .ranking import Choice
 from .scores import METHODS, contrast, score_pairs
-from .selection import SIZES, Scores, chosen, named_size, size_of
+from .selection import SIZES, Scores, chosen
+from .sizes import named_size, size_of
 
 __all__ = ["RULES", "cells_read", "grown", "run_leaf", "select", "within"]
 

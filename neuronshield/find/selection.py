@@ -36,8 +36,9 @@ from ..data.prompts import Cell
 from .cells import CellSets, known_cell
 from .ranking import Choice, overall, per_layer
 from .signs import kind
+from .sizes import named_size, size_of
 
-__all__ = ["Scores", "chosen", "named_size"]
+__all__ = ["Scores", "chosen"]
 
 
 logger = logging.getLogger("neuronshield")
@@ -87,6 +88,19 @@ class Scores:
     params_per_neuron: int
     provenance: dict[str, Any] = field(default_factory=dict)
     difference: Float[np.ndarray, "cell n_layers d_mlp"] | None = None
+
+    def __post_init__(self) -> None:
+        call, kept = (
+            "Scores(cells, values, ...)",
+            {"values": self.values, "against": self.against, "difference": self.difference},
+        )
+        given = {name: array for name, array in kept.items() if array is not None or name == "values"}
+        shapes = {name: require(array, np.ndarray, call=call, name=name).shape for name, array in given.items()}
+        if len(set(shapes.values())) > 1 or len(shapes["values"]) != 3 or shapes["values"][0] != len(self.cells):
+            raise InputError(
+                f"{call}: {count(len(self.cells), 'cell')}, but {', '.join(f'{name} has shape {x}' for name, x in shapes.items())}; "
+                "give [cell, n_layers, d_mlp] for all"
+            )
 
     def __getitem__(self, cell: Cell | tuple[str, str] | str) -> Float[np.ndarray, "n_layers d_mlp"]:
         return self.values[self.cells.index(known_cell(cell, self.cells, "scores"))]
@@ -145,7 +159,7 @@ class Scores:
         for cell in self.cells:
             mask, rank = chosen(self, cell, size={name: value}, sign=sign)
             self._warn(cell, (mask, rank), size={name: value}, sign=sign)
-            size = {name: int(value) if name in ("k", "per_layer") else float(value)}
+            size = {name: size_of("top", name, value)}
             about = {"method": self.method, "cell": str(cell), "size": size}
             about = {**self.provenance, **about, "selection": {"rule": "top", **about, "sign": sign}}
             n_layers, d_mlp = mask.shape
@@ -167,15 +181,8 @@ class Scores:
     def _count(self, name: str, value: Any) -> int:
         """Neurons that a size asks for."""
         n_layers, d_mlp = self.values.shape[1:]
-        if name in ("k", "per_layer"):
-            if not hasattr(value, "__index__") or isinstance(value, bool):
-                raise InputError(f"top({name}={value!r:.40}): give a whole number of neurons")
-            count = int(value)
-        else:
-            require(value, (int, float), call=f"top({name}=...)", name=name)
-            if not np.isfinite(value):
-                raise InputError(f"top({name}={value}): give a number")
-            count = int(value * self._unit(name) + 1e-9)
+        size = size_of("top", name, value)
+        count = int(size) if name in ("k", "per_layer") else int(min(size * self._unit(name), 1e18) + 1e-9)
         limit = d_mlp if name == "per_layer" else n_layers * d_mlp
         if not 1 <= count <= limit:
             least = self.params_per_neuron / self.n_params
@@ -188,7 +195,7 @@ class Scores:
         return self.values[0].size if name == "fraction" else self.n_params / self.params_per_neuron
 
     def to_frame(self, *, k: int = 20, directions: Mapping[str, Layers] | None = None) -> pd.DataFrame:
-        """The k best neurons of each cell as rows (cell, rank, layer, index, score), with their signs where directions are given.
+        """The neurons of `top(k=k)` as rows (cell, rank, layer, index, score), best first, with their signs where directions are given.
 
         >>> scores = ns.contrast(ns.capture(model, prompts, progress=False))
         >>> scores.to_frame(k=4).shape
@@ -198,19 +205,21 @@ class Scores:
         ['difference', 'writes', 'kind']
 
         Args:
-            k: neurons a cell.
+            k: neurons a cell; all there are if that is fewer, and fewer where a set difference leaves fewer.
             directions: from `signs.directions`; adds `difference` (m_h - m_b), `writes` (what a unit of activation adds directly to
                 the refusal margin, in logits) and `kind` (refusal-promoting, compliance-promoting or anti-refusal).
 
         Raises:
-            InputError: directions without the language of a cell, or scores without `difference`.
+            InputError: directions of another model or without the language of a cell, or scores without `difference`.
         """
         at_least(1, "to_frame", k=k)
         rows = []
         for i, cell in enumerate(self.cells):
-            flat = np.argsort(-np.abs(self.values[i]), axis=None, kind="stable")[:k]
-            for rank, (layer, index) in enumerate(zip(*np.unravel_index(flat, self.values[i].shape), strict=True), 1):
-                rows.append((str(cell), rank, int(layer), int(index), float(self.values[i, layer, index])))
+            mask, rank = chosen(self, cell, size={"k": min(k, self.values[i].size)})
+            found = np.argwhere(mask)
+            order = np.argsort(-rank[mask], kind="stable")  # ties go to the lower (layer, index), as in `top`
+            for place, (layer, index) in enumerate(found[order].tolist(), 1):
+                rows.append((str(cell), place, layer, index, float(self.values[i, layer, index])))
         table = pd.DataFrame(rows, columns=["cell", "rank", "layer", "index", self.method])
         return table if directions is None else table.assign(**self._signs(table, directions))
 
@@ -220,9 +229,15 @@ class Scores:
             raise InputError(
                 f"to_frame(directions=...): {self.method} scores do not say on which prompts a neuron is larger"
             )
+        call = "to_frame(directions=...)"
+        require(directions, Mapping, call=call, name="directions", hint="signs.directions makes them, by language")
         if missing := [c for c in self.cells if c.language not in directions]:
+            raise InputError(f"{call}: none for the language of {missing[0]}; there are {', '.join(directions)}")
+        shape = self.values.shape[1:]
+        if wrong := [c.language for c in self.cells if np.shape(directions[c.language]) != shape]:
             raise InputError(
-                f"to_frame(directions=...): none for the language of {missing[0]}; there are {', '.join(directions)}"
+                f"{call}: {wrong[0]!r} has {np.shape(directions[wrong[0]])} numbers for {shape} neurons (n_layers, d_mlp); "
+                "compute them for this model"
             )
         at = {str(cell): i for i, cell in enumerate(self.cells)}
         places = list(zip(table["cell"], table["layer"], table["index"], strict=True))
@@ -246,6 +261,7 @@ class Scores:
         """
         from ..figures import layers
 
+        at_least(1, "figure", k=k)
         sets = self.top(k=min(k, self.values[0].size))
         n_layers = self.values.shape[1]
         counts = np.array([[sets[c].per_layer().get(i, 0) for i in range(n_layers)] for c in self.cells])
@@ -290,19 +306,20 @@ class Scores:
             InputError: no such file, or not written by `Scores.save`.
         """
         arrays, about = load_arrays(path, FORMAT)
-        header = from_json(_Header, about)
-        if "values" not in arrays or any(len(array) != len(header.cells) for array in arrays.values()):
-            raise InputError(f"{path}: not a file of {FORMAT} (its arrays do not fit its cells)")
-        return Scores(
-            cells=[Cell.of(c) for c in header.cells],
-            values=arrays["values"],
-            against=arrays.get("against"),
-            method=header.method,
-            n_params=header.n_params,
-            params_per_neuron=header.params_per_neuron,
-            provenance=header.provenance,
-            difference=arrays.get("difference"),
-        )
+        try:
+            header = from_json(_Header, about)
+            return Scores(
+                cells=[Cell.of(c) for c in header.cells],
+                values=arrays["values"],
+                against=arrays.get("against"),
+                method=header.method,
+                n_params=header.n_params,
+                params_per_neuron=header.params_per_neuron,
+                provenance=header.provenance,
+                difference=arrays.get("difference"),
+            )
+        except (KeyError, ValueError) as error:
+            raise InputError(f"{path}: not a file of {FORMAT} ({error})") from None
 
     def _repr_html_(self) -> str:
         return short_table(self.to_frame(k=3), title=repr(self))
@@ -316,27 +333,6 @@ class Scores:
     def __repr__(self) -> str:
         _, n_layers, d_mlp = self.values.shape
         return f"Scores({self.method}, {count(len(self.cells), 'cell')}, {n_layers} x {d_mlp} neurons)"
-
-
-# -- parts of `top` ---------------------------------------------------------------------------------------
-def named_size(call: str, sizes: Mapping[str, Any]) -> tuple[str, Any]:
-    """Name and value of the one size that is given.
-
-    >>> named_size("top()", {"k": 64, "per_layer": None})
-    ('k', 64)
-
-    Args:
-        call: the function, for the message.
-        sizes: by name; None for those that are not given.
-
-    Raises:
-        InputError: none or several.
-    """
-    given = {name: size for name, size in sizes.items() if size is not None}
-    if len(given) != 1:
-        raise InputError(f"{call}: give exactly one of {', '.join(sizes)} (got {len(given)})")
-    ((name, value),) = given.items()
-    return name, value
 
 
 def chosen(

@@ -407,12 +407,35 @@ def test_one_anchor_leaves_out_a_language_without_a_modality(stats: Stats):
         ("mean_difference", {}, r"select\('mean_difference'\): give exactly one of k, fraction, per_layer, param_fraction \(got 0\)"),
         ("mean_difference", {"k": 3, "per_layer": 2}, r"\(got 2\)"),
         ("mean_difference", {"k": 1000}, "that is 1000 neurons, must be 1 to 87"),
-        ("mean_difference", {"k": "many"}, "k must be int or float"),
+        ("mean_difference", {"k": "many"}, r"select\('mean_difference'\): top\(k='many'\): give a whole number of neurons"),
+        ("mean_difference", {"k": True}, r"top\(k=True\): give a whole number of neurons"),
+        ("mean_difference", {"fraction": True}, r"top\(fraction=True\): give a number"),
+        ("one_anchor", {"rho": 0.2, "modalities": ["text", "text"]}, r"modalities=\['text', 'text'\]: give at least two"),
+        ("one_anchor", {"rho": 0.2, "modalities": ["text", "Image"]}, r"select\('one_anchor'\): modalities='Image' is unknown; did you mean 'image'"),
+        ("set_difference", {"p": 0.1, "q": 0.01}, r"select\('set_difference'\): q=0.01 of 29 neurons is less than one neuron"),
+        ("global_difference", {"p": 0.1, "q": 0.01}, r"select\('global_difference'\): q=0.01 of 87 neurons is less than one neuron"),
     ],
 )  # fmt: skip
 def test_wrong_options_are_refused_in_one_line(stats: Stats, rule: str, options: dict[str, Any], said: str):
     with pytest.raises(InputError, match=said):
         select(rule, stats, **options)
+
+
+def test_the_order_of_modalities_changes_nothing(stats: Stats):
+    sets = [
+        select("one_anchor", stats, rho=0.5, modalities=order)
+        for order in (["text", "image"], ("image", "text"), {"image", "text"})
+    ]
+    assert sets[0] == sets[1] == sets[2]
+    assert len({json.dumps(s["sw/text"].provenance) for s in sets}) == 1
+    assert (sets[0]["sw/text"] | sets[1]["sw/text"]).provenance["selection"] == sets[0]["sw/text"].provenance[
+        "selection"
+    ]
+
+
+def test_swapped_arguments_are_refused(stats: Stats):
+    with pytest.raises(InputError, match=r"select\(rule, stats\): rule must be str, got Stats; one of safeneuron"):
+        select(stats, "one_anchor", rho=0.1)  # type: ignore[arg-type]
 
 
 def test_what_is_no_stats_is_refused():
@@ -437,3 +460,21 @@ def test_neurons_chosen_at_a_score_of_zero_are_warned_of(caplog: pytest.LogCaptu
     with caplog.at_level("WARNING", logger="neuronshield"):
         select("set_difference", stats, p=0.3, q=0.1)
     assert "en/text: 2 of 3 chosen neurons have a score of zero" in caplog.text
+
+
+def test_an_intersection_warns_of_neurons_at_a_score_of_zero_too(caplog: pytest.LogCaptureFixture):
+    """In English neuron 7 alone is active, in Swahili 7 and 3: English takes 0 and 1 by their index, and Swahili 0."""
+    h = {"en": np.zeros((5, 1, 10)), "sw": np.zeros((5, 1, 10))}
+    h["en"][:, 0, 7] = h["sw"][:, 0, 7] = h["sw"][:, 0, 3] = 1.0
+    groups = {Group("harmful", la, "text", 0): Moments.of(x) for la, x in h.items()}
+    for language in h:
+        b = np.zeros((5, 1, 10))
+        b[:, 0, 7:] = [3.0, 2.0, 1.0]
+        groups[Group("benign", language, "text", 0)] = Moments.of(b)
+    stats = Stats(groups, np.ones((1, 10)), np.ones((1, 10)), "last_prompt", 1000, 6)
+    with caplog.at_level("WARNING", logger="neuronshield"):
+        neurons = select("ss_neurons", stats, p=0.3)["sw/text"]
+    assert list(neurons) == [(0, 0)]
+    assert "sw/text: 1 of 1 chosen neurons have a score of zero" in caplog.text
+    _, rank = run_leaf(neurons.provenance["selection"], stats)
+    assert rank[0, :7].tolist() == [0.0] * 7

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -255,6 +257,38 @@ def test_the_frame_lists_the_best_first(stats: Stats):
     assert [abs(v) for v in first.effect_size] == sorted((abs(v) for v in first.effect_size), reverse=True)
     top = set(zip(first["layer"].tolist(), first["index"].tolist(), strict=True))
     assert top == best(scores.values[0], 4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("k", [1, 6, 87, 1000])
+def test_the_frame_lists_the_neurons_of_top_with_their_scores(stats: Stats, method: str, k: int):
+    """Of a set difference, only what is left of it."""
+    scores = contrast(stats, method=method)
+    frame, sets = scores.to_frame(k=k), scores.top(k=min(k, L * D))
+    for cell, neurons in sets.items():
+        rows = frame[frame.cell == str(cell)]
+        listed = list(zip(rows["layer"], rows["index"], strict=True))
+        assert set(listed) == set(neurons)
+        assert rows[method].tolist() == [scores[cell][at] for at in listed]
+        assert rows["rank"].tolist() == list(range(1, len(neurons) + 1))
+        assert np.abs(rows[method]).is_monotonic_decreasing
+
+
+def test_scores_whose_arrays_do_not_fit_their_cells_are_refused():
+    with pytest.raises(InputError, match=r"2 cells, but values has shape \(1, 3, 29\); give \[cell, n_layers, d_mlp\]"):
+        Scores(CELLS, np.zeros((1, L, D)), None, "contribution", 1000, 60)
+
+
+@pytest.mark.parametrize(
+    ("directions", "said"),
+    [
+        ({"en": np.zeros((1, 2)), "sw": np.zeros((L, D))}, r"'en' has \(1, 2\) numbers for \(3, 29\) neurons"),
+        ({"en": np.zeros((L, D))}, "none for the language of sw/image; there are en"),
+    ],
+)
+def test_directions_of_another_model_are_refused(stats: Stats, directions: Any, said: str):
+    with pytest.raises(InputError, match=said):
+        contrast(stats).to_frame(k=3, directions=directions)
 
 
 def test_an_unknown_method_and_a_lone_label_are_refused(stats: Stats):

@@ -84,7 +84,13 @@ def test_scores_come_back_from_their_file(tmp_path: Path, against: bool):
 def test_scores_that_do_not_fit_their_cells_are_refused(tmp_path: Path):
     about = {"cells": ["en/text"], "method": "m", "n_params": 1, "params_per_neuron": 1, "provenance": {}}
     save_arrays(tmp_path / "s", "neuronshield.Scores/2", {"values": np.zeros((2, 3, 4))}, about)
-    with pytest.raises(InputError, match="its arrays do not fit its cells"):
+    with pytest.raises(InputError, match=r"s: not a file of .*1 cell, but values has shape \(2, 3, 4\)"):
+        Scores.load(tmp_path / "s")
+    save_arrays(tmp_path / "s", "neuronshield.Scores/2", {"values": np.zeros((1, 3, 4))}, {"cells": ["en/text"]})
+    with pytest.raises(InputError, match=r"s: not a file of neuronshield.Scores/2 \(.*field 'method' is missing\)"):
+        Scores.load(tmp_path / "s")
+    save_arrays(tmp_path / "s", "neuronshield.Scores/2", {"against": np.zeros((1, 3, 4))}, about)
+    with pytest.raises(InputError, match=r"s: not a file of neuronshield.Scores/2 .*'values'"):
         Scores.load(tmp_path / "s")
 
 
