@@ -243,7 +243,8 @@ def test_what_an_attack_left_is_shown_and_an_early_stop_is_said(page: MakePage):
     r = results()
     shown = page(r)
     pruned = [f"{v:.2f} [{low:.2f}, {high:.2f}]" for v, low, high in
-              (r["attack"]["means"]["pruned"][m] for m in ("refusal", "over_refusal", "selectivity", "attack_success", "incoherent"))]  # fmt: skip
+              (r["attack"]["means"]["pruned"][m] for m in ("refusal", "compliance", "attack_success", "over_refusal",
+                                                           "benign_compliance", "selectivity", "incoherent"))]  # fmt: skip
     assert ["pruned", *pruned] in shown.cells
     assert "Stopped early" not in shown.text
     r["shield"]["conditions"]["plain LoRA"] |= {"losses": [], "stopped": "loss is <nan> at step 0"}
@@ -273,7 +274,8 @@ def test_the_pages_figures_hold_the_numbers_of_the_results(page: MakePage):
     for i, a in enumerate(numbers["y"]):
         for j, b in enumerate(numbers["x"]):
             value = None if a == b else shared[names.index(a)][names.index(b)]  # 1 by definition
-            assert numbers["z"][i][j] == value
+            got = numbers["z"][i][j]
+            assert math.isnan(got) if got is not None and value is None else got == value, (a, b)
             assert grey["text"][i][j] == ("n/a" if value is None and a != b else "")
     assert per_layer[0][0]["z"] == list(r["find"]["per_layer"].values())
     assert next(t for t in claims[0] if t["name"] == "the set")["x"] == [0.61, 0.08]
