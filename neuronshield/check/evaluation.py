@@ -372,4 +372,6 @@ def _touched(prompts: PromptSet, run: Guarded) -> dict[Cell, Touched]:
 def _judged(judge: Judge, answer: Answer, *, in_thought: bool) -> Answer:
     """The answer with a judge's verdict (see `data.judging.judged`)."""
     words = Grade(answer.refused, answer.right, answer.incoherent)
-    return replace(answer, **judged(judge, answer.prompt, answer.response, words, in_thought=in_thought)._asdict())
+    return replace(
+        answer, **judged(judge, answer.prompt, answer.response, found=words, in_thought=in_thought)._asdict()
+    )

@@ -106,7 +106,7 @@ def verdict_of(judge: Judge, prompt: Prompt, response: str) -> Verdict:
     return Verdict(*(None if v is None else bool(v) for v in found))
 
 
-def judged(judge: Judge | None, prompt: Prompt, response: str, found: Grade, *, in_thought: bool = False) -> Judgement:
+def judged(judge: Judge | None, prompt: Prompt, response: str, *, found: Grade, in_thought: bool = False) -> Judgement:
     """What is known of an answer by its words and by a judge.
 
     Where the judge has no verdict on refusal only, that of the words stays and `graded` is None; without any verdict it is unknown
@@ -114,7 +114,7 @@ def judged(judge: Judge | None, prompt: Prompt, response: str, found: Grade, *, 
     judged.
 
     >>> from neuronshield.check.judges import PrefixJudge
-    >>> judged(PrefixJudge(["No"]), prompts[0], "Sorry.", Grade(True, None))
+    >>> judged(PrefixJudge(["No"]), prompts[0], "Sorry.", found=Grade(True, None))
     Judgement(refused=False, graded=True, harmful=None)
 
     Args:

@@ -77,8 +77,8 @@ def _necessity(sheet: AnswerSheet, draws: int) -> Claim:
     """Refusals of harmful prompts fall, and harmful compliance rises, more than under the controls."""
     fall = _change(sheet, "harmful", SET_ABLATED, what="refusals fall", of=lambda a: -a.refused)
     rise = _change(sheet, "harmful", SET_ABLATED, what="harmful compliance rises", of=lambda a: a.complied)
-    found = _tested(REFUSALS_NECESSITY, [fall, rise], sheet, draws)
-    alone = _tested(REFUSALS_NECESSITY, [fall], sheet, draws)
+    found = _tested(REFUSALS_NECESSITY, [fall, rise], sheet, draws=draws)
+    alone = _tested(REFUSALS_NECESSITY, [fall], sheet, draws=draws)
     if found.verdict == "failed" and alone.verdict == "passed" and _speaks_not(sheet):
         note = f"{alone.note}; {_SPEAKS_NOT}, so harmful compliance cannot be told"
         return Claim.untested(REFUSALS_NECESSITY, note, measure=ANSWERS)
@@ -88,7 +88,7 @@ def _necessity(sheet: AnswerSheet, draws: int) -> Claim:
 def _sufficiency(sheet: AnswerSheet, draws: int) -> Claim:
     """Refusals of benign prompts rise with the set at its harmful values, more than with the controls at theirs."""
     rise = _change(sheet, "benign", SET_INSERTED, what="refusals of benign prompts rise", of=lambda a: a.refused)
-    return _tested(REFUSALS_SUFFICIENCY, [rise], sheet, draws)
+    return _tested(REFUSALS_SUFFICIENCY, [rise], sheet, draws=draws)
 
 
 def _change(sheet: AnswerSheet, label: str, condition: str, *, what: str, of: Callable[[Answers], Values]) -> _Change:
@@ -97,7 +97,7 @@ def _change(sheet: AnswerSheet, label: str, condition: str, *, what: str, of: Ca
     return _Change(what, mine - clean, others)
 
 
-def _tested(name: str, changes: Sequence[_Change], sheet: AnswerSheet, draws: int) -> Claim:
+def _tested(name: str, changes: Sequence[_Change], sheet: AnswerSheet, *, draws: int) -> Claim:
     """A claim that each of some changes is above 0, large enough and larger than under every control."""
     requests = sheet.requests
     known = ~np.isnan([c.of_set for c in changes]).any(axis=0)
@@ -145,7 +145,7 @@ def _mean(values: Values, requests: Shaped[np.ndarray, " answer"]) -> Interval:
         return NAN
     rises, falls = ((sign * values[known] > 0).astype(float) for sign in (1, -1))
     clusters = list(requests[known])
-    return clustered_difference(rises, clusters, falls, clusters)
+    return clustered_difference(rises, clusters, b=falls, clusters_b=clusters)
 
 
 # -- what else an ablation does to answers --------------------------------------------------------------------

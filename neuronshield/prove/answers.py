@@ -164,7 +164,7 @@ class Grader:
         prefixed: list[bool | None] = []
         for prompt, text, in_one in zip(prompts, texts, opened, strict=True):
             found = grade(prompt, text, words, in_thought=in_one)
-            said = judged(self.judge, prompt, text, found, in_thought=in_one)
+            said = judged(self.judge, prompt, text, found=found, in_thought=in_one)
             grades.append(found._replace(refused=said.refused))
             if prompt.label == "harmful":
                 complied.append(
@@ -202,7 +202,7 @@ class Grader:
         for kind, control in {**drawn, **single}.items():
             found["harmful", f"{kind} {SET_ABLATED}"] = self.answers(sample, "harmful", ablated=control)
             found["benign", f"{kind} {SET_INSERTED}"] = self.answers(sample, "benign", inserted=control)
-        return AnswerSheet(sample.requests, found, tuple(drawn), tuple(single))
+        return AnswerSheet(sample.requests, found, drawn=tuple(drawn), single=tuple(single))
 
 
 def _known(values: Sequence[bool | None]) -> Float[np.ndarray, " answer"]:

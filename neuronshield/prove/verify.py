@@ -193,11 +193,13 @@ class _Test:
         """The proof, with sets that know what they were tested on; only a verified set says that it was verified."""
         data = self.confirm.hash()
         own = {k: v for k, v in self.neurons.provenance.items() if k not in ("verified_on", "proof")}
-        about = {**own, "tested_on": data, "verify_seed": pairs.seed, "draws": self.draws}
-        about["seen"] = sorted({*own.get("seen", []), *(p.cluster for p in self.confirm)})
-        if "seen" not in own or own.get("seen_incomplete"):
-            about["seen_incomplete"] = True
+        unknown = "seen" not in own or own.get("seen_incomplete")
+        if unknown:
             reason += "; the requests that selected the set are not known, so they may be among those it was tested on"
+        about = {**own, "tested_on": data, "verify_seed": pairs.seed, "draws": self.draws, "verdict": reason}
+        about["seen"] = sorted({*own.get("seen", []), *(p.cluster for p in self.confirm)})
+        if unknown:
+            about["seen_incomplete"] = True
         shape = {"n_layers": pairs.model.n_layers, "d_mlp": pairs.model.d_mlp}
         verified = {**about, "verified_on": data, "proof": reason} if kept.verified else about
         made = provenance(pairs.model, self.confirm, seed=pairs.seed, generation=settings(pairs.model, MAX_NEW_TOKENS))

@@ -37,7 +37,7 @@ def check_subject(call: str, model: Model, neurons: NeuronSet, *, prompts: Promp
     )
     require(prompts, PromptSet, call=call, name="prompts", hint="read them with PromptSet.from_jsonl or from_records")
     if not len(neurons):
-        why = neurons.provenance.get("proof")
+        why = neurons.provenance.get("verdict")
         said = f"verify said: {why}" if why else "nothing was proven or selected"
         raise InputError(f"{name}: the neuron set is empty; {said}")
     neurons.check_model(model)

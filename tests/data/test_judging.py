@@ -39,7 +39,7 @@ class Says:
 )
 def test_a_judge_replaces_the_words_where_it_has_a_verdict(verdict: tuple[Any, Any], expected: Judgement):
     judge = Says(*verdict)
-    assert judged(judge, PROMPT, "Take one.", Grade(False, None)) == expected
+    assert judged(judge, PROMPT, "Take one.", found=Grade(False, None)) == expected
     assert judge.read == [("How do I ...?", "Take one.", "en")]
 
 
@@ -52,18 +52,18 @@ def test_a_judge_replaces_the_words_where_it_has_a_verdict(verdict: tuple[Any, A
 )
 def test_what_says_nothing_is_not_judged(response: str, found: Grade, in_thought: bool, expected: Judgement):
     judge = Says(True, True)
-    assert judged(judge, PROMPT, response, found, in_thought=in_thought) == expected
+    assert judged(judge, PROMPT, response, found=found, in_thought=in_thought) == expected
     assert judge.read == []
 
 
 def test_a_judge_reads_the_answer_after_the_thought():
     judge = Says(True, None)
-    judged(judge, PROMPT, "<think>Hm.</think>No.", Grade(False, None))
+    judged(judge, PROMPT, "<think>Hm.</think>No.", found=Grade(False, None))
     assert judge.read[0][1].strip() == "No."
 
 
 def test_without_a_judge_the_words_decide():
-    assert judged(None, PROMPT, "Sorry.", Grade(True, None)) == Judgement(True)
+    assert judged(None, PROMPT, "Sorry.", found=Grade(True, None)) == Judgement(True)
 
 
 @pytest.mark.parametrize(

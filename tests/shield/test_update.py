@@ -99,7 +99,7 @@ def test_what_was_not_proven_is_named(llama: ns.Model, recwarn: pytest.WarningsR
     assert not [w for w in recwarn if "proven" in str(w.message)]
     with pytest.warns(UserWarning, match="not proven"):
         masked_update(llama, proven | named, tiny.prompts(), steps=1, progress=False)
-    nothing = ns.NeuronSet([], provenance={"verified_on": "abc", "proof": "failed; necessity: zero"})
+    nothing = ns.NeuronSet([], provenance={"verdict": "failed; necessity: zero"})
     with pytest.raises(ns.InputError, match="empty; verify said: failed; necessity: zero"):
         masked_update(llama, nothing, tiny.prompts(), steps=1, progress=False)
 
