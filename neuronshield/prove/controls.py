@@ -272,6 +272,10 @@ def _selected(
     leave_out, recovered = None, None
     try:
         selection = selection_of(model, neurons, select, stats=stats, batch_size=batch_size)
+        shuffled = [selection.shuffled(rng, n=n) for _ in range(draws)]
+        if not all(len(s) for s in shuffled):
+            raise InputError("on shuffled labels the rule of the set selects no neuron")
+        recovered = float(np.mean([len(s & neurons) / n for s in shuffled]))
     except InputError as error:
         missing = {kind: f"{kind}: {error}" for kind in kinds}
         kinds = (f"{PERMUTED} ({FALLBACK})", f"{NEXT_RANK} ({FALLBACK})")
@@ -279,9 +283,7 @@ def _selected(
         if found is None:
             return Controls({}, missing=missing)
         selection, leave_out = found, neurons
-    shuffled = [selection.shuffled(rng, n=n, leave_out=leave_out) for _ in range(draws)]
-    if leave_out is None:
-        recovered = float(np.mean([len(s & neurons) / n for s in shuffled]))
+        shuffled = [selection.shuffled(rng, n=n, leave_out=leave_out) for _ in range(draws)]
     following = selection.again(n=n, leave_out=neurons)
     sizes = {kinds[0]: min(map(len, shuffled)), kinds[1]: len(following)}
     missing |= {

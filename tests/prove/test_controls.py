@@ -11,7 +11,7 @@ from one_neuron import DECOY, LOUD, TRUTH, claim, set_of
 
 import neuronshield as ns
 from neuronshield.find.reselection import selection_of
-from neuronshield.prove.controls import Controls, complete, control_sets, matched_like, random_like
+from neuronshield.prove.controls import Controls, complete, control_sets, drawn_like, matched_like, random_like
 
 pytest_plugins = ["one_neuron"]
 
@@ -72,10 +72,12 @@ def test_the_selecting_controls_run_the_selection_of_the_set_again(planted_model
     assert {TRUTH, DECOY} <= set(neurons)
     controls = control_sets(planted_model, neurons, rows, features=EVERYTHING, draws=6, seed=2)
     selection, n = selection_of(planted_model, neurons, rows), len(neurons)
-    rng = np.random.default_rng(0)
-    for control in controls.drawn["permuted"]:
-        assert len(control) == n
-        assert control in [selection.shuffled(rng, n=n) for _ in range(400)]  # one of few that shuffled labels can give
+    rng = np.random.default_rng(2)  # draws the random and matched sets first
+    for _ in range(6):
+        drawn_like(neurons, planted_model, seed=rng)
+    matched_like(neurons, EVERYTHING, draws=6, seed=rng)
+    assert controls.drawn["permuted"] == [selection.shuffled(rng, n=n) for _ in range(6)]
+    assert {len(control) for control in controls.shuffled} == {n}
     assert controls.fixed["next rank"] == selection.again(n=n, leave_out=neurons)
     assert not controls.fixed["next rank"] & neurons
     assert controls.shuffled == controls.drawn["permuted"]
@@ -128,6 +130,16 @@ def test_a_selection_that_is_not_run_again_says_why(planted_model: ns.Model):
     controls = control_sets(planted_model, snip["en/text"], rows, features=EVERYTHING, draws=2)
     assert controls.missing["permuted"].startswith("permuted: selection by 'snip' is not run again on other labels: ")
     assert len(controls.drawn["permuted (contribution)"]) == 2
+
+
+def test_a_rule_that_selects_nothing_on_shuffled_labels_is_replaced(planted_model: ns.Model):
+    rows = tiny.prompts()
+    leaf = ns.contrast(ns.capture(planted_model, rows, progress=False)).top(k=87)["en/text"].provenance["selection"]
+    neurons = set_of(TRUTH, selection={"op": "-", "of": [leaf, leaf]})
+    controls = control_sets(planted_model, neurons, rows, features=EVERYTHING, draws=2)
+    assert controls.missing["permuted"] == "permuted: on shuffled labels the rule of the set selects no neuron"
+    assert {len(s) for s in controls.drawn["permuted (contribution)"]} == {1}
+    assert controls.recovered is None
 
 
 def test_a_rule_that_cannot_select_as_many_is_noted(planted_model: ns.Model):
