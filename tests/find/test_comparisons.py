@@ -82,6 +82,13 @@ def test_too_few_requests_to_tell_is_not_a_number(excess: float, attainable: flo
     assert all(np.isnan(x[0, 1]) for x in found)
 
 
+def test_folds_that_all_agree_leave_an_interval_of_one_neuron():
+    one, two = rows(0.2, [0.2] * 8), rows(0.4, [0.4] * 8)
+    value, low, high = (x[0, 1] for x in interval_of(Shared(one, two), np.full((2, 2), 64.0)))
+    assert value == pytest.approx(0.5)
+    assert high - low == pytest.approx(2 * t.ppf(0.975, 7) * 0.5 / 64 / 0.4)
+
+
 def test_a_cell_shares_everything_with_itself_without_an_interval():
     value, low, high = interval_of(Shared(rows(0.2, [0.2] * 8), rows(0.4, [0.4] * 8)), np.full((2, 2), 64.0))
     assert np.diag(value).tolist() == [1, 1]

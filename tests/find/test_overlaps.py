@@ -55,14 +55,19 @@ Raw = dict[tuple[str, Cell, int], np.ndarray]
 
 
 @pytest.fixture(scope="module")
-def found(llava: ns.Model) -> tuple[ns.PromptSet, Raw, ns.Overlap]:
+def stats(llava: ns.Model) -> ns.Stats:
+    return capture(llava, tiny.prompts(pictures=True), progress=False)
+
+
+@pytest.fixture(scope="module")
+def found(llava: ns.Model, stats: ns.Stats) -> tuple[ns.PromptSet, Raw, ns.Overlap]:
     prompts = tiny.prompts(pictures=True)
     acts: dict[tuple[str, Cell, int], list[np.ndarray]] = {}
     for p, fold in zip(prompts, folds_of(prompts, 0), strict=True):
         h, _, n = tiny.activations(llava, p)
         acts.setdefault((p.label, p.cell, fold), []).append(h[n - 1])
     raw = {key: np.array(h) for key, h in acts.items()}
-    return prompts, raw, overlap(capture(llava, prompts, progress=False), method="contribution", k=K)
+    return prompts, raw, overlap(stats, method="contribution", k=K)
 
 
 class Oracle:
@@ -230,11 +235,11 @@ def test_along_an_axis_is_the_mean_over_cells_that_differ_in_it_only(found: tupl
         got.along("language").along("language")
 
 
-def test_neurons_taken_out_are_out_of_sets_and_all_references(llava: ns.Model, found: tuple):
-    prompts, raw, whole = found
+def test_neurons_taken_out_are_out_of_sets_and_all_references(llava: ns.Model, stats: ns.Stats, found: tuple):
+    _, raw, whole = found
     cells = whole.cells
     out = whole.sets[cells[0]]
-    got = overlap(capture(llava, prompts, progress=False), method="contribution", k=K, without=out)
+    got = overlap(stats, method="contribution", k=K, without=out)
     assert len(got.sets[cells[0]]) == 0
     oracle = Oracle(llava, raw, frozenset(layer * 29 + i for layer, i in out))
     for cell in cells:
@@ -270,10 +275,8 @@ def test_an_overlap_comes_back_from_its_file(found: tuple, tmp_path: Path):
         back.along("language")
 
 
-SLOW = [pytest.param(method, marks=pytest.mark.slow) for method in ns.scores.METHODS if method != "precise_shield"]
-
-
-@pytest.mark.parametrize("method", ["precise_shield", *SLOW])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ns.scores.METHODS)
 def test_all_methods_with_one_size_give_an_overlap(llama: ns.Model, method: str):
     stats = capture(llama, tiny.prompts(), progress=False)
     got = overlap(stats, method=method, per_layer=5)
@@ -312,6 +315,7 @@ def test_without_any_harm_there_is_nothing_to_tell_and_the_null_keeps_what_reque
     assert got.permutation_null[0, 1] == pytest.approx(got.jaccard[0, 1], abs=0.03)
 
 
+@pytest.mark.slow
 def test_no_interval_has_zero_width():
     # a signal so strong that every selection is the same: all replicates agree
     got = overlap(planted(2, shared=1.0, d=4.0, n=64), method="effect_size", k=TRUE)
