@@ -218,7 +218,7 @@ def _follow(job: Job, name: str, rows: PromptSet) -> None:
     test = test.in_cells(compared_cells(test.cells(), set(rows.cells())))
     for step in sorted(update.snapshots):
         if step < len(update.losses):
-            _evaluate(job, update.at(step), f"{name}, {step} steps", test).save(folder / f"{step}.json")
+            _evaluate(job, update.at(step), f"{name}, {step} steps", prompts=test).save(folder / f"{step}.json")
 
 
 def _shielded(job: Job, name: str) -> Model:
@@ -258,7 +258,7 @@ def check(job: Job) -> None:
     job.save()
 
 
-def _evaluate(job: Job, model: Model, name: str, prompts: PromptSet | None = None) -> Evaluation:
+def _evaluate(job: Job, model: Model, name: str, *, prompts: PromptSet | None = None) -> Evaluation:
     return evaluate(
         model, job.prompts if prompts is None else prompts, name=name, max_new_tokens=job.plan.max_new_tokens, seed=job.seed,
         progress=job.progress,
