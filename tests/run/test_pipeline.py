@@ -79,7 +79,7 @@ def test_results_hold_every_step_every_condition_and_every_cell(done: tuple[Path
     assert (found["n"], found["over"]) == (3, "requests and masks")
     trained = ["shield", "random mask 1", "random mask 2", "random mask 3", "plain LoRA"]
     steps = {c: [p["steps"] for p in curve] for c, curve in r["check"]["curves"].items()}
-    assert steps == {c: [0, 12, 24, 48] for c in trained}
+    assert steps == {c: [0, 10, 20, 40] for c in trained}
     # every benign prompt of the organism has a target: the KL term acts on nothing
     assert (r["shield"]["retention"], r["shield"]["prompts"]["held"]) == (None, 0)
     assert r["shield"]["prompts"]["targets"] > 0
