@@ -134,8 +134,14 @@ def signs_of(
         difference: mean activation of every neuron on harmful prompts minus that on benign prompts.
 
     Raises:
-        InputError: a remote model, or no prompts.
+        InputError: a remote model, no prompts, prompts of a language without tokens, or neurons or differences of another model.
     """
+    shape = (model.n_layers, model.d_mlp)
+    if difference.shape != shape:
+        raise InputError(
+            f"signs_of(difference=...): {difference.shape} numbers for {shape} neurons (n_layers, d_mlp) of {model.id!r}"
+        )
+    neurons = NeuronSet(neurons, n_layers=model.n_layers, d_mlp=model.d_mlp)  # members of another model are refused
     writes = np.mean(list(_directions(model, prompts, tokens).values()), axis=0)
     pairs = [(float(difference[at]), float(writes[at])) for at in neurons]
     return tuple(Sign(contrast, writes=written, kind=kind(contrast, written)) for contrast, written in pairs)
@@ -150,6 +156,11 @@ def _directions(
     first: dict[str, Prompt] = {}
     for prompt in sorted(prompts, key=lambda p: p.label != "harmful"):
         first.setdefault(prompt.language, prompt)
+    if missing := [language for language in first if language not in tokens]:
+        raise InputError(
+            f"directions: no first tokens of prefixes for language {missing[0]!r} (prompt {first[missing[0]].id!r}); "
+            f"there are those of {', '.join(tokens) or 'no language'}"
+        )
     slopes = {language: _output_slopes(model, prompt, tokens[language]) for language, prompt in first.items()}
     out = {language: np.full((model.n_layers, model.d_mlp), np.nan) for language in slopes}
     for layer in range(model.n_layers):

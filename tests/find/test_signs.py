@@ -163,6 +163,17 @@ def test_no_prompts_and_a_language_without_prefixes_are_refused(llama: ns.Model)
         directions(llama, faroese, compliances=["sure"])
 
 
+def test_neurons_of_another_model_are_refused(llama: ns.Model):
+    rows, tokens = list(tiny.prompts(languages=["en"])), {"en": OpeningTokens([REFUSE], [COMPLY])}
+    one = ns.NeuronSet([(0, 1)])
+    with pytest.raises(ns.InputError, match=r"signs_of\(difference=...\): \(1, 2\) numbers for \(3, 29\) neurons"):
+        signs_of(llama, one, rows, tokens=tokens, difference=np.ones((1, 2)))
+    with pytest.raises(ns.InputError, match=r"neuron \(2, 31\) lies outside 3 layers x 29 neurons"):
+        signs_of(llama, ns.NeuronSet([(2, 31)]), rows, tokens=tokens, difference=np.ones((3, 29)))
+    with pytest.raises(ns.InputError, match=r"for language 'sw' \(prompt 'sw-.*there are those of en"):
+        signs_of(llama, one, list(tiny.prompts()), tokens=tokens, difference=np.ones((3, 29)))
+
+
 @pytest.fixture
 def neurons_of() -> ns.NeuronSet:
     return ns.NeuronSet([(0, 3), (1, 5), (2, 7)], n_layers=3, d_mlp=29)
