@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -26,6 +26,7 @@ from ..core.arguments import at_least, check_seed, require
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
 from ..data.prompts import Cell, Prompt, PromptSet
+from ..model.encoding import Role
 from ..model.model import Model
 from ..model.prefixes import opening_tokens, openings_of
 from .attribution import gradients, mean_attribution
@@ -232,7 +233,7 @@ class Selection:
         """The formula of `attribution` on the pairs that these labels make."""
         assert self.slopes is not None
         slope, act = self.slopes
-        benign = {
+        benign: dict[tuple[str | None, Cell], int] = {
             (p.pair_id, p.cell): i
             for i, p in enumerate(self.prompts)
             if labels[i] == "benign" and p.pair_id is not None
@@ -286,13 +287,16 @@ def selection_of(
         raise InputError(
             f"the set was selected on tokens of several roles ({tokens}), so its selection cannot be run again"
         )
+    prefixes = neurons.provenance.get("prefixes", {})
+    if not isinstance(prefixes, dict):
+        raise InputError("the set joins attributions with different prefixes, so its selection cannot be run again")
     rows = prompts.for_step("discover")
     if stats is None or stats.tokens != tokens:
         stats = capture(model, rows, tokens=tokens, batch_size=batch_size, progress=False)
-    openings = openings_of(model, rows, **neurons.provenance.get("prefixes", {})) if "attribution" in methods else None
+    openings = openings_of(model, rows, **prefixes) if "attribution" in methods else None
     read = {name for leaf in leaves(tree) for name in cells_read(leaf)}
     rows = rows.in_cells([cell for cell in rows.cells() if str(cell) in read])
-    slopes = openings and gradients(model, rows, opening_tokens(model, openings), batch_size=batch_size)
+    slopes = gradients(model, rows, opening_tokens(model, openings), batch_size=batch_size) if openings else None
     stats_of = _reader(model, rows, stats, methods=methods, batch_size=batch_size)
     selection = Selection(tree, tuple(rows), stats, stats_of, slopes=slopes)
     selection.again()  # a leaf that cannot be run is found here
@@ -309,7 +313,7 @@ def _reader(
         values = record(model, rows, batch_size=batch_size)
         norms = record_norms(model, rows, batch_size=batch_size) if "cett" in methods else None
         return lambda labels: Stats.of(values, rows, like=stats, labels=labels, output_norms=norms)
-    each = record_moments(model, rows, tokens=stats.tokens, batch_size=batch_size)
+    each = record_moments(model, rows, tokens=cast(Role, stats.tokens), batch_size=batch_size)
 
     def relabelled(labels: Sequence[str]) -> Stats:
         groups = {

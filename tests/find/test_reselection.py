@@ -12,15 +12,18 @@ import tiny
 import torch
 
 import neuronshield as ns
+from neuronshield import organism
 from neuronshield.core.statistics import p_value
 from neuronshield.find.moments import record
 from neuronshield.find.reselection import Selection, leaves, pooled, reselect, selection_of, shuffled_sets
 from neuronshield.find.scores import METHODS
 from neuronshield.find.shuffling import shuffled_labels
+from neuronshield.model.prefixes import opening_tokens, openings_of
+from neuronshield.prove.pairs import match, measure
 
 ASK: dict[str, Any] = {"refusals": ["sorry"], "compliances": ["sure"]}
 EN, SW = ns.Cell("en", "text"), ns.Cell("sw", "text")
-Pick = Callable[[dict[ns.Cell, ns.NeuronSet]], ns.NeuronSet]
+Pick = Callable[[Any], ns.NeuronSet]
 COMBINATIONS: dict[str, Pick] = {
     "one cell": lambda s: s[EN],
     "both": lambda s: s[EN] & s[SW],
@@ -295,6 +298,9 @@ def test_why_a_selection_is_not_run_again_is_said(llama: ns.Model, prompts: ns.P
     top = ns.contrast(ns.capture(llama, prompts, progress=False)).top(k=4)
     snip = ns.baselines.snip(llama, prompts[:8], **ASK, progress=False).top(k=4)[EN]
     text = ns.contrast(ns.capture(llama, prompts, tokens="text", progress=False)).top(k=4)[SW]
+    attributed = [
+        ns.attribution(llama, UNTARGETED, **{**ASK, "refusals": [w]}).top(k=20)[EN] for w in ("sorry", "make")
+    ]
     elsewhere = tiny.prompts(languages=["sw"])
     for neurons, rows, said in (
         (ns.NeuronSet(list(top[EN])), prompts, "how the set was selected is not known"),
@@ -302,6 +308,7 @@ def test_why_a_selection_is_not_run_again_is_said(llama: ns.Model, prompts: ns.P
         (snip, prompts, "selection by 'snip' is not run again"),
         (snip | top[EN], prompts, "selection by 'snip' is not run again"),
         (top[EN] | text, prompts, "tokens of several roles"),
+        (attributed[0] & attributed[1], prompts, "different prefixes"),
         (top[EN] & top[SW], elsewhere, "en/text"),
     ):
         with pytest.raises(ns.InputError, match=said) as caught:
@@ -322,3 +329,26 @@ def test_activations_are_recorded_once_however_many_draws(llama: ns.Model, promp
         assert forwards
     finally:
         hook.remove()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["contribution", "effect_size"])
+def test_on_the_organism_null_sets_exceed_their_permuted_controls_at_the_nominal_rate_and_the_true_one_does(
+    organism_model: ns.Model, method: str
+):
+    """Effects of mean ablation on requests that no selection saw: of 24 sets on shuffled labels, and of the true set."""
+    rows = ns.PromptSet.from_records(
+        organism.records(languages=["en"], modalities=["text"], splits=["discover", "confirm"])
+    )
+    discover, confirm = rows.where(split="discover"), rows.where(split="confirm")
+    tokens = opening_tokens(organism_model, openings_of(organism_model, confirm))
+    pairs = measure(organism_model, match(confirm, seed=0)[0], tokens)
+    true = ns.contrast(ns.capture(organism_model, discover, progress=False), method=method).top(k=64)[EN]
+    selection = selection_of(organism_model, true, discover)
+    rng = np.random.default_rng(0)
+    sets = [true, *(selection.shuffled(rng, n=64) for _ in range(24 * 20))]
+    change = pairs.harmful_margins - pairs.on_harmful([pairs.ablate(s) for s in sets])
+    true_effect, *effects = pairs.normalised_effects(change)
+    p = np.array([p_value(part[0], part[1:]) for part in np.array(effects).reshape(24, 20)])
+    assert (p <= 0.05).sum() <= 4  # 1.2 expected; more than 4 in 100 cases once
+    assert p_value(true_effect, np.array(effects)) <= 0.05

@@ -19,7 +19,7 @@ def counts(prompts: ns.PromptSet, labels: list[str]) -> Counter[tuple[str, str]]
 
 def test_a_request_keeps_or_swaps_its_labels_in_every_cell_at_once():
     prompts, rng = tiny.prompts(pictures=True), np.random.default_rng(0)
-    swapped: Counter[str] = Counter()
+    swapped: Counter[str | None] = Counter()
     for _ in range(200):
         labels = shuffled_labels(prompts, rng)
         moved = {(p.pair_id, p.label != label) for p, label in zip(prompts, labels, strict=True)}
