@@ -164,6 +164,9 @@ def select(rule: str, stats: Stats, **options: Any) -> CellSets:
     require(stats, Stats, call="select(rule, stats)", name="stats", hint="capture makes them: capture(model, prompts)")
     given = _options(rule, options)
     cells = _cells(rule, stats, given)
+    if rule == "significance" and stats.tokens != "last_prompt":
+        logger.warning("select('significance'): tokens=%r counts several tokens of a prompt as independent, so more neurons pass than q "
+                       "allows; capture(model, prompts, tokens='last_prompt') counts one a prompt", stats.tokens)  # fmt: skip
     sets = {}
     for cell in cells:
         leaf = {"rule": rule, "cell": str(cell), "options": given}
@@ -192,8 +195,9 @@ def run_leaf(leaf: Mapping[str, Any], stats: Stats) -> tuple[NeuronSet, Float[np
         stats: moments from `capture`, or of the same shape.
 
     Raises:
-        InputError: a score that needs the model (attribution, snip, change_score), or a cell without both labels.
+        InputError: an unknown rule, a score that needs the model (attribution, snip, change_score), or a cell without both labels.
     """
+    one_of(leaf.get("rule"), ["top", *RULES], call="run_leaf(leaf, stats)", name="rule")
     if leaf["rule"] == "top":
         scores = _leaf_scores(leaf, stats)
         mask, rank = chosen(scores, leaf["cell"], size=within(leaf["size"], stats), sign=leaf["sign"])

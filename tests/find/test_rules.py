@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,12 @@ def test_a_grown_leaf_is_larger_and_holds_what_a_plain_ranking_chose(stats: Stat
 def test_a_leaf_grown_beyond_the_model_takes_every_neuron(stats: Stats, size: dict[str, Any]):
     leaf = grown(contrast(stats).top(**size)["en/text"].provenance["selection"], 1e6)
     assert len(run_leaf(leaf, stats)[0]) == L * D
+
+
+def test_a_rule_that_is_not_known_is_refused(stats: Stats):
+    for leaf in ({}, {"rule": "one_ancor", "cell": "en/text", "options": {}}):
+        with pytest.raises(InputError, match=r"run_leaf\(leaf, stats\): rule=.* is unknown"):
+            run_leaf(leaf, stats)
 
 
 @pytest.mark.parametrize("method", ["attribution", "snip", "change_score"])
@@ -294,6 +301,15 @@ def test_significance_keeps_its_false_discovery_rate_on_noise():
         stats = Stats(groups, np.ones((L, D)), np.ones((L, D)), "last_prompt", 1000, 6)
         found += len(select("significance", stats, q=0.1)["en/text"]) > 0
     assert found <= 30  # 20 expected at most; 30 is 2.4 standard deviations above
+
+
+def test_significance_over_several_tokens_a_prompt_is_warned_of(stats: Stats, caplog: pytest.LogCaptureFixture):
+    select("significance", stats, q=0.1)
+    assert not caplog.text
+    with caplog.at_level("WARNING", logger="neuronshield"):
+        found = select("significance", replace(stats, tokens="prompt"), q=0.1)
+    assert found == select("significance", stats, q=0.1)
+    assert caplog.text.count("tokens='prompt' counts several tokens of a prompt as independent") == 1
 
 
 def test_a_neuron_that_never_varies_is_significant_only_if_it_differs():
