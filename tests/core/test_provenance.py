@@ -43,4 +43,4 @@ def test_every_artefact_of_find_has_the_same_form(llama: ns.Model):
     wanted = {*provenance(llama, prompts, seen=prompts), "tokens", "neuron_value"}
     for result in found:
         assert wanted <= set(result.provenance)
-        assert set(result.provenance) - wanted <= {"seed", "against"}
+        assert set(result.provenance) - wanted <= {"seed", "against", "prefixes"}
