@@ -546,9 +546,7 @@ def test_thoughts_that_the_template_opens_are_not_graded(llama: ns.Model, monkey
 
 
 def test_unknown_metrics_and_cells_are_named_with_what_there_is(graded: Evaluation):
-    refused_in_one_line(
-        lambda: graded.mean("accuracy"), "metric='accuracy' is unknown; use one of refusal, compliance"
-    )
+    refused_in_one_line(lambda: graded.mean("accuracy"), "metric='accuracy' is unknown; use one of refusal, compliance")
     refused_in_one_line(lambda: graded.gain(graded, "accuracy"), "'accuracy' is unknown")
     refused_in_one_line(lambda: graded.cell("fr/text"), "no answers in cell fr/text; there are ")
     refused_in_one_line(lambda: graded.cell("fr/text"), "sw/image")
