@@ -112,7 +112,8 @@ class Stats:
             raise InputError(f"{call}: a label {wrong!r:.40}; use 'harmful' or 'benign'")
         folds = folds_of(prompts, like.provenance.get("seed", 0))
         keys = [
-            Group(label, p.language, p.modality, fold) for label, p, fold in zip(given, prompts, folds, strict=True)
+            Group(label, p.language, p.modality, fold=fold)
+            for label, p, fold in zip(given, prompts, folds, strict=True)
         ]
         present = list(dict.fromkeys(keys))
         number = {key: i for i, key in enumerate(present)}

@@ -75,7 +75,7 @@ def capture(
     if tokens == "response" and (missing := next((p for p in chosen if p.target is None), None)):
         raise InputError(f"capture: tokens='response' needs a 'target' on every prompt; {missing.id!r} has none")
     folds = folds_of(chosen, seed)
-    keys = [Group(p.label, p.language, p.modality, fold) for p, fold in zip(chosen, folds, strict=True)]
+    keys = [Group(p.label, p.language, p.modality, fold=fold) for p, fold in zip(chosen, folds, strict=True)]
     groups = _groups(model, chosen, keys, tokens=tokens, batch_size=batch_size, progress=progress)
     return Stats(
         groups=groups,
@@ -128,7 +128,7 @@ def record_moments(
     Raises:
         InputError: as `capture`.
     """
-    keys = [Group(p.label, p.language, p.modality, row) for row, p in enumerate(prompts)]
+    keys = [Group(p.label, p.language, p.modality, fold=row) for row, p in enumerate(prompts)]
     groups = _groups(model, prompts, keys, tokens=tokens, batch_size=batch_size, progress=progress)
     return [groups.get(key) for key in keys]
 

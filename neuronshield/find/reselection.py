@@ -298,7 +298,7 @@ def selection_of(
     rows = rows.in_cells([cell for cell in rows.cells() if str(cell) in read])
     slopes = gradients(model, rows, opening_tokens(model, openings), batch_size=batch_size) if openings else None
     stats_of = _reader(model, rows, stats, methods=methods, batch_size=batch_size)
-    selection = Selection(tree, tuple(rows), stats, stats_of, slopes=slopes)
+    selection = Selection(tree, tuple(rows), stats, stats_of=stats_of, slopes=slopes)
     selection.again()  # a leaf that cannot be run is found here
     return selection
 
@@ -317,7 +317,7 @@ def _reader(
 
     def relabelled(labels: Sequence[str]) -> Stats:
         groups = {
-            Group(label, p.language, p.modality, row): m
+            Group(label, p.language, p.modality, fold=row): m
             for row, (p, label, m) in enumerate(zip(rows, labels, each, strict=True)) if m is not None
         }  # fmt: skip
         return replace(stats, groups=groups)

@@ -93,11 +93,11 @@ def requirements(prompts: PromptSet, *, graded: int = 48) -> tuple[Requirement, 
             UTILITY: right * share // n,
         }
         return [
-            Requirement(claim, of, has[claim], least_requests(alpha=RULE.alpha, limit=limit))
+            Requirement(claim, of, has=has[claim], needs=least_requests(alpha=RULE.alpha, limit=limit))
             for claim, limit in LIMITS.items() if claim != UTILITY or right
         ]  # fmt: skip
 
-    member = Requirement("effect", MEMBER, chooses, least_requests(alpha=RULE.alpha))
+    member = Requirement("effect", MEMBER, has=chooses, needs=least_requests(alpha=RULE.alpha))
     return (*of_claims(SET, n), member, *of_claims(KEPT, n - chooses))
 
 
