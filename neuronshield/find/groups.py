@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..core.arguments import require
 from ..core.display import count, short_table
 from ..core.errors import InputError
 from ..core.results import from_json, load_arrays, same, save_arrays
@@ -69,6 +70,15 @@ class Stats:
     params_per_neuron: int
     provenance: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        shape = np.shape(self.down_norms)
+        others = {"down_l1": np.shape(self.down_l1), **{str(tuple(g)): m.mean.shape for g, m in self.groups.items()}}
+        if wrong := next((name for name, other in others.items() if other != shape), None):
+            raise InputError(f"Stats: {wrong} has shape {others[wrong]}, but down_norms {shape} (n_layers, d_mlp); "
+                             "give moments and norms of one model")  # fmt: skip
+        if not (np.isfinite(self.down_norms).all() and np.isfinite(self.down_l1).all()):
+            raise InputError("Stats: norms of W_down that are not finite; check the checkpoint's weights")
+
     @staticmethod
     def of(
         activations: Float[Tensor | np.ndarray, "prompt n_layers d_mlp"],
@@ -97,16 +107,21 @@ class Stats:
                 leaves `Moments.share` at 0.
 
         Raises:
-            InputError: rows of other numbers, activations of another model, or another label.
+            InputError: arguments of another type, rows of other numbers, activations of another model, or another label.
         """
         call = "Stats.of(activations, prompts)"
-        h = torch.as_tensor(activations).numpy()
+        require(
+            like, Stats, call=f"{call[:-1]}, like=...)", name="like", hint="capture makes them: capture(model, prompts)"
+        )
+        for prompt in require(prompts, Sequence, call=call, name="prompts"):
+            require(prompt, Prompt, call=call, name="every row of prompts", hint="PromptSet.from_records reads dicts")
+        h = _array(call, "activations", activations)
         given = [p.label for p in prompts] if labels is None else list(labels)
         if not len(prompts) == len(given) == len(h) or not len(h):
             raise InputError(f"{call}: {len(h)} rows of activations, {len(prompts)} prompts and {len(given)} labels; "
                              "give one of each for every prompt")  # fmt: skip
         if h.shape[1:] != like.down_norms.shape:
-            raise InputError(f"{call}: activations of {h.shape[1]} x {h.shape[2]} neurons, but like= has "
+            raise InputError(f"{call}: activations of {' x '.join(map(str, h.shape[1:]))} neurons, but like= has "
                              f"{like.n_layers} x {like.d_mlp}; record them from the same model")  # fmt: skip
         if wrong := next((label for label in given if label not in ("harmful", "benign")), None):
             raise InputError(f"{call}: a label {wrong!r:.40}; use 'harmful' or 'benign'")
@@ -117,7 +132,11 @@ class Stats:
         ]
         present = list(dict.fromkeys(keys))
         number = {key: i for i, key in enumerate(present)}
-        out = None if output_norms is None else torch.as_tensor(output_norms).numpy()
+        out = None if output_norms is None else _array(call, "output_norms", output_norms)
+        if out is not None and out.shape != h.shape[:2]:
+            raise InputError(
+                f"{call}: output_norms of shape {out.shape}; give one for each of {h.shape[:2]} (prompts, layers)"
+            )
         found = by_group(h, np.array([number[key] for key in keys]), out)
         return replace(like, groups=dict(zip(present, found, strict=True)), tokens="last_prompt")
 
@@ -156,7 +175,7 @@ class Stats:
             folds: such as {0, 3}; None for all.
 
         Raises:
-            InputError: nothing was captured there.
+            InputError: nothing was captured there, or a mean or variance that is not finite.
         """
         cell = Cell.of(cell)
         mine = [(g.fold, m) for g, m in self.groups.items() if g.label == label and g.cell == cell]
@@ -165,7 +184,13 @@ class Stats:
             part = "" if folds is None else f" in the folds {sorted(folds)}"
             known = ", ".join(dict.fromkeys(f"{g.label} {g.cell}" for g in self.groups))
             raise InputError(f"nothing captured for {label} prompts of {cell}{part}; there are {known}")
-        return merged(wanted)
+        with np.errstate(invalid="ignore", over="ignore"):
+            found = merged(wanted)
+        if (wrong := np.argwhere(~np.isfinite(found.mean + found.m2))).size:
+            layer, index = wrong[0].tolist()
+            raise InputError(f"{label} prompts of {cell}: the moments of neuron ({layer}, {index}) are not finite; "
+                             "capture again, with dtype='float32' or 'bfloat16'")  # fmt: skip
+        return found
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Path of the safetensors file that the moments were written to.
@@ -241,3 +266,14 @@ class Stats:
         table = pd.DataFrame(rows, columns=["language", "modality", "label", "tokens"])
         counts = table.groupby(["language", "modality", "label"], sort=False)["tokens"].sum().unstack(fill_value=0)
         return short_table(counts.reset_index(), title=repr(self))
+
+
+def _array(call: str, name: str, given: Any) -> np.ndarray:
+    """Numbers of a tensor, an array or lists; of a type that numpy has."""
+    try:
+        tensor = torch.as_tensor(given).detach().cpu()
+        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(
+            f"{call}: {name} must be a tensor or an array of numbers, got {type(given).__name__}"
+        ) from None

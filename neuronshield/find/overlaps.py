@@ -284,7 +284,10 @@ class Overlap:
             InputError: no such file, or not written by `Overlap.save`.
         """
         arrays, about = load_arrays(path, FORMAT)
-        header = from_json(_Header, about)
+        try:
+            header = from_json(_Header, about)
+        except InputError as error:
+            raise InputError(f"{path}: not a file of {FORMAT} ({error})") from None
         n = len(header.cells)
         if any(name not in arrays or arrays[name].shape[-2:] != (n, n) for name in ARRAYS):
             raise InputError(f"{path}: not a file of {FORMAT} (its arrays do not fit its cells)")
@@ -356,6 +359,7 @@ def overlap(
     )
     if without is not None:
         require(without, NeuronSet, call="overlap(stats, without=...)", name="without")
+        without = NeuronSet(without, n_layers=stats.n_layers, d_mlp=stats.d_mlp, provenance=without.provenance)
     sizes: dict[str, Any] = dict(zip(SIZES, (k, fraction, per_layer, param_fraction), strict=True))
     if sum(size is not None for size in sizes.values()) != 1:
         raise InputError(f"overlap(stats): give the size of the sets, exactly one of {', '.join(SIZES)}, as in k=64")

@@ -50,7 +50,7 @@ NOT_AGAIN = {
     "snip": "its loss is that of another answer for each label",
     "change_score": "it compares two models, and does not read the labels",
 }
-MOST_GROWTH = 2**24
+MOST_GROWTH = 2**64  # of thresholds, which have no largest; every other size ends at all neurons
 
 
 # -- the tree -----------------------------------------------------------------------------------------------
@@ -111,24 +111,28 @@ def reselect(tree: Tree, stats: Stats, *, n: int | None = None, leave_out: Neuro
     Raises:
         InputError: as `rules.run_leaf`.
     """
+    require(tree, Mapping, call="reselect(tree, stats)", name="tree", hint="neurons.provenance['selection']")
     require(stats, Stats, call="reselect(tree, stats)", name="stats")
     return _select(tree, partial(run_leaf, stats=stats), n=n, leave_out=leave_out)
 
 
 def _select(tree: Tree, run: RunLeaf, *, n: int | None, leave_out: NeuronSet | None) -> NeuronSet:
     """`reselect`, with any way to run a leaf."""
+    require(leave_out, (NeuronSet, type(None)), call="reselect", name="leave_out")
+    if n is not None:
+        at_least(0, "reselect", n=n)
     barred = leave_out or NeuronSet()
     best: tuple[np.ndarray, np.ndarray] | None = None
-    factor, chosen_before = 1, -1
+    factor = 1
     while True:
-        sizes: list[int] = []
-        mask, rank = _run(tree, run, factor=factor, sizes=sizes)
-        mask &= ~_mask(barred, mask.shape)
+        left: list[int] = []
+        mask, rank = _run(tree, run, factor=factor, left=left)
+        mask &= ~_mask(NeuronSet(barred, n_layers=mask.shape[0], d_mlp=mask.shape[1]), mask.shape)
         if best is None or mask.sum() > best[0].sum():
             best = mask, rank
-        if n is None or mask.sum() >= n or sum(sizes) == chosen_before or factor >= MOST_GROWTH:
+        if n is None or mask.sum() >= n or not any(left) or factor >= MOST_GROWTH:
             break
-        factor, chosen_before = 2 * factor, sum(sizes)
+        factor *= 2
     mask, rank = best
     n_layers, d_mlp = mask.shape
     found = np.argwhere(mask)
@@ -139,18 +143,21 @@ def _select(tree: Tree, run: RunLeaf, *, n: int | None, leave_out: NeuronSet | N
 
 
 def _run(
-    tree: Tree, run: RunLeaf, *, factor: float, sizes: list[int]
+    tree: Tree, run: RunLeaf, *, factor: float, left: list[int]
 ) -> tuple[Bool[np.ndarray, "n_layers d_mlp"], Float[np.ndarray, "n_layers d_mlp"]]:
-    """Mask and summed rank of a tree whose leaves have grown; `sizes` gets the number of neurons of every leaf that grew."""
+    """Mask and summed rank of a tree whose leaves have grown; `left` gets the neurons that every leaf that grew could still choose.
+
+    A leaf with nothing left chooses no other neuron at a larger size: what a set difference takes away only grows with it.
+    """
     if "op" not in tree:
         neurons, rank = run(tree if factor == 1 else grown(tree, factor))
-        sizes.append(len(neurons))
+        left.append(int((rank > -np.inf).sum()) - len(neurons))
         return _mask(neurons, rank.shape), _scaled(rank)
     first, *others = tree["of"]
-    mask, rank = _run(first, run, factor=factor, sizes=sizes)
+    mask, rank = _run(first, run, factor=factor, left=left)
     for part in others:
         taken = tree["op"] == "-"
-        other, own = _run(part, run, factor=1 if taken else factor, sizes=[] if taken else sizes)
+        other, own = _run(part, run, factor=1 if taken else factor, left=[] if taken else left)
         mask = OPERATORS[tree["op"]](mask, other)
         rank = rank if taken else rank + own
     return mask, rank
@@ -275,7 +282,12 @@ def selection_of(
         InputError: how the set was selected is not known, or its selection cannot be run again: it reads answers or another model
             (snip, change_score), or cells that these prompts do not have.
     """
-    require(neurons, NeuronSet, call="selection_of(model, neurons, prompts)", name="neurons")
+    call = "selection_of(model, neurons, prompts)"
+    require(neurons, NeuronSet, call=call, name="neurons")
+    require(prompts, PromptSet, call=call, name="prompts", hint="read a file with PromptSet.from_jsonl(path)")
+    if neurons.d_mlp is not None and (neurons.n_layers, neurons.d_mlp) != (model.n_layers, model.d_mlp):
+        raise InputError(f"{call}: the set is of {neurons.n_layers} layers x {neurons.d_mlp} neurons, but {model.id!r} has "
+                         f"{model.n_layers} x {model.d_mlp}: select neurons on this model")  # fmt: skip
     tree = neurons.provenance.get("selection")
     if not tree:
         raise InputError("how the set was selected is not known (no 'selection' in its provenance)")

@@ -14,6 +14,7 @@ from planted_overlap import NEURONS, TRUE, planted, reached, unrelated
 
 import neuronshield as ns
 from neuronshield import Cell, InputError, NeuronSet
+from neuronshield.core.results import save_arrays
 from neuronshield.find.folds import SPLITS, folds_of
 from neuronshield.find.moments import capture
 from neuronshield.find.overlaps import MEASURES, jaccard, overlap, overlap_coefficient
@@ -249,6 +250,21 @@ def test_neurons_taken_out_are_out_of_sets_and_all_references(llava: ns.Model, s
             for name in ("jaccard", "benign_null", "permutation_null"):
                 assert getattr(got, name)[i, j] == pytest.approx(expected(oracle, a, b)[name]), name
     assert np.isnan(got.shared[0]).all()  # nothing is left of the first cell
+
+
+def test_neurons_of_another_model_are_not_taken_out(llama: ns.Model):
+    stats = capture(llama, tiny.prompts(), progress=False)
+    for neuron in ((2, 40), (9, 1)):
+        with pytest.raises(
+            InputError, match=rf"neuron \({neuron[0]}, {neuron[1]}\) lies outside 3 layers x 29 neurons"
+        ):
+            overlap(stats, k=5, without=NeuronSet([neuron]))
+
+
+def test_a_file_that_lacks_a_field_is_named(tmp_path: Path):
+    save_arrays(tmp_path / "o", "neuronshield.Overlap/2", {}, {"cells": ["en/text"]})
+    with pytest.raises(InputError, match=r"o: not a file of neuronshield.Overlap/2 \(.*field 'method' is missing\)"):
+        ns.Overlap.load(tmp_path / "o")
 
 
 def test_what_is_shared_with_an_anchor(found: tuple):

@@ -15,7 +15,8 @@ import neuronshield as ns
 from neuronshield import organism
 from neuronshield.core.statistics import p_value
 from neuronshield.find.moments import record
-from neuronshield.find.reselection import Selection, leaves, pooled, reselect, selection_of, shuffled_sets
+from neuronshield.find.reselection import Selection, _select, leaves, pooled, reselect, selection_of, shuffled_sets
+from neuronshield.find.rules import grown, run_leaf
 from neuronshield.find.scores import METHODS
 from neuronshield.find.shuffling import shuffled_labels
 from neuronshield.model.prefixes import opening_tokens, openings_of
@@ -240,6 +241,72 @@ def test_a_rule_that_cannot_choose_so_many_gives_all_it_can(stats: ns.Stats):
     neurons = scores.top(k=5, sign="harmful")[EN]
     assert len(reselect(tree_of(neurons), stats, n=80)) == positive < 80
     assert len(reselect(tree_of(scores.top(k=5)[EN]), stats, n=1000)) == 87
+
+
+def test_a_rule_that_chooses_nothing_grows_until_it_chooses_enough(stats: ns.Stats):
+    """Doubling once adds no neuron here; doubling on does."""
+    for rule, options, rank in (
+        ("safeneuron", {"tau": 400.0}, None),
+        ("significance", {"q": 1e-12}, "significance"),
+    ):
+        neurons = ns.select(rule, stats, **options)[EN]
+        assert not len(neurons)
+        found = reselect(tree_of(neurons), stats, n=6)
+        assert len(found) == 6
+        wider = next(
+            s
+            for s in (
+                ns.select(rule, stats, **{k: v * 2.0 ** (j if rank else -j) for k, v in options.items()})[EN]
+                for j in range(1, 99)
+            )
+            if len(s) >= 6
+        )
+        _, magnitude = run_leaf(tree_of(wider), stats)
+        assert set(found) == best(magnitude, 6, set(wider))
+
+
+def test_a_rule_grows_on_where_doubling_adds_nothing_by_chance(stats: ns.Stats):
+    """For every number of neurons up to the most that any size leaves, as many are found."""
+    for rule, options in (
+        ("precise_shield", {"rho": 0.1}), ("ss_neurons", {"p": 0.04}), ("global_difference", {"p": 0.03, "q": 0.03}),
+        ("set_difference", {"p": 0.1, "q": 0.04}),
+    ):  # fmt: skip
+        leaf = tree_of(ns.select(rule, stats, **options)[SW])
+        most = max(len(run_leaf(grown(leaf, 2.0**j), stats)[0]) for j in range(8))
+        assert most > 1
+        for n in range(1, most + 1):
+            assert len(reselect(leaf, stats, n=n)) == n
+
+
+def test_growth_ends_where_no_neuron_is_left_to_choose():
+    """Each leaf is run until it has chosen all that it can, and no more often."""
+    asked: list[float] = []
+
+    def run(leaf: Any) -> tuple[ns.NeuronSet, np.ndarray]:
+        asked.append(leaf["size"]["k"])
+        k = min(leaf["size"]["k"], 5)
+        return ns.NeuronSet([(0, i) for i in range(k)]), np.array([[5.0, 4.0, 3.0, 2.0, 1.0, -np.inf]])
+
+    tree = {"rule": "top", "method": "sas", "cell": "en/text", "size": {"k": 1}, "sign": "harmful"}
+    assert len(_select(tree, run, n=6, leave_out=None)) == 5
+    assert asked == [1, 2, 4, 8]
+
+
+def test_a_set_of_another_model_is_refused(llama: ns.Model, prompts: ns.PromptSet, stats: ns.Stats):
+    neurons = ns.contrast(stats).top(k=4)[EN]
+    other = ns.load(tiny.llama(intermediate_size=31), processor=tiny.tokenizer())
+    with pytest.raises(
+        ns.InputError, match=r"the set is of 3 layers x 29 neurons, but .* has 3 x 31: select neurons on this model"
+    ):
+        selection_of(other, neurons, prompts)
+    with pytest.raises(ns.InputError, match="prompts must be PromptSet, got list"):
+        selection_of(llama, neurons, list(prompts))  # type: ignore[arg-type]
+    with pytest.raises(ns.InputError, match=r"neuron \(9, 9\) lies outside 3 layers x 29 neurons"):
+        reselect(tree_of(neurons), stats, n=3, leave_out=ns.NeuronSet([(9, 9)]))
+    with pytest.raises(ns.InputError, match="tree must be Mapping, got NoneType"):
+        reselect(None, stats)  # type: ignore[arg-type]
+    with pytest.raises(ns.InputError, match="reselect: n=-2: must be a whole number of at least 0"):
+        reselect(tree_of(neurons), stats, n=-2)
 
 
 def test_pooled_takes_the_best_of_all_cells(stats: ns.Stats):
