@@ -31,7 +31,7 @@ from ..model.model import Model
 from ..model.prefixes import opening_tokens, openings_of
 from .attribution import gradients, mean_attribution
 from .groups import Group, Stats
-from .moments import ROLES, capture, record, record_moments, record_norms
+from .moments import ROLES, capture, check_inputs, record, record_moments, record_norms
 from .rules import cells_read, grown, run_leaf, within
 from .selection import Scores, chosen
 from .shuffling import shuffled_labels
@@ -284,7 +284,8 @@ def selection_of(
     """
     call = "selection_of(model, neurons, prompts)"
     require(neurons, NeuronSet, call=call, name="neurons")
-    require(prompts, PromptSet, call=call, name="prompts", hint="read a file with PromptSet.from_jsonl(path)")
+    check_inputs("selection_of", model, prompts)
+    require(stats, (Stats, type(None)), call=call, name="stats", hint="capture makes them: capture(model, prompts)")
     if neurons.d_mlp is not None and (neurons.n_layers, neurons.d_mlp) != (model.n_layers, model.d_mlp):
         raise InputError(f"{call}: the set is of {neurons.n_layers} layers x {neurons.d_mlp} neurons, but {model.id!r} has "
                          f"{model.n_layers} x {model.d_mlp}: select neurons on this model")  # fmt: skip

@@ -301,6 +301,10 @@ def test_a_set_of_another_model_is_refused(llama: ns.Model, prompts: ns.PromptSe
         selection_of(other, neurons, prompts)
     with pytest.raises(ns.InputError, match="prompts must be PromptSet, got list"):
         selection_of(llama, neurons, list(prompts))  # type: ignore[arg-type]
+    with pytest.raises(ns.InputError, match="model must be Model, got NoneType"):
+        selection_of(None, neurons, prompts)  # type: ignore[arg-type]
+    with pytest.raises(ns.InputError, match="stats must be Stats or NoneType, got str"):
+        selection_of(llama, neurons, prompts, stats="x")  # type: ignore[arg-type]
     with pytest.raises(ns.InputError, match=r"neuron \(9, 9\) lies outside 3 layers x 29 neurons"):
         reselect(tree_of(neurons), stats, n=3, leave_out=ns.NeuronSet([(9, 9)]))
     with pytest.raises(ns.InputError, match="tree must be Mapping, got NoneType"):
