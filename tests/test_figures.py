@@ -163,6 +163,16 @@ def test_numbers_are_written_into_the_cells_while_they_fit():
     assert figures.overlap_heatmap(overlap(13)).data[0].texttemplate is None
 
 
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [(None, "table must be Mapping, got NoneType; use overlap.figure"), ({}, "has no 'cells'; use overlap.figure"),
+     ({"cells": ["en"], "jaccard": [[1.0]], "shared": [[1.0]]}, "has no 'method'")],
+)  # fmt: skip
+def test_what_is_no_table_of_an_overlap_is_refused(table: Any, said: str):
+    with pytest.raises(InputError, match=said):
+        figures.overlap_heatmap(table)
+
+
 def test_layers_counts_each_cells_best_neurons():
     values = np.zeros((2, 3, 7))
     values[0, 0, :3], values[0, 2, 5:], values[1, 1, :5] = 2, 3, -4

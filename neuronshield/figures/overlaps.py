@@ -10,6 +10,8 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 
+from ..core.arguments import require
+from ..core.errors import InputError
 from .style import LINE, MUTED, SEQUENTIAL, number, styled
 
 ROW = 30  # pixels of one row
@@ -32,7 +34,14 @@ def overlap_heatmap(table: Table) -> go.Figure:
     Args:
         table: what `Overlap.to_dict()` returns, also as `results.json` has it: "cells", "method", the measures as lists of
             rows, and the same for each axis in "along".
+
+    Raises:
+        InputError: something else.
     """
+    call, hint = "overlap_heatmap(table)", "use overlap.figure(), or pass overlap.to_dict()"
+    require(table, Mapping, call=call, name="table", hint=hint)
+    if missing := [name for name in ("cells", "method", "jaccard", "shared") if name not in table]:
+        raise InputError(f"{call}: the table has no {missing[0]!r}; {hint}")
     along = {axis: one for axis, one in table.get("along", {}).items() if np.isfinite(_off_diagonal(one)).any()}
     panels = along or {"cell": table}
     heights = [max(len(one["cells"]), 3) for one in panels.values()]

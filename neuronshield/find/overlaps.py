@@ -67,8 +67,11 @@ def jaccard(a: NeuronSet, b: NeuronSet) -> float:
     Args:
         a: a set.
         b: another.
+
+    Raises:
+        InputError: something that is not a NeuronSet, or sets of different shapes.
     """
-    union = len(a | b)
+    union = len(NeuronSet.union(a, b))
     return len(a & b) / union if union else float("nan")
 
 
@@ -82,8 +85,8 @@ def overlap_coefficient(a: NeuronSet, b: NeuronSet) -> float:
         a: a set.
         b: another.
     """
-    smaller = min(len(a), len(b))
-    return len(a & b) / smaller if smaller else float("nan")
+    both, smaller = len(NeuronSet.intersection(a, b)), min(len(a), len(b))
+    return both / smaller if smaller else float("nan")
 
 
 @dataclass(frozen=True)

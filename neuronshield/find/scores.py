@@ -348,6 +348,9 @@ def language_entropy(stats: Stats) -> Float[np.ndarray, "n_layers d_mlp"]:
 
     Source: Tang et al. (2024), "Language-Specific Neurons", eq. 4 and section 2.2.
     """
+    require(
+        stats, Stats, call="language_entropy(stats)", name="stats", hint="capture makes them: capture(model, prompts)"
+    )
     active = np.stack(list(language_rates(stats).values()))
     total = active.sum(axis=0, keepdims=True)
     share = np.divide(active, total, out=np.zeros_like(active), where=total > 0)

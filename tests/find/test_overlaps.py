@@ -39,6 +39,13 @@ def test_measures_are_those_of_python_sets(seed: int):
     assert overlap_coefficient(x, x | y) == 1  # nested sets overlap wholly, whatever their sizes
 
 
+@pytest.mark.parametrize("measure", [jaccard, overlap_coefficient])
+def test_measures_are_of_neuron_sets(measure: Any):
+    for a, b in (([(0, 1)], [(0, 1)]), (NeuronSet([(0, 1)]), None)):
+        with pytest.raises(InputError, match=r"every set must be NeuronSet, got (list|NoneType)"):
+            measure(a, b)
+
+
 def test_overlap_of_nothing_is_undefined():
     assert np.isnan(jaccard(NeuronSet(), NeuronSet()))
     assert np.isnan(overlap_coefficient(NeuronSet([(0, 1)]), NeuronSet()))

@@ -363,6 +363,11 @@ def test_lape_is_its_formula_on_rates_of_groups_of_unequal_size():
                 assert scores[language, "text"][layer, i] == pytest.approx(here)
 
 
+def test_the_entropy_is_of_moments():
+    with pytest.raises(InputError, match=r"language_entropy\(stats\): stats must be Stats, got str"):
+        language_entropy("moments")  # type: ignore[arg-type]
+
+
 def test_a_neuron_that_is_never_active_has_no_entropy():
     # trap: where most rates are 0 their quantile is 0 too, and the entropy of nothing would be the lowest of all
     entropy = language_entropy(sparse({"en": [0.5, *[0.0] * 39], "sw": [0.0, 0.5, *[0.0] * 38]}))
