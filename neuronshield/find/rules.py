@@ -55,7 +55,7 @@ from .groups import Stats
 from .ranking import Choice
 from .scores import METHODS, contrast, score_pairs
 from .selection import SIZES, Scores, chosen
-from .sizes import named_size, size_of
+from .set_sizes import named_size, size_of
 
 __all__ = ["RULES", "cells_read", "grown", "run_leaf", "select", "within"]
 

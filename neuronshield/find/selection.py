@@ -35,8 +35,8 @@ from ..core.results import from_json, load_arrays, same, save_arrays
 from ..data.prompts import Cell
 from .cells import CellSets, known_cell
 from .ranking import Choice, overall, per_layer
+from .set_sizes import named_size, size_of
 from .signs import kind
-from .sizes import named_size, size_of
 
 __all__ = ["Scores", "chosen"]
 

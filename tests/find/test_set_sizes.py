@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from neuronshield import InputError
-from neuronshield.find.sizes import named_size, size_of
+from neuronshield.find.set_sizes import named_size, size_of
 
 
 @pytest.mark.parametrize("value", [5, np.int32(5), np.array(5), torch.tensor(5)])
