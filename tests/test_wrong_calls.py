@@ -118,7 +118,7 @@ CALLS: dict[str, tuple[Callable[[Bench], Any], str]] = {
     "top()": (lambda b: b.scores.top(), "give exactly one of k, fraction, per_layer, param_fraction (got 0)"),
     "top(k=1.5)": (lambda b: b.scores.top(k=1.5), "top(k=1.5): give a whole number of neurons"),
     "top(k='64')": (lambda b: b.scores.top(k="64"), "top(k='64'): give a whole number of neurons"),
-    "top(fraction='all')": (lambda b: b.scores.top(fraction="all"), "fraction must be int or float, got str 'all'"),
+    "top(fraction='all')": (lambda b: b.scores.top(fraction="all"), "top(fraction='all'): give a number, such as 0.01"),
     "attribution without pairs": (
         lambda b: ns.attribution(b.model, PromptSet.from_records(tiny.records(pair_id=None)), refusals=["sorry"], compliances=["sure"]),
         "no harmful prompt has a matched benign prompt; give both the same pair_id",
