@@ -6,7 +6,7 @@ import numpy as np
 
 from neuronshield import Stats
 from neuronshield.find.folds import FOLDS
-from neuronshield.find.running import Group, by_group
+from neuronshield.find.running import Group, Moments, by_group
 
 LAYERS, WIDTH, TRUE = 4, 500, 64
 NEURONS = LAYERS * WIDTH
@@ -28,7 +28,7 @@ def planted(seed: int, *, shared: float, d: float, n: int, fresh: int = 0) -> St
     true = {"en": order[:TRUE], "sw": np.r_[order[:both], order[TRUE : 2 * TRUE - both]]}
     topic = 0.7 * rng.normal(size=(2, n, NEURONS))
     fold = np.arange(n) % FOLDS
-    groups = {}
+    groups: dict[Group, Moments] = {}
     for language, neurons in true.items():
         for label, common in zip(("harmful", "benign"), topic, strict=True):
             h = common + rng.normal(size=(n, NEURONS))

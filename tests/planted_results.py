@@ -135,7 +135,7 @@ def compared(difference: float, n: int, reached: int) -> dict[str, Any]:
 
 def overlap() -> dict[str, Any]:
     """The overlap of three cells, in which no two languages and no two modalities can be told from noise."""
-    matrix = [[1.0, 0.42, None], [0.42, 1.0, 0.17], [None, 0.17, 1.0]]
+    matrix: list[list[float | None]] = [[1.0, 0.42, None], [0.42, 1.0, 0.17], [None, 0.17, 1.0]]
     measures = ("jaccard", "coefficient", "benign_null", "permutation_null", "p", "reliability", "shared", "shared_low",
                 "shared_high", "pairs")  # fmt: skip
     one = {

@@ -19,7 +19,8 @@ class Says:
     name = "says"
 
     def __init__(self, *verdict: bool | None) -> None:
-        self.verdict, self.read = Verdict(*verdict), []
+        self.verdict = Verdict(*verdict)
+        self.read: list[tuple[str, str, str]] = []
 
     def score(self, prompt: str, response: str, language: str) -> Verdict:
         self.read.append((prompt, response, language))

@@ -92,7 +92,7 @@ class Oracle:
         b = self.rows("benign", cell, straight) + self.rows("harmful", cell, swapped)
         return np.abs(np.concatenate(h).mean(0) - np.concatenate(b).mean(0)) * self.norms
 
-    def set(self, *args: Any) -> set[int]:
+    def chosen(self, *args: Any) -> set[int]:
         return best(self.score(*args)) - self.gone
 
     def benign(self, cell: Cell, first: Iterable[int], second: Iterable[int]) -> set[int]:
@@ -123,11 +123,11 @@ def expected(oracle: Oracle, a: Cell, b: Cell) -> dict[str, float]:
     swaps = [{0, *rest} for rest in combinations(range(1, 8), 3)]
     swaps = [s for s in swaps if all(oracle.even(c, s, everything - s) for c in (a, b))]
     return {
-        "jaccard": share(oracle.set(a, everything), oracle.set(b, everything)),
-        "coefficient": len(oracle.set(a, everything) & oracle.set(b, everything)) / K,
+        "jaccard": share(oracle.chosen(a, everything), oracle.chosen(b, everything)),
+        "coefficient": len(oracle.chosen(a, everything) & oracle.chosen(b, everything)) / K,
         "benign_null": mean(share(oracle.benign(a, *s), oracle.benign(b, *s)) for s in even),
         "permutation_null": mean(
-            share(oracle.set(a, everything - s, s), oracle.set(b, everything - s, s)) for s in swaps
+            share(oracle.chosen(a, everything - s, s), oracle.chosen(b, everything - s, s)) for s in swaps
         ),
     }
 
@@ -166,7 +166,7 @@ def test_shared_is_the_excess_over_noise_relative_to_the_cells_own(llava: ns.Mod
             if not all(oracle.even(c, *split) for c in (a, b)):
                 continue
             for one, other in (split, split[::-1]):
-                cross.append(common(oracle.set(a, one), oracle.set(b, other)))
+                cross.append(common(oracle.chosen(a, one), oracle.chosen(b, other)))
                 passing = []
                 for cell, half in ((a, one), (b, other)):
                     if not oracle.even(cell, half & inner, half - inner):

@@ -50,7 +50,7 @@ def test_a_file_or_a_folder_with_something_else_may_not(tmp_path: Path):
 
 
 def test_moving_in_replaces_what_a_run_writes_and_nothing_else(tmp_path: Path):
-    names = ("neurons", "adapter", "controls")
+    names = ("neurons", "adapter", "controls", "curves")
     old = write(tmp_path / "out", results_json="old", report_html="old", notes_txt="mine")
     new = write(tmp_path / "new", results_json="new", report_html="new")
     for name in names:
@@ -60,6 +60,7 @@ def test_moving_in_replaces_what_a_run_writes_and_nothing_else(tmp_path: Path):
     assert sorted(p.name for p in old.iterdir()) == [
         "adapter",
         "controls",
+        "curves",
         "neurons",
         "notes.txt",
         "report.html",

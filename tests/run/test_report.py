@@ -432,9 +432,10 @@ def test_what_was_not_tested_is_shown_as_such_without_numbers(page: MakePage):
     r = results()
     untested = [Claim.untested(c.name) for c in CLAIMS]
     r["find"]["refusing_cells"] = []
+    none = Interval(0.0, 0.0, 0.1)
     nothing = replace(
         proof(untested), passed=False, reason="not tested: the model refuses nothing", verified=NeuronSet([]), cells={}, members=(),
-        experiments=Experiments(), controls=ControlSummary(), answers=(AnswerRate("harmful", "clean", 48, *[Interval(0.0, 0.0, 0.1)] * 3, 0),),
+        experiments=Experiments(), controls=ControlSummary(), answers=(AnswerRate("harmful", "clean", 48, refused=none, complied=none, incoherent=none, n_unknown=0),),
     )  # fmt: skip
     r["prove"] = nothing.to_dict()
     shown = page(r)
