@@ -17,6 +17,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import time
@@ -34,6 +35,7 @@ from neuronshield.check.attacks import finetune
 from neuronshield.core.files import write_text
 from neuronshield.find.overlaps import jaccard
 from neuronshield.find.scores import METHODS
+from neuronshield.prove.requirements import requirements
 
 RESULTS = Path(__file__).parent / "results"
 CELL = ns.Cell("en", "text")
@@ -134,7 +136,7 @@ def result(rows: list[dict[str, Any]], overlap: np.ndarray, *, draws: int, comma
         "numbers": {
             "largest_jaccard": {"value": round(float(off.max()), 2), "format": "{:.2f}"},
             "most_alike": {"value": f"{rows[int(first)]['score']} and {rows[int(second)]['score']}"},
-            "draws": {"value": draws}, "neurons": {"value": K},
+            "draws": {"value": draws}, "neurons": {"value": K}, **counts(rows),
         },
         "columns": {
             "score": {"title": "score or rule"}, "neurons": {"title": "neurons", "format": "{:d}"},
@@ -146,6 +148,20 @@ def result(rows: list[dict[str, Any]], overlap: np.ndarray, *, draws: int, comma
         },
         "rows": rows,
     }  # fmt: skip
+
+
+def counts(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Rows that pass, that each claim refuses and that shuffled labels reach first; requests of the sets and of kept members."""
+    utility = {r.of: r for r in requirements(requests("contribution")) if r.claim == "utility"}
+    whole, kept = utility["the set"], utility["its kept members"]
+    claims = ("necessity", "sufficiency", "specificity", "refusals", "utility")
+    said = {
+        "rows": len(rows), "passed": sum(r["set"] == "passed" for r in rows),
+        **{f"fails_{name}": sum(name in re.findall(r"\w+", r["set"]) for r in rows) for name in claims},
+        "shuffled_strongest": sum(bool(r["control"]) and r["control"][1].startswith("permuted") for r in rows),
+        "pairs": whole.has, "kept_pairs": kept.has, "kept_needs": kept.needs,
+    }  # fmt: skip
+    return {name: {"value": value} for name, value in said.items()}
 
 
 def main() -> None:
@@ -167,9 +183,8 @@ def main() -> None:
             sets.append(neurons)
     overlap = np.array([[jaccard(a, b) for b in sets] for a in sets])
     if args.figure:
-        names = [row["score"] for row in rows]
-        effects, sizes = {r["score"]: r["effect"] for r in rows}, {r["score"]: r["neurons"] for r in rows}
-        figures.methods(names, overlap, effects=effects, sizes=sizes).write_html(args.figure)
+        effects, sizes = ({n: r[key] for n, r in zip(args.rows, rows)} for key in ("effect", "neurons"))
+        figures.methods(args.rows, overlap, effects=effects, sizes=sizes).write_html(args.figure)
     if args.write:
         command = f"python benchmarks/methods.py {' '.join(sys.argv[1:])}"
         order = sorted(range(len(rows)), key=lambda i: -rows[i]["effect"][0])

@@ -64,8 +64,9 @@ def claim_row(claim: dict[str, Any]) -> dict[str, Any]:
     """One row of the table of claims."""
     best = max(((max(v), k) for k, v in claim["controls"].items() if v), default=None)
     p = max(claim["p"].values(), default=None)
+    measured = None if claim["effect"][0] is None else claim["effect"]
     return {
-        "claim": claim["name"], "effect": claim["effect"], "control": [best[0], best[1]] if best else None,
+        "claim": claim["name"], "effect": measured, "control": [best[0], best[1]] if best else None,
         "p": "< 0.001" if p is not None and p < 0.001 else p, "verdict": claim["verdict"],
     }  # fmt: skip
 

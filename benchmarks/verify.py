@@ -3,18 +3,22 @@
 1. One control draw against one full forward of the same prompts, for sets in the upper half of the model: both run in
    turn in the same process. The result is their ratio, with its smallest and largest value over rounds.
 2. `verify` as a whole, in seconds, and its verdict. With --update the neurons found first are trained (masked update) on
-   the "train" prompts, and the set is found again and verified on the updated model: a model that refuses.
+   the "train" prompts, and the set is found again and verified on the updated model: a model that refuses. With --write
+   the proof goes to benchmarks/results/smollm2-proof.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from organism_run import claim_row, members
+from result_files import TRIPLE, write_result
 
 import neuronshield as ns
 from neuronshield import organism
@@ -22,6 +26,8 @@ from neuronshield.model.encoding import batches
 from neuronshield.model.forward import margins
 from neuronshield.model.prefixes import opening_tokens, openings_of
 from neuronshield.prove.controls import random_like
+
+GAIN, OUTCOMES = "{:+.2f} [{:+.2f}, {:+.2f}]", "{:.2f} / {:.2f} / {:.2f}"
 
 
 def main() -> None:
@@ -34,7 +40,10 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, help="where the proof goes, as JSON")
+    parser.add_argument("--write", action="store_true", help="write results/smollm2-proof.json")
     args = parser.parse_args()
+    if args.write and not (args.model == "smollm2" and args.prompts and args.update):
+        parser.error("--write takes --model smollm2, --prompts and --update")
     model = ns.load(args.model)
     if args.prompts:
         prompts = ns.PromptSet.from_jsonl(args.prompts).with_splits(fractions=(0.2, 0.55, 0.15, 0.1))
@@ -57,14 +66,56 @@ def main() -> None:
     )
     for answers in proof.answers:
         print(answers)
+    found = {"seconds": seconds, **proof.to_dict()}
     if args.out:
-        args.out.write_text(json.dumps({"seconds": seconds, **proof.to_dict()}), encoding="utf-8")
+        args.out.write_text(json.dumps(found), encoding="utf-8")
+    if args.write:
+        write_proof(found, prompts=args.prompts, device=str(model.device))
 
 
 def find(model: ns.Model, prompts: ns.PromptSet, size: dict[str, Any]) -> ns.NeuronSet:
     """The best neurons of the first cell."""
     scores = ns.contrast(ns.capture(model, prompts, progress=False))
     return scores.top(**size)[scores.cells[0]]
+
+
+def write_proof(found: dict[str, Any], *, prompts: str, device: str) -> Path:
+    """The path of smollm2-proof.json, written: one row a claim, and numbers of members and answers.
+
+    Args:
+        found: `Proof.to_dict()` and "seconds", as --out writes them.
+        prompts: name of the file of prompts.
+        device: where the model was.
+    """
+    claims = {c["name"]: c for c in found["claims"]}
+    over = {name: claims[f"refusals: {name}"]["over"].get("permuted") for name in ("necessity", "sufficiency")}
+    single = {
+        "neurons": len(found["neurons"]["members"]), "seconds": round(found["seconds"]), "pairs": found["n_pairs"],
+        "draws": found["draws"], "word": found["word"], **{k: len(found[k]["members"]) for k in ("verified", "backups")},
+        "lower_alone": found["shuffled"]["set"], **members(found),
+        "answers": max(a["n"] for a in found["answers"]), "tokens": found["provenance"]["generation"]["max_new_tokens"],
+    }  # fmt: skip
+    spans = {k: (found["wording"][k], TRIPLE) for k in ("judged", "keyword")}
+    gains = {f"{name}_over_permuted": (value, GAIN) for name, value in over.items()}
+    answers = {
+        re.sub(r"\W+", "_", f"{a['label']} {a['condition']}"): ([a[k][0] for k in ("refused", "complied", "incoherent")], OUTCOMES)
+        for a in found["answers"]
+    }  # fmt: skip
+    return write_result(
+        "smollm2-proof",
+        f"Claims about {single['neurons']} neurons of SmolLM2 after an update that makes it refuse",
+        columns={
+            "claim": ("claim", None), "effect": ("effect", TRIPLE), "control": ("strongest control", "{:.2f} ({})"),
+            "p": ("largest p", "{:.3f}"), "verdict": ("verdict", None),
+        },
+        rows=[claim_row(c) for c in found["claims"]],
+        numbers={
+            **{k: (v, None) for k, v in single.items()}, "recovered": (found["controls"]["recovered"], "{:.2f}"),
+            **spans, **gains, **answers,
+        },
+        settings=f"{prompts} from: neuronshield fetch advbench --out {prompts} -n 120",
+        device=device,
+    )  # fmt: skip
 
 
 def ratio(model: ns.Model, prompts: ns.PromptSet, *, rounds: int) -> None:
