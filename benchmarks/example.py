@@ -1,4 +1,4 @@
-"""The examples of README.md and docs/models.md, run: python benchmarks/example.py (a minute on two cores).
+"""The examples of README.md and docs/models.md, run: python benchmarks/example.py (two minutes on one core).
 
 Writes benchmarks/results/example.json and doctor.json. The code is the text below and nothing else; what it prints is kept beside it.
 `python docs/render.py` puts both into the pages.
@@ -16,17 +16,18 @@ RESULTS = Path(__file__).parent / "results"
 
 CODE = """\
 import neuronshield as ns
-from neuronshield import organism
+from neuronshield.run.plan import read_prompts
 
 model = ns.load("organism")  # or "smollm2", a hub id, a folder, a transformers model with processor=
-prompts = ns.PromptSet.from_records(organism.records(languages=["en", "it", "sw"], max_pairs=32))
+prompts = read_prompts(model, None, seed=0)  # as `neuronshield run`; or ns.PromptSet.from_jsonl("prompts.jsonl")
 neurons = ns.contrast(ns.capture(model, prompts)).top(k=64)["en/text"]
-proof = ns.verify(model, neurons, prompts, draws=50)
+proof = ns.verify(model, neurons, prompts, draws=60)
 update = ns.masked_update(model, proof.verified, prompts.in_cells(["en/text", "it/text", "sw/text"]), steps=40, lr=0.02)
 print(repr(proof), repr(update), sep="\\n")
-before, after = ns.evaluate(model, prompts), ns.evaluate(update.model, prompts)
-for cell in ("en/text", "sw/text", "sw/image"):
-    print(f"{cell:8}  selectivity {before.cell(cell)['selectivity']} -> {after.cell(cell)['selectivity']}")"""
+shown = prompts.in_cells(["en/text", "sw/text", "sw/image"])
+before, after = ns.evaluate(model, shown), ns.evaluate(update.model, shown)
+for cell in before.cells():
+    print(f"{cell!s:8}  selectivity {before.cell(cell)['selectivity']} -> {after.cell(cell)['selectivity']}")"""
 
 
 def printed(code: str) -> str:
