@@ -99,10 +99,9 @@ def conditions(
     out["plain LoRA"] = lambda: plain_lora(model, budget, prompts, **common)
     out["next ranks"] = masked(next_ranks(scores, chosen))
     out |= {f"random mask {i + 1}": masks[i] for i in range(1, 5)}
-    out["full fine-tune"] = lambda: full_update(model, prompts, **{**common, "lr": FULL_LR})
     if regime == "multilingual":
         return out
-    out["random neurons, any layer"] = masked(anywhere(model, len(chosen)))
+    out["full fine-tune"] = lambda: full_update(model, prompts, **{**common, "lr": FULL_LR})
     out["clamp, no training"] = lambda: clamp_edit(model, chosen, prompts)
     out["low-rank edit, no training"] = lambda: low_rank_edit(model, chosen, prompts)
     return out
@@ -119,12 +118,6 @@ def remember() -> None:
         return [said[p.id] for p in prompts]
 
     answers.generate = generate  # type: ignore[assignment]
-
-
-def anywhere(model: ns.Model, k: int) -> ns.NeuronSet:
-    """k neurons from all layers alike."""
-    picks = np.random.default_rng(0).choice(model.n_layers * model.d_mlp, k, replace=False)
-    return ns.NeuronSet([divmod(int(i), model.d_mlp) for i in picks], n_layers=model.n_layers, d_mlp=model.d_mlp)
 
 
 def next_ranks(scores: Scores, chosen: ns.NeuronSet) -> ns.NeuronSet:
@@ -272,7 +265,7 @@ def evaluation(prompts: ns.PromptSet, letters: str) -> Evaluation:
 
 #: Controls by the name of their numbers.
 CONTROLS = {
-    "random": "random mask ", "next": "next ranks", "lora": "plain LoRA", "full": "full fine-tune", "anywhere": "random neurons, any layer",
+    "random": "random mask ", "next": "next ranks", "lora": "plain LoRA", "full": "full fine-tune",
 }  # fmt: skip
 SIGNED, TRIPLE = "{:+.2f} [{:+.2f}, {:+.2f}]", "{:.2f} [{:.2f}, {:.2f}]"
 
