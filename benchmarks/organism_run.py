@@ -38,7 +38,7 @@ def proof(run: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         "answers": refused["clean"], "answers_ablated": refused["set ablated"], "answers_random": refused["random set ablated"],
         "lower_alone": roles.count("alone"), "lower_in_groups": roles.count("in a group"), "raise": roles.count("anti-refusal"),
         "no_effect": roles.count(""), "verified": len(found["verified"]["members"]),
-        **members(found),
+        **members(found), **signs(found),
         "minimal": experiments["minimal"]["size"], "minimal_share": round(100 * experiments["minimal"]["share"]),
         "completeness": whole["share"], "completeness_random": whole["random"][0],
         "first_round": first["effect"][0], "second_round": second["effect"][0], "second_round_random": second["random"][0],
@@ -58,6 +58,20 @@ def members(found: dict[str, Any]) -> dict[str, Any]:
         "shuffled_mean": round(float(np.mean(shuffled["shuffled"])), 1), "shuffled_max": max(shuffled["shuffled"]),
         "judged_ratio": round(wording["judged"][0] / wording["keyword"][0], 2),
     }  # fmt: skip
+
+
+def signs(found: dict[str, Any]) -> dict[str, Any]:
+    """How many members there are of each kind of sign, and how many of them lower refusal when ablated alone."""
+    kinds = {
+        "refusal-promoting": "refusal_promoting",
+        "compliance-promoting": "compliance_promoting",
+        "anti-refusal": "sign_anti_refusal",
+    }
+    out: dict[str, Any] = {"larger_on_benign": sum(m["sign"]["contrast"] < 0 for m in found["members"])}
+    for kind, key in kinds.items():
+        mine = [m for m in found["members"] if m["sign"]["kind"] == kind]
+        out |= {key: len(mine), f"{key}_alone": sum(m["role"] == "alone" for m in mine)}
+    return out
 
 
 def claim_row(claim: dict[str, Any]) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def figure(results: dict[str, Any], view: dict[str, Any], theme: dict[str, Any])
     value, low, high = view["effect"]
     found.add_annotation(
         text=f"Ablating this neuron alone removes {value:.3f} [{low:.3f}, {high:.3f}] of the clean logit difference.",
-        xref="paper", yref="paper", x=0.545, y=-0.21, xanchor="left", showarrow=False, font={"size": 13, "color": theme["ink"]},
+        xref="paper", yref="paper", x=1, y=-0.21, xanchor="right", showarrow=False, font={"size": 13, "color": theme["ink"]},
     )  # fmt: skip
     return found.update_layout(
         width=1180, height=520, margin={"l": 40, "r": 20, "t": 50, "b": 85}, barmode="group", bargap=0.3,
