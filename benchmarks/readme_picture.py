@@ -52,31 +52,27 @@ def figure(results: dict[str, Any], view: dict[str, Any], theme: dict[str, Any])
         2, 2, column_widths=[0.44, 0.56], row_heights=[0.36, 0.64], horizontal_spacing=0.13, vertical_spacing=0.17,
         specs=[[{"rowspan": 2}, {}], [None, {}]],
         subplot_titles=[
-            "Overlap of each cell's 64 best neurons (Jaccard)",
+            "Share of selected neurons in common, by language",
             f"Neuron ({view['layer']}, {view['index']}): activation by token, en/text",
             "Mean activation at the last prompt token, by language",
         ],
     )  # fmt: skip
-    cells = results["find"]["overlap"]["cells"]
-    overlap = np.array(results["find"]["overlap"]["jaccard"], dtype=float)
-    np.fill_diagonal(overlap, np.nan)
+    along = results["find"]["overlap"]["along"]["language"]
+    shared = np.array(along["shared"], dtype=float)
+    np.fill_diagonal(shared, np.nan)
+    order = np.argsort([-np.nanmean(row) if np.isfinite(row).any() else 0.0 for row in shared], kind="stable")
+    told = [i for i in order if np.isfinite(shared[i]).any()]
+    rest = [along["cells"][i] for i in order if i not in told]
+    shared, languages = shared[np.ix_(told, told)], [along["cells"][i] for i in told]
+    text = [["" if np.isnan(value) else f"{value:.2f}" for value in row] for row in shared]
     found.add_trace(
-        go.Heatmap(z=overlap, colorscale=theme["scale"], zmin=0, zmax=0.8, xgap=1, ygap=1,
-                   colorbar={"thickness": 9, "x": 0.405, "len": 0.9, "outlinewidth": 0, "tickfont": {"color": theme["muted"]}}),
+        go.Heatmap(z=shared, x=languages, y=languages, text=text, texttemplate="%{text}", textfont={"size": 11}, colorscale=theme["scale"], zmin=0,
+                   zmax=1, xgap=2, ygap=2, colorbar={"thickness": 9, "x": 0.405, "len": 0.9, "outlinewidth": 0, "tickfont": {"color": theme["muted"]}}),
         1, 1,
     )  # fmt: skip
-    blocks = list(dict.fromkeys(c.split("/")[1] for c in cells))
-    size = len(cells) // len(blocks)
-    middles = [size * i + (size - 1) / 2 for i in range(len(blocks))]
-    found.update_xaxes(tickvals=middles, ticktext=blocks, showgrid=False, zeroline=False, row=1, col=1)
-    found.update_yaxes(
-        tickvals=list(range(len(cells))), ticktext=[c.split("/")[0] for c in cells], autorange="reversed", showgrid=False, zeroline=False,
-        tickfont={"size": 9}, row=1, col=1,
-    )  # fmt: skip
-    for i in range(1, len(blocks)):
-        for line in ({"x": size * i - 0.5}, {"y": size * i - 0.5}):
-            add = found.add_vline if "x" in line else found.add_hline
-            add(**line, line={"color": theme["ink"], "width": 1}, row=1, col=1)  # type: ignore[arg-type]
+    few = f"{', '.join(rest)}: too few requests to tell" if rest else ""
+    found.update_xaxes(showgrid=False, zeroline=False, title=few, row=1, col=1)
+    found.update_yaxes(autorange="reversed", showgrid=False, zeroline=False, row=1, col=1)
     top = float(np.abs(np.concatenate([view["tokens"][s][1] for s in ("benign", "harmful")])).max())
     for row, side in enumerate(("benign", "harmful")):
         words, values = view["tokens"][side]
