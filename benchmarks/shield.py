@@ -33,7 +33,7 @@ from neuronshield.check.evaluation import Evaluation
 from neuronshield.core.files import write_text
 from neuronshield.data.fetch import benign_prompts, dataset
 from neuronshield.data.shipped import matched_pairs, retention_prompts
-from neuronshield.find.scores import Scores
+from neuronshield.find.reselection import reselect
 from neuronshield.model import answers
 from neuronshield.prove.controls import random_like
 from neuronshield.shield.edits import clamp_edit, low_rank_edit
@@ -73,18 +73,18 @@ def prompts_of(regime: str, *, dev: bool = False) -> ns.PromptSet:
     return sum([*pairs, retention_prompts(also)], ns.PromptSet.from_records(rows))
 
 
-def choose(model: ns.Model, prompts: ns.PromptSet) -> tuple[Scores, ns.NeuronSet]:
-    """The neurons of largest contribution within the budget."""
+def choose(model: ns.Model, prompts: ns.PromptSet) -> tuple[ns.Stats, ns.NeuronSet]:
+    """The moments, and the neurons of largest contribution within the budget."""
     own = ns.PromptSet(p for p in prompts.for_step("train") if p.source in ("advbench", "everyday"))
-    scores = ns.contrast(ns.capture(model, own.marked("discover"), progress=False))
-    return scores, next(iter(scores.top(param_fraction=BUDGET).values()))
+    stats = ns.capture(model, own.marked("discover"), progress=False)
+    return stats, next(iter(ns.contrast(stats).top(param_fraction=BUDGET).values()))
 
 
 def conditions(
     model: ns.Model, prompts: ns.PromptSet, regime: str, steps: int, retention: float
 ) -> dict[str, Callable[[], Update | None]]:
     """What is trained, by name."""
-    scores, chosen = choose(model, prompts)
+    stats, chosen = choose(model, prompts)
     budget = len(chosen) * model.params_per_neuron
     common: dict[str, Any] = {**TRAINING, "steps": steps, "retention": retention, "snapshots": (steps // 4, steps // 2)}
 
@@ -97,7 +97,7 @@ def conditions(
     masks = [masked(random_like(chosen, model, seed=i), i) for i in range(5)]
     out["random mask 1"] = masks[0]
     out["plain LoRA"] = lambda: plain_lora(model, budget, prompts, **common)
-    out["next ranks"] = masked(next_ranks(scores, chosen))
+    out["next ranks"] = masked(reselect(chosen.provenance["selection"], stats, n=len(chosen), leave_out=chosen))
     out |= {f"random mask {i + 1}": masks[i] for i in range(1, 5)}
     if regime == "multilingual":
         return out
@@ -118,11 +118,6 @@ def remember() -> None:
         return [said[p.id] for p in prompts]
 
     answers.generate = generate  # type: ignore[assignment]
-
-
-def next_ranks(scores: Scores, chosen: ns.NeuronSet) -> ns.NeuronSet:
-    """The neurons that the same score ranks next."""
-    return next(iter(scores.top(k=2 * len(chosen)).values())) - chosen
 
 
 def measure(model: ns.Model, prompts: ns.PromptSet) -> str:

@@ -32,6 +32,7 @@ from neuronshield.check.attacks import attacked, find_again, prune, relearn
 from neuronshield.check.cells import Answer
 from neuronshield.check.curves import Curve, matched
 from neuronshield.check.evaluation import Evaluation
+from neuronshield.find.reselection import reselect
 from neuronshield.prove.controls import random_like
 from neuronshield.shield.unmasked import full_update, plain_lora
 from neuronshield.shield.update import Update, masked_update
@@ -78,9 +79,9 @@ def anywhere(model: ns.Model, k: int, seed: int) -> ns.NeuronSet:
     return ns.NeuronSet([divmod(int(i), model.d_mlp) for i in picks], n_layers=model.n_layers, d_mlp=model.d_mlp)
 
 
-def chosen_neurons(k: int = K) -> ns.NeuronSet:
-    """The k neurons of largest contribution in en/text."""
-    return layered(ns.contrast(study(24)[2]), SAFE[0], range(6), k)
+def chosen_neurons() -> ns.NeuronSet:
+    """The neurons of largest contribution in en/text."""
+    return ns.contrast(study(24)[2]).top(k=K)[SAFE[0]]
 
 
 def update(model: ns.Model, neurons: ns.NeuronSet, rows: ns.PromptSet, seed: int, **options: Any) -> Update:
@@ -138,7 +139,7 @@ def condition(name: str, rows: ns.PromptSet, seed: int) -> Update:
         VERIFIED: lambda: verified_neurons(Path()),
         "random mask, same layers": lambda: random_like(chosen, model, seed=seed),
         "random mask, any layer": lambda: anywhere(model, len(chosen), seed),
-        "next ranks": lambda: chosen_neurons(2 * K) - chosen,
+        "next ranks": lambda: reselect(chosen.provenance["selection"], study(24)[2], n=K, leave_out=chosen),
     }
     return update(model, masks[name](), rows, seed, **keep)
 
