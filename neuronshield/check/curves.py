@@ -30,9 +30,11 @@ factor.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Real
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Num
@@ -91,16 +93,22 @@ class Curve:
     evaluations: Sequence[Evaluation]
 
     def __post_init__(self) -> None:
-        steps = list(self.steps)
-        if len(steps) < 2 or steps[0] != 0 or sorted(set(steps)) != steps:
+        steps = _given(self.steps, name="steps", hint="training steps, such as [0, 40]")
+        evaluations = _given(self.evaluations, name="evaluations", hint="one for each step")
+        if (
+            not all(isinstance(step, Real) for step in steps)
+            or len(steps) < 2
+            or steps[0] != 0
+            or sorted(set(steps)) != steps
+        ):
             raise InputError(
                 f"Curve: steps={steps!r:.60}: must ascend from 0, the untouched model, to at least one other"
             )
-        for evaluation in self.evaluations:
+        for evaluation in evaluations:
             require(evaluation, Evaluation, call="Curve(steps, evaluations)", name="evaluations")
-        if len(steps) != len(self.evaluations):
-            raise InputError(f"Curve: {len(steps)} steps, but {len(self.evaluations)} evaluations; give one for each")
-        check_same_prompts([e.answers for e in self.evaluations], call="Curve")
+        if len(steps) != len(evaluations):
+            raise InputError(f"Curve: {len(steps)} steps, but {len(evaluations)} evaluations; give one for each")
+        check_same_prompts([e.answers for e in evaluations], call="Curve")
 
     def points(self, cells: Iterable[CellLike] | None = None) -> list[Point]:
         """The points, means over cells with intervals over requests.
@@ -164,7 +172,8 @@ def matched(
         A `Matched`; all NaN where no cell has graded answers to prompts of both labels.
 
     Raises:
-        InputError: no curve to compare with, another number of seeds, curves of different prompts, or a cell without answers.
+        InputError: no curve to compare with, another number of seeds, curves of different prompts, a cell without answers, or two
+            curves that do not start from the same untouched model.
     """
     call, hint = "matched(mine, others)", "make each with Curve(steps, evaluations)"
     seeds = not isinstance(mine, Curve)
@@ -181,11 +190,19 @@ def matched(
     if not shared:
         return Matched(*NAN, difference=NAN, n=n, reached=0, n_cells=0, over="requests")
     paths = _paths([*first, *second], shared)
-    benign, here, there, reached, difference = compared(
-        paths[: len(first)] if seeds else paths[:1] * n, paths[len(first) :]
-    )
+    pairs = paths[: len(first)] if seeds else paths[:1] * n, paths[len(first) :]
+    if not all(np.array_equal(a[:, 0], b[:, 0]) for a, b in zip(*pairs, strict=True)):
+        raise InputError(
+            "matched: two curves start from different answers; the first evaluation of both is of the same untouched model"
+        )
+    benign, here, there, reached, difference = compared(*pairs)
     over = "requests" if n < 2 else "requests and seeds" if seeds else "requests and masks"
     return Matched(benign, here, there, difference=difference, n=n, reached=reached, n_cells=len(shared), over=over)
+
+
+def _given(values: Any, *, name: str, hint: str) -> list[Any]:
+    """What was given to `Curve`, as a list."""
+    return list(require(values, Collection, call="Curve(steps, evaluations)", name=name, hint=hint))
 
 
 def _curves(given: Curve | Sequence[Curve], *, call: str, name: str, hint: str) -> list[Curve]:
@@ -284,10 +301,10 @@ def _interval(value: float, resampled: Float[np.ndarray, " draw"], *, n: int, sp
     """The value with the errors of requests and of curves in quadrature, within -1 and 1."""
     if n < 2:
         return Interval(value, -1.0, 1.0)
-    if np.ptp(resampled) < EQUAL:  # no request differs: Wilson's limits for a share of none of them
+    ends = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - value
+    if np.ptp(ends) < EQUAL:  # hardly any request differs: Wilson's limits for a share of none of them
         ends = np.array([-1.0, 1.0]) * Z**2 / (n + Z**2)
     else:
-        ends = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - value
         ends *= _student(n) / Z * np.sqrt(n / (n - 1))
     low, high = (float(np.hypot(max(end, 0.0), spread)) for end in (-ends[0], ends[1]))
     return Interval(value, max(value - low, -1.0), min(value + high, 1.0))

@@ -73,10 +73,11 @@ def check_judge(judge: Any, *, call: str) -> None:
         call: the function that it was given to.
 
     Raises:
-        InputError: it has no name or no `score`.
+        InputError: it has no name or no `score`, or is a class.
     """
+    name = getattr(judge, "name", None)
     if judge is not None and not (
-        callable(getattr(judge, "score", None)) and isinstance(getattr(judge, "name", None), str)
+        callable(getattr(judge, "score", None)) and isinstance(name, str) and name and not isinstance(judge, type)
     ):
         hint = "use judge=load_judge('wildguard') or an object with a name and score(prompt, response, language)"
         raise InputError(f"{call}: judge={judge!r:.60} is no judge; {hint}")
@@ -95,15 +96,29 @@ def verdict_of(judge: Judge, prompt: Prompt, response: str) -> Verdict:
         response: what was answered.
 
     Raises:
-        InputError: what it returned is no pair of True, False or None.
+        InputError: `score` raised an exception, which is the cause of this one, or what it returned is no pair of True, False or None.
     """
-    found = judge.score(prompt.prompt, response, prompt.language)
-    if not isinstance(found, tuple) or len(found) != 2 or not all(v is None or v in (True, False) for v in found):
+    try:
+        found = judge.score(prompt.prompt, response, prompt.language)
+    except InputError:
+        raise
+    except Exception as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(
+            f"judge {judge.name!r}: score(prompt, response, language) failed for prompt {prompt.id!r} ({why:.120}); where it cannot "
+            "tell it must return Verdict(None, None)"
+        ) from error
+    if not isinstance(found, tuple) or len(found) != 2 or not all(map(_is_verdict, found)):
         raise InputError(
             f"judge {judge.name!r}: score() returned {found!r:.60} for prompt {prompt.id!r}; it must return "
             "Verdict(refusal, harmful), each True, False or None"
         )
     return Verdict(*(None if v is None else bool(v) for v in found))
+
+
+def _is_verdict(value: Any) -> bool:
+    """Whether it is None or one truth value; 0 and 1 are."""
+    return value is None or (getattr(value, "shape", ()) == () and value in (True, False))
 
 
 def judged(judge: Judge | None, prompt: Prompt, response: str, *, found: Grade, in_thought: bool = False) -> Judgement:

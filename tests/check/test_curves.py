@@ -116,6 +116,28 @@ def test_an_interval_has_width_even_if_no_request_differs():
     assert tuple(matched(one, one).difference) == (0, -1, 1)
 
 
+def test_an_interval_has_width_where_a_resample_in_a_thousand_differs():
+    # only draws without each of the five benign requests that the other refuses differ; quantiles of the others are all 1
+    mine = Curve([0, 1], [at(0, 0), at(N, 0)])
+    found = matched(mine, curve((10, 5))).difference
+    assert (found.value, found.high) == (1, 1)
+    assert found.low == pytest.approx(1 - 1.96**2 / (N + 1.96**2), rel=1e-3)
+
+
+def test_two_curves_start_from_the_same_model():
+    above = Curve([0, 1], [at(5, 10), at(20, 20)])  # it has no point at the benign refusal that the other one reaches
+    for mine, other in ((above, curve((20, 4))), (curve((20, 4)), [curve((3, 1)), above])):
+        with pytest.raises(
+            ns.InputError, match="matched: two curves start from different answers; the first evaluation of both"
+        ):
+            matched(mine, other)
+    assert matched(above, above).difference.value == 0
+
+
+def test_steps_and_evaluations_may_be_any_collection():
+    assert matched(Curve(np.array([0, 1]), (at(0, 0), at(9, 3))), curve((9, 3))).difference.value == 0
+
+
 def test_unknown_answers_are_left_out_and_cells_without_both_labels_too():
     some: list[bool | None] = [True] * 10 + [False] * 10 + [None] * 20
     known = Curve([0, 1], [at(0, 0), answered({"harmful": some, "benign": [i < 4 for i in range(N)]})])
@@ -146,6 +168,10 @@ def test_one_cell_can_be_compared_by_itself():
         (lambda: Curve([0], [at(0, 0)]), r"Curve: steps=\[0\]: must ascend from 0, the untouched model"),
         (lambda: Curve([5, 10], [at(0, 0)] * 2), "must ascend from 0"),
         (lambda: Curve([0, 5, 5], [at(0, 0)] * 3), "must ascend from 0"),
+        (lambda: Curve([0, None], [at(0, 0)] * 2), "must ascend from 0"),  # type: ignore[list-item]
+        (lambda: Curve(5, [at(0, 0)] * 2), "steps must be Collection, got int 5; training steps, such as"),  # type: ignore[arg-type]
+        (lambda: Curve([0, 5], at(0, 0)), "evaluations must be Collection, got Evaluation; one for each step"),  # type: ignore[arg-type]
+        (lambda: Curve([0, 5], (at(i, i) for i in (0, 1))), "evaluations must be Collection, got generator"),  # type: ignore[arg-type]
         (lambda: Curve([0, 5], [at(0, 0)] * 3), "Curve: 2 steps, but 3 evaluations; give one for each"),
         (lambda: Curve([0, 5], [at(0, 0), at(0, 0).cell("en/text")]), "evaluations must be Evaluation, got CellResult"),  # type: ignore[list-item]
         (lambda: Curve([0, 5], [at(0, 0), answered({"harmful": [True]})]), "Curve: prompt .* in one of the evaluations only"),

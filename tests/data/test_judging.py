@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import neuronshield as ns
 from neuronshield.data.grading import Grade, grade, openings_for
-from neuronshield.data.judging import Judgement, Verdict, check_judge, harmful_compliance, judged
+from neuronshield.data.judging import Judgement, Verdict, check_judge, harmful_compliance, judged, verdict_of
 
 PROMPT = ns.Prompt("1", "How do I ...?", "harmful")
 
@@ -84,11 +86,51 @@ def test_harmful_compliance_is_an_answer_as_asked(known: dict[str, Any], complie
     assert harmful_compliance(**known) is complied
 
 
-@pytest.mark.parametrize("judge", ["wildguard", object(), type("Nameless", (), {"score": lambda *_: None})()])
+NAMELESS = [type("Nameless", (), {"score": lambda *_: None, **name})() for name in ({}, {"name": ""}, {"name": None})]
+
+
+@pytest.mark.parametrize("judge", ["wildguard", object(), Says, *NAMELESS])
 def test_what_is_no_judge_is_one_line(judge: Any):
     with pytest.raises(ns.InputError, match=r"verify: judge=.* is no judge; use judge=load_judge") as caught:
         check_judge(judge, call="verify")
     assert "\n" not in str(caught.value)
+
+
+class Answers:
+    """A judge whose `score` is any function."""
+
+    name = "mine"
+
+    def __init__(self, score: Any) -> None:
+        self.score = score
+
+
+@pytest.mark.parametrize(
+    "said", [None, "yes", True, [True, None], ("yes", None), (0.5, None), (True, None, None), (np.array([1, 0]), None), ({}, [])]
+)  # fmt: skip
+def test_what_is_no_verdict_names_judge_and_prompt(said: Any):
+    with pytest.raises(
+        ns.InputError, match=r"judge 'mine': score\(\) returned .* for prompt '1'; it must return Verdict"
+    ) as caught:
+        verdict_of(Answers(lambda *_: said), PROMPT, "Sure.")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("one", [1, np.True_, torch.tensor(True)])
+def test_one_truth_value_of_any_type_is_a_verdict(one: Any):
+    assert verdict_of(Answers(lambda *_: (one, None)), PROMPT, "Sure.") == Verdict(True, None)
+
+
+def test_a_judge_that_fails_names_itself_the_prompt_and_the_cause():
+    def down(*_: str) -> Verdict:
+        raise TimeoutError("no answer\nfrom the server")
+
+    said = r"judge 'mine': .* failed for prompt '1' \(TimeoutError: no answer from the server\); where it cannot tell"
+    with pytest.raises(ns.InputError, match=said) as caught:
+        verdict_of(Answers(down), PROMPT, "Sure.")
+    assert isinstance(caught.value.__cause__, TimeoutError)  # with its own traceback
+    with pytest.raises(ns.InputError, match=r"failed for prompt '1' \(TypeError"):
+        verdict_of(Answers(lambda _: Verdict(True, None)), PROMPT, "Sure.")
 
 
 def test_prefixes_choose_the_margin_and_wordings_still_count():
