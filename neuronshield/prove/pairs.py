@@ -39,7 +39,8 @@ ABLATIONS: tuple[Ablation, ...] = get_args(Ablation)
 def match(prompts: PromptSet, *, seed: int) -> tuple[list[tuple[Prompt, Prompt]], bool]:
     """(harmful, benign) pairs, and True if they are matched (same `pair_id` and cell).
 
-    Without any matched pair, each harmful prompt gets a random benign prompt of its cell, and False.
+    Without any matched pair, harmful prompts get random benign prompts of their cell, and False. No benign request is used twice in a
+    cell, so that pairs are as independent as harmful requests are; of more harmful prompts than that a random part is taken.
 
     >>> from neuronshield.prove.pairs import match
     >>> found, matched = match(prompts, seed=0)
@@ -58,11 +59,12 @@ def match(prompts: PromptSet, *, seed: int) -> tuple[list[tuple[Prompt, Prompt]]
         return pairs, True
     rng = np.random.default_rng(seed)
     for cell in prompts.cells():
-        benign = list(prompts.where(label="benign").in_cells([cell]))
+        benign = list({p.cluster: p for p in prompts.where(label="benign").in_cells([cell])}.values())
         harmful = list(prompts.where(label="harmful").in_cells([cell]))
-        if benign and harmful:
-            order = [int(i) for _ in range(len(harmful) // len(benign) + 1) for i in rng.permutation(len(benign))]
-            pairs += [(h, benign[i]) for h, i in zip(harmful, order, strict=False)]
+        order = rng.permutation(len(benign))[: len(harmful)]
+        if len(harmful) > len(order):
+            harmful = [harmful[int(i)] for i in np.sort(rng.permutation(len(harmful))[: len(order)])]
+        pairs += [(h, benign[int(i)]) for h, i in zip(harmful, order, strict=True)]
     if not pairs:
         raise InputError("verify: no cell (language x modality) has both harmful and benign prompts")
     return pairs, False

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..core.display import count
+from ..core.statistics import least_requests
 from ..data.prompts import Cell
 from .answers import Answers, Grader, answer_rate
 from .pairs import MatchedPairs
@@ -45,15 +47,18 @@ def refusing_cells(pairs: MatchedPairs, grader: Grader) -> tuple[list[Cell], dic
             f"first tokens show no refusal ({best:+.2f} more of harmful prompts than of benign ones), and of the answers to "
             "harmful or to benign prompts none could be graded (a thought cut short, or a language whose refusals are not known)"
         )
-        return [], answers, f"not tested: {why}"
+        return [], answers, why
     if more < RULE.min_refusal:
         why = (
             f"the model refuses harmful prompts no more than benign ones (graded answers {more:+.2f}, "
             f"first tokens {best:+.2f}), so there is no refusal to explain"
         )
-        return [], answers, f"not tested: {why}"
+        return [], answers, why
     difference = pairs.clean_logit_difference
     if not difference.low > 0:
-        why = f"the refusal margin does not separate harmful from benign prompts (clean logit difference {difference})"
-        return [], answers, f"not tested: {why}"
+        n, least = len(set(pairs.requests)), least_requests(alpha=RULE.alpha)
+        said = f"the refusal margin does not separate harmful from benign prompts (clean logit difference {difference})"
+        few = f"{count(n, 'request')} cannot show that the refusal margin separates harmful from benign prompts, {least} can"
+        why = few if n < least else said
+        return [], answers, why
     return list(pairs.by_cell()), answers, ""

@@ -117,8 +117,8 @@ def verify(
     Args:
         model: the model.
         neurons: the set, usually of `Scores.top`; its provenance names the requests that selected it.
-        prompts: harmful and benign prompts; matched pairs share `pair_id`. Without any matched pair each harmful prompt is paired with a
-            random benign one of its cell, and `Proof.paired` is False. "discover" rows, if there are any, are what selecting controls
+        prompts: harmful and benign prompts; matched pairs share `pair_id`. Without any matched pair harmful prompts are paired with
+            random benign ones of their cell, none twice, and `Proof.paired` is False. "discover" rows, if there are any, are what selecting controls
             select on.
         draws: control sets of each kind that is drawn. A draw costs one partial forward of every pair per claim. With fewer than 19
             no claim can pass.

@@ -44,7 +44,8 @@ def _prove(r: dict[str, Any]) -> tuple[str, str]:
     """Verdict, effect with its interval, strongest control, requests, and cost."""
     p = r["prove"]
     n, of = len(p["verified"]["members"]), len(p["neurons"]["members"])
-    said = [f"{p['word']}: {p['reason'].split(';')[0]}"]  # the section below has all of it
+    reason, *more = p["reason"].split("; ")  # the section below has all of it
+    said = [f"{p['word']}: {reason}", *(part for part in more[:1] if part.startswith("failed: "))]
     if n:
         said.append(f"{n} of {of} neurons verified")
     claims = {c["name"]: c for c in p["claims"] if c["effect"][0] is not None}

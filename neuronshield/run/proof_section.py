@@ -25,7 +25,7 @@ def proof_section(p: dict[str, Any], seconds: float | None = None) -> str:
     pairing = (
         ""
         if p["paired"]
-        else " No harmful prompt has a matched benign one: each is paired with a random one of its cell."
+        else " No harmful prompt has a matched benign one: they are paired with random ones of their cell."
     )
     kinds = ", ".join(f"{n} {kind}" for kind, n in p["controls"]["sets"].items())
     margin, answers = ([c for c in p["claims"] if c["measure"] == kind] for kind in ("margin", "answers"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,7 +136,8 @@ def test_two_curves_start_from_the_same_model():
 
 
 def test_steps_and_evaluations_may_be_any_collection():
-    assert matched(Curve(np.array([0, 1]), (at(0, 0), at(9, 3))), curve((9, 3))).difference.value == 0
+    steps: Any = np.array([0, 1])
+    assert matched(Curve(steps, (at(0, 0), at(9, 3))), curve((9, 3))).difference.value == 0
 
 
 def test_unknown_answers_are_left_out_and_cells_without_both_labels_too():

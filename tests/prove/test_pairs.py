@@ -140,6 +140,20 @@ def test_random_matching_stays_in_the_cell_and_uses_every_benign_prompt():
     assert len({b.id for _, b in found}) == len(found) == 30
 
 
+@pytest.mark.parametrize(
+    ("harmful", "benign", "copies", "n"), [(40, 2, 1, 2), (2, 40, 1, 2), (9, 6, 3, 6), (6, 6, 1, 6)]
+)
+def test_random_matching_uses_no_benign_request_twice(harmful: int, benign: int, copies: int, n: int):
+    # two benign prompts cannot stand for forty independent requests, nor can copies of them
+    numbers = {"harmful": harmful, "benign": benign}
+    rows = [{"prompt": f"do {label} {i}", "label": label, "id": f"{label}-{i}-{copy}"} for label, k in numbers.items()
+            for i in range(k) for copy in range(copies if label == "benign" else 1)]  # fmt: skip
+    found, _ = match(ns.PromptSet.from_records(rows), seed=0)
+    assert len(found) == len({b.cluster for _, b in found}) == len({h.cluster for h, _ in found}) == n
+    others = {h.prompt for h, _ in match(ns.PromptSet.from_records(rows), seed=1)[0]}
+    assert (others == {h.prompt for h, _ in found}) is (harmful <= benign)  # a random part of them, not the first ones
+
+
 def test_no_cell_with_both_labels_is_one_line():
     rows = [row for row in tiny.records() if (row["language"] == "en") == (row["label"] == "harmful")]
     with pytest.raises(ns.InputError, match="no cell \\(language x modality\\) has both harmful and benign prompts"):

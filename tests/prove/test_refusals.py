@@ -52,9 +52,7 @@ def test_a_model_that_refuses_nothing_says_why_there_is_nothing_to_test(confirm:
     cells, answers, why = refusing_cells(*measured(plant(refuses=False), confirm))
     assert cells == []
     assert {label: len(found.grades) for label, found in answers.items()} == {"harmful": 11, "benign": 11}
-    assert why.startswith(
-        "not tested: the model refuses harmful prompts no more than benign ones (graded answers +0.00"
-    )
+    assert why.startswith("the model refuses harmful prompts no more than benign ones (graded answers +0.00")
 
 
 def test_answers_that_refuse_without_a_margin_are_said_to(found: tuple[MatchedPairs, Grader]):
@@ -63,6 +61,19 @@ def test_answers_that_refuse_without_a_margin_are_said_to(found: tuple[MatchedPa
     flat = replace(pairs, rows=replace(pairs.rows, harmful_margins=pairs.benign_margins))
     cells, _, why = refusing_cells(flat, grader)
     assert cells == []
+    assert why.startswith("the refusal margin does not separate harmful from benign prompts (clean logit difference")
+
+
+@pytest.mark.parametrize(
+    ("n", "said"), [(1, "1 request cannot show that the refusal margin separates"), (4, "4 requests cannot"), (5, "")]
+)
+def test_few_requests_are_said_to_be_few(found: tuple[MatchedPairs, Grader], n: int, said: str):
+    """Answers refuse, and the margins of few requests are so apart that no interval of theirs lies above 0."""
+    pairs, grader = found
+    some = pairs.take([list(pairs.requests).index(r) for r in sorted(set(pairs.requests))[:n]])
+    apart = np.where(np.arange(n) == 0, 90.0, -1.0)
+    flat = replace(some, rows=replace(some.rows, harmful_margins=some.benign_margins + apart))
+    why = refusing_cells(flat, grader)[2]
     assert why.startswith(
-        "not tested: the refusal margin does not separate harmful from benign prompts (clean logit difference"
+        said or "the refusal margin does not separate harmful from benign prompts (clean logit difference 1"
     )

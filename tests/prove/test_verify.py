@@ -76,7 +76,8 @@ def test_a_model_that_does_not_refuse_has_nothing_to_explain(confirm: ns.PromptS
     assert not proof.passed
     assert not len(proof.verified)
     assert {c.verdict for c in proof.claims} == {"not tested"}
-    assert proof.reason.startswith("not tested: the model refuses harmful prompts no more than benign ones")
+    assert str(proof).startswith("NOT TESTED: the model refuses harmful prompts no more")
+    assert proof.reason.startswith("the model refuses harmful prompts no more than benign ones")
     assert proof.to_dict()["claims"][0]["effect"] == [None, None, None]
 
 

@@ -434,16 +434,25 @@ def test_what_was_not_tested_is_shown_as_such_without_numbers(page: MakePage):
     r["find"]["refusing_cells"] = []
     none = Interval(0.0, 0.0, 0.1)
     nothing = replace(
-        proof(untested), passed=False, reason="not tested: the model refuses nothing", verified=NeuronSet([]), cells={}, members=(),
+        proof(untested), passed=False, reason="the model refuses nothing", verified=NeuronSet([]), cells={}, members=(),
         experiments=Experiments(), controls=ControlSummary(), answers=(AnswerRate("harmful", "clean", 48, refused=none, complied=none, incoherent=none, n_unknown=0),),
     )  # fmt: skip
     r["prove"] = nothing.to_dict()
     shown = page(r)
     assert shown.row("verdict") == ["verdict", "Not tested"]
-    assert "Not tested: the model refuses nothing" in shown.text
+    assert "prove not tested: the model refuses nothing; 16 requests" in " ".join(shown.text.split())
     assert shown.row("necessity: zero") == ["necessity: zero", "n/a [n/a, n/a]", "n/a", "n/a", "not tested", ""]
     assert "model refuses nowhere" in summary(r)
-    assert "not tested: the model refuses nothing" in summary(r)
+    assert "prove   not tested: the model refuses nothing; 16 requests" in summary(r)
+
+
+def test_the_first_screen_names_the_claims_that_failed(page: MakePage):
+    r = results()
+    reason = "not shown to cause refusals; failed: specificity, utility; too few requests to tell: x; refusals: necessity: 0.1"
+    r["prove"] |= {"passed": False, "word": "no", "reason": reason}
+    r["prove"]["verified"]["members"] = []
+    assert "prove   no: not shown to cause refusals; failed: specificity, utility; necessity: mean" in summary(r)
+    assert "no: not shown to cause refusals; failed: specificity, utility; necessity: mean" in page(r).text
 
 
 def test_missing_numbers_are_na_never_none_or_nan(page: MakePage):
