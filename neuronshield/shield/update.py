@@ -121,7 +121,7 @@ class Update:
         Raises:
             InputError: a step that was not kept.
         """
-        if step not in self.snapshots:
+        if step not in list(self.snapshots):
             kept = ", ".join(map(str, self.snapshots)) or "none"
             raise InputError(f"Update.at({step!r:.20}): kept are {kept}; train with snapshots=[...]")
         return self.snapshots[step]()

@@ -238,6 +238,17 @@ def test_a_set_whose_ablation_brings_the_prefix_back_controls_the_wording_as_wel
     assert (back.only_wording, back.keyword.value, back.judged.value) == (True, -1.0, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("every", "benign", "only"),
+    [("r", "r", False), ("c", "c", False), ("r", half("r", "c", 0.8), True), ("r", "?" * N, True)],
+)
+def test_a_judge_that_says_the_same_of_every_answer_shows_no_wording(every: str, benign: str, only: bool):
+    found = worded(every * N, "." * N)
+    before = replace(said(every * N), prefixed=np.ones(N))
+    answers = {**found.answers, ("harmful", "clean"): before, ("benign", "clean"): said((benign * N)[:N])}
+    assert measure_wording(replace(found, answers=answers)).only_wording is only
+
+
 def test_the_ratio_is_judged_by_keyword_change():
     found = measure_wording(worded(half("c", "r", 0.25), "." * N))
     assert (found.judged.value, found.keyword.value, found.ratio) == (0.25, 1.0, 0.25)

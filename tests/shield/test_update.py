@@ -374,6 +374,8 @@ def test_a_snapshot_is_the_model_after_that_step(form: str, llama: ns.Model, mon
         torch.testing.assert_close(p, early[name], rtol=0, atol=1e-7, msg=name)
     with pytest.raises(ns.InputError, match=r"Update.at\(2\): kept are 1, 3; train with snapshots="):
         update.at(2)
+    with pytest.raises(ns.InputError, match=r"Update.at\(\[1\]\): kept are 1, 3"):
+        update.at([1])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
