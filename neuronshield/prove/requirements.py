@@ -2,7 +2,8 @@
 
 A test of few requests has one outcome only, whatever they say. The fewest with which each claim can pass follow from its own test
 (`core.statistics.least_requests`); below them its verdict is "too few requests to tell". Both numbers are known before the model has
-run. The numbers are upper bounds: cells where the model does not refuse are left out of the claims.
+run. Cells where the model does not refuse are left out of the claims, which then have fewer. Of the graded pairs, a random sample,
+the number that falls to a part of the requests is the expected one.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Requirement:
     Attributes:
         claim: its name.
         of: "the set", "each member" or "its kept members".
-        has: independent requests, at most.
+        has: independent requests, if every cell refuses; the expected number of a part of the graded pairs.
         needs: the fewest with which its test can pass.
     """
 
