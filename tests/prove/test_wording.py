@@ -88,7 +88,7 @@ def test_a_set_that_turns_refusals_into_safe_answers_does_not_pass():
 
 @pytest.mark.slow
 def test_a_set_that_turns_refusals_into_nothing_does_not_pass_and_the_reason_says_so():
-    found = planted.worded(0, other="<unk>")
+    found = planted.worded(0, other="<eos>")  # the answer ends before its first word
     said = proof(found, found.wording)
     assert (said.word, len(said.verified)) == ("no", 0)
     assert "incoherent answers to harmful prompts rise by 1.00" in said.reason
