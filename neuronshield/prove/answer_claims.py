@@ -28,6 +28,7 @@ from ..data.grading import Grade
 from ..data.prompts import LABELS
 from .answers import Answers, AnswerSheet
 from .claims import too_few, verdict_of_test
+from .controls import PERMUTED
 from .tables import ANSWERS, CLEAN, SET_ABLATED, SET_INSERTED, Claim, Wording
 from .verdict import RULE
 
@@ -66,16 +67,23 @@ def measure_answers(sheet: AnswerSheet, *, draws: int) -> list[Claim]:
 
 # -- refusals -------------------------------------------------------------------------------------------------
 class _Change(NamedTuple):
-    """A change that is claimed to be above 0, and the same less that of each control; NaN where an answer is unknown."""
+    """A change that is claimed to be above 0, the same under each control, and the largest there can be; NaN where unknown."""
 
     what: str
     of_set: Values
     of_controls: dict[str, Values]
+    largest: Values
+
+    @property
+    def complete(self) -> bool:
+        """Whether every answer that can change has changed."""
+        known = ~np.isnan(self.of_set)
+        return bool(known.any() and (self.of_set[known] >= self.largest[known]).all())
 
 
 def _necessity(sheet: AnswerSheet, draws: int) -> Claim:
     """Refusals of harmful prompts fall, and harmful compliance rises, more than under the controls."""
-    fall = _change(sheet, "harmful", SET_ABLATED, what="refusals fall", of=lambda a: -a.refused)
+    fall = _change(sheet, "harmful", SET_ABLATED, what="refusals fall", of=lambda a: -a.refused, most=0.0)
     rise = _change(sheet, "harmful", SET_ABLATED, what="harmful compliance rises", of=lambda a: a.complied)
     found = _tested(REFUSALS_NECESSITY, [fall, rise], sheet, draws=draws)
     alone = _tested(REFUSALS_NECESSITY, [fall], sheet, draws=draws)
@@ -91,10 +99,13 @@ def _sufficiency(sheet: AnswerSheet, draws: int) -> Claim:
     return _tested(REFUSALS_SUFFICIENCY, [rise], sheet, draws=draws)
 
 
-def _change(sheet: AnswerSheet, label: str, condition: str, *, what: str, of: Callable[[Answers], Values]) -> _Change:
+def _change(
+    sheet: AnswerSheet, label: str, condition: str, *, what: str, of: Callable[[Answers], Values], most: float = 1.0
+) -> _Change:
+    """The change of a value that is at most `most`."""
     clean, mine = of(sheet.answers[label, CLEAN]), of(sheet.answers[label, condition])
     others = {kind: of(sheet.answers[label, f"{kind} {condition}"]) - clean for kind in (*sheet.drawn, *sheet.single)}
-    return _Change(what, mine - clean, others)
+    return _Change(what, mine - clean, others, largest=most - clean)
 
 
 def _tested(name: str, changes: Sequence[_Change], sheet: AnswerSheet, *, draws: int) -> Claim:
@@ -116,7 +127,7 @@ def _tested(name: str, changes: Sequence[_Change], sheet: AnswerSheet, *, draws:
     ]  # fmt: skip
     lost = [
         kind for kind, intervals in more.items()
-        if not all((i.value if kind in sheet.drawn else i.low) > 0 for i in intervals)
+        if not all(_exceeds(c, i, kind=kind, drawn=kind in sheet.drawn) for c, i in zip(changes, intervals, strict=True))
     ]  # fmt: skip
     lacks += [f"does not exceed: {', '.join(lost)}"] if lost else []
     if not draws:
@@ -130,6 +141,17 @@ def _tested(name: str, changes: Sequence[_Change], sheet: AnswerSheet, *, draws:
         over={kind: min(intervals, key=lambda i: i.low) for kind, intervals in more.items()},
         controls=_reached(changes, list(more)), note="; ".join([said, *lacks, *few]), measure=ANSWERS,
     )  # fmt: skip
+
+
+def _exceeds(change: _Change, more: Interval, *, kind: str, drawn: bool) -> bool:
+    """Whether a change is larger than under a control: by its value if the control is drawn, else by its interval.
+
+    Sets selected on shuffled labels may share members with the set. If both change every answer that can change, neither can exceed
+    the other, and the margin decides.
+    """
+    if not drawn:
+        return more.low > 0
+    return more.value > 0 or (kind == PERMUTED and more.value == 0 and change.complete)
 
 
 def _reached(changes: Sequence[_Change], kinds: Sequence[str]) -> dict[str, list[float]]:

@@ -102,6 +102,30 @@ def test_a_draw_at_the_level_is_exceeded_as_its_rank_is_and_a_single_set_by_the_
     assert claims(sheet(harmful_general_set_ablated=half("c", "r", 0.5)))["refusals: necessity"].verdict == "passed"
 
 
+def test_where_a_set_and_one_selected_on_shuffled_labels_change_every_answer_the_margin_decides():
+    found = sheet()
+    both = {
+        (label, condition.replace("random", "permuted")): answers
+        for (label, condition), answers in found.answers.items()
+    }
+    tied = replace(
+        found,
+        answers={**both, ("harmful", "permuted set ablated"): found.answers["harmful", "set ablated"]},
+        drawn=("permuted",),
+    )
+    assert claims(tied)["refusals: necessity"].verdict == "passed"
+    some = half("c", "r", 0.9)
+    less = sheet(harmful_set_ablated=some, harmful_random_set_ablated=some)  # not every answer changes: a tie is a tie
+    both = {
+        (label, condition.replace("random", "permuted")): answers
+        for (label, condition), answers in less.answers.items()
+    }
+    assert (
+        "does not exceed: permuted"
+        in claims(replace(less, answers=both, drawn=("permuted",)))["refusals: necessity"].note
+    )
+
+
 def test_a_change_that_is_certain_but_small_fails():
     """8 % of many answers."""
     conditions = {
