@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -32,17 +32,18 @@ TRAINERS: dict[str, Any] = {
 @pytest.mark.parametrize("name", TRAINERS)
 def test_every_trainer_takes_one_config_and_keywords_change_its_fields(llama: ns.Model, name: str):
     train = TRAINERS[name]
+    rows = ns.PromptSet(replace(p, target=p.target if p.label == "harmful" else None) for p in tiny.prompts())
     config = TrainingConfig(steps=3, lr=2e-2, batch_size=4, retention=7.0, seed=5, progress=False)
-    whole = train(llama, neurons(), tiny.prompts(), config=config)
-    changed = train(llama, neurons(), tiny.prompts(), config=config, steps=2, lr=1e-2)
+    whole = train(llama, neurons(), rows, config=config)
+    changed = train(llama, neurons(), rows, config=config, steps=2, lr=1e-2)
     assert {k: whole.provenance[k] for k in ("steps", "lr", "batch_size", "retention", "seed")} == {
         "steps": 3, "lr": 2e-2, "batch_size": 4, "retention": 7.0, "seed": 5,
     }  # fmt: skip
     assert (changed.provenance["steps"], changed.provenance["lr"], changed.provenance["retention"]) == (2, 1e-2, 7.0)
     assert len(changed.losses) == 2
-    assert train(llama, neurons(), tiny.prompts(), config=config).losses == whole.losses
+    assert train(llama, neurons(), rows, config=config).losses == whole.losses
     with pytest.raises(ns.InputError, match=rf"{name}: stps= is unknown; did you mean 'steps'\?"):
-        train(llama, neurons(), tiny.prompts(), stps=5)
+        train(llama, neurons(), rows, stps=5)
 
 
 def test_keywords_and_fields_are_the_same_and_so_are_their_defaults():
