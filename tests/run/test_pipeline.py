@@ -61,7 +61,8 @@ def test_run_leaves_what_it_promises_and_nothing_else(done: tuple[Path, subproce
     for file in (out / "neurons").glob("*.safetensors"):
         ns.NeuronSet.load(file)
     assert "report.html" in process.stdout
-    assert process.stderr == ""
+    said = process.stderr.splitlines()  # of six requests a cell, most claims cannot be told; --quiet leaves warnings
+    assert all(line.startswith("neuronshield: ") and line.endswith("too few") for line in said), process.stderr
 
 
 @pytest.mark.slow
