@@ -11,18 +11,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from result_files import RESULTS, source
 
 from neuronshield.core.files import write_text
 from neuronshield.core.intervals import clustered_difference, clustered_rate, ratio_of_means, weighted_rates
 from neuronshield.core.statistics import Interval, equivalent, least_draws, least_requests, positive, rate
 
-RESULTS = Path(__file__).parent / "results"
 CLUSTERS, REQUESTS = (8, 16, 48), (16, 29, 48)
 SIZES = {"1": (1,), "4": (4,), "1 to 6": (1, 2, 3, 4, 5, 6), "24": (24,)}
 FEW = ("1", "4", "1 to 6")
@@ -212,12 +210,7 @@ def main() -> None:
     args = parser.parse_args()
     covered, levels = measure(args.draws)
     if args.write:
-        command = f"python benchmarks/coverage.py --draws {args.draws} --write"
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        source = {"commit": commit, "command": command, "machine": "2 CPU cores, no GPU"}
-        for name, data in files(covered, levels, source=source).items():
+        for name, data in files(covered, levels, source=source()).items():
             write_text(RESULTS / f"{name}.json", json.dumps(data, indent=1, ensure_ascii=False) + "\n")
 
 

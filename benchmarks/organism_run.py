@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from result_files import OUTCOMES, TRIPLE, text
+from result_files import OUTCOMES, RESULTS, TRIPLE, source, text
 
 from neuronshield.core.files import write_text
 
-RESULTS = Path(__file__).parent / "results"
 PICTURES = ("image", "typographic")
 
 
@@ -156,9 +154,8 @@ def main() -> None:
     parser.add_argument("--commit", help="commit that the run was made with; default this checkout's")
     args = parser.parse_args()
     run = json.loads((args.run / "results.json").read_text(encoding="utf-8"))
-    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-    source = {
-        "commit": args.commit or head.stdout.strip(), "command": "neuronshield run",
+    made = {
+        "commit": args.commit or source()["commit"], "command": "neuronshield run",
         "machine": "2 CPU cores, no GPU",
     }  # fmt: skip
     for name, (numbers, rows) in {
@@ -178,7 +175,7 @@ def main() -> None:
             data["numbers"] = {k: {"value": None, **formats.get(k, {})} for k in numbers} | kept
         for key, value in numbers.items():
             data["numbers"].setdefault(key, {})["value"] = value
-        write_text(path, text({**data, "source": source, "rows": rows}))
+        write_text(path, text({**data, "source": made, "rows": rows}))
 
 
 if __name__ == "__main__":

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from result_files import RESULTS, source
 
 from neuronshield import overlap
 from neuronshield.core.files import write_text
@@ -27,7 +27,6 @@ from neuronshield.core.files import write_text
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from planted_overlap import TRUE, planted, reached, unrelated
 
-RESULTS = Path(__file__).parent / "results"
 METHODS, EFFECTS, REQUESTS = ("effect_size", "contribution"), (0.5, 1.0), (32, 128)
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -116,14 +115,9 @@ def main() -> None:
     args = parser.parse_args()
     rows = measure(args.draws)
     if args.write:
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        source = {
-            "commit": commit, "command": f"python benchmarks/overlap_levels.py --draws {args.draws} --write",
-            "machine": "2 CPU cores, no GPU",
-        }  # fmt: skip
-        write_text(RESULTS / "overlap-levels.json", json.dumps(file(rows, source), indent=1, ensure_ascii=False) + "\n")
+        write_text(
+            RESULTS / "overlap-levels.json", json.dumps(file(rows, source()), indent=1, ensure_ascii=False) + "\n"
+        )
 
 
 if __name__ == "__main__":
