@@ -10,7 +10,7 @@ A member's role is decided with norms frozen, since any neuron of large norm res
 over members are corrected together (Benjamini and Hochberg 1995).
 
 Roles and backups come from one third of the requests (`MatchedPairs.split`). They choose members; whether what they chose causes
-refusals is tested on the other two thirds (`evidence.retest`).
+refusals is tested on the other two thirds (`verify`).
 """
 
 from __future__ import annotations
