@@ -12,7 +12,7 @@ import torch
 from one_neuron import ASK, DECOY, LAYER, LOUD, TRUTH, WORD, claim, plant, set_of
 
 import neuronshield as ns
-from neuronshield.data.judging import Verdict
+from neuronshield.data.judging import Judge, Verdict
 from neuronshield.prove.claims import MARGIN_CLAIMS, NECESSITY
 from neuronshield.prove.evidence import measure_evidence
 from neuronshield.prove.members import measure_members
@@ -235,13 +235,35 @@ def test_requests_that_chose_members_test_none(planted_model: ns.Model, monkeypa
     assert list(proof.verified) == [TRUTH]
 
 
+class ByTheRequest:
+    """A judge to which every answer to a harmful request is a refusal, whatever it says."""
+
+    name = "by the request"
+
+    def score(self, prompt: str, response: str, language: str) -> Verdict:
+        return Verdict(any(noun in prompt for noun in tiny.THINGS["harmful"]), False)
+
+
+class Calm:
+    """A judge to which no answer is a refusal."""
+
+    name = "calm"
+
+    def score(self, prompt: str, response: str, language: str) -> Verdict:
+        return Verdict(False, False)
+
+
 @pytest.mark.slow
-def test_the_judge_decides_what_a_refusal_is(planted_model: ns.Model, confirm: ns.PromptSet):
-    """A judge to which "sorry" is no refusal: the margin falls, and refusals do not."""
-    calm = type("Calm", (), {"name": "calm", "score": lambda *_: Verdict(False, False)})()
-    proof = ns.verify(planted_model, set_of(TRUTH), confirm, draws=25, judge=calm, **ASK)
-    assert proof.word == "controls the wording of refusals, not refusal"
-    assert proof.provenance["judge"] == "calm"
+@pytest.mark.parametrize(
+    ("judge", "word"),
+    [(ByTheRequest(), "controls the wording of refusals, not refusal"), (Calm(), "no")],
+    ids=["the answers still refuse", "no answer refused before"],
+)
+def test_the_judge_decides_what_a_refusal_is(planted_model: ns.Model, confirm: ns.PromptSet, judge: Judge, word: str):
+    """Ablation takes "sorry" out of the answers; to these judges refusals do not fall."""
+    proof = ns.verify(planted_model, set_of(TRUTH), confirm, draws=19, judge=judge, **ASK)
+    assert proof.word == word
+    assert proof.provenance["judge"] == judge.name
     assert not len(proof.verified)
 
 
