@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .data import shipped
     from .data.prompts import Cell, Prompt, PromptSet
     from .data.readers import read
+    from .data.streams import PromptStream
     from .find import baselines, overlaps, rules, scores, signs
     from .find.attribution import attribution
     from .find.moments import Stats, capture, record
@@ -50,6 +51,7 @@ _MEMBERS = {
     "core.neurons": ("NeuronSet",),
     "data.prompts": ("Cell", "Prompt", "PromptSet"),
     "data.readers": ("read",),
+    "data.streams": ("PromptStream",),
     "find.attribution": ("attribution",),
     "find.moments": ("Stats", "capture", "record"),
     "find.overlaps": ("Overlap", "overlap"),
@@ -95,6 +97,7 @@ __all__ = [
     "Overlap",
     "Prompt",
     "PromptSet",
+    "PromptStream",
     "Proof",
     "Scores",
     "Stats",

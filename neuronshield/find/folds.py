@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from ..data.prompts import Prompt
 
-__all__ = ["FOLDS", "SPLITS", "folds_of"]
+__all__ = ["FOLDS", "SPLITS", "fold_of", "folds_of"]
 
 FOLDS = 8
 
@@ -51,3 +51,16 @@ def folds_of(prompts: Sequence[Prompt], seed: int) -> list[int]:
 
     fold = {request: i % FOLDS for i, request in enumerate(sorted(where, key=place))}
     return [fold[p.cluster] for p in prompts]
+
+
+def fold_of(prompt: Prompt, seed: int) -> int:
+    """The fold of a prompt of a stream, 0 to 7: by a hash of its request's name, since the other requests are not known.
+
+    >>> fold_of(prompts[0], seed=0) == fold_of(prompts[1], seed=0)      # a matched pair
+    True
+
+    Args:
+        prompt: the prompt.
+        seed: of the hash.
+    """
+    return hashlib.sha256(f"{seed}:{prompt.cluster}".encode()).digest()[0] % FOLDS

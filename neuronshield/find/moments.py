@@ -5,11 +5,14 @@ Activations never leave the device, and none is kept per token. The forward stop
 
 Each cell is captured in eight **folds** of its requests (`pair_id`). Merged they are the cell. Selections from different
 folds give the null and the reliability of an overlap (`overlap`).
+
+The prompts are cut into shards (`find.shards`), each of which is a unit of work for an engine (`model.engine`). A shard's moments
+come back in float32 and are merged in float64, in the order of the shards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,14 +27,18 @@ from ..core.errors import InputError
 from ..core.neurons import NEURON_VALUE
 from ..core.provenance import provenance
 from ..data.prompts import Prompt, PromptSet
-from ..model.encoding import Batch, Role, batches
+from ..data.streams import PromptStream
+from ..model.encoding import Batch, Role, batches, check_prompts
+from ..model.engine import Context, Engine, Result, Unit, engine_of
 from ..model.families import by_row
 from ..model.forward import read_layers
 from ..model.model import Model
-from .folds import folds_of
+from .folds import fold_of, folds_of
 from .groups import Group, Moments, Stats
+from .running import ARRAYS
+from .shards import shards_by_group
 
-__all__ = ["Group", "Moments", "Stats", "capture", "record", "record_moments", "record_norms"]
+__all__ = ["Group", "Moments", "Stats", "capture", "moments_of", "record", "record_moments", "record_norms"]
 
 
 ROLES = ("last_prompt", "prompt", "image", "text", "response")
@@ -39,11 +46,12 @@ ROLES = ("last_prompt", "prompt", "image", "text", "response")
 
 def capture(
     model: Model,
-    prompts: PromptSet,
+    prompts: PromptSet | PromptStream,
     *,
     tokens: Role = "last_prompt",
     batch_size: int = 32,
     seed: int = 0,
+    engine: Engine | str | None = None,
     progress: bool = True,
 ) -> Stats:
     """Running moments of every MLP neuron over the "discover" prompts (all of them, if none is so marked).
@@ -54,38 +62,120 @@ def capture(
 
     Args:
         model: the model.
-        prompts: harmful and benign prompts.
+        prompts: harmful and benign prompts. A `PromptStream` is read once, a few rows at a time; its requests are dealt to folds by
+            a hash of their names.
         tokens: role of the tokens to count: the last token of the prompt, all of the prompt, its image tokens, its text
             tokens, or those of the response. "response" reads each prompt's `target` as the answer. Padding never counts.
         batch_size: prompts in a forward.
         seed: decides which requests go to which fold.
+        engine: where the shards are computed: None for this process, "ray", or an engine (`neuronshield.model.engine`).
         progress: show a progress bar.
 
     Raises:
         InputError: arguments of another type, a wrong seed, no prompts, a role that no prompt has, "response" without `target`, an
             activation that is not finite, or too little memory.
     """
-    check_inputs("capture", model, prompts)
+    if not isinstance(prompts, PromptStream):
+        check_inputs("capture", model, prompts)
+    require(model, Model, call="capture(model, prompts)", name="model")
     one_of(tokens, ROLES, call="capture", name="tokens")
     at_least(1, "capture", batch_size=batch_size)
     check_seed(seed, call="capture")
     chosen = prompts.for_step("discover")
-    if not len(chosen):
+    options = {"tokens": tokens, "batch_size": batch_size}
+    order: dict[Group, None] = {}
+    units: Iterable[Unit] = _units(_dealt(model, chosen, seed, tokens=tokens), order, options)
+    units = units if isinstance(prompts, PromptStream) else list(units)
+    groups: dict[Group, Moments] = {}
+    for arrays, about in engine_of(engine).on(model).map(units, desc="capture", progress=progress):
+        for i, told in enumerate(about["groups"]):
+            key = Group(*told)
+            new = Moments(about["counts"][i], **{name: arrays[name][i] for name in ARRAYS})
+            groups[key] = groups[key].merge(new) if key in groups else new
+    if not order:
         raise InputError("capture: no prompts")
-    if tokens == "response" and (missing := next((p for p in chosen if p.target is None), None)):
-        raise InputError(f"capture: tokens='response' needs a 'target' on every prompt; {missing.id!r} has none")
-    folds = folds_of(chosen, seed)
-    keys = [Group(p.label, p.language, p.modality, fold=fold) for p, fold in zip(chosen, folds, strict=True)]
-    groups = _groups(model, chosen, keys, tokens=tokens, batch_size=batch_size, progress=progress)
+    if not groups:
+        raise InputError(f"capture: no prompt has a token of role {tokens!r}")
     return Stats(
-        groups=groups,
+        groups={key: groups[key].astype(np.float32) for key in order if key in groups},
         down_norms=model.down_norms().numpy(),
         down_l1=model.down_norms(1).numpy(),
         tokens=tokens,
         n_params=model.n_params,
         params_per_neuron=model.params_per_neuron,
-        provenance=provenance(model, chosen, seen=chosen, tokens=tokens, neuron_value=NEURON_VALUE, seed=seed),
+        provenance=provenance(
+            model,
+            chosen,
+            seen=chosen if isinstance(chosen, PromptSet) else chosen.seen,
+            tokens=tokens,
+            neuron_value=NEURON_VALUE,
+            seed=seed,
+        ),
     )
+
+
+def _dealt(model: Model, chosen: Any, seed: int, *, tokens: str) -> Iterator[tuple[Prompt, int]]:
+    """Prompts with their folds; those of a `PromptSet` are all checked before the first one is given."""
+    if isinstance(chosen, PromptSet):
+        if tokens == "response" and (missing := next((p for p in chosen if p.target is None), None)):
+            raise _no_target(missing)
+        if not len(chosen):
+            return
+        check_prompts(model, chosen, responses=_targets(chosen, tokens))
+        yield from zip(chosen, folds_of(chosen, seed), strict=True)
+        return
+    for prompt in chosen:
+        if tokens == "response" and prompt.target is None:
+            raise _no_target(prompt)
+        yield prompt, fold_of(prompt, seed)
+
+
+def _no_target(prompt: Prompt) -> InputError:
+    return InputError(f"capture: tokens='response' needs a 'target' on every prompt; {prompt.id!r} has none")
+
+
+def _targets(prompts: Sequence[Prompt], tokens: str) -> list[str] | None:
+    return [p.target or "" for p in prompts] if tokens == "response" else None
+
+
+def _units(rows: Iterable[tuple[Prompt, int]], order: dict[Group, None], options: dict[str, Any]) -> Iterator[Unit]:
+    """One unit a shard; `order` is filled with the groups, as they appear."""
+
+    def keyed() -> Iterator[tuple[Prompt, Group]]:
+        for prompt, fold in rows:
+            key = Group(prompt.label, prompt.language, prompt.modality, fold=fold)
+            order.setdefault(key)
+            yield prompt, key
+
+    for shard in shards_by_group(keyed()):
+        folds = [key.fold for _, key in shard]
+        yield Unit(f"{__name__}:moments_of", tuple(p for p, _ in shard), options={**options, "folds": folds})
+
+
+def moments_of(model: Model, unit: Unit, context: Context) -> Result:
+    """Moments of every group of a shard: the work of `capture`'s units.
+
+    >>> unit = next(_units(((p, 0) for p in prompts), {}, {"tokens": "last_prompt", "batch_size": 32}))
+    >>> arrays, about = moments_of(model, unit, Context())
+    >>> arrays["mean"].shape, about["counts"]
+    ((4, 3, 29), [15, 15, 15, 15])
+
+    Args:
+        model: the model.
+        unit: prompts, with options "tokens", "batch_size" and the "folds" of the prompts.
+        context: is told of batches that are done.
+
+    Raises:
+        InputError: as `capture`.
+    """
+    keys = [
+        Group(p.label, p.language, p.modality, fold=fold)
+        for p, fold in zip(unit.prompts, unit.options["folds"], strict=True)
+    ]
+    tokens, batch_size = unit.options["tokens"], unit.options["batch_size"]
+    found = _groups(model, unit.prompts, keys, tokens=tokens, batch_size=batch_size, tick=context.tick)
+    arrays = {name: np.stack([getattr(m, name) for m in found.values()]) for name in ARRAYS} if found else {}
+    return arrays, {"groups": [list(key) for key in found], "counts": [m.n for m in found.values()]}
 
 
 def check_inputs(call: str, model: Any, prompts: Any) -> None:
@@ -129,32 +219,37 @@ def record_moments(
         InputError: as `capture`.
     """
     keys = [Group(p.label, p.language, p.modality, fold=row) for row, p in enumerate(prompts)]
-    groups = _groups(model, prompts, keys, tokens=tokens, batch_size=batch_size, progress=progress)
+    with tqdm(total=len(prompts), desc="capture", unit="prompt", disable=not progress, leave=False) as bar:
+        groups = _groups(model, prompts, keys, tokens=tokens, batch_size=batch_size, tick=bar.update)
+    if not groups:
+        raise InputError(f"capture: no prompt has a token of role {tokens!r}")
     return [groups.get(key) for key in keys]
 
 
 def _groups(
-    model: Model, prompts: PromptSet, keys: Sequence[Group], *, tokens: str, batch_size: int, progress: bool
+    model: Model,
+    prompts: Sequence[Prompt],
+    keys: Sequence[Group],
+    *,
+    tokens: str,
+    batch_size: int,
+    tick: Callable[[int], Any],
 ) -> dict[Group, Moments]:
-    """Moments by the key of each prompt, in the order of the prompts."""
-    targets = [p.target or "" for p in prompts] if tokens == "response" else None
+    """Moments by the key of each prompt in float32, in the order of the prompts; `tick` is told of prompts that are done."""
     groups: dict[Group, Moments] = {}
-    with tqdm(total=len(prompts), desc="capture", unit="prompt", disable=not progress, leave=False) as bar:
-        for batch in batches(model, prompts, batch_size=batch_size, responses=targets):
-            present = list(dict.fromkeys(keys[row] for row in batch.rows))
-            member = torch.tensor([present.index(keys[row]) for row in batch.rows], device=model.device)
-            counts, sums = _trace_moments(model, batch, tokens, member=member, n_groups=len(present))
-            if not all(np.isfinite(part[counts.numpy() > 0]).all() for part in sums[:2]):
-                raise InputError(f"capture: {_not_finite(model, prompts, batch, tokens=tokens)}")
-            for i, key in enumerate(present):
-                n = int(counts[i])
-                if n:
-                    new = Moments(n, *(part[i] for part in sums))
-                    groups[key] = (groups[key].merge(new) if key in groups else new).astype(np.float32)
-            bar.update(len(batch.rows))
-    if not groups:
-        raise InputError(f"capture: no prompt has a token of role {tokens!r}")
-    return {key: groups[key] for key in dict.fromkeys(keys) if key in groups}
+    for batch in batches(model, prompts, batch_size=batch_size, responses=_targets(prompts, tokens)):
+        present = list(dict.fromkeys(keys[row] for row in batch.rows))
+        member = torch.tensor([present.index(keys[row]) for row in batch.rows], device=model.device)
+        counts, sums = _trace_moments(model, batch, tokens, member=member, n_groups=len(present))
+        if not all(np.isfinite(part[counts.numpy() > 0]).all() for part in sums[:2]):
+            raise InputError(f"capture: {_not_finite(model, prompts, batch, tokens=tokens)}")
+        for i, key in enumerate(present):
+            n = int(counts[i])
+            if n:
+                new = Moments(n, *(part[i] for part in sums))
+                groups[key] = groups[key].merge(new) if key in groups else new
+        tick(len(batch.rows))
+    return {key: groups[key].astype(np.float32) for key in dict.fromkeys(keys) if key in groups}
 
 
 def _not_finite(model: Model, prompts: Sequence[Prompt], batch: Batch, *, tokens: str) -> str:

@@ -16,6 +16,7 @@ is read again) or "all" (prompt and response). `cells` restricts it to prompts o
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -287,6 +288,21 @@ class Intervention:
             return self.value
         layer, index = torch.tensor(list(self.neurons)).T
         return self.value[..., layer, index]
+
+    @property
+    def digest(self) -> str:
+        """Hash of all that decides what it does: equal for equal interventions.
+
+        >>> Intervention(neurons, "clamp", 1.5).digest == Intervention(neurons, "clamp", 2.5).digest
+        False
+        """
+        told = hashlib.sha256(f"{self.kind} {self.positions} {self.cells and list(map(str, self.cells))} ".encode())
+        told.update(np.array(list(self.neurons), dtype=np.int64).tobytes())
+        value = self._member_values()
+        if value is not None:
+            told.update(f"{tuple(value.shape)}".encode())
+            told.update(np.ascontiguousarray(value.numpy()).tobytes())
+        return told.hexdigest()
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Intervention):
