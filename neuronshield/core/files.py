@@ -1,14 +1,14 @@
 """Files: where the shipped ones are, and how results are written.
 
-Every artefact is written beside its final place and renamed, so an interrupted write leaves the old file or folder as it
-was. `replacing` does this for a file, `replacing_folder` for a folder.
+Every artefact is written beside its final place and renamed, so an interrupted write leaves what was there. `replacing` does this
+for a file, `neuronshield.core.folders.replacing_folder` for a folder.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Callable, Iterator
+import secrets
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from .arguments import require
 from .errors import InputError
 
-__all__ = ["as_path", "beside", "replacing", "replacing_folder", "shipped", "write_text"]
+__all__ = ["as_path", "beside", "reason", "replacing", "shipped", "write_text"]
 
 
 def shipped() -> Path:
@@ -51,27 +51,36 @@ def as_path(value: Any, *, call: str, hint: str = "") -> Path:
     return Path(text)
 
 
-def _why(error: Exception) -> str:
-    """The reason that an error of the system or of safetensors gives, without its number."""
+def reason(error: Exception) -> str:
+    """The reason that an error of the system or of safetensors gives, without its number.
+
+    >>> reason(OSError(28, "No space left on device"))
+    'No space left on device'
+
+    Args:
+        error: what was raised.
+    """
     return getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def beside(path: Path, kind: str = "partial") -> Path:
-    """The hidden path next to `path` that is written first; this process's own.
+    """A hidden path next to `path` that no other process, thread or machine uses.
 
-    >>> beside(Path("out/a.txt")).name.startswith(".a.txt.")
-    True
+    >>> beside(Path("out/a.txt")).name.startswith(".a.txt."), beside(Path("a")) == beside(Path("a"))
+    (True, False)
 
     Args:
         path: the final place.
         kind: its ending: "partial" for what is being written, "old" for what is being replaced.
     """
-    return path.with_name(f".{path.name}.{os.getpid()}.{kind}")
+    return path.with_name(f".{path.name[:48]}.{secrets.token_hex(6)}.{kind}")
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path beside `path` to write to; renamed to `path` at the end, removed if the block raises.
+
+    Where `path` is a symbolic link, the file that it leads to is replaced and the link stays.
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "new" / "a.txt"
@@ -81,25 +90,32 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     ('done', ['a.txt'])
 
     Args:
-        path: the file to write; its folder is made if it is missing.
+        path: the file to write; its folder is made if it is missing. Permissions stay, or are those of any new file.
 
     Raises:
-        InputError: not a path, or the file cannot be written; what was there before stays.
+        InputError: not a path, not the place of a plain file, or the file cannot be written; what was there before stays.
     """
     from safetensors import SafetensorError
 
     path = as_path(path, call="save(path)")
-    partial = beside(path, "partial") if path.name else path
+    partial: Path | None = None
     try:
-        if path.is_dir():
+        place = Path(os.path.realpath(path))
+        if place.is_dir():
             raise InputError(f"{path}: is a folder; give the name of a file, such as {path / 'result'}")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if place.exists() and not place.is_file():
+            raise InputError(f"{path}: is not a plain file (a device or a pipe); give the name of a file")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial = beside(place)
+        partial.touch(exist_ok=False)
+        mode = (place if place.exists() else partial).stat().st_mode
         yield partial
-        partial.replace(path)
+        partial.chmod(mode)  # safetensors makes files that only their owner can read
+        partial.replace(place)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: cannot be written ({_why(error)}); choose another path") from error
+        raise InputError(f"{path}: cannot be written ({reason(error)}); choose another path") from error
     finally:
-        if partial != path:
+        if partial is not None:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
 
@@ -120,41 +136,3 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
     return Path(path)
-
-
-def replacing_folder(path: str | os.PathLike[str], write: Callable[[Path], None]) -> Path:
-    """Path of the folder that `write` filled; an error leaves what was there before.
-
-    `write` fills a folder beside `path`, which is then renamed to `path`.
-
-    >>> def fill(folder: Path) -> None:
-    ...     folder.mkdir()
-    ...     _ = (folder / "a.txt").write_text("done")
-    >>> [p.name for p in replacing_folder("out", fill).iterdir()]
-    ['a.txt']
-
-    Args:
-        path: the folder to write.
-        write: is called with the folder to fill.
-
-    Raises:
-        InputError: not a path, or it cannot be written; nothing of it is left.
-    """
-    from safetensors import SafetensorError
-
-    path = as_path(path, call="save(path)")
-    partial, old = beside(path, "partial"), beside(path, "old")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(partial)
-        if path.exists():
-            path.rename(old)
-        partial.rename(path)
-    except (OSError, SafetensorError) as error:
-        if old.exists() and not path.exists():
-            old.rename(path)
-        raise InputError(f"{path}: cannot be written ({_why(error)}); nothing of it was left") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-    return path

@@ -1,8 +1,9 @@
 """Results to files and back: dataclasses as JSON, arrays as safetensors.
 
 `to_json` turns a result (dataclasses, named tuples, mappings, sequences, numbers) into what JSON can hold, and `from_json` is
-its inverse. JSON has no NaN and no infinity: `null` stands for both, and is read back as NaN. `save_arrays` and
-`load_arrays` keep arrays with such a description in one safetensors file, written beside its place and renamed.
+its inverse. JSON has no NaN and no infinity: `null` stands for both, and is read back as NaN. `save_json` and `load_json` keep
+such a description in a file, `save_arrays` and `load_arrays` arrays beside it in one safetensors file. Both files name their format
+and hold a checksum of all their content.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .errors import InputError
-from .files import as_path, replacing
+from .files import as_path, replacing, write_text
 
-__all__ = ["from_json", "load_arrays", "load_json", "other_format", "same", "save_arrays", "to_json"]
+__all__ = [
+    "from_json", "load_arrays", "load_json", "other_format", "same", "save_arrays", "save_json", "to_json",
+]  # fmt: skip
 
 T = TypeVar("T")
 #: Public classes whose `load` reads a file, as a user writes them.
@@ -123,7 +126,7 @@ def _read(kind: Any, data: Any, where: str) -> Any:
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(data, dict):
             raise InputError(f"{where}: expected an object, got {type(data).__name__}")
-        return {_key(args[0], k): _read(args[1], v, f"{where}.{k}") for k, v in data.items()}
+        return {_key(args[0], k, where): _read(args[1], v, f"{where}.{k}") for k, v in data.items()}
     if origin is not None and issubclass(origin, Sequence):
         return [_read(args[0], v, f"{where}[{i}]") for i, v in enumerate(_sequence(data, where, None))]
     return _scalar(kind, data, where)
@@ -145,10 +148,13 @@ def _read_fields(kind: Any, data: Any, where: str) -> Any:
     return kind(**values)
 
 
-def _key(kind: Any, text: str) -> Any:
+def _key(kind: Any, text: str, where: str) -> Any:
     if kind in (str, Any):
         return text
-    return kind.of(text) if hasattr(kind, "of") else kind(text)
+    try:
+        return kind.of(text) if hasattr(kind, "of") else kind(text)
+    except ValueError:
+        raise InputError(f"{where}: {text!r:.40} is no {kind.__name__}") from None
 
 
 def _sequence(data: Any, where: str, length: int | None) -> list[Any]:
@@ -249,30 +255,48 @@ def load_arrays(path: str | os.PathLike[str], form: str) -> tuple[dict[str, np.n
     Raises:
         InputError: no such file, damaged, or of another format.
     """
-    path = as_path(path, call="load(path)")
+    path = _plain_file(path)
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
-            told = json.loads((file.metadata() or {})["neuronshield"])
+            told = _parsed((file.metadata() or {})["neuronshield"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         found, about, noted = told["format"], told.get("about"), told.pop("sha256", None)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+        expected = _digest(told, arrays)
     except (SafetensorError, OSError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise other_format(path, _json_format(path), form, why=error) from None
-    if found != form:
-        raise other_format(path, found, form)
-    if noted != _digest(told, arrays):
-        raise InputError(f"{path}: is damaged: its contents are not those that were saved; write it again")
+    _check_format(path, found, form, intact=noted == expected)
     return arrays, about
 
 
-def load_json(path: str | os.PathLike[str], form: str) -> dict[str, Any]:
-    """The object in a JSON file of the given format, without its "format".
+def save_json(path: str | os.PathLike[str], form: str, about: Any) -> Path:
+    """Path of the JSON file that a description was written to, with its format and a checksum.
 
-    >>> from neuronshield.core.files import write_text
-    >>> load_json(write_text("a.json", '{"format": "example/1", "x": 3}'), "example/1")
+    >>> path = save_json("a.json", "example/1", {"x": 3})
+    >>> json.loads(path.read_text())["format"], load_json(path, "example/1")
+    ('example/1', {'x': 3})
+
+    Args:
+        path: the file; it is written beside `path` and renamed.
+        form: name and version of the format, such as "neuronshield.Proof/4".
+        about: a mapping or a dataclass (see `to_json`), without fields "format" and "sha256".
+
+    Raises:
+        InputError: `path` is not a path, or the file cannot be written; what was there before stays.
+        TypeError: something that JSON cannot hold.
+    """
+    told = {"format": form, **to_json(about)}
+    text = json.dumps({**told, "sha256": _digest(told, {})}, ensure_ascii=False, indent=1, allow_nan=False)
+    return write_text(path, text)
+
+
+def load_json(path: str | os.PathLike[str], form: str) -> dict[str, Any]:
+    """The description that `save_json` wrote with the same format.
+
+    The checksum is of the content: white space and the order of keys may change.
+
+    >>> load_json(save_json("a.json", "example/1", {"x": 3}), "example/1")
     {'x': 3}
 
     Args:
@@ -280,19 +304,44 @@ def load_json(path: str | os.PathLike[str], form: str) -> dict[str, Any]:
         form: the format it must have.
 
     Raises:
-        InputError: no such file, not JSON, or of another format.
+        InputError: no such file, not JSON, of another format, or with another content than was written.
     """
-    path = as_path(path, call="load(path)")
+    path = _plain_file(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError, RecursionError) as error:
+        data = _parsed(path.read_text(encoding="utf-8"))
+        noted = data.pop("sha256", None)
+        expected = _digest(data, {})
+    except (OSError, AttributeError, TypeError, ValueError, RecursionError) as error:
         raise other_format(path, _arrays_format(path), form, why=error) from None
-    found = data.pop("format", None) if isinstance(data, dict) else None
+    _check_format(path, data.pop("format", None), form, intact=noted == expected)
+    return data  # type: ignore[no-any-return]
+
+
+def _plain_file(path: Any) -> Path:
+    """The path of a file that can be read to its end."""
+    path = as_path(path, call="load(path)")
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    if not path.is_file():
+        raise InputError(f"{path}: is {'a folder' if path.is_dir() else 'a device or a pipe'}; give the name of a file")
+    return path
+
+
+def _parsed(text: str) -> Any:
+    """The value of a JSON text; NaN and infinity are no JSON."""
+
+    def refuse(name: str) -> Any:
+        raise ValueError(f"{name} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def _check_format(path: Path, found: Any, form: str, *, intact: bool) -> None:
+    """Raise unless a file has the format that was expected and the content that was saved."""
     if found != form:
         raise other_format(path, found, form)
-    return data  # type: ignore[no-any-return]
+    if not intact:
+        raise InputError(f"{path}: is damaged: its contents are not those that were saved; write it again")
 
 
 def other_format(path: Path, found: Any, form: str, *, why: Exception | None = None) -> InputError:
@@ -301,7 +350,7 @@ def other_format(path: Path, found: Any, form: str, *, why: Exception | None = N
     >>> print(other_format(Path("a"), "neuronshield.NeuronSet/2", "neuronshield.Stats/1"))
     a: holds a neuronshield.NeuronSet, not a neuronshield.Stats; read it with ns.NeuronSet.load
     >>> print(other_format(Path("a"), "neuronshield.Stats/0", "neuronshield.Stats/1"))
-    a: holds neuronshield.Stats/0, expected neuronshield.Stats/1; write it again with this version
+    a: holds neuronshield.Stats/0, written by an older version (this one reads neuronshield.Stats/1); make it again
 
     Args:
         path: the file.
@@ -314,16 +363,26 @@ def other_format(path: Path, found: Any, form: str, *, why: Exception | None = N
         return InputError(f"{path}: not a file of {form} ({reason})")
     name, wanted = found.partition("/")[0], form.partition("/")[0]
     if name == wanted:
-        return InputError(f"{path}: holds {found}, expected {form}; write it again with this version")
+        older = _number(found) < _number(form)
+        return InputError(
+            f"{path}: holds {found:.80}, written by {'an older' if older else 'another'} version (this one reads {form}); "
+            f"{'make it again' if older else 'make it again or use that version'}"
+        )
     reader = LOADABLE.get(name.rpartition(".")[2])
     hint = f"; read it with {reader}.load" if reader else ""
     return InputError(f"{path}: holds a {name}, not a {wanted}{hint}")
 
 
+def _number(form: str) -> float:
+    """The version of a format; infinity for what is no number."""
+    version = form.partition("/")[2]
+    return int(version) if version.isdecimal() and len(version) < 9 else float("inf")
+
+
 def _json_format(path: Path) -> Any:
     """The format that a JSON file says it has; None for any other file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8")).get("format")
+        return _parsed(path.read_text(encoding="utf-8")).get("format")
     except (OSError, ValueError, AttributeError, RecursionError):
         return None
 
@@ -334,6 +393,6 @@ def _arrays_format(path: Path) -> Any:
 
     try:
         with safe_open(path, framework="numpy") as file:
-            return json.loads((file.metadata() or {})["neuronshield"])["format"]
+            return _parsed((file.metadata() or {})["neuronshield"])["format"]
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError):
         return None

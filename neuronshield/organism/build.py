@@ -12,13 +12,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import tempfile
 import time
 from pathlib import Path
 
 from ..check.evaluation import evaluate
-from ..core.files import beside
+from ..core.folders import replacing_folder
 from ..data.prompts import PromptSet
 from ..model.load import load
 from . import grid, sprites, train, vessel
@@ -47,35 +46,32 @@ def build(
     0.98
 
     Args:
-        out: the folder; it is written beside ``out`` and renamed.
+        out: the folder: missing, empty, or one that an earlier build wrote (see `replacing_folder`).
         sources: a folder for the two npm packages, fetched into it where missing; None for a temporary one.
         seed: of sprites, data and initial weights.
         progress: show progress bars.
 
     Raises:
-        InputError: a package, font or library that the build needs is missing or not the pinned one.
+        InputError: a folder with other files in it, or a package, font or library that the build needs is missing or not the pinned
+            one.
     """
-    out = Path(out)
-    staging = beside(out)
-    staging.mkdir(parents=True)
-    try:
+    table: Table = {}
+
+    def write(staging: Path) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             packages = sprites.fetch(Path(sources) if sources is not None else Path(scratch))
             sprites.make_assets(packages, staging)
             notices = sprites.licences(packages)
         with using(staging):
             seconds, seen = raise_model(staging, train.Recipe(), seed=seed, progress=progress)
-            table = score_folder(staging, progress=progress)
+            table.update(score_folder(staging, progress=progress))
         (staging / "scores.json").write_text(
             json.dumps({"seed": seed, "seconds": seconds, "test": table}, indent=1), encoding="utf-8"
         )
         (staging / "MODEL_CARD.md").write_text(model_card(table, seconds, seen=seen, seed=seed), encoding="utf-8")
         (staging / "LICENSES.md").write_text(notices, encoding="utf-8")
-        if out.exists():
-            shutil.rmtree(out)
-        staging.rename(out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+
+    replacing_folder(out, write)
     return table
 
 

@@ -48,7 +48,7 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from ..core.errors import InputError
-from ..core.files import replacing_folder
+from ..core.folders import replacing_folder
 from ..core.neurons import NeuronSet
 from ..core.provenance import provenance
 from ..data.languages import OpeningsArg

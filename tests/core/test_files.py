@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
 from pathlib import Path
 
 import pytest
 
 from neuronshield import InputError
-from neuronshield.core.files import as_path, replacing, replacing_folder, shipped, write_text
+from neuronshield.core.files import as_path, beside, replacing, shipped, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -60,34 +60,42 @@ def test_text_is_utf_8(tmp_path: Path):
     assert write_text(tmp_path / "a.txt", "é中").read_bytes() == "é中".encode()
 
 
-def fill(text: str, *, fail: BaseException | None = None) -> Callable[[Path], None]:
-    def write(folder: Path) -> None:
-        folder.mkdir()
-        (folder / "a.txt").write_text(text)
-        if fail is not None:
-            raise fail
-
-    return write
-
-
-def test_a_folder_replaces_the_old_one_with_all_its_files(tmp_path: Path):
-    replacing_folder(tmp_path / "out", fill("one"))
-    (tmp_path / "out" / "stale.txt").write_text("x")
-    assert replacing_folder(tmp_path / "out", fill("two")) == tmp_path / "out"
-    assert (tmp_path / "out" / "a.txt").read_text() == "two"
-    assert names(tmp_path / "out") == ["a.txt"]
-    assert names(tmp_path) == ["out"]
+def test_a_link_stays_and_the_file_that_it_leads_to_is_replaced(tmp_path: Path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there" / "a.txt")
+    for text in ("one", "two"):
+        write_text(tmp_path / "link", text)
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "there" / "a.txt").read_text() == text
+    assert names(tmp_path / "there") == ["a.txt"]
 
 
-def test_a_folder_that_cannot_be_written_is_one_line_and_the_old_one_stays(tmp_path: Path):
-    replacing_folder(tmp_path / "out", fill("one"))
-    with pytest.raises(InputError, match="out: cannot be written") as caught:
-        replacing_folder(tmp_path / "out", fill("two", fail=OSError(28, "No space left on device")))
-    assert "No space left on device" in str(caught.value)
-    assert (tmp_path / "out" / "a.txt").read_text() == "one"
-    with pytest.raises(KeyboardInterrupt):
-        replacing_folder(tmp_path / "out", fill("two", fail=KeyboardInterrupt()))
-    assert names(tmp_path) == ["out"]
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe: is not a plain file"):
+        write_text(tmp_path / "pipe", "x")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_file_has_the_permissions_of_a_new_file_or_keeps_those_it_had(tmp_path: Path):
+    (tmp_path / "plain").write_text("x")
+    with replacing(tmp_path / "a.txt") as partial:
+        partial.write_text("x")
+        partial.chmod(0o600)  # as safetensors does
+    assert (tmp_path / "a.txt").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    (tmp_path / "a.txt").chmod(0o640)
+    write_text(tmp_path / "a.txt", "y")
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o640
+
+
+def test_two_writers_of_one_file_have_a_partial_file_each(tmp_path: Path):
+    with replacing(tmp_path / "a.txt") as one, replacing(tmp_path / "a.txt") as other:
+        assert one != other
+        one.write_text("one")
+        other.write_text("other")
+    assert (tmp_path / "a.txt").read_text() == "one"  # the last to finish
+    assert names(tmp_path) == ["a.txt"]
+    assert len(beside(Path("x" * 255)).name.encode()) < 255
 
 
 def test_shipped_files_are_found():

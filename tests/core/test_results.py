@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ import torch
 from safetensors.numpy import save_file
 
 from neuronshield import Cell, InputError
-from neuronshield.core.results import from_json, load_arrays, load_json, same, save_arrays, to_json
+from neuronshield.core.results import from_json, load_arrays, load_json, same, save_arrays, save_json, to_json
 from neuronshield.core.statistics import Interval
 
 FORM = "neuronshield.Example/1"
@@ -137,7 +138,8 @@ def test_a_file_of_another_format_says_which(tmp_path: Path):
         load_arrays(path, FORM)
     old = save_arrays(tmp_path / "y", "neuronshield.Example/0", {}, {})
     with pytest.raises(
-        InputError, match=r"y: holds neuronshield\.Example/0, expected neuronshield\.Example/1; write it again"
+        InputError,
+        match=r"y: holds neuronshield\.Example/0, written by an older version \(.*Example/1\); make it again",
     ):
         load_arrays(old, FORM)
 
@@ -154,21 +156,98 @@ def test_a_file_of_another_class_names_its_reader_in_either_container(tmp_path: 
             load(tmp_path / "set", FORM)
 
 
-@pytest.mark.parametrize("kind", ["empty", "text", "cut", "foreign", "a list", "a folder"])
+@pytest.mark.parametrize("kind", ["empty", "text", "cut", "foreign", "a list", "deep", "header"])
 def test_a_damaged_file_is_one_line(tmp_path: Path, kind: str):
     path = tmp_path / "x"
-    if kind == "a folder":
-        path.mkdir()
-    elif kind == "foreign":
+    if kind == "foreign":
         save_file({"a": np.zeros(2)}, path)
-    elif kind == "a list":
-        save_file({"a": np.zeros(2)}, path, metadata={"neuronshield": "[1]"})
+    elif kind in ("a list", "deep"):
+        save_file({"a": np.zeros(2)}, path, metadata={"neuronshield": "[1]" if kind == "a list" else "[" * 10**5})
     else:
         save_arrays(path, FORM, {"a": np.zeros(2)}, {})
-        path.write_bytes({"empty": b"", "text": b"hello", "cut": path.read_bytes()[:-3]}[kind])
+        raw = path.read_bytes()
+        huge = (2**63 - 1).to_bytes(8, "little") + raw[8:]
+        path.write_bytes({"empty": b"", "text": b"hello", "cut": raw[:-3], "header": huge}[kind])
     with pytest.raises(InputError, match=r"x: not a file of neuronshield\.Example/1") as caught:
         load_arrays(path, FORM)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_plain_file_is_not_read(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    for load in (load_arrays, load_json):
+        with pytest.raises(InputError, match="is a folder; give the name of a file"):
+            load(tmp_path, FORM)
+        with pytest.raises(InputError, match="pipe: is a device or a pipe; give the name of a file"):
+            load(tmp_path / "pipe", FORM)
+
+
+# -- JSON -------------------------------------------------------------------------------------------------
+def test_a_description_comes_back_from_a_json_file_that_names_its_format(tmp_path: Path):
+    path = save_json(tmp_path / "new" / "x.json", FORM, example())
+    assert from_json(Outer, load_json(path, FORM)) == example()
+    assert json.loads(path.read_text(encoding="utf-8"))["format"] == FORM
+    with pytest.raises(InputError, match="no such file"):
+        load_json(tmp_path / "none", FORM)
+
+
+def test_the_checksum_is_of_the_content_and_not_of_how_it_is_written(tmp_path: Path):
+    data = json.loads(save_json(tmp_path / "x", FORM, {"b": 1.5, "a": "\u00e9"}).read_text(encoding="utf-8"))
+    (tmp_path / "x").write_text(json.dumps(dict(reversed(data.items()))))
+    assert load_json(tmp_path / "x", FORM) == {"a": "\u00e9", "b": 1.5}
+
+
+def test_no_flipped_bit_and_no_cut_is_read_as_something_else(tmp_path: Path):
+    about = {"x": 0.1, "n": 7, "text": "a b", "list": [1, None, True]}
+    arrays = {"a": np.array([1.0, 2.0], np.float32)}
+    for load, path in (
+        (load_json, save_json(tmp_path / "j", FORM, about)),
+        (load_arrays, save_arrays(tmp_path / "a", FORM, arrays, about)),
+    ):
+        raw, expected, damaged = path.read_bytes(), load(path, FORM), tmp_path / "damaged"
+        flipped = [
+            raw[:i] + bytes([raw[i] ^ (1 << bit)]) + raw[i + 1 :] for i in range(0, len(raw), 2) for bit in [i // 2 % 8]
+        ]
+        refused = 0
+        for data in [*flipped, *(raw[:i] for i in range(0, len(raw), 7))]:
+            damaged.write_bytes(data)
+            try:
+                found = load(damaged, FORM)
+            except InputError:
+                refused += 1
+            else:
+                assert same(found, expected)  # white space of JSON
+        assert refused > 0.9 * len(flipped)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"x": 4}, "x: is damaged: its contents are not those that were saved; write it again"),
+        ({"more": 1}, "is damaged"),
+        ({"sha256": None}, "is damaged"),
+        ({"x": math.nan}, "not a file of neuronshield.Example/1 (NaN is not JSON)"),
+        ({"format": "neuronshield.Example/0"}, "written by an older version (this one reads neuronshield.Example/1); make it again"),
+        ({"format": "neuronshield.Example/9"}, "written by another version"),
+        ({"format": None}, "not a file of neuronshield.Example/1 (it names no format)"),
+        ({"format": 5}, "not a file of neuronshield.Example/1 (it names no format)"),
+    ],
+)  # fmt: skip
+def test_a_changed_json_file_is_refused(tmp_path: Path, change: dict[str, Any], said: str):
+    data = json.loads(save_json(tmp_path / "x", FORM, {"x": 3}).read_text())
+    (tmp_path / "x").write_text(json.dumps({**data, **change}))
+    with pytest.raises(InputError) as caught:
+        load_json(tmp_path / "x", FORM)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"hello", b"[]", b"5", b"null", b"[" * 200_000, b'{"a":' * 900, b"\xff{}", b"\0" * 9]
+)
+def test_what_is_no_json_object_is_one_line(tmp_path: Path, data: bytes):
+    (tmp_path / "x").write_bytes(data)
+    with pytest.raises(InputError, match=r"x: not a file of neuronshield\.Example/1"):
+        load_json(tmp_path / "x", FORM)
 
 
 def test_a_missing_file_and_a_wrong_path_are_one_line(tmp_path: Path):
