@@ -1,7 +1,12 @@
 """Command line: `neuronshield run` runs all steps; each step can also be run by itself on the same folder.
 
-Exit status: 0 done, 1 a check of `doctor` failed, 2 bad input (one line on standard error: what, where, what to do), 130
-interrupted.
+Exit status, with one line on standard error unless it is 0:
+
+    0          done
+    1          a check of `doctor` failed, or standard output is full (results are complete)
+    2          bad input, a disk that is full, or too little memory: what, where, what to do
+    129, 130, 143   stopped by SIGHUP, Ctrl-C or SIGTERM; what is finished is kept, and the same command goes on from there
+    141        standard output was closed (results are complete; no line)
 """
 
 from __future__ import annotations
@@ -9,39 +14,109 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .core.errors import InputError, out_of_memory
 
+if TYPE_CHECKING:
+    from .run.settings import Settings
+
 __all__ = ["main"]
 
 
-def _common(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that all steps share."""
+def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that `run` and its steps share: those of a run, and one for each of its settings."""
+    from .run.settings import Settings
+
     options = [
-        click.option("--model", default="organism", show_default=True, help="organism, smollm2, a folder or a hub id."),
-        click.option("--prompts", type=click.Path(), help="JSONL or Parquet file; the organism has its own."),
-        click.option("--out", default="neuronshield-out", show_default=True, type=click.Path(), help="Result folder."),
-        click.option(
-            "--hold-out", multiple=True, metavar="NAME",
-            help="Language, modality or cell (sw, image, sw/text) that is not trained. May be given several times.",
-        ),
-        click.option("--seed", default=0, show_default=True, help="Seed of every random draw."),
-        click.option("--quiet", is_flag=True, help="No progress bars."),
-    ]  # fmt: skip
+        click.option("--out", default="neuronshield-out", show_default=True, type=click.Path(), help="Run folder."),
+        click.option("--config", type=click.Path(), help="TOML file with settings; options override it."),
+        click.option("--overwrite", is_flag=True, help="Start again where the folder holds something else."),
+        click.option("--quiet", is_flag=True, help="Print what each step found, and warnings; nothing else."),
+        click.option("-v", "--verbose", is_flag=True, help="Print everything that is logged."),
+        *(_setting(field) for field in fields(Settings)),
+    ]
     for option in reversed(options):
         command = option(command)
     return command
 
 
-def _say(quiet: bool) -> None:
-    """What the steps log is shown, such as how many requests each claim has and needs; with --quiet warnings only."""
-    logging.getLogger("neuronshield").setLevel(logging.WARNING if quiet else logging.INFO)
+def _setting(field: Any) -> Callable[..., Any]:
+    """The option of a setting."""
+    name, kind, text = f"--{field.name.replace('_', '-')}", str(field.type), field.metadata["help"]
+    if kind == "bool":
+        return click.option(name, is_flag=True, default=None, help=text)
+    if kind.startswith(("tuple", "Mapping")):
+        value = (
+            "NAME=VALUE" if kind.startswith("Mapping") else "NAME" if field.name in ("cells", "hold_out") else "TEXT"
+        )
+        return click.option(
+            name, multiple=True, default=None, metavar=value, help=f"{text} May be given several times."
+        )
+    types = {"int": click.INT, "float": click.FLOAT, "str": click.STRING}
+    shown = f" Default: {field.default}." if field.default is not None else ""
+    return click.option(name, type=types[kind.partition(" |")[0]], help=text + shown)
+
+
+def _settings(given: dict[str, Any], config: str | None) -> Settings:
+    """The settings of a command: those of --config, changed by the options that were given."""
+    from .run.settings import read_settings, settings_of
+
+    told = {name: value for name, value in given.items() if value not in (None, ())}
+    if "template_options" in told:
+        told["template_options"] = dict(map(_named, told["template_options"]))
+    return settings_of("run", None, {**(read_settings(config) if config else {}), **told})
+
+
+def _named(text: str) -> tuple[str, Any]:
+    """NAME=VALUE, the value as JSON or as text."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise InputError(f"--template-options {text!r}: give NAME=VALUE, such as enable_thinking=false")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _show(*, quiet: bool, verbose: bool) -> None:
+    """What is logged is shown; with --quiet warnings only, with --verbose everything."""
+    level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
+    logging.getLogger("neuronshield").setLevel(logging.DEBUG if verbose else logging.INFO)
+    for handler in logging.getLogger().handlers:
+        handler.setLevel(level)
+
+
+def _say(text: str) -> None:
+    """Print a line; standard output that is closed or full is an error of its own, because results are complete then."""
+    try:
+        click.echo(text)
+        sys.stdout.flush() if sys.stdout is not None else None
+    except OSError as error:
+        raise _Unprinted(error) from None
+
+
+class _Unprinted(Exception):
+    """Standard output cannot be written."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error.strerror)
+        self.closed = isinstance(error, BrokenPipeError)
+
+
+class _Stopped(BaseException):
+    """A signal that ends the process."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -51,29 +126,25 @@ def cli() -> None:
 
 
 @cli.command()
-@_common
-def run(model: str, prompts: str | None, out: str, hold_out: tuple[str, ...], seed: int, quiet: bool) -> None:
-    """Run all steps: find, prove, shield, check, report."""
+@_run_options
+def run(out: str, config: str | None, overwrite: bool, quiet: bool, verbose: bool, **given: Any) -> None:
+    """Run all steps: find, prove, shield, check, report. A run that was stopped goes on where it was."""
     from .run.pipeline import run as run_all
-    from .run.report import summary
 
-    _say(quiet)
-    results = run_all(model, prompts, out, hold_out=hold_out, seed=seed, progress=not quiet)
-    click.echo(summary(results))
-    click.echo(f"\n{Path(out) / 'report.html'}")
+    _show(quiet=quiet, verbose=verbose)
+    asked = _settings(given, config)
+    run_all(asked.model, asked.prompts, out, settings=asked, overwrite=overwrite, progress=not quiet, tell=_say)
+    _say(f"\n{Path(out) / 'report.html'}")
 
 
 def _step(name: str, text: str) -> None:
-    @_common
-    def command(model: str, prompts: str | None, out: str, hold_out: tuple[str, ...], seed: int, quiet: bool) -> None:
-        from .run.folder import check_folder, open_job
-        from .run.pipeline import STEPS
+    @_run_options
+    def command(out: str, config: str | None, overwrite: bool, quiet: bool, verbose: bool, **given: Any) -> None:
+        from .run.pipeline import step
 
-        _say(quiet)
-        check_folder(Path(out))
-        job = open_job(model, prompts, out, hold_out=hold_out, seed=seed, progress=not quiet)
-        STEPS[name](job)
-        click.echo(f"{name}: done, see {Path(out) / 'results.json'}")
+        _show(quiet=quiet, verbose=verbose)
+        asked = _settings(given, config)
+        step(name, asked.model, asked.prompts, out, settings=asked, overwrite=overwrite, progress=not quiet, tell=_say)
 
     cli.command(name, help=text)(command)
 
@@ -96,7 +167,54 @@ def report(out: str) -> None:
     """Write report.html from results.json."""
     from .run.report import write_report
 
-    click.echo(write_report(Path(out)))
+    _say(str(write_report(Path(out))))
+
+
+@cli.command()
+@click.argument("out", type=click.Path())
+@click.option("--judge", required=True, help="A name of ns.judges, such as wildguard; 'words' for the words alone.")
+def regrade(out: str, judge: str) -> None:
+    """Grade the answers of a run again, by another judge, without generating them again."""
+    from .run.checking import regrade as grade_again
+    from .run.folder import read_results
+    from .run.headlines import summary
+
+    grade_again(Path(out), None if judge == "words" else judge)
+    _say(summary(read_results(Path(out))))
+
+
+@cli.command()
+@click.argument("out", type=click.Path())
+@click.option("--cell", help="Language and modality, such as sw/text.")
+@click.option("--condition", help="Condition, such as shield.")
+@click.option("--label", type=click.Choice(["harmful", "benign"]), help="Label of the prompt.")
+@click.option("--export", type=click.Path(), help="File to write them to: .csv, .jsonl or .parquet.")
+def answers(out: str, cell: str | None, condition: str | None, label: str | None, export: str | None) -> None:
+    """Print the answers of a run, or write them to a file."""
+    from .run.answers import export_answers, read_answers
+
+    table = read_answers(Path(out), cell=cell, condition=condition, label=label)
+    if export is not None:
+        _say(str(export_answers(table, Path(export))))
+        return
+    for row in table.itertuples():
+        steps = "" if row.steps != row.steps or str(row.steps) == "<NA>" else f", {row.steps} steps"
+        _say(f"{row.condition}{steps} | {row.language}/{row.modality} | {row.label} | {row.outcome}")
+        _say(f"  {row.prompt}\n  -> {row.response}")
+
+
+@cli.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path())
+@click.option("--figure", type=click.Path(), help="HTML file to draw every measure into.")
+def compare(runs: tuple[str, ...], figure: str | None) -> None:
+    """Compare two or more runs: overlaps of their sets, differences of their effects."""
+    from .core.files import write_text
+    from .run.differences import compare_runs
+
+    found = compare_runs(*runs)
+    _say(str(found))
+    if figure is not None:
+        _say(str(write_text(figure, found.figure().to_html(include_plotlyjs=True))))
 
 
 @cli.command()
@@ -110,13 +228,13 @@ def fetch(what: str, out: str | None, n: int, seed: int) -> None:
     from .data import fetch as source
 
     if what == "smollm2":
-        click.echo(source.smollm2()[0])
+        _say(str(source.smollm2()[0]))
         return
     if out is None:
         raise InputError(f"fetch {what}: --out FILE is needed")
     rows = source.dataset(what, n=n, seed=seed)
     write_text(out, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
-    click.echo(out)
+    _say(out)
 
 
 @cli.command()
@@ -132,9 +250,23 @@ def doctor(model: str, dtype: str | None, device: str | None, quantize: str | No
 
     loaded = load(model, dtype=dtype, device=device, quantize=quantize, trust_remote_code=trust_remote_code)
     checkup = check(loaded)
-    click.echo(str(checkup))
+    _say(str(checkup))
     if not checkup.passed:
         sys.exit(1)
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that completes commands and options in a shell.
+
+    For bash: neuronshield completion bash >> ~/.bashrc
+    """
+    from click.shell_completion import get_completion_class
+
+    made = get_completion_class(shell)
+    if made is not None:
+        _say(made(cli, {}, "neuronshield", "_NEURONSHIELD_COMPLETE").source())
 
 
 @cli.group()
@@ -151,16 +283,18 @@ def build(out: str, sources: str | None, seed: int) -> None:
     from .organism.build import build as build_all
 
     table = build_all(Path(out), sources=Path(sources) if sources else None, seed=seed)
-    click.echo(json.dumps(table, indent=1, ensure_ascii=False))
+    _say(json.dumps(table, indent=1, ensure_ascii=False))
 
 
 def main() -> None:
-    """Entry point: bad input becomes one line and exit status 2, Ctrl-C exit status 130."""
+    """Entry point: what goes wrong becomes one line and an exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        signal.signal(number, _stop)
     try:
         cli.main(standalone_mode=False)
     except InputError as error:
@@ -170,7 +304,14 @@ def main() -> None:
     except click.ClickException as error:
         _fail(error.format_message(), 2)
     except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted; no partial results are left", 130)
+        _fail(f"interrupted; {GOES_ON}", 130)
+    except _Stopped as stopped:
+        _fail(f"stopped by {signal.Signals(stopped.number).name}; {GOES_ON}", 128 + stopped.number)
+    except _Unprinted as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what Python flushes at its end goes nowhere
+        if error.closed:
+            sys.exit(141)
+        _fail(f"standard output: {error}; results are complete", 1)
     except (MemoryError, RuntimeError) as error:  # where no batch is read, which says more
         if not out_of_memory(error):
             raise
@@ -179,6 +320,13 @@ def main() -> None:
         if error.filename is None and error.strerror is None:
             raise
         _fail(f"{error.filename or 'file system'}: {error.strerror}", 2)
+
+
+GOES_ON = "what is finished is kept, and the same command goes on from there"
+
+
+def _stop(number: int, _frame: Any) -> None:
+    raise _Stopped(number)
 
 
 def _fail(message: str, status: int) -> None:

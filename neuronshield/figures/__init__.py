@@ -7,6 +7,7 @@ functions; they take no result class, so that `results.json` can be drawn as wel
     overlap_heatmap, layers, methods     find
     proof_figure                         prove
     grid, transfer, training_curves      check
+    compared_runs                        runs beside each other
 """
 
 from __future__ import annotations
@@ -15,5 +16,15 @@ from .cells import grid, layers, methods, transfer
 from .curves import training_curves
 from .overlaps import overlap_heatmap
 from .proof import proof_figure
+from .runs import compared_runs
 
-__all__ = ["grid", "layers", "methods", "overlap_heatmap", "proof_figure", "training_curves", "transfer"]
+__all__ = [
+    "compared_runs",
+    "grid",
+    "layers",
+    "methods",
+    "overlap_heatmap",
+    "proof_figure",
+    "training_curves",
+    "transfer",
+]

@@ -1,248 +1,345 @@
-"""The result folder of the main job: opened, written step by step, read back."""
+"""The run folder: locked while it is written, never mixed with another study, and never rid of a file that is not ours.
+
+    manifest.json      the study, and of each step its state, its inputs and its files
+    run.toml           the settings in force
+    run.log            what was logged
+    prompts.parquet    the rows as read, splits dealt, pictures by their hash
+    find/ prove/ shield/ check/    result.json of each step, its arrays, and its finished units
+    neurons/ adapter/ controls/ answers.parquet
+    results.json       the results of all steps; report.html is made from it
+
+A folder is ours if its manifest says so. Everything is written beside its place and renamed, and every file is in the manifest before
+it is written, so that `--overwrite` can remove what is ours and nothing else.
+"""
 
 from __future__ import annotations
 
-import json
+import logging
 import os
+import re
 import shutil
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any
 
-from ..check.evaluation import Evaluation
 from ..core.errors import InputError
-from ..core.files import write_text
-from ..core.neurons import NeuronSet
 from ..core.provenance import versions
-from ..core.results import from_json, to_json
-from ..data.columns import LABELS, SPLITS
-from ..data.prompts import PromptSet
-from ..model.answers import check_targets
-from ..model.encoding import check_prompts
-from ..model.model import Model
-from ..shield.loading import load
-from ..shield.update import Update
-from .plan import Plan, plan_for, read_prompts
-from .sections import Count, PromptSummary
+from ..core.results import load_json, save_json
+from .manifest import BEFORE, STEP_NAMES, Manifest, StepState, Study, digest, read_manifest, write_manifest
 
-__all__ = ["FORMAT", "Job", "check_folder", "load_neurons", "make_staging", "move_in", "open_job", "read_results"]
+__all__ = ["FORMAT", "RunFolder", "check_folder", "open_folder", "read_results"]
 
+logger = logging.getLogger("neuronshield")
 
-FORMAT = "neuronshield.results/5"
+FORMAT = "neuronshield.results/6"
+STEP_FORMAT = "neuronshield.step/1"
+LOCK = ".lock"
+PARTIAL = re.compile(r"\..+\.[0-9a-f]{12}\.(partial|old)")  # as `core.files.beside` names them
 
-
-#: What the job writes into its folder.
-WRITTEN = ("neurons", "adapter", "controls", "curves", "report.html", "results.json")
-
-
-T = TypeVar("T")
-
-
-@dataclass
-class Job:
-    """A run of the main job: the model, its prompts, the folder, and the results of the steps done so far.
-
-    Attributes:
-        model: the model.
-        prompts: with splits.
-        out: the folder.
-        plan: the settings.
-        seed: of every draw.
-        progress: show progress bars.
-        results: what results.json holds; a step adds its section with `put`.
-        updates: conditions that were trained in this process, by name.
-        evaluations: conditions that were evaluated in this process, by name.
-    """
-
-    model: Model
-    prompts: PromptSet
-    out: Path
-    plan: Plan
-    seed: int = 0
-    progress: bool = True
-    results: dict[str, Any] = field(default_factory=dict)
-    updates: dict[str, Update] = field(default_factory=dict)
-    evaluations: dict[str, Evaluation] = field(default_factory=dict)
-
-    def put(self, name: str, section: Any) -> None:
-        """Add a section to the results.
-
-        Args:
-            name: of the section.
-            section: a dataclass of `neuronshield.run.sections`, or what JSON can hold.
-        """
-        self.results[name] = to_json(section)
-
-    def get(self, name: str, kind: type[T]) -> T:
-        """A section that a step left, in this process or an earlier one.
-
-        Args:
-            name: of the section, which is the step's.
-            kind: its dataclass.
-
-        Raises:
-            InputError: the step has not been run.
-        """
-        if name not in self.results:
-            raise InputError(f"{self.out}: no {name} yet; run 'neuronshield {name}' first")
-        return from_json(kind, self.results[name])
-
-    def save(self) -> None:
-        """Write results.json (beside first, then renamed)."""
-        text = json.dumps(to_json(self.results), ensure_ascii=False, indent=1, allow_nan=False)
-        write_text(self.out / "results.json", text)
-
-    @contextmanager
-    def timed(self, step: str) -> Iterator[None]:
-        """A context that adds its seconds to the results.
-
-        Args:
-            step: what it is recorded as.
-        """
-        start = time.perf_counter()
-        yield
-        self.results.setdefault("seconds", {})[step] = round(time.perf_counter() - start, 1)
-
-
-def read_results(folder: Path) -> dict[str, Any]:
-    """What results.json in a folder holds.
-
-    Args:
-        folder: the result folder.
-
-    Raises:
-        InputError: it is missing, not JSON, or not of this version.
-    """
-    path = folder / "results.json"
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{folder}: no results.json; run 'neuronshield run' first") from None
-    except ValueError:
-        raise InputError(f"{path}: not JSON; remove it or choose another --out") from None
-    if not isinstance(results, dict) or results.get("format") != FORMAT:
-        raise InputError(f"{path}: not written by this version; choose another --out")
-    return results
+#: Files of a folder that are written before the first unit is finished.
+FIRST = ("manifest.json", "run.toml", "run.log", "prompts.parquet", "results.json")
 
 
 def check_folder(out: Path) -> Path:
-    """The nearest existing folder above `out`, if `out` can be written there and holds nothing but results of this program.
+    """The nearest existing folder above `out`, if `out` can be written there and holds nothing but a run.
 
     Args:
-        out: the result folder; it need not exist.
+        out: the run folder; it need not exist.
 
     Raises:
         InputError: it is a file, holds something else, or cannot be written.
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; choose a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / "results.json").is_file():
-        raise InputError(f"--out {out}: is not empty and holds no results.json of neuronshield; choose another folder")
-    nearest = next(p for p in out.absolute().parents if p.exists())
+    if out.is_dir() and not (out / "manifest.json").is_file() and any(not _ours(p) for p in out.iterdir()):
+        raise InputError(
+            f"--out {out}: is not empty and holds no manifest.json of neuronshield, so it is not ours to write; choose another folder"
+        )
+    nearest = out if out.is_dir() else next(p for p in out.absolute().parents if p.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise InputError(f"--out {out}: cannot be written ({nearest} is not a writable folder)")
     return nearest
 
 
-def make_staging(staging: Path, out: Path) -> None:
-    """Make the folder that a run works in until it is done.
+def _ours(path: Path) -> bool:
+    """Whether a file may be left of a run that was stopped before it wrote its manifest."""
+    return path.name == LOCK or _is_partial(path.name)
+
+
+def _is_partial(name: str) -> bool:
+    """Whether a file or folder was being written when its process was killed."""
+    return PARTIAL.fullmatch(name) is not None
+
+
+@dataclass
+class RunFolder:
+    """A run folder that this process has locked.
+
+    Attributes:
+        path: the folder.
+        manifest: what it holds.
+        made: this process made the folder.
+    """
+
+    path: Path
+    manifest: Manifest
+    made: bool = False
+
+    def own(self, *names: str, step: str | None = None) -> None:
+        """Put files into the manifest, before they are written.
+
+        Args:
+            *names: relative to the folder; a name that ends in "/" is a folder of ours.
+            step: whose files they are; None for no step.
+        """
+        holder: Manifest | StepState = self.manifest if step is None else self.manifest.steps[step]
+        if new := tuple(name for name in names if name not in holder.files):
+            files = (*holder.files, *new)
+            if step is None:
+                self._put(replace(self.manifest, files=files))
+            else:
+                self.put_step(step, replace(self.manifest.steps[step], files=files))
+
+    def _put(self, manifest: Manifest) -> None:
+        write_manifest(self.path, manifest)
+        self.manifest = manifest
+
+    def put_step(self, step: str, state: StepState | None) -> None:
+        """Write the state of a step into the manifest.
+
+        Args:
+            step: its name.
+            state: None to forget the step.
+        """
+        steps = {name: s for name, s in self.manifest.steps.items() if name != step}
+        self._put(replace(self.manifest, steps=steps if state is None else {**steps, step: state}))
+
+    # -- steps ----------------------------------------------------------------------------------------
+    def needed(self, step: str) -> None:
+        """Raise unless every step before this one is done and current.
+
+        Args:
+            step: its name.
+
+        Raises:
+            InputError: which step has to be run first.
+        """
+        for name in BEFORE[step]:
+            self.require_done(name)
+
+    def require_done(self, step: str) -> None:
+        """Raise unless a step is done and current.
+
+        Args:
+            step: its name.
+
+        Raises:
+            InputError: it has to be run first.
+        """
+        state = self.manifest.steps.get(step)
+        if state is None or not state.done:
+            raise InputError(f"{self.path}: no {step} yet; run 'neuronshield {step}' first")
+        if step in self.manifest.stale():
+            raise InputError(
+                f"{self.path}: {step} is stale (a step before it was run again since); run 'neuronshield {step}' first"
+            )
+
+    def begin(self, step: str, settings: dict[str, Any], *, overwrite: bool) -> bool:
+        """Whether a step has to be run: not where it is done already. A step that was begun goes on from its finished units.
+
+        Args:
+            step: its name.
+            settings: that its results depend on.
+            overwrite: begin again.
+
+        Raises:
+            InputError: it was begun with other settings.
+        """
+        state, inputs = self.manifest.steps.get(step), self.manifest.inputs(step)
+        if state is not None and state.inputs == inputs and not overwrite:
+            if differ := sorted(k for k in {*state.settings, *settings} if state.settings.get(k) != settings.get(k)):
+                told = "; ".join(f"{k} {state.settings.get(k)!s:.40}, now {settings.get(k)!s:.40}" for k in differ)
+                raise InputError(f"{self.path}: {step} was run with other settings ({told}); --overwrite runs it again")
+            return not state.done
+        if state is not None:
+            self.remove(step)
+        self.put_step(step, StepState(False, settings, inputs, versions=versions(), files=(f"{step}/result.json",)))
+        return True
+
+    def finish(self, step: str, sections: dict[str, Any], *, seconds: float) -> None:
+        """Write the result of a step, and mark it as done.
+
+        Args:
+            step: its name.
+            sections: of results.json.
+            seconds: that it took; of a step that was continued, since then.
+        """
+        save_json(self.path / step / "result.json", STEP_FORMAT, {"sections": sections, "seconds": seconds})
+        self.put_step(step, replace(self.manifest.steps[step], done=True, output=digest(sections)))
+
+    def result(self, step: str) -> dict[str, Any]:
+        """The result of a step that is done: its "sections" and "seconds".
+
+        Args:
+            step: its name.
+
+        Raises:
+            InputError: it is not the one that the manifest says.
+        """
+        path = self.path / step / "result.json"
+        found = load_json(path, STEP_FORMAT)
+        if digest(found.get("sections")) != self.manifest.steps[step].output:
+            raise InputError(f"{path}: not the result that manifest.json names; run 'neuronshield {step} --overwrite'")
+        return found
+
+    def done(self) -> list[str]:
+        """The steps that are done, in order."""
+        return [name for name in STEP_NAMES if name in self.manifest.steps and self.manifest.steps[name].done]
+
+    # -- removing -------------------------------------------------------------------------------------
+    def remove(self, step: str | None = None) -> None:
+        """Remove the files of a step, or of all of the run, and what a killed process left half written; nothing else.
+
+        Args:
+            step: its name; None for all.
+        """
+        states = self.manifest.steps if step is None else {step: self.manifest.steps[step]}
+        files = [name for state in states.values() for name in state.files]
+        files += [*self.manifest.files, *FIRST] if step is None else []
+        for name in files:
+            _remove(self.path, name)
+        if step is not None:
+            self.put_step(step, None)
+
+    def clean(self) -> None:
+        """Remove what a killed process left half written."""
+        for root, folders, files in os.walk(self.path):
+            for name in [n for n in (*folders, *files) if _is_partial(n)]:
+                path = Path(root) / name
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            folders[:] = [n for n in folders if not _is_partial(n)]
+
+
+def _remove(folder: Path, name: str) -> None:
+    """Remove a file, or a folder that is ours as a whole, and the folders above it that this leaves empty."""
+    path = folder / name
+    if name.endswith("/"):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+    for parent in list(path.parents)[: len(Path(name).parts) - 1]:
+        with suppress(OSError):
+            parent.rmdir()
+
+
+# -- opening --------------------------------------------------------------------------------------------------
+@contextmanager
+def open_folder(out: Path, study: Study | None, *, overwrite: bool = False) -> Iterator[RunFolder]:
+    """The run folder of a study, made if it is missing and locked while the block runs.
+
+    If the block raises before anything is finished, a folder that this made is removed again.
 
     Args:
-        staging: the folder to make.
-        out: the folder it will become, for the message.
+        out: the folder.
+        study: what is studied; None for a run that is there already.
+        overwrite: remove what is ours of another study, and start again.
 
     Raises:
-        InputError: it cannot be made.
+        InputError: as `check_folder`, no run there, the folder of another study, or one that another process is writing.
     """
+    check_folder(out)
+    if study is None and (found := read_manifest(out)) is None:
+        raise InputError(f"{out}: holds no run (there is no manifest.json); run 'neuronshield run' first")
+    made = not out.exists()
     try:
-        staging.mkdir()
+        out.mkdir(parents=True, exist_ok=True)
+        lock = (out / LOCK).open("a", encoding="utf-8")
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written ({error.strerror})") from None
+    with lock:
+        _hold(lock, out)
+        found = read_manifest(out)
+        folder = RunFolder(out, found or Manifest(study), made=made)  # type: ignore[arg-type]
+        folder.clean()
+        if found is not None and study is not None and (differs := found.study.differs(study)):
+            if not overwrite:
+                raise InputError(
+                    f"--out {out}: holds another study ({differs}); choose another folder, or start again with --overwrite"
+                )
+            folder.remove()
+            found, folder.manifest = None, Manifest(study)
+        try:
+            if found is None:
+                write_manifest(out, folder.manifest)
+            with _logged(out / "run.log"):
+                yield folder
+        except BaseException:
+            if found is None and not _any_finished(folder):
+                folder.remove()
+                (out / LOCK).unlink(missing_ok=True)
+                with suppress(OSError):
+                    if made:
+                        out.rmdir()
+            raise
 
 
-def move_in(staging: Path, out: Path) -> None:
-    """Move what a finished run wrote to its place; other files there are left alone.
-
-    Args:
-        staging: where the run worked.
-        out: the result folder.
-    """
-    if not out.exists():
-        out.parent.mkdir(parents=True, exist_ok=True)
-        staging.rename(out)
+def _hold(lock: IO[str], out: Path) -> None:
+    """Lock the folder until the file is closed; the system lets go of it when the process ends, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
         return
-    for item in WRITTEN:
-        old = out / item
-        if old.is_dir():
-            shutil.rmtree(old)
-        (staging / item).replace(old)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise InputError(f"--out {out}: another run is writing there; wait for it, or choose another folder") from None
 
 
-def load_neurons(job: Job, name: str, step: str) -> NeuronSet:
-    """A neuron set that an earlier step left.
+def _any_finished(folder: RunFolder) -> bool:
+    """Whether the run has finished a step or a unit of one."""
+    files = (path for path in folder.path.rglob("*") if path.is_file() and not _is_partial(path.name))
+    return any(str(path.relative_to(folder.path)) not in (*FIRST, LOCK) for path in files)
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """A context in which what is logged is appended to a file."""
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(min(level or logging.INFO, logging.INFO))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+        handler.close()
+
+
+# -- results.json ---------------------------------------------------------------------------------------------
+def read_results(folder: Path) -> dict[str, Any]:
+    """What results.json in a folder holds.
 
     Args:
-        job: the run.
-        name: "candidates" or "verified".
-        step: the step that writes it, for the message.
+        folder: the run folder.
 
     Raises:
-        InputError: the step has not been run.
+        InputError: it is missing, damaged, or of another version.
     """
-    path = job.out / "neurons" / f"{name}.safetensors"
+    path = folder / "results.json"
     if not path.exists():
-        raise InputError(f"{job.out}: no {name} neurons yet; run 'neuronshield {step}' first")
-    return NeuronSet.load(path)
+        raise InputError(f"{folder}: no results.json; run 'neuronshield run' first")
+    return {"format": FORMAT, **load_json(path, FORMAT)}
 
 
-def open_job(
-    model: str | Model = "organism",
-    prompts: str | os.PathLike[str] | PromptSet | None = None,
-    out: str | os.PathLike[str] = "neuronshield-out",
-    *,
-    hold_out: Sequence[str] = (),
-    seed: int = 0,
-    progress: bool = True,
-) -> Job:
-    """A job on a folder, with the results that earlier steps left there.
+def write_results(folder: Path, results: Sequence[tuple[str, Any]] | dict[str, Any]) -> None:
+    """Write results.json (beside first, then renamed).
 
     Args:
-        model: "organism", "smollm2", a folder, a hub id, or a model.
-        prompts: a JSONL or Parquet file, or a set; None for the organism's own.
-        out: the result folder.
-        hold_out: languages, modalities or cells that are not trained.
-        seed: of every draw.
-        progress: show progress bars.
-
-    Raises:
-        InputError: bad prompts or an unknown model (the prompts are read first, they fail faster), or a prompt of any step that
-            the model cannot read whole.
+        folder: the run folder.
+        results: by section.
     """
-    read = read_prompts(model, prompts, seed=seed)
-    model = model if isinstance(model, Model) else load(model)
-    out = Path(out)
-    plan = plan_for(model, read, hold_out=hold_out)
-    check_prompts(model, read, extra=plan.max_new_tokens)
-    check_targets(model, read.where(split=["discover", "train"]))  # no other step reads them
-    job = Job(model, read, out, plan=plan, seed=seed, progress=progress)
-    job.results = read_results(out) if (out / "results.json").is_file() else {}
-    sizes = {name: getattr(model, name) for name in ("n_layers", "d_mlp", "d_model", "n_params")}
-    job.put("format", FORMAT)
-    job.put("model", {**model.provenance(), **sizes})
-    job.put("prompts", _summary(read))
-    job.put("seed", seed)
-    job.put("versions", versions())
-    return job
-
-
-def _summary(prompts: PromptSet) -> PromptSummary:
-    counts = [
-        Count(cell=str(c), split=s, label=label, n=len(prompts.where(split=s, label=label).in_cells([c])))
-        for c in prompts.cells() for s in SPLITS for label in LABELS
-    ]  # fmt: skip
-    return PromptSummary(
-        n=len(prompts), data=prompts.hash(), cells=tuple(map(str, prompts.cells())), counts=tuple(counts)
-    )
+    save_json(folder / "results.json", FORMAT, {k: v for k, v in dict(results).items() if k != "format"})

@@ -1,17 +1,15 @@
 """The main job: find, prove, shield, check, in that order; every step writes its section of the results.
 
-`run` does all of it. Every step is a function of a `Job`, so the command line can run one step at a time on the same folder: a
-step reads the results of the steps before it.
+`run` does all of it, and `step` one step on the same folder. Each step reads the results of the steps before it.
 
     find     neurons/<cell>.safetensors, neurons/candidates.safetensors; overlap of the cells
     prove    neurons/verified.safetensors; the verdict
-    shield   adapter/ and controls/: the masked update, masks of random neurons, plain LoRA, training-free edits; curves/: answers
-             to the test prompts of the compared cells after some of the steps
+    shield   adapter/ and controls/: the masked update, masks of random neurons, plain LoRA, training-free edits
     check    every condition on the test prompts, by language and modality; then white-box attacks on the shield
     report   report.html from results.json
 
-The sections of results.json are the dataclasses of `neuronshield.run.sections`. `run` works in a folder beside the one asked for
-and renames it at the end, so an interrupted run leaves nothing behind.
+The sections of results.json are the dataclasses of `neuronshield.run.sections`. A run that was stopped goes on from its finished steps
+and units; nothing that is finished is computed again.
 """
 
 from __future__ import annotations
@@ -19,92 +17,76 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..check.attacks import attacked
-from ..check.curves import Curve
-from ..check.evaluation import Evaluation, evaluate
-from ..core.files import beside
-from ..core.neurons import NeuronSet
-from ..data.prompts import Cell, PromptSet
+from ..core.arguments import one_of
+from ..data.prompts import Cell
 from ..find.moments import capture
 from ..find.overlaps import overlap
-from ..find.scores import Scores, contrast
+from ..find.scores import contrast
 from ..model.answers import refusal_for
 from ..model.forward import margins
 from ..model.model import Model
 from ..model.prefixes import opening_tokens, openings_of
-from ..prove.controls import random_like
 from ..prove.requirements import log_requirements, requirements
 from ..prove.verify import verify
-from ..shield.edits import clamp_edit, low_rank_edit
-from ..shield.loading import load_adapter
-from ..shield.objective import Taught
-from ..shield.unmasked import plain_lora
-from ..shield.update import masked_update
-from .comparison import compare, compared_cells, curve_of
-from .conditions import BASE, CLAMP, LORA, LOW_RANK, SHIELD, random_mask
-from .folder import Job, check_folder, load_neurons, make_staging, move_in, open_job, read_results
-from .sections import (
-    AttackSection,
-    FindSection,
-    ShieldSection,
-    TopNeuron,
-    Trained,
-    means,
-)  # fmt: skip
+from .checking import check
+from .folder import check_folder, open_folder, read_results
+from .headlines import headlines
+from .job import Job, Opened, load_neurons, open_job
+from .report import write_report
+from .sections import FindSection, TopNeuron
+from .settings import Settings, settings_of
+from .shielding import shield
 
-__all__ = ["STEPS", "check", "find", "prove", "run", "shield"]
+__all__ = ["STEPS", "find", "prove", "run", "step"]
 
 
 logger = logging.getLogger("neuronshield")
-
-
-RISE = 0.1  # of refusal, from which on a cell counts as shielded
-
 
 APART = 0.5  # of refusal rate between harmful and benign prompts, from which on a cell counts as refusing
 
 
 # -- find -----------------------------------------------------------------------------------------------
-def find(job: Job) -> Scores:
-    """The scores of every neuron in every cell; the candidates are the best neurons of the first refusing cell.
+def find(job: Job) -> None:
+    """Score every neuron in every cell; the candidates are the best neurons of the first refusing cell.
 
     Args:
-        job: its folder gets a neuron set for every cell, and the candidates.
+        job: its folder gets the moments, a neuron set for every cell, and the candidates.
     """
-    with job.timed("find"):
-        stats = capture(job.model, job.prompts, seed=job.seed, progress=job.progress)
-        scores = contrast(stats)
-        sets = scores.top(**job.plan.size)  # type: ignore[arg-type]
-        refusing = refusing_cells(job)
-        anchor = refusing[0] if refusing else scores.cells[0]
-        candidates = sets[anchor]
-        folder = job.out / "neurons"
-        for cell, neurons in sets.items():
-            neurons.save(folder / f"{cell.language}-{cell.modality.replace('+', '-')}.safetensors")
-        candidates.save(folder / "candidates.safetensors")
-        shared = overlap(stats, method=scores.method, **job.plan.size) if len(scores.cells) > 1 else None  # type: ignore[arg-type]
-        layers = range(job.model.n_layers)
-        section = FindSection(
-            method=scores.method,
-            size=job.plan.size,
-            n_neurons=len(candidates),
-            param_fraction=candidates.param_fraction(job.model),
-            anchor=str(anchor),
-            refusing_cells=tuple(map(str, refusing)),
-            per_layer={str(c): tuple(s.per_layer().get(i, 0) for i in layers) for c, s in sets.items()},
-            top=tuple(TopNeuron(*row) for row in scores.to_frame(k=10).itertuples(index=False)),
-            overlap=None if shared is None else shared.to_dict(),
-        )
-        job.put("find", section)
-    job.save()
-    return scores
+    stats = capture(
+        job.model, job.prompts, seed=job.seed, engine=job.engine("find"), progress=job.progress, **job.batch
+    )
+    scores = contrast(stats, method=job.plan.method)
+    sets = scores.top(**job.plan.size)
+    refusing = refusing_cells(job)
+    anchor = refusing[0] if refusing else scores.cells[0]
+    candidates = sets[anchor]
+    files = {f"neurons/{cell.language}-{cell.modality.replace('+', '-')}.safetensors": s for cell, s in sets.items()}
+    job.folder.own("find/stats.safetensors", "neurons/candidates.safetensors", *files, step="find")
+    stats.save(job.out / "find" / "stats.safetensors")
+    for file, neurons in files.items():
+        neurons.save(job.out / file)
+    candidates.save(job.out / "neurons" / "candidates.safetensors")
+    shared = overlap(stats, method=scores.method, **job.plan.size) if len(scores.cells) > 1 else None  # type: ignore[arg-type]
+    layers = range(job.model.n_layers)
+    section = FindSection(
+        method=scores.method,
+        size=job.plan.size,
+        n_neurons=len(candidates),
+        param_fraction=candidates.param_fraction(job.model),
+        anchor=str(anchor),
+        refusing_cells=tuple(map(str, refusing)),
+        per_layer={str(c): tuple(s.per_layer().get(i, 0) for i in layers) for c, s in sets.items()},
+        top=tuple(TopNeuron(*row) for row in scores.to_frame(k=10).itertuples(index=False)),
+        overlap=None if shared is None else shared.to_dict(),
+    )
+    job.put("find", section)
 
 
 def refusing_cells(job: Job) -> list[Cell]:
@@ -127,214 +109,159 @@ def refusing_cells(job: Job) -> list[Cell]:
 
 
 # -- prove ----------------------------------------------------------------------------------------------
-def prove(job: Job) -> NeuronSet:
-    """The verified neurons: the candidates, tested on the "confirm" prompts.
+def prove(job: Job) -> None:
+    """Test the candidates on the "confirm" prompts.
 
     Args:
         job: its folder gets the verified set.
-
-    Raises:
-        InputError: step find has not been run.
     """
-    candidates = load_neurons(job, "candidates", "find")
-    with job.timed("prove"):
-        proof = verify(job.model, candidates, job.prompts, draws=job.plan.draws, seed=job.seed, progress=job.progress)
-        proof.verified.save(job.out / "neurons" / "verified.safetensors")
-        job.put("prove", proof.to_dict())
-    job.save()
-    return proof.verified
-
-
-# -- shield ---------------------------------------------------------------------------------------------
-def shield(job: Job) -> None:
-    """Train the verified neurons (the candidates if none was verified) and every baseline.
-
-    Args:
-        job: its folder gets the adapters.
-
-    Raises:
-        InputError: step prove has not been run.
-    """
-    neurons, plan = _trained(job), job.plan
-    config = replace(plan.training, seed=job.seed, progress=job.progress)
-    with job.timed("shield"):
-        rows = _taught_rows(job)
-        job.updates = {SHIELD: masked_update(job.model, neurons, rows, allow_unproven=True, config=config)}
-        for i in range(plan.random_masks):
-            mask = random_like(neurons, job.model, seed=[job.seed, i])
-            update = masked_update(job.model, mask, rows, allow_unproven=True, config=config)
-            job.updates[random_mask(i + 1)] = update
-        job.updates[LORA] = plain_lora(job.model, job.updates[SHIELD].trained, rows, config=config)
-        job.updates[CLAMP] = clamp_edit(job.model, neurons, rows)
-        job.updates[LOW_RANK] = low_rank_edit(job.model, neurons, rows)
-        for name, update in job.updates.items():
-            if update.peft_model is not None:
-                update.save(_adapter_folder(job, name))
-            _follow(job, name, rows)
-        main = job.updates[SHIELD]
-        section = ShieldSection(
-            neurons=len(neurons),
-            proven="verified_on" in neurons.provenance,
-            train_cells=tuple(map(str, rows.cells())),
-            taught=tuple(map(str, plan.taught)),
-            prompts=main.taught or Taught(),
-            steps=config.steps,
-            lr=config.lr,
-            retention=main.retention,
-            conditions={
-                name: Trained(
-                    form=u.form, trained=u.trained, param_fraction=u.param_fraction, losses=u.losses, stopped=u.stopped
-                )
-                for name, u in job.updates.items()
-            },
-        )
-        job.put("shield", section)
-    job.save()
-
-
-def _taught_rows(job: Job) -> PromptSet:
-    rows = job.prompts.for_step("train")
-    return rows.in_cells(job.plan.train_cells) if job.plan.train_cells else rows
-
-
-def _adapter_folder(job: Job, name: str) -> Path:
-    return job.out / "adapter" if name == SHIELD else job.out / "controls" / _file_name(name)
-
-
-def _curve_folder(job: Job, name: str) -> Path:
-    return job.out / "curves" / _file_name(name)
-
-
-def _file_name(name: str) -> str:
-    return name.replace(",", "").replace(" ", "-")
-
-
-def _follow(job: Job, name: str, rows: PromptSet) -> None:
-    """Evaluate a condition after each step that was kept, on the cells that conditions are compared on."""
-    update, folder = job.updates[name], _curve_folder(job, name)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.parent.mkdir(exist_ok=True)
-    test = job.prompts.for_step("test")
-    test = test.in_cells(compared_cells(test.cells(), set(rows.cells())))
-    for step in sorted(update.snapshots):
-        if step < len(update.losses):
-            _evaluate(job, update.at(step), f"{name}, {step} steps", prompts=test).save(folder / f"{step}.json")
-
-
-def _shielded(job: Job, name: str) -> Model:
-    """The model of a condition: just trained, or read back from its folder."""
-    if name == BASE:
-        return job.model
-    if name in job.updates:
-        return job.updates[name].model
-    if name == CLAMP:
-        return clamp_edit(job.model, _trained(job), _taught_rows(job)).model
-    return load_adapter(job.model, _adapter_folder(job, name))
-
-
-def _trained(job: Job) -> NeuronSet:
-    verified = load_neurons(job, "verified", "prove")
-    return verified if len(verified) else load_neurons(job, "candidates", "find")
-
-
-# -- check ----------------------------------------------------------------------------------------------
-def check(job: Job) -> None:
-    """Evaluate every condition on the "test" prompts, and the shield after white-box attacks.
-
-    Args:
-        job: the run.
-
-    Raises:
-        InputError: step shield has not been run.
-    """
-    done = job.get("shield", ShieldSection)
-    trained = {Cell.of(c) for c in done.train_cells}
-    with job.timed("check"):
-        job.evaluations = {}
-        for name in (BASE, *done.conditions):
-            job.evaluations[name] = _evaluate(job, _shielded(job, name), name)
-        job.put("check", compare(job.evaluations, trained, _curves(job, done, trained)))
-        job.put("attack", _attack(job, trained))
-    job.save()
-
-
-def _evaluate(job: Job, model: Model, name: str, *, prompts: PromptSet | None = None) -> Evaluation:
-    return evaluate(
-        model, job.prompts if prompts is None else prompts, name=name, max_new_tokens=job.plan.max_new_tokens, seed=job.seed,
-        progress=job.progress,
+    plan = job.plan
+    proof = verify(
+        job.model, load_neurons(job, "candidates"), job.prompts, draws=plan.draws, graded=plan.graded, judge=job.judge,
+        seed=job.seed, engine=job.engine("prove"), progress=job.progress, **job.batch,
     )  # fmt: skip
-
-
-def _curves(job: Job, done: ShieldSection, trained: set[Cell]) -> dict[str, Curve]:
-    """The curve of every condition that was trained."""
-    cells = compared_cells(job.evaluations[BASE].cells(), trained)
-    return {
-        name: curve_of(
-            job.evaluations[BASE], {int(f.stem): Evaluation.load(f) for f in _curve_folder(job, name).glob("*.json")},
-            job.evaluations[name], steps=len(made.losses), cells=cells,
-        )
-        for name, made in done.conditions.items() if made.losses
-    }  # fmt: skip
-
-
-def _attack(job: Job, trained: set[Cell]) -> AttackSection:
-    """Means over the cells where the shield raised refusal, as it is and after each attack."""
-    shielded, k = _shielded(job, SHIELD), len(_trained(job))
-    rows = job.prompts.for_step("train").in_cells(trained)
-    known = PromptSet([*job.prompts.where(split=["discover", "test"]), *(p for p in rows if p.split == "train")])
-    models = attacked(shielded, known, k=k, seed=job.seed, progress=job.progress)
-    left = {name: job.evaluations[SHIELD] if m is shielded else _evaluate(job, m, name) for name, m in models.items()}
-    before, after = job.evaluations[BASE], job.evaluations[SHIELD]
-    cells = [c for c in after.cells() if after.cell(c).refusal.value >= before.cell(c).refusal.value + RISE]
-    shown = {BASE: before, **left} if cells else {}
-    return AttackSection(k=k, cells=tuple(map(str, cells)), means={name: means(e, cells) for name, e in shown.items()})
+    job.folder.own("neurons/verified.safetensors", step="prove")
+    proof.verified.save(job.out / "neurons" / "verified.safetensors")
+    job.put("prove", proof.to_dict())
 
 
 # -- all of it ------------------------------------------------------------------------------------------
-STEPS: dict[str, Callable[[Job], Any]] = {"find": find, "prove": prove, "shield": shield, "check": check}
+STEPS: dict[str, Callable[[Job], None]] = {"find": find, "prove": prove, "shield": shield, "check": check}
+
+
+def step_settings(job: Job) -> dict[str, dict[str, Any]]:
+    """The settings that the result of each step depends on.
+
+    Args:
+        job: the run.
+    """
+    plan, asked = job.plan, job.about.settings
+    answers = {"max_new_tokens": plan.max_new_tokens, "judge": asked.judge}
+    training = {name: getattr(plan.training, name) for name in ("steps", "lr", "batch_size", "retention")}
+    return {
+        "find": {"method": plan.method, "size": plan.size},
+        "prove": {"draws": plan.draws, "graded": plan.graded, "judge": asked.judge},
+        "shield": {
+            "train_cells": [str(c) for c in plan.train_cells or ()], **training, "random_masks": plan.random_masks, **answers,
+        },
+        "check": answers,
+    }  # fmt: skip
 
 
 def run(
-    model: str | Model = "organism",
-    prompts: str | os.PathLike[str] | PromptSet | None = None,
+    model: str | os.PathLike[str] | Model = "organism",
+    prompts: Any = None,
     out: str | os.PathLike[str] = "neuronshield-out",
     *,
-    hold_out: Sequence[str] = (),
-    seed: int = 0,
+    settings: Settings | None = None,
+    overwrite: bool = False,
     progress: bool = True,
+    tell: Callable[[str], None] | None = None,
+    **changes: Any,
 ) -> dict[str, Any]:
     """What results.json holds after find, prove, shield, check and report.
 
-    A run on the organism takes minutes: `run("organism", out="out")["prove"]["passed"]`.
+    A run on the organism takes minutes: `run("organism", out="out")["prove"]["passed"]`. A run that was stopped goes on where it was.
 
     Args:
         model: "organism", "smollm2", a folder, a hub id, or a model.
         prompts: a JSONL or Parquet file, or a set; None for the organism's own.
-        out: the result folder.
-        hold_out: languages, modalities or cells that are not trained, such as ["sw", "image"]; safety in them is what transferred.
-        seed: of every draw.
+        out: the run folder.
+        settings: what is asked for; the defaults of the model and its prompts without them.
+        overwrite: start again where the folder holds another study, or a step that was run with other settings.
         progress: show progress bars.
+        tell: is called with what each step found, in one sentence.
+        **changes: fields of `Settings` for this call, such as `hold_out=["sw", "image"]` or `seed=1`.
 
     Raises:
-        InputError: bad prompts, unknown model, a cell that is not there, or a folder that cannot be written. Nothing is left behind.
+        InputError: bad prompts or settings, an unknown model, or a folder that is not ours, is of another study, or cannot be
+            written. Nothing is left behind if nothing is finished.
     """
-    out = Path(out)
-    staging = beside(check_folder(out) / out.name)
-    try:
-        make_staging(staging, out)
-        job = open_job(model, prompts, staging, hold_out=hold_out, seed=seed, progress=progress)
-        for prompt in _taught_rows(job).where(
-            label="harmful"
-        ):  # a language without a refusal is found before the first step
-            _ = prompt.target or refusal_for(prompt, job.model.prefixes.refusals)
-        log_requirements(requirements(job.prompts))
-        for name, step in STEPS.items():
-            logger.info("%s", name)
-            step(job)
-        from .report import write_report
+    return _work(STEPS, model, prompts, Path(out), settings=settings_of("run", settings, changes), overwrite=overwrite,
+                 progress=progress, tell=tell, whole=True)  # fmt: skip
 
-        write_report(staging)
-        move_in(staging, out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+
+def step(
+    name: str,
+    model: str | os.PathLike[str] | Model = "organism",
+    prompts: Any = None,
+    out: str | os.PathLike[str] = "neuronshield-out",
+    *,
+    settings: Settings | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+    tell: Callable[[str], None] | None = None,
+    **changes: Any,
+) -> dict[str, Any]:
+    """What results.json holds after one step; later steps become stale where it is run again with other settings.
+
+    Args:
+        name: "find", "prove", "shield" or "check".
+        model, prompts, out, settings, overwrite, progress, tell, **changes: as in `run`.
+
+    Raises:
+        InputError: as `run`, or a step before this one is missing or stale.
+    """
+    one_of(name, STEPS, call="step", name="name")
+    return _work({name: STEPS[name]}, model, prompts, Path(out), settings=settings_of(name, settings, changes),
+                 overwrite=overwrite, progress=progress, tell=tell, whole=False)  # fmt: skip
+
+
+def _work(
+    steps: Mapping[str, Callable[[Job], None]],
+    model: str | os.PathLike[str] | Model,
+    prompts: Any,
+    out: Path,
+    *,
+    settings: Settings,
+    overwrite: bool,
+    progress: bool,
+    tell: Callable[[str], None] | None,
+    whole: bool,
+) -> dict[str, Any]:
+    check_folder(out)
+    about = open_job(model, prompts, settings)
+    with open_folder(out, about.study, overwrite=overwrite) as folder:
+        job = Job(about, folder, progress=progress)
+        _before(about)
+        job.write_head()
+        for name, do in steps.items():
+            if _one(job, name, do, overwrite=overwrite) or whole:
+                _tell(job, name, tell)
+            else:
+                logger.warning("%s: was done before; --overwrite runs it again", name)
+        if whole:
+            write_report(out)
     return read_results(out)
+
+
+def _before(about: Opened) -> None:
+    """What is found before the first step: a language without a refusal, and what each claim has and needs."""
+    rows = about.prompts.for_step("train")
+    for prompt in (rows.in_cells(about.plan.train_cells) if about.plan.train_cells else rows).where(label="harmful"):
+        _ = prompt.target or refusal_for(prompt, about.model.prefixes.refusals)
+    log_requirements(requirements(about.prompts))
+
+
+def _one(job: Job, name: str, do: Callable[[Job], None], *, overwrite: bool) -> bool:
+    """Whether a step was run: not where it was done before."""
+    job.folder.needed(name)
+    if not job.folder.begin(name, step_settings(job)[name], overwrite=overwrite):
+        return False
+    logger.info("%s", name)
+    start = time.perf_counter()
+    job.sections = {}
+    do(job)
+    job.folder.finish(name, job.sections, seconds=round(time.perf_counter() - start, 1))
+    shutil.rmtree(job.out / name / "journal", ignore_errors=True)  # the step is done, and its units are in its result
+    job.load()
+    return True
+
+
+def _tell(job: Job, name: str, tell: Callable[[str], None] | None) -> None:
+    """Say what a step found."""
+    for step_name, _, sentence in headlines(job.results):
+        if step_name == name:
+            logger.info("%s: %s", name, sentence)
+            if tell is not None:
+                tell(f"{name:7} {sentence}")
