@@ -54,6 +54,23 @@ def reading(model: Model, prompt: Prompt) -> Reading:
             turns without a template, or a template that fails or leaves something out.
     """
     template = model.template
+    facts = (
+        None
+        if template is None
+        else (template.text, repr(sorted(template.arguments().items())), template.takes_pictures)
+    )
+    key = (facts, model.media_tokens, placeholder(model))
+    known = _READ.setdefault(model.processor, WeakKeyDictionary()).setdefault(prompt, {})
+    if key not in known:
+        known[key] = _read(model, prompt, template)
+    return known[key]
+
+
+#: What was read: {processor: {prompt: {what decides it: the reading}}}.
+_READ: WeakKeyDictionary[Any, WeakKeyDictionary[Prompt, dict[Any, Reading]]] = WeakKeyDictionary()
+
+
+def _read(model: Model, prompt: Prompt, template: ChatTemplate | None) -> Reading:
     turns = conversation(prompt, parts=bool(prompt.images) or (template is not None and template.takes_pictures))
     _check_words(model, prompt, turns)
     if template is None:

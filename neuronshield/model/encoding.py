@@ -17,10 +17,9 @@ Padding has no role.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, overload
-from weakref import WeakKeyDictionary, ref
+from typing import Any, Literal, overload
 
 import torch
 from jaxtyping import Bool, Int
@@ -31,23 +30,13 @@ from ..core.errors import InputError
 from ..data.prompts import Prompt, PromptSet
 from .chat import reading
 from .context import check_length
+from .encodings import PER_TOKEN, Encoded, encoded_rows, joined
 from .model import Model
 from .padding import pads_on_the_left
 from .rotary import stretched
-from .tokens import begins, check_known, encoded, filler
+from .tokens import check_known, filler
 
 __all__ = ["PER_TOKEN", "Batch", "Role", "as_prompts", "batches", "check_length", "check_prompts", "collate", "render"]
-
-
-#: What an encoding may hold that has one entry a token, [batch, pos, ...].
-PER_TOKEN = (
-    "input_ids",
-    "attention_mask",
-    "position_ids",
-    "token_type_ids",
-    "mm_token_type_ids",
-    "cross_attention_mask",
-)
 
 
 Role = Literal["last_prompt", "prompt", "image", "text", "response"]
@@ -181,7 +170,7 @@ def batches(
         InputError: as in `check_prompts`.
     """
     at_least(1, "batches", batch_size=batch_size)
-    seen = _checked(model, prompts)
+    seen = encoded_rows(model, prompts)
     _check_lengths(model, prompts, seen, responses=responses, extra=extra)
     kinds = [row.kind for row in seen]
     order = sorted(range(len(prompts)), key=lambda i: (kinds[i], len(prompts[i].prompt), i))
@@ -214,18 +203,6 @@ def _cut(kinds: Sequence[Any] | Mapping[int, Any], order: list[int], size: int) 
         yield rows
 
 
-class _Seen(NamedTuple):
-    """A prompt that was encoded whole: a reference to it, its tokens, and which prompts it can share a batch with."""
-
-    prompt: ref[Prompt]
-    length: int
-    kind: tuple[int, bool]
-
-
-#: {processor: {(id of a prompt, what decides its encoding): what was seen}}.
-_SEEN: WeakKeyDictionary[Any, dict[Any, _Seen]] = WeakKeyDictionary()
-
-
 def check_prompts(
     model: Model, prompts: Sequence[Prompt], *, responses: Sequence[str] | None = None, extra: int = 0
 ) -> None:
@@ -233,8 +210,7 @@ def check_prompts(
 
     >>> check_prompts(model, prompts, extra=32)
 
-    Every prompt is encoded once, with its pictures, and its length is remembered as long as the prompt exists: a later check
-    of the same prompt costs nothing.
+    Every prompt is encoded once, with its pictures (see `encodings`): a later check of the same prompt costs nothing.
 
     Args:
         model: the model.
@@ -246,36 +222,14 @@ def check_prompts(
         InputError: naming the prompt: pictures for a model that takes none, and what `neuronshield.model.chat.reading`,
             `neuronshield.model.tokens.encoded` and `check_length` refuse.
     """
-    _check_lengths(model, prompts, _checked(model, prompts), responses=responses, extra=extra)
+    _check_lengths(model, prompts, encoded_rows(model, prompts), responses=responses, extra=extra)
 
 
 def _check_lengths(
-    model: Model, prompts: Sequence[Prompt], seen: Sequence[_Seen], *, responses: Sequence[str] | None, extra: int
+    model: Model, prompts: Sequence[Prompt], seen: Sequence[Encoded], *, responses: Sequence[str] | None, extra: int
 ) -> None:
     answers = [len(ids) for ids in _answers(model, prompts, responses)]
     check_length(model, prompts, [row.length + n for row, n in zip(seen, answers, strict=True)], extra=extra)
-
-
-def _checked(model: Model, prompts: Sequence[Prompt]) -> list[_Seen]:
-    """What is known of each prompt; those that are new are encoded."""
-    known, template = _SEEN.setdefault(model.processor, {}), model.template
-    facts = None if template is None else (template.text, repr(sorted(template.arguments().items())))
-    keys = [(id(prompt), facts, id(model.module.config), model.image_token_id) for prompt in prompts]
-    new = [i for i, key in enumerate(keys) if key not in known or known[key].prompt() is not prompts[i]]
-    kinds = {i: (len(prompts[i].images), begins(model, prompts[i])) for i in new}
-    for rows in _cut(kinds, sorted(new, key=lambda i: kinds[i]), 32):
-        data = _encoded(model, [prompts[i] for i in rows])
-        for i, length in zip(rows, data["attention_mask"].sum(dim=1).tolist(), strict=True):
-            known[keys[i]] = _Seen(ref(prompts[i], _forget(known, keys[i])), length, kinds[i])
-    return [known[key] for key in keys]
-
-
-def _forget(known: dict[Any, Any], key: Any) -> Callable[[Any], None]:
-    def gone(which: Any) -> None:
-        if key in known and known[key].prompt is which:  # the number of a prompt that is gone may be another's by now
-            del known[key]
-
-    return gone
 
 
 def collate(
@@ -310,12 +264,18 @@ def collate(
     if len(counts) != 1:
         what = f"different numbers of pictures {sorted(counts)} in one batch; use batches" if counts else "no prompts"
         raise InputError(f"collate: {what}")
-    data = _encoded(model, prompts)
-    lengths = data["attention_mask"].sum(dim=1)
+    rows_of = encoded_rows(model, prompts)
+    if len({row.kind for row in rows_of}) > 1:
+        raise InputError(
+            f"prompts {prompts[0].id!r} to {prompts[-1].id!r}: the chat template of {model.id!r} writes {model.tokenizer.bos_token!r} "
+            "before some of them only, so they cannot share a batch; use batch_size=1"
+        )
+    tokens, others = joined(model, prompts, rows_of)
     answers = _answers(model, prompts, responses)
-    check_length(model, prompts, [n + len(a) for n, a in zip(lengths.tolist(), answers, strict=True)])
+    check_length(model, prompts, [row.length + len(a) for row, a in zip(rows_of, answers, strict=True)])
     fill = {"input_ids": filler(model, model.tokenizer.pad_token_id), "token_type_ids": model.answer_token_type}
-    data, roles = _lay_out(data, lengths, answers, side=side, fill=fill)
+    data, roles = _lay_out(tokens, answers, side=side, fill=fill)
+    data = {**others, **data}
     if model.image_token_id is not None:
         roles["image"] = roles["prompt"] & (data["input_ids"] == model.image_token_id)
     roles["text"] = roles["prompt"] & ~roles["image"]
@@ -325,13 +285,6 @@ def collate(
     data = {k: v.to(device, dtype) if v.is_floating_point() else v.to(device) for k, v in data.items()}
     roles = {k: v.to(device) for k, v in roles.items()}
     return Batch(data, rows or list(range(len(prompts))), roles, ids=tuple(p.id for p in prompts))
-
-
-def _encoded(model: Model, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
-    pictured = next((p for p in prompts if p.images), None)
-    if pictured is not None and not model.takes_images:
-        raise InputError(f"prompt {pictured.id!r} has pictures but {model.id!r} has no image processor")
-    return encoded(model, prompts)
 
 
 def _answers(model: Model, prompts: Sequence[Prompt], responses: Sequence[str] | None) -> list[list[int]]:
@@ -354,23 +307,19 @@ def _answers(model: Model, prompts: Sequence[Prompt], responses: Sequence[str] |
 
 
 def _lay_out(
-    data: dict[str, Tensor], lengths: Tensor, answers: list[list[int]], *, side: str, fill: dict[str, int]
+    tokens: list[dict[str, Tensor]], answers: list[list[int]], *, side: str, fill: dict[str, int]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Join prompts and answers row by row and pad once, on `side`; every per-token tensor follows.
-
-    Rows are read by their attention mask: some processors pad on the left whatever their tokenizer is told.
-    """
-    per_token = [k for k in PER_TOKEN if k in data]
-    n, width = len(lengths), int((lengths + torch.tensor([len(a) for a in answers])).max())
-    out = {k: torch.full((n, width, *data[k].shape[2:]), fill.get(k, 0), dtype=data[k].dtype) for k in per_token}
+    """Join prompts and answers row by row and pad once, on `side`; every per-token tensor follows."""
+    lengths = [len(row["input_ids"]) for row in tokens]
+    n, width = len(lengths), max(length + len(a) for length, a in zip(lengths, answers, strict=True))
+    out = {k: torch.full((n, width, *v.shape[1:]), fill.get(k, 0), dtype=v.dtype) for k, v in tokens[0].items()}
     roles = {r: torch.zeros(n, width, dtype=torch.bool) for r in ("last_prompt", "prompt", "image", "text", "response")}
-    real = data["attention_mask"].bool()
-    for row, (length, answer) in enumerate(zip(lengths.tolist(), answers, strict=True)):
+    for row, (length, answer) in enumerate(zip(lengths, answers, strict=True)):
         total = length + len(answer)
         start = width - total if side == "left" else 0
         middle, end = start + length, start + total
-        for key in per_token:
-            out[key][row, start:middle] = data[key][row, real[row]]
+        for key, values in tokens[row].items():
+            out[key][row, start:middle] = values
         if "cross_attention_mask" in out:  # an answer sees the pictures that the end of its prompt saw
             out["cross_attention_mask"][row, middle:end] = out["cross_attention_mask"][row, middle - 1]
         out["input_ids"][row, middle:end] = torch.tensor(answer, dtype=torch.long)
@@ -378,7 +327,7 @@ def _lay_out(
         roles["prompt"][row, start:middle] = True
         roles["response"][row, middle:end] = True
         roles["last_prompt"][row, middle - 1] = True
-    return {**data, **out}, roles
+    return out, roles
 
 
 def _wants_positions(model: Model) -> bool:

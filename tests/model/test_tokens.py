@@ -16,7 +16,7 @@ from tokenizers.processors import TemplateProcessing
 
 import neuronshield as ns
 from neuronshield import InputError
-from neuronshield.model.encoding import PER_TOKEN, batches, check_prompts, collate
+from neuronshield.model.encoding import PER_TOKEN, batches, collate
 from neuronshield.model.forward import answer_logits
 from neuronshield.model.tokens import encoded
 
@@ -230,7 +230,6 @@ class Changed:
 
         class Other(type(processor)):  # type: ignore[misc]
             def __call__(self, *args: Any, **kwargs: Any) -> Any:
-                self.calls = getattr(self, "calls", 0) + 1
                 return change(inner(self, *args, **kwargs))
 
         processor.__class__ = Other
@@ -334,18 +333,6 @@ def test_a_token_that_the_model_does_not_know_is_named() -> None:
     p = ns.PromptSet.from_records([{"id": "odd-1", "prompt": "make chainsaw", "label": "benign"}])
     with pytest.raises(InputError, match=r"prompt 'odd-1': token id 38 is not among the 38"):
         collate(model, list(p))
-
-
-def test_a_prompt_is_checked_once() -> None:
-    model, rows = llava_with(lambda encoding: encoding), many(pictured(tiny.picture(7)), 9)
-    for expected in (3 + 1, 3 + 1 + 3):  # three batches of four, after one check of all ten
-        list(batches(model, rows, batch_size=4))
-        assert model.processor.calls == expected
-    check_prompts(model, rows[:5], responses=["sure"] * 5)
-    assert model.processor.calls == 7
-    model.processor.chat_template = F.template("<image>")  # now it is read otherwise
-    check_prompts(model, rows)
-    assert model.processor.calls == 8
 
 
 def test_two_threads_share_a_tokenizer(llama: ns.Model) -> None:
