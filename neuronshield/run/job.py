@@ -78,7 +78,7 @@ def open_job(
             a prompt of any step that the model cannot read whole.
     """
     given = {name: getattr(settings, name) for name in LOADED}
-    wanted = {
+    wanted: dict[str, Any] = {
         name: list(v) if isinstance(v, tuple) else v for name, v in given.items() if v not in (None, False, (), {})
     }
     if isinstance(model, Model) and wanted:
@@ -86,8 +86,8 @@ def open_job(
         raise InputError(
             f"run(model, {name}=...): {name}= says how to load a model, and this one is loaded; give its name"
         )
-    name = model if isinstance(model, Model) else os.fspath(model)
-    given_rows = given_prompts(name, prompts, seed=settings.seed, cells=settings.cells)
+    named: str | Model = model if isinstance(model, Model) else os.fspath(model)
+    given_rows = given_prompts(named, prompts, seed=settings.seed, cells=settings.cells)
     read = with_all_splits(given_rows, seed=settings.seed)
     loaded = model if isinstance(model, Model) else load(model, **wanted)
     plan = plan_for(loaded, read, settings)
@@ -196,7 +196,7 @@ class Job:
         return from_json(kind, self.results[name])
 
     @property
-    def batch(self) -> dict[str, int]:
+    def batch(self) -> dict[str, Any]:
         """The batch size, for functions that have a default of their own."""
         size = self.about.settings.batch_size
         return {} if size is None else {"batch_size": size}

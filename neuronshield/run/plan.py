@@ -223,11 +223,13 @@ def _asked(plan: Plan, asked: Settings) -> Plan:
         raise InputError(f"run: param_fraction={asked.param_fraction}: must be above 0 and at most 1")
     one_of(asked.method or plan.method, METHODS, call="run", name="method")
     trained = {"steps": asked.steps, "lr": asked.lr, "batch_size": asked.train_batch_size, "retention": asked.retention}
-    training = {name: value for name, value in trained.items() if value is not None}
+    training: dict[str, Any] = {name: value for name, value in trained.items() if value is not None}
     training["snapshots"] = _early(training.get("steps", plan.training.steps))
     names = ("method", "draws", "graded", "random_masks", "max_new_tokens")
-    given = {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
-    return replace(plan, training=replace(plan.training, **training), **given, **({"size": size} if size else {}))
+    given: dict[str, Any] = {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
+    if size:
+        given["size"] = size
+    return replace(plan, training=replace(plan.training, **training), **given)
 
 
 def _early(steps: int) -> tuple[int, ...]:
