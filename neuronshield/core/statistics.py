@@ -161,8 +161,6 @@ def positive(values: Float[np.ndarray, " row"], clusters: Sequence[Hashable]) ->
     Source: Fisher (1935), "The design of experiments", section 21; McNemar (1947), "Note on the sampling error of the
     difference between correlated proportions or percentages".
     """
-    from scipy.stats import ttest_1samp
-
     values = np.asarray(values, dtype=float)
     if not len(values) or not np.isfinite(values).all():
         return 1.0
@@ -173,7 +171,15 @@ def positive(values: Float[np.ndarray, " row"], clusters: Sequence[Hashable]) ->
     least = _power(0.5, int((np.abs(means) > 1e-12 * max(1.0, largest)).sum()))
     if np.ptp(means) <= 1e-12 * max(1.0, largest):
         return least if means[0] > 1e-9 else 1.0
-    return max(least, float(ttest_1samp(means, 0.0, alternative="greater").pvalue))
+    return max(least, _student(means, 0.0))
+
+
+def _student(means: Float[np.ndarray, " cluster"], at: float) -> float:
+    """p of "the mean is above `at`" by Student's t-test."""
+    from scipy.special import stdtr
+
+    n = len(means)
+    return float(stdtr(n - 1, (at - means.mean()) / np.sqrt(means.var(ddof=1) / n)))
 
 
 def _sign_flips(sums: Float[np.ndarray, " cluster"]) -> float:
@@ -210,8 +216,6 @@ def equivalent(values: Float[np.ndarray, " row"], clusters: Sequence[Hashable], 
     Source: Schuirmann (1987), two one-sided tests (TOST); Tango (1998), "Equivalence test and confidence interval for the difference
     in proportions for the paired-sample design", for score tests; Clopper and Pearson (1934) for the exact bound.
     """
-    from statsmodels.stats.weightstats import DescrStatsW
-
     values = np.asarray(values, dtype=float)
     n = len(set(clusters))
     if n < 2 or not np.isfinite(values).all():
@@ -227,7 +231,7 @@ def equivalent(values: Float[np.ndarray, " row"], clusters: Sequence[Hashable], 
         return least
     if answers:
         return max(least, *(_at_limit(sign * values, clusters, limit) for sign in (1, -1)))
-    return max(least, float(DescrStatsW(means).ttost_mean(-limit, limit)[0]))
+    return max(least, _student(means, -limit), _student(-means, -limit))
 
 
 def at_most(values: Float[np.ndarray, " row"], clusters: Sequence[Hashable], limit: float) -> float:
@@ -330,9 +334,11 @@ def holm(p: Sequence[float]) -> list[float]:
 
     Source: Holm (1979), "A simple sequentially rejective multiple test procedure".
     """
-    from statsmodels.stats.multitest import multipletests
-
-    return [float(v) for v in multipletests(list(p), method="holm")[1]] if len(p) else []
+    given = np.asarray(p, dtype=float)
+    order = np.argsort(given, kind="stable")
+    out = np.empty(len(given))
+    out[order] = np.minimum(np.maximum.accumulate(given[order] * np.arange(len(given), 0, -1)), 1.0)
+    return [float(v) for v in out]
 
 
 def discoveries(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:

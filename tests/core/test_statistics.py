@@ -259,6 +259,23 @@ def test_holm_steps_down():
     assert holm([]) == []
 
 
+def test_holm_and_equivalence_agree_with_statsmodels() -> None:
+    from statsmodels.stats.multitest import multipletests
+    from statsmodels.stats.weightstats import DescrStatsW
+
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 7, 30):
+        p = rng.random(n).round(2)  # with ties
+        assert holm(p.tolist()) == pytest.approx(multipletests(p, method="holm")[1].tolist(), rel=1e-12)
+    for n, mean in ((9, 0.0), (23, 0.12), (40, -0.31)):
+        values = rng.normal(mean, 0.5, n)
+        names = [str(i) for i in range(n)]
+        assert equivalent(values, names, 0.5) == pytest.approx(DescrStatsW(values).ttost_mean(-0.5, 0.5)[0], rel=1e-12)
+        assert positive(values, names) == pytest.approx(
+            max(0.5**n, ttest_1samp(values, 0.0, alternative="greater").pvalue), rel=1e-12
+        )
+
+
 def test_discoveries_are_benjamini_and_hochbergs():
     p = np.array([0.001, 0.04, 0.03, 0.8])
     by_hand = [0.004, 0.04 * 4 / 3, 0.04 * 4 / 3, 0.8]  # made monotone from the largest down
