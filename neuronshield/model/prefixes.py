@@ -122,8 +122,12 @@ def margin(logits: Float[Tensor, "batch vocab"], tokens: Sequence[OpeningTokens]
         tokens: first-token ids for each row.
     """
     out = torch.empty(len(logits), dtype=torch.float32)
-    for kind in dict.fromkeys((tuple(t.refusal), tuple(t.compliance)) for t in tokens):
-        rows = [i for i, t in enumerate(tokens) if (tuple(t.refusal), tuple(t.compliance)) == kind]
-        refusal, compliance = (torch.logsumexp(logits[rows][:, list(ids)].float(), dim=1) for ids in kind)
-        out[rows] = (refusal - compliance).cpu()
+    kinds = [(tuple(t.refusal), tuple(t.compliance)) for t in tokens]
+    for kind in dict.fromkeys(kinds):
+        rows = torch.tensor([i for i, k in enumerate(kinds) if k == kind], device=logits.device)
+        refusal, compliance = (
+            torch.logsumexp(logits[rows[:, None], torch.tensor(ids, device=logits.device)].float(), dim=1)
+            for ids in kind
+        )
+        out[rows.cpu()] = (refusal - compliance).cpu()
     return out

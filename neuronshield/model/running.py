@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from ..core.errors import InputError, out_of_memory
-from .rotary import start
+from .rotary import parts_of, start
 
 __all__ = ["advice_on_memory", "not_finite", "recording", "running", "wrapped"]
 
@@ -84,7 +84,7 @@ def wrapped(module: nn.Module, make: Callable[[], Any]) -> Any:
 
 
 @contextmanager
-def running(model: Runnable, *, rows: int = 0, width: int = 0) -> Iterator[None]:
+def running(model: Runnable, *, rows: int = 0, width: int = 0, traced: bool = True) -> Iterator[None]:
     """A context for one forward of a model, or for several that belong together (see the module).
 
     >>> model.module.train()
@@ -99,20 +99,23 @@ def running(model: Runnable, *, rows: int = 0, width: int = 0) -> Iterator[None]
         model: the model. The context may be entered again inside itself.
         rows: prompts that are read at once, for the message of an error; 0 where that is not known.
         width: tokens of the longest.
+        traced: whether the forward is one of nnsight's, which is slower.
 
     Raises:
         InputError: there is too little memory.
     """
     with _lock(model.module):
         held = _inside.__dict__.setdefault("wrappers", [])
+        entered = (model.traced,) if traced else (model.traced, model.module)
         try:
-            if any(traced is model.traced for traced in held):
+            if any(one is other for one in held for other in entered):
                 start(model.module)
                 yield
                 return
-            held.append(model.traced)
+            held.append(entered[-1])
+            hooks: AbstractContextManager[None] = _instrumented(model.traced) if traced else nullcontext()
             try:
-                with _evaluating(model.module), _own_positions(model.module), _instrumented(model.traced):
+                with _evaluating(model.module), _own_positions(model.module), hooks:
                     yield
             finally:
                 held.pop()
@@ -188,7 +191,7 @@ def _lock(module: nn.Module) -> Any:
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    training = [m for m in module.modules() if m.training]
+    training = [m for m in parts_of(module) if m.training]
     try:
         for m in training:
             m.training = False

@@ -136,7 +136,7 @@ def last_token_step(model: Model, batch: Batch) -> Shared | None:
     last["attention_mask"] = batch.encoding["attention_mask"]
     options = model.last_logits()
     try:
-        with running(model, rows=len(batch.rows), width=width), torch.no_grad():
+        with running(model, rows=len(batch.rows), width=width, traced=False), torch.no_grad():
             cache = getattr(model.module(**first, use_cache=True, **options), "past_key_values", None)
     except TROUBLE:
         return None
