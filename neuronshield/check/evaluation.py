@@ -46,7 +46,8 @@ from ..data.grading import Grade, grade
 from ..data.judging import Judge, check_judge, judged
 from ..data.languages import OpeningsArg
 from ..data.prompts import Cell, PromptSet
-from ..model.generation import generate, settings
+from ..model.engine import Engine, engine_of
+from ..model.generation import settings
 from ..model.model import Model, require_model
 from ..model.prefixes import openings_of
 from ..model.thoughts import in_thought
@@ -89,6 +90,7 @@ def evaluate(
     max_new_tokens: int = 32,
     batch_size: int = 64,
     seed: int = 0,
+    engine: Engine | str | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """The graded answers to the "test" prompts, and rates over them.
@@ -113,6 +115,8 @@ def evaluate(
         max_new_tokens: tokens an answer; refusals show in the first few.
         batch_size: prompts a forward.
         seed: kept in the provenance; nothing is drawn here.
+        engine: where answers are generated: None for this process, "ray", or an engine (`neuronshield.model.engine`). With a
+            guard they are generated in this process.
         progress: show a progress bar.
 
     Raises:
@@ -132,7 +136,7 @@ def evaluate(
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "progress": progress}
     touched: dict[Cell, Touched] = {}
     if guard is None:
-        texts = generate(model, test, desc=f"check {name}".strip(), **options)
+        texts = run_answers(engine_of(engine).on(model), model, test, desc=f"check {name}".strip(), **options)
     else:
         guarded = guard.generate(model, test, **options)
         texts, touched = guarded.texts, _touched(test, guarded)

@@ -84,10 +84,10 @@ def capture(
     chosen = prompts.for_step("discover")
     options = {"tokens": tokens, "batch_size": batch_size}
     order: dict[Group, None] = {}
-    units: Iterable[Unit] = _units(_dealt(model, chosen, seed, tokens=tokens), order, options)
-    units = units if isinstance(prompts, PromptStream) else list(units)
+    units = _units(_dealt(model, chosen, seed, tokens=tokens), order, options)
+    total = len(chosen) if isinstance(chosen, PromptSet) else None
     groups: dict[Group, Moments] = {}
-    for arrays, about in engine_of(engine).on(model).map(units, desc="capture", progress=progress):
+    for arrays, about in engine_of(engine).on(model).map(units, desc="capture", progress=progress, total=total):
         for i, told in enumerate(about["groups"]):
             key = Group(*told)
             new = Moments(about["counts"][i], **{name: arrays[name][i] for name in ARRAYS})

@@ -44,7 +44,7 @@ FORMAT = "neuronshield.Unit/1"
 class Unit:
     """A piece of work, as data.
 
-    >>> Unit("neuronshield.model.generation:answers_of", tuple(prompts[:3]), options={"max_new_tokens": 4})
+    >>> Unit("neuronshield.model.units:answers_of", tuple(prompts[:3]), options={"max_new_tokens": 4})
     Unit(answers_of, 3 prompts)
 
     Attributes:
@@ -67,7 +67,7 @@ class Unit:
     def key(self, model: str) -> str:
         """The unit's name in a journal.
 
-        >>> unit = Unit("neuronshield.model.generation:answers_of", tuple(prompts[:3]))
+        >>> unit = Unit("neuronshield.model.units:answers_of", tuple(prompts[:3]))
         >>> unit.key("model a") == unit.key("model b"), len(unit.key("model a"))
         (False, 64)
 
@@ -100,18 +100,21 @@ class Context:
 class Runner(Protocol):
     """An engine that holds a model."""
 
-    def map(self, units: Iterable[Unit], *, desc: str = "", progress: bool = False) -> Iterator[Result]:
+    def map(
+        self, units: Iterable[Unit], *, desc: str = "", progress: bool = False, total: int | None = None
+    ) -> Iterator[Result]:
         """Results of units, in their order, as they are asked for.
 
         Args:
             units: they are drawn a few at a time.
             desc: label of the progress bar.
             progress: show a progress bar.
+            total: sum of the units' sizes, where it is known.
         """
 
 
 class Engine(Protocol):
-    """Computes units."""
+    """Where units are computed."""
 
     def on(self, model: Model) -> Runner:
         """The engine with a model on it. The model's weights must not change while the runner is in use.
@@ -147,10 +150,11 @@ class _Here:
     context: Context = field(default_factory=Context)
     name: str = ""
 
-    def map(self, units: Iterable[Unit], *, desc: str = "", progress: bool = False) -> Iterator[Result]:
+    def map(
+        self, units: Iterable[Unit], *, desc: str = "", progress: bool = False, total: int | None = None
+    ) -> Iterator[Result]:
         if self.journal is not None and not self.name:
             self.name = identity(self.model)
-        total = sum(u.size for u in units) if isinstance(units, Sequence) else None
         with tqdm(total=total, desc=desc, unit="prompt", disable=not progress, leave=False) as bar:
             for unit in units:
                 before = bar.n
@@ -195,7 +199,9 @@ def engine_of(engine: Engine | str | None) -> Engine:
 def result_of(model: Model, unit: Unit, context: Context) -> Result:
     """The result of a unit, computed here.
 
-    >>> arrays, about = result_of(model, Unit("neuronshield.model.generation:answers_of", tuple(prompts[:3])), Context())
+    >>> options = {"max_new_tokens": 3, "batch_size": 4}
+    >>> unit = Unit("neuronshield.model.units:answers_of", tuple(prompts[:3]), (None,), options=options)
+    >>> arrays, about = result_of(model, unit, Context())
     >>> len(about)
     3
 
@@ -236,22 +242,31 @@ def shards(prompts: Sequence[Prompt], batch_size: int, *, batches: int) -> list[
     return out
 
 
-def part_of(condition: Intervention | None, prompts: Sequence[Prompt], rows: Sequence[int]) -> Intervention | None:
-    """An intervention on some of the prompts that it was made for: its values of those rows; None if it touches none of them.
+def part_of(
+    conditions: Sequence[Intervention | None], prompts: Sequence[Prompt], rows: Sequence[int]
+) -> list[Intervention | None]:
+    """Interventions on some of the prompts that they were made for, with the values of those rows; None for one that touches no row.
 
     >>> whole = ns.Intervention(neurons, "patch", torch.zeros(60, 3, 29))
-    >>> part_of(whole, prompts, [4, 7]).value.shape
+    >>> part_of([None, whole], prompts, [4, 7])[1].value.shape
     torch.Size([2, 3, 29])
 
     Args:
-        condition: for all prompts.
+        conditions: for all prompts.
         prompts: all prompts.
         rows: those that are wanted.
     """
-    if condition is None:
-        return None
-    if condition.cells is not None and not any(prompts[i].cell in condition.cells for i in rows):
-        return None
-    if condition.value is None or condition.value.ndim < 3 or list(rows) == list(range(len(prompts))):
-        return condition
-    return replace(condition, value=condition.value[list(rows)])
+    cut: dict[int, Any] = {}  # conditions share their values: each is cut once
+    cells = {prompts[i].cell for i in rows}
+    every = list(rows) == list(range(len(prompts)))
+
+    def part(condition: Intervention | None) -> Intervention | None:
+        if condition is None or (condition.cells is not None and not cells & set(condition.cells)):
+            return None
+        if every or condition.value is None or condition.value.ndim < 3:
+            return condition
+        if id(condition.value) not in cut:
+            cut[id(condition.value)] = condition.value[list(rows)]
+        return condition.with_value(cut[id(condition.value)])
+
+    return [part(condition) for condition in conditions]

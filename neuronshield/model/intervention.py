@@ -16,6 +16,7 @@ is read again) or "all" (prompt and response). `cells` restricts it to prompts o
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -288,6 +289,19 @@ class Intervention:
             return self.value
         layer, index = torch.tensor(list(self.neurons)).T
         return self.value[..., layer, index]
+
+    def with_value(self, value: Tensor) -> Intervention:
+        """The same intervention with another value of the same kind, which is not checked again.
+
+        >>> Intervention(neurons, "clamp", 1.5).with_value(torch.tensor(2.5))
+        Intervention(clamp to 2.5, 3 neurons in 3 layers, positions='last_prompt')
+
+        Args:
+            value: such as some rows of its own.
+        """
+        out = copy.copy(self)
+        object.__setattr__(out, "value", value)
+        return out
 
     @property
     def digest(self) -> str:

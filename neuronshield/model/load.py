@@ -105,7 +105,7 @@ def load(
             remote=remote,
         )  # fmt: skip
         return _with_template(_with_prefixes(out, refusals, compliances), template_options)
-    name = os.fspath(model)
+    name, own = os.fspath(model), processor
     traced = None
     if remote is True:
         module, processor, traced = _elsewhere(
@@ -119,7 +119,22 @@ def load(
     out = addressed(
         module, processor, id=name, revision=revision, layers=layers, site=site, remote=remote, traced=traced
     )
+    if own is None and remote is False:
+        options = {"revision": revision, "device_map": device_map, "quantize": quantize, "layers": layers, "site": site}
+        out = out.replace(recipe=_recipe(name, module, dtype=dtype, trust_remote_code=trust_remote_code, **options))
     return _with_template(_with_prefixes(out, refusals, compliances), template_options)
+
+
+def _recipe(name: str, module: nn.Module, *, dtype: Any, **options: Any) -> dict[str, Any]:
+    """What `load` is to be given elsewhere for the same model: no default of this machine is left open."""
+    if dtype is None and options["quantize"] is None and module.dtype in (torch.float32, torch.bfloat16, torch.float16):
+        dtype = module.dtype
+    folder = Path(name).is_dir() and name not in SHIPPED
+    return {
+        "model": str(Path(name).resolve()) if folder else name,
+        "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
+        **{key: value for key, value in options.items() if value},
+    }
 
 
 def _with_template(model: Model, options: Mapping[str, Any] | None) -> Model:

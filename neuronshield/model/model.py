@@ -59,6 +59,7 @@ class Model:
         prefixes: how it starts refusals and answers; the built-in prefixes of each language by default.
         template_options: what its chat template is given beside the messages, as in `load`.
         date: what its chat template reads as today, an ISO date; the day on which it was made by default.
+        recipe: what `load` was given for a model of a name, so that it can be loaded again elsewhere; None for a built module.
     """
 
     module: nn.Module
@@ -76,6 +77,7 @@ class Model:
     prefixes: Prefixes = field(default_factory=Prefixes)
     template_options: Mapping[str, Any] = field(default_factory=dict)
     date: str = field(default_factory=lambda: datetime.date.today().isoformat())
+    recipe: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.traced is None:

@@ -38,8 +38,8 @@ from ..data.judging import Judge, harmful_compliance, judged
 from ..data.prompts import LABELS, Prompt
 from ..data.texts import plain, starts_with
 from ..data.thoughts import after_thought
-from ..model.generation import generate
 from ..model.thoughts import in_thought
+from ..model.units import run_answers
 from .pairs import MatchedPairs
 from .tables import CLEAN, SET_ABLATED, SET_INSERTED, AnswerRate
 
@@ -149,8 +149,8 @@ class Grader:
         """
         prompts = sample.rows.harmful if label == "harmful" else sample.rows.benign
         intervention = sample.ablate(ablated) if ablated else sample.insert(inserted) if inserted else None
-        texts = generate(
-            sample.model, prompts, intervention=intervention, max_new_tokens=MAX_NEW_TOKENS,
+        texts = run_answers(
+            sample.runner, sample.model, prompts, intervention=intervention, max_new_tokens=MAX_NEW_TOKENS,  # type: ignore[arg-type]
             batch_size=sample.batch_size, progress=sample.progress,
         )  # fmt: skip
         sample.work["answers"] += len(prompts)

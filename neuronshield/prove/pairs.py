@@ -24,10 +24,11 @@ from ..core.neurons import NeuronSet
 from ..core.statistics import Interval
 from ..data.prompts import Cell, Prompt, PromptSet
 from ..find.moments import record
-from ..model.forward import margins, prepare
+from ..model.engine import InProcess, Runner
 from ..model.intervention import Intervention
 from ..model.model import Model
 from ..model.prefixes import OpeningTokens
+from ..model.units import run_margins
 
 __all__ = ["ABLATIONS", "Ablation", "MatchedPairs", "PairRows", "match", "measure"]
 
@@ -125,6 +126,7 @@ class MatchedPairs:
         seed: of every draw.
         batch_size: prompts per forward.
         progress: whether bars are shown.
+        runner: computes margins and answers: an engine with the model on it.
         work: how many "margins" were computed and "answers" generated; shared with what `take` returns.
     """
 
@@ -134,8 +136,12 @@ class MatchedPairs:
     seed: int = 0
     batch_size: int = 64
     progress: bool = False
+    runner: Runner | None = None
     work: Counter[str] = field(default_factory=Counter)
-    _prepared: dict[str, Any] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        if self.runner is None:
+            object.__setattr__(self, "runner", InProcess().on(self.model))
 
     def take(self, rows: Sequence[int] | Int[np.ndarray, " row"]) -> MatchedPairs:
         """The same experiment on some of its pairs; no forward is run."""
@@ -216,11 +222,9 @@ class MatchedPairs:
     ) -> Float[np.ndarray, "condition pair"]:
         prompts = self.rows.harmful if label == "harmful" else self.rows.benign
         self.work["margins"] += (len(conditions) + frozen) * len(prompts)
-        if label not in self._prepared and len(conditions) > 2:  # every condition here touches the last token only
-            self._prepared[label] = prepare(self.model, prompts, batch_size=self.batch_size)
-        return margins(
-            self.model, prompts, conditions, tokens=self.tokens, batch_size=self.batch_size, progress=self.progress,
-            desc="verify", frozen=frozen, prepared=self._prepared.get(label),
+        return run_margins(
+            self.runner, self.model, prompts, conditions=conditions, tokens=self.tokens, batch_size=self.batch_size,  # type: ignore[arg-type]
+            progress=self.progress, desc="verify", frozen=frozen,
         )  # fmt: skip
 
     # -- effects --------------------------------------------------------------------------------------
@@ -274,6 +278,7 @@ def measure(
     seed: int = 0,
     batch_size: int = 64,
     progress: bool = False,
+    runner: Runner | None = None,
 ) -> MatchedPairs:
     """Pairs with their activations and clean margins: two recordings and two forwards of every prompt.
 
@@ -284,6 +289,7 @@ def measure(
         seed: draws the donors of resampling.
         batch_size: prompts per forward.
         progress: whether bars are shown.
+        runner: an engine with the model on it; None for this process.
     """
     harmful, benign = tuple(h for h, _ in pairs), tuple(b for _, b in pairs)
     requests = np.array([h.cluster for h in harmful], dtype=object)
@@ -297,7 +303,7 @@ def measure(
         donor_values=benign_values[donors(cells, requests, np.random.default_rng(seed))],
         harmful_margins=unknown, benign_margins=unknown,
     )  # fmt: skip
-    out = MatchedPairs(model, tokens, rows, seed=seed, batch_size=batch_size, progress=progress)
+    out = MatchedPairs(model, tokens, rows, seed=seed, batch_size=batch_size, progress=progress, runner=runner)
     clean = out.on_harmful([None])[0], out.on_benign([None])[0]
     return replace(out, rows=replace(rows, harmful_margins=clean[0], benign_margins=clean[1]))
 

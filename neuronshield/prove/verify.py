@@ -63,6 +63,7 @@ from ..data.judging import Judge, check_judge
 from ..data.languages import OpeningsArg
 from ..data.prompts import Cell, PromptSet
 from ..find.signs import Sign, signs_of
+from ..model.engine import Engine, engine_of
 from ..model.generation import settings
 from ..model.model import Model
 from ..model.prefixes import opening_tokens, openings_of
@@ -106,6 +107,7 @@ def verify(
     judge: Judge | None = None,
     graded: int = 48,
     batch_size: int = 64,
+    engine: Engine | str | None = None,
     progress: bool = True,
 ) -> Proof:
     """A `Proof` of whether refusals depend on a set, tested on the "confirm" prompts (all of them, if none is so marked).
@@ -130,6 +132,7 @@ def verify(
         graded: pairs whose answers are generated (24 tokens) and graded; they are spread over requests. A set takes 5 answers a pair,
             and 2 for each kind of control; the chosen members take as many on two thirds of the pairs.
         batch_size: prompts per forward.
+        engine: where margins and answers are computed: None for this process, "ray", or an engine (`neuronshield.model.engine`).
         progress: whether bars are shown.
 
     Raises:
@@ -144,7 +147,8 @@ def verify(
     found, paired = match(confirm, seed=seed)
     openings = openings_of(model, confirm, refusals=refusals, compliances=compliances)
     tokens = opening_tokens(model, openings)
-    pairs = measure(model, found, tokens, seed=seed, batch_size=batch_size, progress=progress)
+    runner = engine_of(engine).on(model)
+    pairs = measure(model, found, tokens, seed=seed, batch_size=batch_size, progress=progress, runner=runner)
     discover = prompts.where(split="discover")
     test = _Test(
         neurons, confirm, select=discover if len(discover) else confirm.marked("discover"), grader=Grader(openings, graded, judge), draws=draws,

@@ -3,7 +3,6 @@
 # ruff: noqa: ARG005
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import random
@@ -76,13 +75,13 @@ class Parrot:
         self.options: dict[str, Any] = {}
 
     def __call__(self, _: ns.Model, prompts: Sequence[Prompt], **options: Any) -> list[str]:
-        self.seen, self.options = [p.id for p in prompts], options
+        self.seen, self.options = [*self.seen, *(p.id for p in prompts)], options
         return [self.answers[p.id] for p in prompts]
 
 
 def say(monkeypatch: pytest.MonkeyPatch, answers: dict[str, str]) -> Parrot:
     parrot = Parrot(answers)
-    monkeypatch.setattr(importlib.import_module("neuronshield.check.evaluation"), "generate", parrot)
+    monkeypatch.setattr("neuronshield.model.units.generate", parrot)
     return parrot
 
 
@@ -203,7 +202,7 @@ def test_only_test_prompts_are_answered_and_all_of_them_where_no_split_is_marked
     assert parrot.seen == ["test"]
     unmarked = PromptSet.from_records([{**r, "split": None} for r in rows])
     ns.evaluate(llama, unmarked, max_new_tokens=5, batch_size=3, progress=False)
-    assert parrot.seen == ["train", "test", "discover", "confirm"]
+    assert sorted(parrot.seen) == ["confirm", "discover", "test", "test", "train"]
     assert (parrot.options["max_new_tokens"], parrot.options["batch_size"]) == (5, 3)
 
 

@@ -223,9 +223,7 @@ def test_a_judge_without_a_verdict_leaves_the_answer_unknown_and_reads_neither_t
     llama: ns.Model, monkeypatch: pytest.MonkeyPatch
 ):
     said = {"a": "Samahani, siwezi.", "b": "<think>Hm.</think>Sure.", "c": "...", "d": "<think>Hm", "e": "Sorry, no."}
-    monkeypatch.setattr(
-        "neuronshield.check.evaluation.generate", lambda _, prompts, **__: [said[p.id] for p in prompts]
-    )
+    monkeypatch.setattr("neuronshield.model.units.generate", lambda _, prompts, **__: [said[p.id] for p in prompts])
     rows = [{"id": i, "prompt": i, "label": "harmful", "language": "sw" if i == "a" else "en"} for i in said]
     judge = Mute()
     result = ns.evaluate(llama, ns.PromptSet.from_records(rows), judge=judge, progress=False)
