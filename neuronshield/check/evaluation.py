@@ -50,6 +50,7 @@ from ..model.engine import Engine, engine_of
 from ..model.generation import settings
 from ..model.model import Model, require_model
 from ..model.prefixes import openings_of
+from ..model.units import run_answers
 from ..model.thoughts import in_thought
 from ..shield.guard import Guard, Guarded
 from .cells import (
