@@ -35,7 +35,10 @@ if TYPE_CHECKING:
     from .prove.verdict import Proof
     from .prove.verify import verify
     from .run import report
+    from .run.differences import compare_runs as compare
     from .run.doctor import doctor
+    from .run.opened import Run
+    from .run.opened import open_run as open
     from .shield import guard, variants
     from .shield.edits import clamp_edit, low_rank_edit
     from .shield.loading import load, load_adapter
@@ -63,14 +66,18 @@ _MEMBERS = {
     "prove.controls": ("random_like",),
     "prove.verdict": ("Proof",),
     "prove.verify": ("verify",),
+    "run.differences": ("compare_runs",),
     "run.doctor": ("doctor",),
+    "run.opened": ("Run", "open_run"),
     "shield.unmasked": ("full_update", "plain_lora"),
     "shield.edits": ("clamp_edit", "low_rank_edit"),
     "shield.loading": ("load", "load_adapter"),
     "shield.training": ("TrainingConfig",),
     "shield.update": ("Update", "masked_update"),
 }
-_HOME = {name: module for module, names in _MEMBERS.items() for name in names}
+#: Names that are shorter here than in their modules, where `open` would hide Python's own.
+_SHORT = {"compare_runs": "compare", "open_run": "open"}
+_HOME = {_SHORT.get(name, name): (module, name) for module, names in _MEMBERS.items() for name in names}
 _SUBMODULES = {
     "attacks": "check.attacks",
     "baselines": "find.baselines",
@@ -99,6 +106,7 @@ __all__ = [
     "PromptSet",
     "PromptStream",
     "Proof",
+    "Run",
     "Scores",
     "Stats",
     "TrainingConfig",
@@ -109,6 +117,7 @@ __all__ = [
     "baselines",
     "capture",
     "clamp_edit",
+    "compare",
     "contrast",
     "curves",
     "doctor",
@@ -122,6 +131,7 @@ __all__ = [
     "load_adapter",
     "low_rank_edit",
     "masked_update",
+    "open",
     "overlap",
     "overlaps",
     "plain_lora",
@@ -142,7 +152,8 @@ __all__ = [
 def _resolve(name: str) -> Any:
     """The public name, imported now."""
     if name in _HOME:
-        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+        module, attribute = _HOME[name]
+        value = getattr(import_module(f".{module}", __name__), attribute)
     elif name in _SUBMODULES:
         value = import_module(f".{_SUBMODULES[name]}", __name__)
     elif name == "__version__":

@@ -9,7 +9,6 @@ The sections of results.json are made from these files alone, so that answers ca
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from ..data.prompts import Cell, PromptSet
 from .answers import evaluation_files, write_answers
 from .comparison import compare, compared_cells, curve_of
 from .conditions import BASE, SHIELD
-from .folder import RunFolder, open_folder, read_results, write_results
+from .folder import RunFolder, open_folder, read_results, remove_file, write_results
 from .job import Job
 from .report import write_report
 from .sections import AttackSection, CheckSection, ShieldSection, means
@@ -150,4 +149,4 @@ def _regrade_files(folder: RunFolder, judge: str | None) -> None:
             regraded(Evaluation.load(folder.path / file), loaded).save(again / file)
     for file in files:
         (again / file).replace(folder.path / file)
-    shutil.rmtree(folder.path / "check" / "regraded", ignore_errors=True)
+    remove_file(folder.path, "check/regraded/")

@@ -14,29 +14,31 @@ it is written, so that `--overwrite` can remove what is ours and nothing else.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 from ..core.errors import InputError
+from ..core.folders import MANIFEST, check_place
 from ..core.provenance import versions
-from ..core.results import load_json, save_json
+from ..core.results import load_json, save_json, to_json
+from .log import logged
 from .manifest import BEFORE, STEP_NAMES, Manifest, StepState, Study, digest, read_manifest, write_manifest
 
 __all__ = ["FORMAT", "RunFolder", "check_folder", "open_folder", "read_results"]
-
-logger = logging.getLogger("neuronshield")
 
 FORMAT = "neuronshield.results/6"
 STEP_FORMAT = "neuronshield.step/1"
 LOCK = ".lock"
 PARTIAL = re.compile(r"\..+\.[0-9a-f]{12}\.(partial|old)")  # as `core.files.beside` names them
+
+#: Endings of the files of finished units.
+UNITS = (".safetensors", ".json")
 
 #: Files of a folder that are written before the first unit is finished.
 FIRST = ("manifest.json", "run.toml", "run.log", "prompts.parquet", "results.json")
@@ -49,11 +51,11 @@ def check_folder(out: Path) -> Path:
         out: the run folder; it need not exist.
 
     Raises:
-        InputError: it is a file, holds something else, or cannot be written.
+        InputError: it is a file, holds something else or a manifest that is not ours, or cannot be written.
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; choose a folder")
-    if out.is_dir() and not (out / "manifest.json").is_file() and any(not _ours(p) for p in out.iterdir()):
+    if out.is_dir() and read_manifest(out) is None and any(not _ours(p) for p in out.iterdir()):
         raise InputError(
             f"--out {out}: is not empty and holds no manifest.json of neuronshield, so it is not ours to write; choose another folder"
         )
@@ -80,12 +82,10 @@ class RunFolder:
     Attributes:
         path: the folder.
         manifest: what it holds.
-        made: this process made the folder.
     """
 
     path: Path
     manifest: Manifest
-    made: bool = False
 
     def own(self, *names: str, step: str | None = None) -> None:
         """Put files into the manifest, before they are written.
@@ -146,22 +146,41 @@ class RunFolder:
                 f"{self.path}: {step} is stale (a step before it was run again since); run 'neuronshield {step}' first"
             )
 
-    def begin(self, step: str, settings: dict[str, Any], *, overwrite: bool) -> bool:
+    def agree(self, settings: Mapping[str, dict[str, Any]], *, free: Collection[str] = ()) -> None:
+        """Raise unless every step that was begun, and is not stale, has the settings that are asked for now.
+
+        Args:
+            settings: by step, those that its results depend on.
+            free: steps that may have other settings.
+
+        Raises:
+            InputError: which step was run with other settings.
+        """
+        for step, state in self.manifest.steps.items():
+            if step not in free and state.inputs == self.manifest.inputs(step):
+                told = _differences(state.settings, settings[step])
+                if told:
+                    raise InputError(
+                        f"{self.path}: {step} was run with other settings ({told}); give the same, such as by --config "
+                        f"{self.path / 'run.toml'}, or run '{step} --overwrite'"
+                    )
+
+    def begin(self, step: str, settings: dict[str, Any], *, again: bool = False) -> bool:
         """Whether a step has to be run: not where it is done already. A step that was begun goes on from its finished units.
+
+        It begins again where its inputs or settings are others than those that it was begun with.
 
         Args:
             step: its name.
             settings: that its results depend on.
-            overwrite: begin again.
+            again: begin again where it is done.
 
         Raises:
-            InputError: it was begun with other settings.
+            InputError: a file of somebody else is where it writes.
         """
         state, inputs = self.manifest.steps.get(step), self.manifest.inputs(step)
-        if state is not None and state.inputs == inputs and not overwrite:
-            if differ := sorted(k for k in {*state.settings, *settings} if state.settings.get(k) != settings.get(k)):
-                told = "; ".join(f"{k} {state.settings.get(k)!s:.40}, now {settings.get(k)!s:.40}" for k in differ)
-                raise InputError(f"{self.path}: {step} was run with other settings ({told}); --overwrite runs it again")
+        same = state is not None and state.inputs == inputs and not _differences(state.settings, settings)
+        if state is not None and same and not (state.done and again):
             return not state.done
         if state is not None:
             self.remove(step)
@@ -200,38 +219,68 @@ class RunFolder:
 
     # -- removing -------------------------------------------------------------------------------------
     def remove(self, step: str | None = None) -> None:
-        """Remove the files of a step, or of all of the run, and what a killed process left half written; nothing else.
+        """Remove the files of a step, or of all of the run; nothing else.
 
         Args:
             step: its name; None for all.
+
+        Raises:
+            InputError: a file of somebody else is in a folder that would be removed; then nothing is.
         """
         states = self.manifest.steps if step is None else {step: self.manifest.steps[step]}
         files = [name for state in states.values() for name in state.files]
-        files += [*self.manifest.files, *FIRST] if step is None else []
         for name in files:
-            _remove(self.path, name)
+            if (self.path / name / MANIFEST).is_file():
+                check_place(self.path / name)
+        for name in [*files, *([*self.manifest.files, *FIRST] if step is None else [])]:
+            remove_file(self.path, name)
         if step is not None:
             self.put_step(step, None)
 
     def clean(self) -> None:
-        """Remove what a killed process left half written."""
-        for root, folders, files in os.walk(self.path):
-            for name in [n for n in (*folders, *files) if _is_partial(n)]:
-                path = Path(root) / name
+        """Remove what a killed process left half written: at the top, and beside the files of the manifest."""
+        names = [name for state in self.manifest.steps.values() for name in state.files]
+        for folder in {self.path, *((self.path / name).parent for name in names)}:
+            for path in [p for p in folder.glob(".*") if _is_partial(p.name)]:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-            folders[:] = [n for n in folders if not _is_partial(n)]
 
 
-def _remove(folder: Path, name: str) -> None:
-    """Remove a file, or a folder that is ours as a whole, and the folders above it that this leaves empty."""
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """The settings that differ, with both values; empty where none does."""
+    now = to_json(now)  # as the manifest has them
+    differ = sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
+    return "; ".join(f"{k} {before.get(k)!s:.40}, now {now.get(k)!s:.40}" for k in differ)
+
+
+def remove_file(folder: Path, name: str) -> None:
+    """Remove a file of the run, or a folder of units or of an adapter, and the folders above it that this leaves empty.
+
+    Args:
+        folder: the run folder.
+        name: relative to it; a name that ends in "/" is a folder.
+    """
     path = folder / name
-    if name.endswith("/"):
+    if not name.endswith("/"):
+        path.unlink(missing_ok=True)
+    elif (path / MANIFEST).is_file():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        _remove_units(path)
     for parent in list(path.parents)[: len(Path(name).parts) - 1]:
         with suppress(OSError):
             parent.rmdir()
+
+
+def _remove_units(folder: Path) -> None:
+    """Remove finished units, and folders that this leaves empty."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir():
+            with suppress(OSError):
+                path.rmdir()
+        elif path.suffix in UNITS or _is_partial(path.name):
+            path.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 # -- opening --------------------------------------------------------------------------------------------------
@@ -239,7 +288,7 @@ def _remove(folder: Path, name: str) -> None:
 def open_folder(out: Path, study: Study | None, *, overwrite: bool = False) -> Iterator[RunFolder]:
     """The run folder of a study, made if it is missing and locked while the block runs.
 
-    If the block raises before anything is finished, a folder that this made is removed again.
+    If the block raises before anything is finished, the folders that this made are removed again.
 
     Args:
         out: the folder.
@@ -249,10 +298,9 @@ def open_folder(out: Path, study: Study | None, *, overwrite: bool = False) -> I
     Raises:
         InputError: as `check_folder`, no run there, the folder of another study, or one that another process is writing.
     """
-    check_folder(out)
+    nearest = check_folder(out)
     if study is None and (found := read_manifest(out)) is None:
         raise InputError(f"{out}: holds no run (there is no manifest.json); run 'neuronshield run' first")
-    made = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = (out / LOCK).open("a", encoding="utf-8")
@@ -261,7 +309,7 @@ def open_folder(out: Path, study: Study | None, *, overwrite: bool = False) -> I
     with lock:
         _hold(lock, out)
         found = read_manifest(out)
-        folder = RunFolder(out, found or Manifest(study), made=made)  # type: ignore[arg-type]
+        folder = RunFolder(out, found or Manifest(study))  # type: ignore[arg-type]
         folder.clean()
         if found is not None and study is not None and (differs := found.study.differs(study)):
             if not overwrite:
@@ -273,15 +321,17 @@ def open_folder(out: Path, study: Study | None, *, overwrite: bool = False) -> I
         try:
             if found is None:
                 write_manifest(out, folder.manifest)
-            with _logged(out / "run.log"):
+            with logged(out / "run.log"):
                 yield folder
         except BaseException:
             if found is None and not _any_finished(folder):
                 folder.remove()
                 (out / LOCK).unlink(missing_ok=True)
-                with suppress(OSError):
-                    if made:
-                        out.rmdir()
+                for made in [
+                    p for p in (out.absolute(), *out.absolute().parents) if p.is_relative_to(nearest) and p != nearest
+                ]:
+                    with suppress(OSError):
+                        made.rmdir()
             raise
 
 
@@ -293,7 +343,10 @@ def _hold(lock: IO[str], out: Path) -> None:
         return
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        same = os.path.samestat(os.fstat(lock.fileno()), (out / LOCK).stat())  # not removed since it was opened
     except OSError:
+        same = False
+    if not same:
         raise InputError(f"--out {out}: another run is writing there; wait for it, or choose another folder") from None
 
 
@@ -301,22 +354,6 @@ def _any_finished(folder: RunFolder) -> bool:
     """Whether the run has finished a step or a unit of one."""
     files = (path for path in folder.path.rglob("*") if path.is_file() and not _is_partial(path.name))
     return any(str(path.relative_to(folder.path)) not in (*FIRST, LOCK) for path in files)
-
-
-@contextmanager
-def _logged(path: Path) -> Iterator[None]:
-    """A context in which what is logged is appended to a file."""
-    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(min(level or logging.INFO, logging.INFO))
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        logger.removeHandler(handler)
-        handler.close()
 
 
 # -- results.json ---------------------------------------------------------------------------------------------

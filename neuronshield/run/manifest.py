@@ -182,6 +182,11 @@ def read_manifest(folder: Path) -> Manifest | None:
     found = from_json(Manifest, load_json(path, FORMAT).get("manifest"))
     if unknown := sorted(set(found.steps) - set(STEP_NAMES)):
         raise InputError(f"{path}: unknown step {unknown[0]!r}; choose another --out")
+    for name in [*found.files, *(name for state in found.steps.values() for name in state.files)]:
+        if (
+            not Path(name).parts or Path(name).is_absolute() or ".." in Path(name).parts
+        ):  # `--overwrite` removes these files
+            raise InputError(f"{path}: {name!r:.60} is no file of this folder; choose another --out")
     return found
 
 

@@ -20,7 +20,7 @@ h2{font-size:20px;margin:0 0 6px}section{background:var(--card);border:1px solid
 .cards .good{border-left-color:var(--accent)}.cards .bad{border-left-color:var(--bad)}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:13.5px;margin:10px 0;width:100%}th,td{padding:6px 10px;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}
 th{color:var(--muted);font-weight:600;white-space:nowrap}td.n{font-variant-numeric:tabular-nums;white-space:nowrap}td.n:last-child{white-space:normal}tr.main td{font-weight:600;background:var(--main)}
-.passed{color:var(--accent);font-weight:600}.failed{color:var(--bad);font-weight:600}.note{color:var(--muted);font-size:13.5px}
+.passed{color:var(--accent);font-weight:600}.failed{color:var(--bad);font-weight:600}.stale{background:var(--card);border:1px solid var(--bad);border-left-width:5px;border-radius:8px;padding:10px 14px;margin:0 0 10px}.note{color:var(--muted);font-size:13.5px}
 .figure{margin:14px -8px 0;overflow-x:auto}details{margin-top:12px}summary{cursor:pointer;color:var(--accent)}code{font-size:12.5px}
 @media (max-width:480px){main{padding:20px 10px 40px}section{padding:16px 14px}.cards li{flex-direction:column;gap:2px}.cards b{flex:none}}
 @media print{:root{--page:#fff;--card:#fff;--ink:#000;--muted:#444}main{max-width:none;padding:0}section{border:0;padding:8px 0}.cards li,.figure,tr{break-inside:avoid}.scroll,.figure{overflow:visible}}

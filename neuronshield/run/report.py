@@ -71,8 +71,19 @@ def _page(r: dict[str, Any]) -> str:
 <title>neuronshield: {escape(str(model["model"]))}</title><style>{CSS}</style>
 <script>{get_plotlyjs()}</script></head>
 <body><main><header><h1>Safety neurons of {escape(str(model["model"]))}</h1><p>{escape(about)}</p></header>
-<ul class="cards">{cards}</ul>{body}{_footer(r)}</main></body></html>
+{_stale(r)}<ul class="cards">{cards}</ul>{body}{_footer(r)}</main></body></html>
 """
+
+
+def _stale(r: dict[str, Any]) -> str:
+    """A warning of steps whose results are of other inputs than the results of the steps before them."""
+    if not (steps := r.get("stale")):
+        return ""
+    names = " and ".join(steps)
+    return (
+        f'<p class="stale"><b>Stale: {escape(names)}.</b> A step before was run again since. What is shown of {escape(names)} was '
+        "computed from earlier results; run these steps again.</p>"
+    )
 
 
 def _section_find(r: dict[str, Any]) -> str:

@@ -18,10 +18,13 @@ from ..core.arguments import unknown_keywords
 from ..core.errors import InputError
 from ..core.files import write_text
 
-__all__ = ["PATHS", "Settings", "read_settings", "settings_of", "write_settings"]
+__all__ = ["PATHS", "Settings", "read_settings", "run_file", "settings_of", "write_settings"]
 
 #: Settings that may name a file or a folder.
 PATHS = ("model", "adapter", "prompts")
+
+#: Two ways to say how many candidates there are.
+SIZES = ("k", "param_fraction")
 
 
 def _option(text: str, default: Any = None) -> Any:
@@ -103,7 +106,10 @@ def settings_of(call: str, settings: Settings | None, changes: Mapping[str, Any]
     known = {f.name: f for f in fields(Settings)}
     if unknown := [name for name in changes if name not in known]:
         unknown_keywords(unknown, list(known), call)
-    made = replace(settings or Settings(), **{name: _value(call, name, value) for name, value in changes.items()})
+    given = {name: _value(call, name, value) for name, value in changes.items()}
+    if any(given.get(name) is not None for name in SIZES):  # one size takes the place of the other
+        given = {**dict.fromkeys(SIZES), **given}
+    made = replace(settings or Settings(), **given)
     if made.k is not None and made.param_fraction is not None:
         raise InputError(
             f"{call}: k={made.k} and param_fraction={made.param_fraction:g} are two sizes; give one of them"
@@ -138,14 +144,27 @@ def _value(call: str, name: str, value: Any) -> Any:
 
 
 # -- run.toml -------------------------------------------------------------------------------------------------
-def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The settings that a TOML file has, by name; paths in it are relative to its folder.
+def run_file(folder: str | os.PathLike[str]) -> Path | None:
+    """The run.toml of a run folder; None where there is none.
 
-    >>> read_settings(write_settings("run.toml", Settings(k=64), engine=None))["k"]
+    >>> run_file("nowhere") is None
+    True
+
+    Args:
+        folder: the run folder.
+    """
+    path = Path(folder) / "run.toml"
+    return path if path.is_file() else None
+
+
+def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The settings that a TOML file has, by name.
+
+    >>> read_settings(write_settings("run.toml", Settings(k=64)))["k"]
     64
 
     Args:
-        path: the file.
+        path: the file. `prompts` and `adapter` in it are relative to its folder, and so is a `model` that begins with ./ or ../
 
     Raises:
         InputError: no such file, not TOML, an unknown setting, or a value of another type.
@@ -161,7 +180,7 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     given = {name: getattr(made, name) for name in told}
     for name in PATHS:
         value = given.get(name)
-        if isinstance(value, str) and value.startswith(("." + os.sep, ".." + os.sep)):
+        if isinstance(value, str) and (name != "model" or value.startswith(("./", "../"))):
             given[name] = os.path.normpath(path.parent / value)
     return given
 
@@ -201,11 +220,12 @@ def _kept_path(value: str, folder: Path) -> str:
 
     if value in SHIPPED or not Path(value).exists():
         return value
+    place = Path(value).resolve()
     try:
-        relative = Path(os.path.relpath(Path(value).resolve(), folder.resolve()))
-        user = getpass.getuser()
-    except (OSError, KeyError, ValueError):  # nobody's process, or another drive
-        return Path(value).resolve().name
-    if user in relative.parts:
-        return relative.name
-    return str(relative) if relative.parts[0] == ".." else "." + os.sep + str(relative)
+        relative = Path(os.path.relpath(place, folder.resolve()))
+        users = {getpass.getuser(), Path.home().name}
+    except (OSError, KeyError, ValueError, RuntimeError):  # a process without a user, or another drive
+        return place.name
+    if users & set(relative.parts):
+        return place.name
+    return relative.as_posix() if relative.parts[0] == ".." else f"./{relative.as_posix()}"
