@@ -16,7 +16,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,9 +40,15 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--out", default="neuronshield-out", show_default=True, type=click.Path(), help="Run folder."),
         click.option("--config", type=click.Path(), help="TOML file with settings; options override it."),
         click.option("--overwrite", is_flag=True, help="Start again where the folder holds something else."),
-        click.option("--quiet", is_flag=True, help="Print what each step found, and warnings; nothing else."),
+        click.option("--quiet", is_flag=True, help="Print what each step found, and warnings; no progress."),
         click.option("-v", "--verbose", is_flag=True, help="Print everything that is logged."),
         *(_setting(field) for field in fields(Settings)),
+        click.option(
+            "--engine", type=click.Choice(["ray"]), help="Compute on a Ray cluster; results do not depend on it."
+        ),
+        click.option("--address", help="Ray cluster: auto, local, or an address such as 10.0.0.1:6379."),
+        click.option("--replicas", type=click.INT, help="Ray: copies of the model."),
+        click.option("--gpus-per-replica", type=click.FLOAT, help="Ray: GPUs of a copy."),
     ]
     for option in reversed(options):
         command = option(command)
@@ -65,6 +72,18 @@ def _setting(field: Any) -> Callable[..., Any]:
     return click.option(name, type=types[kind.partition(" |")[0]], help=text + shown)
 
 
+def _engine(given: dict[str, Any]) -> AbstractContextManager[Any]:
+    """The engine of a command, ended with it; its options are taken out of those given."""
+    name, options = given.pop("engine"), {k: given.pop(k) for k in ("address", "replicas", "gpus_per_replica")}
+    if name is None:
+        if wrong := next((k for k, v in options.items() if v is not None), None):
+            raise InputError(f"--{wrong.replace('_', '-')} is an option of --engine ray; give that too")
+        return nullcontext()
+    from .model.ray_engine import RayEngine
+
+    return RayEngine(options.pop("address"), **options)
+
+
 def _settings(given: dict[str, Any], config: str | None) -> Settings:
     """The settings of a command: those of --config, changed by the options that were given."""
     from .run.settings import read_settings, settings_of
@@ -72,7 +91,7 @@ def _settings(given: dict[str, Any], config: str | None) -> Settings:
     told = {name: value for name, value in given.items() if value not in (None, ())}
     if "template_options" in told:
         told["template_options"] = dict(map(_named, told["template_options"]))
-    return settings_of("run", None, {**(read_settings(config) if config else {}), **told})
+    return settings_of("run", settings_of(f"--config {config}", None, read_settings(config)) if config else None, told)
 
 
 def _named(text: str) -> tuple[str, Any]:
@@ -86,12 +105,11 @@ def _named(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _show(*, quiet: bool, verbose: bool) -> None:
-    """What is logged is shown; with --quiet warnings only, with --verbose everything."""
-    level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
+def _show(*, verbose: bool) -> None:
+    """Warnings are shown, with --verbose everything that is logged; run.log has it in any case."""
     logging.getLogger("neuronshield").setLevel(logging.DEBUG if verbose else logging.INFO)
     for handler in logging.getLogger().handlers:
-        handler.setLevel(level)
+        handler.setLevel(logging.DEBUG if verbose else logging.WARNING)
 
 
 def _say(text: str) -> None:
@@ -101,6 +119,22 @@ def _say(text: str) -> None:
         sys.stdout.flush() if sys.stdout is not None else None
     except OSError as error:
         raise _Unprinted(error) from None
+
+
+@contextmanager
+def _said_later() -> Iterator[Callable[[str], None]]:
+    """A function that prints a line; where it cannot, the block goes on, and the error is raised at its end."""
+    errors: list[_Unprinted] = []
+
+    def say(text: str) -> None:
+        try:
+            _say(text)
+        except _Unprinted as error:
+            errors.append(error)
+
+    yield say
+    if errors:
+        raise errors[0]
 
 
 class _Unprinted(Exception):
@@ -126,14 +160,26 @@ def cli() -> None:
 
 
 @cli.command()
+@click.option("--plan", is_flag=True, help="Print what would run and how long it would take; write nothing.")
 @_run_options
-def run(out: str, config: str | None, overwrite: bool, quiet: bool, verbose: bool, **given: Any) -> None:
+def run(plan: bool, out: str, config: str | None, overwrite: bool, quiet: bool, verbose: bool, **given: Any) -> None:
     """Run all steps: find, prove, shield, check, report. A run that was stopped goes on where it was."""
     from .run.pipeline import run as run_all
 
-    _show(quiet=quiet, verbose=verbose)
+    _show(verbose=verbose)
+    where = _engine(given)
     asked = _settings(given, config)
-    run_all(asked.model, asked.prompts, out, settings=asked, overwrite=overwrite, progress=not quiet, tell=_say)
+    if plan:
+        from .run.estimate import estimate
+        from .run.folder import check_folder
+        from .run.job import open_job
+
+        check_folder(Path(out))
+        _say(str(estimate(open_job(asked.model, asked.prompts, asked))))
+        return
+    options: dict[str, Any] = {"settings": asked, "overwrite": overwrite, "progress": not quiet}
+    with where as engine, _said_later() as say:
+        run_all(asked.model, asked.prompts, out, engine=engine, tell=say, **options)
     _say(f"\n{Path(out) / 'report.html'}")
 
 
@@ -141,10 +187,15 @@ def _step(name: str, text: str) -> None:
     @_run_options
     def command(out: str, config: str | None, overwrite: bool, quiet: bool, verbose: bool, **given: Any) -> None:
         from .run.pipeline import step
+        from .run.settings import run_file
 
-        _show(quiet=quiet, verbose=verbose)
-        asked = _settings(given, config)
-        step(name, asked.model, asked.prompts, out, settings=asked, overwrite=overwrite, progress=not quiet, tell=_say)
+        _show(verbose=verbose)
+        where = _engine(given)
+        kept = run_file(out)  # what is not given is as it was in the steps before
+        asked = _settings(given, config or (None if kept is None else str(kept)))
+        options: dict[str, Any] = {"settings": asked, "overwrite": overwrite, "progress": not quiet}
+        with where as engine, _said_later() as say:
+            step(name, asked.model, asked.prompts, out, engine=engine, tell=say, **options)
 
     cli.command(name, help=text)(command)
 
@@ -330,7 +381,8 @@ def _stop(number: int, _frame: Any) -> None:
 
 
 def _fail(message: str, status: int) -> None:
-    click.echo(f"neuronshield: {message}", err=True)
+    with suppress(OSError):  # where standard error is full, the status says it
+        click.echo(f"neuronshield: {message}", err=True)
     sys.exit(status)
 
 

@@ -20,11 +20,11 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..core.arguments import at_least, check_seed, one_of, require
 from ..core.errors import InputError
 from ..core.neurons import NEURON_VALUE
+from ..core.progress import bar
 from ..core.provenance import provenance
 from ..data.prompts import Prompt, PromptSet
 from ..data.streams import PromptStream
@@ -219,8 +219,8 @@ def record_moments(
         InputError: as `capture`.
     """
     keys = [Group(p.label, p.language, p.modality, fold=row) for row, p in enumerate(prompts)]
-    with tqdm(total=len(prompts), desc="capture", unit="prompt", disable=not progress, leave=False) as bar:
-        groups = _groups(model, prompts, keys, tokens=tokens, batch_size=batch_size, tick=bar.update)
+    with bar(len(prompts), desc="capture", unit="prompt", show=progress) as tick:
+        groups = _groups(model, prompts, keys, tokens=tokens, batch_size=batch_size, tick=tick)
     if not groups:
         raise InputError(f"capture: no prompt has a token of role {tokens!r}")
     return [groups.get(key) for key in keys]

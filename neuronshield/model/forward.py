@@ -21,11 +21,11 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..core.arguments import at_least
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
+from ..core.progress import bar
 from ..data.prompts import Prompt
 from .edits import check_conditions, edits_for
 from .encoding import PER_TOKEN, Batch, as_prompts, batches, collate
@@ -296,7 +296,7 @@ def margins(
     at_least(1, "margins", batch_size=batch_size)
     check_conditions(model, prompts, conditions)
     out = np.empty((len(conditions), len(prompts)))
-    with tqdm(total=len(prompts) * len(conditions), desc=desc, unit="run", disable=not progress, leave=False) as bar:
+    with bar(len(prompts) * len(conditions), desc=desc, unit="run", show=progress) as tick:
         for batch, shared in prepared or _shares(model, prompts, conditions, batch_size=batch_size):
             kinds = [tokens[prompts[row].language] for row in batch.rows]
             for chunk, logits in _runs(model, prompts, batch, conditions=conditions, shared=shared, frozen=frozen):
@@ -309,7 +309,7 @@ def margins(
                         "prefixes; pass other refusals=[...] or compliances=[...]"
                     )
                 out[np.ix_(chunk, batch.rows)] = read
-                bar.update(len(batch.rows) * len(chunk))
+                tick(len(batch.rows) * len(chunk))
     return out
 
 

@@ -19,15 +19,16 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from types import TracebackType
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from ..core.arguments import at_least, require
 from ..core.errors import InputError
 from ..core.journal import Journal, Result
+from ..core.progress import bar
 from .engine import Runner, Unit
 from .identity import digests, identity
 from .model import Model
@@ -99,6 +100,10 @@ class RayEngine:
                 f"RayEngine: {replicas} replicas need a CPU each, and the cluster has {cpus}; lower replicas="
             )
         return threads if not gpus else 1, gpus, replicas
+
+    def with_journal(self, journal: Journal) -> RayEngine:
+        self.journal = journal
+        return self
 
     def on(self, model: Model) -> Runner:
         return _There(self, model)
@@ -196,8 +201,11 @@ class _There:
     ) -> Iterator[Result]:
         self._bind_all()
         source, tasks, journal = iter(units), deque[_Task](), self.engine.journal
+        if (first := next(source, None)) is None:
+            return
+        source = chain([first], source)
         window = AHEAD * self.engine.replicas
-        with tqdm(total=total, desc=desc, unit="prompt", disable=not progress, leave=False) as bar:
+        with bar(total, desc=desc, unit=first.kind, show=progress) as tick:
             try:
                 while True:
                     while len(tasks) < window and (unit := next(source, None)) is not None:
@@ -210,7 +218,7 @@ class _There:
                         self._wait()
                         continue
                     done = tasks.popleft()
-                    bar.update(done.unit.size)
+                    tick(done.unit.size)
                     yield done.result  # type: ignore[misc]
             finally:
                 self._forget()

@@ -115,7 +115,11 @@ class RunComparison:
         """Every measure of every run with its interval."""
         from ..figures import compared_runs
 
-        rows = [(m.measure, m.run, (m.value.value, m.value.low, m.value.high)) for m in self.measured if not math.isnan(m.value.value)]
+        rows = [
+            (m.measure, m.run, (m.value.value, m.value.low, m.value.high))
+            for m in self.measured
+            if not math.isnan(m.value.value)
+        ]
         return compared_runs(rows, self.names)
 
     __dir__ = own_names

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,7 +48,7 @@ class Opened:
         model: the model.
         prompts: with splits.
         plan: the settings, filled in.
-        settings: those asked for.
+        settings: those asked for, with the model and the prompts.
         study: the identity of the study.
     """
 
@@ -90,6 +89,9 @@ def open_job(
     given_rows = given_prompts(named, prompts, seed=settings.seed, cells=settings.cells)
     read = with_all_splits(given_rows, seed=settings.seed)
     loaded = model if isinstance(model, Model) else load(model, **wanted)
+    settings = replace(
+        settings, model=loaded.id if isinstance(model, Model) else os.fspath(model), prompts=_named(prompts)
+    )
     plan = plan_for(loaded, read, settings)
     check_prompts(loaded, read, extra=plan.max_new_tokens)
     check_targets(loaded, read.where(split=["discover", "train"]))  # no other step reads them
@@ -102,6 +104,13 @@ def open_job(
     )
 
 
+def _named(prompts: str | os.PathLike[str] | PromptSet | None) -> str | None:
+    """The prompts as a setting: a set that is no file cannot be read from a configuration file."""
+    if isinstance(prompts, PromptSet):
+        return "given in Python"
+    return None if prompts is None else os.fspath(prompts)
+
+
 @dataclass
 class Job:
     """A run in progress.
@@ -110,7 +119,7 @@ class Job:
         about: the model, its prompts and the plan.
         folder: the run folder, locked.
         progress: show progress.
-        engines: makes the engine of a step from its journal.
+        computed_on: the engine of the expensive loops.
         results: what results.json holds.
         sections: of the step that runs; it adds them with `put`.
     """
@@ -118,7 +127,7 @@ class Job:
     about: Opened
     folder: RunFolder
     progress: bool = True
-    engines: Callable[[Journal], Engine] = InProcess
+    computed_on: Engine = field(default_factory=InProcess)
     results: dict[str, Any] = field(default_factory=dict)
     sections: dict[str, Any] = field(default_factory=dict)
     _judge: Judge | None = None
@@ -208,7 +217,7 @@ class Job:
             step: its name.
         """
         self.folder.own(f"{step}/journal/", step=step)
-        return self.engines(Journal(self.out / step / "journal"))
+        return self.computed_on.with_journal(Journal(self.out / step / "journal"))
 
     @property
     def judge(self) -> Judge | None:
@@ -218,9 +227,7 @@ class Job:
             self._judge = load_judge(name)
         return self._judge
 
-    def evaluated(
-        self, model: Model, name: str, file: str, *, step: str, prompts: PromptSet | None = None
-    ) -> None:
+    def evaluated(self, model: Model, name: str, file: str, *, step: str, prompts: PromptSet | None = None) -> None:
         """Evaluate a condition, unless its file is there already.
 
         Args:

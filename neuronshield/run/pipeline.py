@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,31 +24,33 @@ from typing import Any
 import numpy as np
 
 from ..core.arguments import one_of
+from ..core.progress import metered
 from ..data.prompts import Cell
 from ..find.moments import capture
 from ..find.overlaps import overlap
 from ..find.scores import contrast
 from ..model.answers import refusal_for
+from ..model.engine import Engine, engine_of
 from ..model.forward import margins
 from ..model.model import Model
 from ..model.prefixes import opening_tokens, openings_of
 from ..prove.requirements import log_requirements, requirements
 from ..prove.verify import verify
 from .checking import check
-from .folder import check_folder, open_folder, read_results
+from .folder import check_folder, open_folder, read_results, remove_file
 from .headlines import headlines
 from .job import Job, Opened, load_neurons, open_job
+from .plan import APART
 from .report import write_report
 from .sections import FindSection, TopNeuron
-from .settings import Settings, settings_of
+from .settings import Settings, read_settings, run_file, settings_of
 from .shielding import shield
+from .work import work_of
 
 __all__ = ["STEPS", "find", "prove", "run", "step"]
 
 
 logger = logging.getLogger("neuronshield")
-
-APART = 0.5  # of refusal rate between harmful and benign prompts, from which on a cell counts as refusing
 
 
 # -- find -----------------------------------------------------------------------------------------------
@@ -155,6 +156,7 @@ def run(
     *,
     settings: Settings | None = None,
     overwrite: bool = False,
+    engine: Engine | str | None = None,
     progress: bool = True,
     tell: Callable[[str], None] | None = None,
     **changes: Any,
@@ -168,8 +170,10 @@ def run(
         prompts: a JSONL or Parquet file, or a set; None for the organism's own.
         out: the run folder.
         settings: what is asked for; the defaults of the model and its prompts without them.
-        overwrite: start again where the folder holds another study, or a step that was run with other settings.
-        progress: show progress bars.
+        overwrite: start again where the folder holds another study, or a step that was run with other settings. What was finished
+            with these settings is kept, so that a run that was stopped goes on by the same call.
+        engine: where the expensive loops run (`neuronshield.model.engine`); None for this process. Results do not depend on it.
+        progress: show one line a step, with the time that remains.
         tell: is called with what each step found, in one sentence.
         **changes: fields of `Settings` for this call, such as `hold_out=["sw", "image"]` or `seed=1`.
 
@@ -178,7 +182,7 @@ def run(
             written. Nothing is left behind if nothing is finished.
     """
     return _work(STEPS, model, prompts, Path(out), settings=settings_of("run", settings, changes), overwrite=overwrite,
-                 progress=progress, tell=tell, whole=True)  # fmt: skip
+                 engine=engine, progress=progress, tell=tell, whole=True)  # fmt: skip
 
 
 def step(
@@ -189,22 +193,28 @@ def step(
     *,
     settings: Settings | None = None,
     overwrite: bool = False,
+    engine: Engine | str | None = None,
     progress: bool = True,
     tell: Callable[[str], None] | None = None,
     **changes: Any,
 ) -> dict[str, Any]:
     """What results.json holds after one step; later steps become stale where it is run again with other settings.
 
+    Settings that are not given are those of run.toml in the folder, if there is one.
+
     Args:
         name: "find", "prove", "shield" or "check".
-        model, prompts, out, settings, overwrite, progress, tell, **changes: as in `run`.
+        overwrite: begin again, also where the step is done.
+        model, prompts, out, settings, progress, tell, **changes: as in `run`.
 
     Raises:
         InputError: as `run`, or a step before this one is missing or stale.
     """
     one_of(name, STEPS, call="step", name="name")
+    if settings is None and (kept := run_file(out)) is not None:
+        settings = settings_of(name, None, read_settings(kept))
     return _work({name: STEPS[name]}, model, prompts, Path(out), settings=settings_of(name, settings, changes),
-                 overwrite=overwrite, progress=progress, tell=tell, whole=False)  # fmt: skip
+                 overwrite=overwrite, engine=engine, progress=progress, tell=tell, whole=False)  # fmt: skip
 
 
 def _work(
@@ -215,6 +225,7 @@ def _work(
     *,
     settings: Settings,
     overwrite: bool,
+    engine: Engine | str | None,
     progress: bool,
     tell: Callable[[str], None] | None,
     whole: bool,
@@ -222,11 +233,12 @@ def _work(
     check_folder(out)
     about = open_job(model, prompts, settings)
     with open_folder(out, about.study, overwrite=overwrite) as folder:
-        job = Job(about, folder, progress=progress)
+        job = Job(about, folder, progress=progress, computed_on=engine_of(engine))
         _before(about)
+        folder.agree(step_settings(job), free=list(steps) if overwrite else [])
         job.write_head()
         for name, do in steps.items():
-            if _one(job, name, do, overwrite=overwrite) or whole:
+            if _one(job, name, do, again=overwrite and not whole) or whole:
                 _tell(job, name, tell)
             else:
                 logger.warning("%s: was done before; --overwrite runs it again", name)
@@ -243,19 +255,27 @@ def _before(about: Opened) -> None:
     log_requirements(requirements(about.prompts))
 
 
-def _one(job: Job, name: str, do: Callable[[Job], None], *, overwrite: bool) -> bool:
+def _one(job: Job, name: str, do: Callable[[Job], None], *, again: bool) -> bool:
     """Whether a step was run: not where it was done before."""
     job.folder.needed(name)
-    if not job.folder.begin(name, step_settings(job)[name], overwrite=overwrite):
+    if not job.folder.begin(name, step_settings(job)[name], again=again):
         return False
     logger.info("%s", name)
     start = time.perf_counter()
     job.sections = {}
-    do(job)
+    with metered(name, _expected(job, name), show=job.progress):
+        do(job)
     job.folder.finish(name, job.sections, seconds=round(time.perf_counter() - start, 1))
-    shutil.rmtree(job.out / name / "journal", ignore_errors=True)  # the step is done, and its units are in its result
+    remove_file(job.out, f"{name}/journal/")  # the step is done, and its units are in its result
     job.load()
     return True
+
+
+def _expected(job: Job, name: str) -> dict[str, float]:
+    """Pieces of each kind of work of a step, for its remaining time."""
+    cells = [Cell.of(c) for c in job.results["find"]["refusing_cells"]] if "find" in job.results else []
+    work = next(w for w in work_of(job.about, cells) if w.step == name)
+    return {"prompt": work.captured, "run": work.margins, "answer": work.answers, "step": work.training_steps}
 
 
 def _tell(job: Job, name: str, tell: Callable[[str], None] | None) -> None:

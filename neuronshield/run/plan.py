@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..check.judges import JUDGES
 from ..core.arguments import at_least, one_of
 from ..core.errors import InputError
 from ..data.prompts import MODALITIES, SPLITS, Cell, PromptSet
@@ -59,6 +60,10 @@ class Plan:
     method: str = "contribution"
     graded: int = 48
     random_masks: int = RANDOM_MASKS
+
+
+#: Refusal of harmful minus benign prompts, from which on the model refuses in a cell.
+APART = 0.5
 
 
 def read_prompts(
@@ -222,6 +227,8 @@ def _asked(plan: Plan, asked: Settings) -> Plan:
     if not 0 < size.get("param_fraction", 1.0) <= 1:
         raise InputError(f"run: param_fraction={asked.param_fraction}: must be above 0 and at most 1")
     one_of(asked.method or plan.method, METHODS, call="run", name="method")
+    if asked.judge is not None:
+        one_of(asked.judge, JUDGES, call="run", name="judge")  # it is loaded much later
     trained = {"steps": asked.steps, "lr": asked.lr, "batch_size": asked.train_batch_size, "retention": asked.retention}
     training: dict[str, Any] = {name: value for name, value in trained.items() if value is not None}
     training["snapshots"] = _early(training.get("steps", plan.training.steps))

@@ -58,23 +58,25 @@ def shield(job: Job) -> None:
 
 def _conditions(
     job: Job, neurons: NeuronSet, rows: PromptSet, config: TrainingConfig
-) -> dict[str, Callable[[], Update]]:
-    """How each condition is made, in order."""
+) -> dict[str, Callable[[Path], Update]]:
+    """How each condition is made, in order, with the checkpoint of its training."""
 
-    def masked(mask: NeuronSet) -> Callable[[], Update]:
-        return lambda: masked_update(job.model, mask, rows, allow_unproven=True, config=config)
+    def masked(mask: NeuronSet) -> Callable[[Path], Update]:
+        return lambda to: masked_update(
+            job.model, mask, rows, allow_unproven=True, config=replace(config, checkpoint=to)
+        )
 
     masks = {
         random_mask(i + 1): masked(random_like(neurons, job.model, seed=[job.seed, i]))
         for i in range(job.plan.random_masks)
     }
 
-    def lora() -> Update:
-        return plain_lora(job.model, _unit(job, SHIELD).trained.trained, rows, config=config)
+    def lora(to: Path) -> Update:
+        return plain_lora(job.model, _unit(job, SHIELD).trained.trained, rows, config=replace(config, checkpoint=to))
 
     return {
-        SHIELD: masked(neurons), **masks, LORA: lora, CLAMP: lambda: clamp_edit(job.model, neurons, rows),
-        LOW_RANK: lambda: low_rank_edit(job.model, neurons, rows),
+        SHIELD: masked(neurons), **masks, LORA: lora, CLAMP: lambda _: clamp_edit(job.model, neurons, rows),
+        LOW_RANK: lambda _: low_rank_edit(job.model, neurons, rows),
     }  # fmt: skip
 
 
@@ -93,10 +95,12 @@ class Unit:
     taught: Taught | None
 
 
-def _made(job: Job, name: str, make: Callable[[], Update]) -> Unit:
+def _made(job: Job, name: str, make: Callable[[Path], Update]) -> Unit:
     """A condition: read back if it is finished, else trained, saved and evaluated along the way."""
     if not _unit_file(job, name).exists():
-        update = make()
+        started = _unit_file(job, name).with_suffix(".safetensors")
+        job.folder.own(started.relative_to(job.out).as_posix(), step="shield")
+        update = make(started)
         if update.peft_model is not None:
             folder = adapter_folder(job, name)
             job.folder.own(f"{folder.relative_to(job.out).as_posix()}/", step="shield")
@@ -107,6 +111,7 @@ def _made(job: Job, name: str, make: Callable[[], Update]) -> Unit:
             stopped=update.stopped,
         )  # fmt: skip
         job.folder.own(_unit_file(job, name).relative_to(job.out).as_posix(), step="shield")
+        started.unlink(missing_ok=True)
         save_json(_unit_file(job, name), FORMAT, {"unit": Unit(trained, update.retention, update.taught)})
     return _unit(job, name)
 

@@ -1,6 +1,6 @@
 """Checkpoints of a training run: one safetensors file, written after every step and checked before a run continues from it.
 
-It holds the trained numbers (`p.<i>`), the optimiser's state (`s.<i>.<name>`), the loss of every step, the provenance of the
+It holds the trained numbers (`p.<i>`), the optimiser's state (`s.<i>.<name>`), the numbers after each snapshot (`k.<step>.<i>`), the loss of every step, the provenance of the
 run, and a hash of all of it. A file that is damaged, of another version or of another run is refused by its name.
 """
 
@@ -25,7 +25,7 @@ __all__ = ["read_checkpoint", "write_checkpoint"]
 logger = logging.getLogger("neuronshield")
 
 
-FORMAT = "neuronshield.training/2"
+FORMAT = "neuronshield.training/3"
 ADVICE = "remove it or name another"
 
 
@@ -36,6 +36,7 @@ def write_checkpoint(
     optimiser: torch.optim.Optimizer,
     losses: Sequence[float],
     about: Mapping[str, Any],
+    kept: Mapping[int, Sequence[Tensor]] | None = None,
 ) -> None:
     """Write the state of a run.
 
@@ -44,13 +45,14 @@ def write_checkpoint(
     >>> optimiser = torch.optim.SGD([weight], lr=0.1)
     >>> write_checkpoint(Path("c.safetensors"), [weight], optimiser=optimiser, losses=[0.5], about={"seed": 0})
     >>> read_checkpoint(Path("c.safetensors"), [weight], optimiser=optimiser, about={"seed": 0})
-    [0.5]
+    ([0.5], {})
 
     Args:
         path: the file; it is written beside its place and renamed.
         parameters: what is trained.
         optimiser: of these parameters.
         losses: of the steps so far.
+        kept: the trained numbers after each snapshot, by step.
         about: provenance of the run.
 
     Raises:
@@ -59,6 +61,7 @@ def write_checkpoint(
     from safetensors.torch import save_file
 
     tensors = {f"p.{i}": p.detach().contiguous() for i, p in enumerate(parameters)}
+    tensors |= {f"k.{step}.{i}": v.contiguous() for step, values in (kept or {}).items() for i, v in enumerate(values)}
     plain: dict[str, Any] = {}
     for i, state in optimiser.state_dict()["state"].items():
         for name, value in state.items():
@@ -78,8 +81,8 @@ def read_checkpoint(
     *,
     optimiser: torch.optim.Optimizer,
     about: Mapping[str, Any],
-) -> list[float]:
-    """The losses of the steps that were done; parameters and optimiser are put back to where they were after them.
+) -> tuple[list[float], dict[int, list[Tensor]]]:
+    """The losses of the steps that were done, and the snapshots; parameters and optimiser are put back to where they were after them.
 
     Args:
         path: a file that `write_checkpoint` wrote.
@@ -100,7 +103,13 @@ def read_checkpoint(
             p.copy_(tensors[f"p.{i}"])
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
     logger.info("resumed %s at step %d", path, len(meta["losses"]))
-    return list(meta["losses"])
+    return list(meta["losses"]), _snapshots(tensors, len(parameters))
+
+
+def _snapshots(tensors: Mapping[str, Tensor], n: int) -> dict[int, list[Tensor]]:
+    """The trained numbers after each snapshot, by step."""
+    steps = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("k.")})
+    return {step: [tensors[f"k.{step}.{i}"] for i in range(n)] for step in steps}
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

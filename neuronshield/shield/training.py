@@ -28,10 +28,10 @@ from typing import Any, TypedDict
 import numpy as np
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from ..core.arguments import at_least, one_of, require, unknown_keywords
 from ..core.errors import InputError
+from ..core.progress import bar
 from ..model.answers import Example
 from ..model.model import Model
 from ..model.running import recording, running
@@ -127,8 +127,6 @@ class TrainingConfig:
             at_least(1, call, snapshots=step)
             if step > self.steps:
                 raise InputError(f"{call}: snapshots={list(self.snapshots)!r:.60}: there are {self.steps} steps")
-        if self.snapshots and self.checkpoint is not None:
-            raise InputError(f"{call}: snapshots= are not kept in a checkpoint; leave one of the two out")
 
     def __repr__(self) -> str:
         """The fields that differ from the defaults."""
@@ -253,12 +251,17 @@ def fit(
     about = {**about, "optimiser": _described(optimiser), "taught": _hash(data)}
     run = Run()
     if checkpoint is not None and checkpoint.exists():
-        run.losses = read_checkpoint(checkpoint, parameters, optimiser=optimiser, about=about)
+        run.losses, run.kept = read_checkpoint(checkpoint, parameters, optimiser=optimiser, about=about)
+        if gone := [s for s in config.snapshots if s <= len(run.losses) and s not in run.kept]:
+            raise InputError(f"{checkpoint}: has no snapshot of step {gone[0]}; remove it or leave that snapshot out")
     picks = deal(data, config.batch_size, steps=config.steps, seed=config.seed)
     good = _snapshot(parameters)
-    with _checkpointing(model, trained, config.gradient_checkpointing):
-        bar = tqdm(picks[len(run.losses) :], desc="update", unit="step", disable=not config.progress, leave=False)
-        for rows in bar:
+    left = config.steps - len(run.losses)
+    with (
+        _checkpointing(model, trained, config.gradient_checkpointing),
+        bar(left, desc="update", unit="step", show=config.progress) as tick,
+    ):
+        for rows in picks[len(run.losses) :]:
             step = len(run.losses)
             for group in optimiser.param_groups:
                 group["lr"] = config.lr * (0.1 + 0.45 * (1 + float(np.cos(np.pi * step / config.steps))))
@@ -274,9 +277,10 @@ def fit(
             good = _snapshot(parameters)
             optimiser.step()
             run.losses.append(loss)
+            tick(1)
             run.keep(parameters, config, step=len(run.losses))
             if checkpoint is not None and _finite(parameters):  # otherwise the last good state stays
-                write_checkpoint(checkpoint, parameters, optimiser=optimiser, losses=run.losses, about=about)
+                write_checkpoint(checkpoint, parameters, optimiser=optimiser, losses=run.losses, kept=run.kept, about=about)
     optimiser.zero_grad(set_to_none=True)
     if run.stopped is None and not _finite(parameters):
         _restore(parameters, good)

@@ -384,7 +384,6 @@ def test_a_snapshot_is_the_model_after_that_step(form: str, llama: ns.Model, mon
         ({"snapshots": [0]}, "snapshots=0: must be a whole number of at least 1"),
         ({"snapshots": [2, 9]}, r"snapshots=\[2, 9\]: there are 4 steps"),
         ({"snapshots": 3}, "snapshots must be Iterable, got int 3; steps, such as"),
-        ({"snapshots": [2], "checkpoint": "c"}, "snapshots= are not kept in a checkpoint"),
     ],
 )
 def test_a_snapshot_that_cannot_be_kept_is_refused(options: dict[str, Any], said: str):
