@@ -22,7 +22,6 @@ translations of one request count as one observation.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,11 +35,11 @@ from tqdm.auto import tqdm
 
 from ..core.arguments import at_least, check_seed, one_of, require
 from ..core.display import count
+from ..core.equality import same
 from ..core.errors import InputError
-from ..core.files import write_text
 from ..core.intervals import clustered_rate
 from ..core.provenance import provenance
-from ..core.results import from_json, load_json, same, to_json
+from ..core.results import from_json, load_json, reading, save_json
 from ..core.statistics import Interval
 from ..data.grading import Grade, grade
 from ..data.judging import Judge, check_judge, judged
@@ -50,8 +49,8 @@ from ..model.engine import Engine, engine_of
 from ..model.generation import settings
 from ..model.model import Model, require_model
 from ..model.prefixes import openings_of
-from ..model.units import run_answers
 from ..model.thoughts import in_thought
+from ..model.units import run_answers
 from ..shield.guard import Guard, Guarded
 from .cells import (
     METRICS,
@@ -71,7 +70,7 @@ from .cells import (
 __all__ = ["METRICS", "Agreement", "Answer", "CellResult", "Evaluation", "Touched", "evaluate"]
 
 
-FORMAT = "neuronshield.Evaluation/2"
+FORMAT = "neuronshield.Evaluation/3"
 
 
 LEFT_OUT = Path("left out")  # stands for a picture in a file
@@ -150,6 +149,8 @@ def evaluate(
         )
         answers = [_judged(judge, a, in_thought=o) for a, o in rows]
         about["judge"] = judge.name
+    if any(opened):
+        about["in_thought"] = [p.id for p, o in zip(test, opened, strict=True) if o]
     if guard is not None:
         about["guard"] = {**guard.provenance, "margin": guard.margin}
     return Evaluation(answers, name, seed, provenance=about, touched=touched)
@@ -331,10 +332,9 @@ class Evaluation:
             InputError: a prompt has a column that JSON cannot hold.
         """
         try:
-            data = {"format": FORMAT, "evaluation": to_json(self._bare())}
+            return save_json(path, FORMAT, {"evaluation": self._bare()})
         except TypeError as error:
             raise InputError(f"{path}: a prompt cannot be written as JSON ({error}); leave that column out") from None
-        return write_text(path, json.dumps(data, ensure_ascii=False, allow_nan=False))
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Evaluation:
@@ -346,7 +346,8 @@ class Evaluation:
         Raises:
             InputError: no such file, or not an evaluation.
         """
-        return from_json(Evaluation, _with_paths(load_json(path, FORMAT).get("evaluation")))
+        with reading(path, FORMAT):
+            return from_json(Evaluation, _with_paths(load_json(path, FORMAT).get("evaluation")))
 
 
 def _with_paths(data: Any) -> Any:

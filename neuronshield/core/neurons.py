@@ -27,7 +27,7 @@ from .arguments import require
 from .display import short_table
 from .errors import InputError
 from .provenance import combined_provenance
-from .results import from_json, load_arrays, save_arrays
+from .results import from_json, load_arrays, reading, save_arrays
 
 __all__ = ["NEURON_VALUE", "NeuronSet"]
 
@@ -93,6 +93,11 @@ class NeuronSet:
         d_mlp: int | None = None,
         provenance: dict[str, Any] | None = None,
     ) -> None:
+        for name, size in (("n_layers", n_layers), ("d_mlp", d_mlp)):
+            if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+                raise InputError(
+                    f"NeuronSet({name}={size!r:.20}): must be a whole number from 1, or None if it is not known"
+                )
         members = frozenset(_pairs(pairs))
         for layer, index in members:
             if min(layer, index) < 0 and None in (n_layers, d_mlp):
@@ -335,12 +340,10 @@ class NeuronSet:
             InputError: no such file, or not a neuron set.
         """
         arrays, about = load_arrays(path, FORMAT)
-        try:
+        with reading(path, FORMAT):
             header = from_json(_Header, about)
             pairs = zip(arrays["layer"].tolist(), arrays["index"].tolist(), strict=True)
             return NeuronSet(pairs, n_layers=header.n_layers, d_mlp=header.d_mlp, provenance=header.provenance)
-        except (KeyError, ValueError) as error:
-            raise InputError(f"{path}: not a file of {FORMAT} ({error})") from None
 
 
 def _pairs(pairs: Any) -> Iterator[tuple[int, int]]:

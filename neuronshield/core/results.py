@@ -9,12 +9,14 @@ and hold a checksum of all their content.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +26,7 @@ from .errors import InputError
 from .files import as_path, replacing, write_text
 
 __all__ = [
-    "from_json", "load_arrays", "load_json", "other_format", "same", "save_arrays", "save_json", "to_json",
+    "from_json", "load_arrays", "load_json", "other_format", "reading", "save_arrays", "save_json", "to_json",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -116,7 +118,7 @@ def _read(kind: Any, data: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _read_fields(kind, data, where)
     if isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields"):
-        hints = list(typing.get_type_hints(kind).values())
+        hints = list(_hints(kind).values())
         values = _sequence(data, where, len(hints))
         return kind(*(_read(h, v, where) for h, v in zip(hints, values, strict=True)))
     if origin is tuple:
@@ -132,13 +134,17 @@ def _read(kind: Any, data: Any, where: str) -> Any:
     return _scalar(kind, data, where)
 
 
+#: Types of the fields of a class; a file holds thousands of its values.
+_hints = functools.cache(typing.get_type_hints)
+
+
 def _read_fields(kind: Any, data: Any, where: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(kind)}
     if not isinstance(data, dict):
         raise InputError(f"{where}: expected an object, got {type(data).__name__}")
     if unknown := sorted(set(data) - set(fields)):
         raise InputError(f"{where}: unknown field {unknown[0]!r}")
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     values = {}
     for name, field in fields.items():
         if name in data:
@@ -170,39 +176,6 @@ def _scalar(kind: Any, data: Any, where: str) -> Any:
     if not isinstance(data, wanted) or (kind is not bool and isinstance(data, bool)):
         raise InputError(f"{where}: expected {getattr(kind, '__name__', kind)}, got {data!r:.60}")
     return float(data) if kind is float else data
-
-
-def same(a: Any, b: Any) -> bool:
-    """Whether two results are equal field by field: what `==` means for results that hold arrays.
-
-    Arrays and tensors are equal if their shapes and values are, NaN is equal to NaN, and a list to a tuple of the same items.
-
-    >>> same({"x": np.array([1.0, np.nan])}, {"x": np.array([1.0, np.nan])}), same([1, 2], (1, 3))
-    (True, False)
-
-    Args:
-        a: a dataclass, mapping, sequence, array or plain value.
-        b: the other one.
-    """
-    a, b = (v.detach().float().cpu().numpy() if hasattr(v, "detach") else v for v in (a, b))
-    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
-        both = np.asarray(a), np.asarray(b)
-        return bool(np.array_equal(*both, equal_nan=all(array.dtype.kind == "f" for array in both)))
-    if dataclasses.is_dataclass(a) and not isinstance(a, type):
-        return type(a) is type(b) and all(
-            _same_part(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a)
-        )
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return a.keys() == b.keys() and all(_same_part(a[key], b[key]) for key in a)
-    if all(isinstance(v, Sequence) and not isinstance(v, (str, bytes)) for v in (a, b)):
-        return len(a) == len(b) and all(_same_part(x, y) for x, y in zip(a, b, strict=True))
-    return bool(a == b) or (isinstance(a, float) and isinstance(b, float) and np.isnan(a) and np.isnan(b))
-
-
-def _same_part(a: Any, b: Any) -> bool:
-    """`same`, but a dataclass that says itself what is equal is asked."""
-    params = getattr(type(a), "__dataclass_params__", None)
-    return bool(a == b) if params and not params.eq and "__eq__" in vars(type(a)) else same(a, b)
 
 
 def save_arrays(path: str | os.PathLike[str], form: str, arrays: Mapping[str, np.ndarray], about: Any) -> Path:
@@ -342,6 +315,30 @@ def _check_format(path: Path, found: Any, form: str, *, intact: bool) -> None:
         raise other_format(path, found, form)
     if not intact:
         raise InputError(f"{path}: is damaged: its contents are not those that were saved; write it again")
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str], form: str) -> Iterator[None]:
+    """A context in which a result is put together from a file's content; what does not fit names the file.
+
+    >>> with reading("a.safetensors", "example/1"):
+    ...     {}["x"]
+    Traceback (most recent call last):
+        ...
+    neuronshield.core.errors.InputError: a.safetensors: not a file of example/1 ('x' is missing)
+
+    Args:
+        path: the file.
+        form: the format it has.
+
+    Raises:
+        InputError: the block raised an error that says that a field is missing, ill-typed or of another size.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+        why = f"{error.args[0]!r} is missing" if type(error) is KeyError else str(error)
+        raise InputError(f"{path}: not a file of {form} ({why:.200})") from None
 
 
 def other_format(path: Path, found: Any, form: str, *, why: Exception | None = None) -> InputError:

@@ -15,8 +15,8 @@ from PIL import Image
 
 from ..core.arguments import one_of, require
 from ..core.display import own_names
+from ..core.equality import same
 from ..core.errors import InputError
-from ..core.results import same
 from .chats import read_chat, user_text
 from .columns import LABELS, MODALITIES, SPLITS, check_text, label_of
 from .parsing import check_modality

@@ -15,7 +15,7 @@ from ..core.arguments import require
 from ..core.display import short_table
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
-from ..core.results import from_json, load_arrays, save_arrays
+from ..core.results import from_json, load_arrays, reading, save_arrays
 from ..data.prompts import Cell
 
 __all__ = ["CellSets", "anchored", "known_cell", "pack", "unpack"]
@@ -117,7 +117,8 @@ class CellSets(Mapping[Cell, NeuronSet]):
             InputError: no such file, or not written by `CellSets.save`.
         """
         arrays, about = load_arrays(path, FORMAT)
-        return unpack(arrays, from_json(list[SetHeader], about), path)
+        with reading(path, FORMAT):
+            return unpack(arrays, from_json(list[SetHeader], about))
 
     def __repr__(self) -> str:
         shown = [f"{cell}: {len(neurons)}" for cell, neurons in list(self.items())[:4]]
@@ -188,29 +189,29 @@ def pack(sets: CellSets) -> tuple[dict[str, np.ndarray], list[SetHeader]]:
     return {"members": np.array(members, dtype=np.int32).reshape(-1, 3)}, headers
 
 
-def unpack(arrays: Mapping[str, np.ndarray], headers: list[SetHeader], path: str | os.PathLike[str]) -> CellSets:
+def unpack(arrays: Mapping[str, np.ndarray], headers: list[SetHeader]) -> CellSets:
     """The sets that `pack` took apart.
 
-    >>> unpack(*pack(CellSets({"en/text": neurons})), "sets.safetensors")
+    >>> unpack(*pack(CellSets({"en/text": neurons})))
     CellSets(en/text: 3)
 
     Args:
         arrays: holds "members".
         headers: what is said of each set.
-        path: the file, for the message.
 
     Raises:
-        InputError: members that do not fit the sets.
+        KeyError, IndexError, TypeError, ValueError: members that do not fit the sets; `reading` names the file.
     """
-    try:
-        members: list[list[tuple[int, int]]] = [[] for _ in headers]
-        for i, layer, index in arrays["members"].tolist():
-            members[i].append((layer, index))
-        return CellSets(
-            {
-                h.cell: NeuronSet(pairs, n_layers=h.n_layers, d_mlp=h.d_mlp, provenance=h.provenance)
-                for h, pairs in zip(headers, members, strict=True)
-            }
-        )
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: its neuron sets cannot be read ({error})") from None
+    members: list[list[tuple[int, int]]] = [[] for _ in headers]
+    for i, layer, index in arrays["members"].tolist():
+        if i < 0:
+            raise IndexError(f"set {i}")
+        members[i].append((layer, index))
+    if len({h.cell for h in headers}) < len(headers):
+        raise ValueError("two sets are of the same cell")
+    return CellSets(
+        {
+            h.cell: NeuronSet(pairs, n_layers=h.n_layers, d_mlp=h.d_mlp, provenance=h.provenance)
+            for h, pairs in zip(headers, members, strict=True)
+        }
+    )

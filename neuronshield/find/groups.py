@@ -19,8 +19,9 @@ from torch import Tensor
 
 from ..core.arguments import require
 from ..core.display import count, short_table
+from ..core.equality import same
 from ..core.errors import InputError
-from ..core.results import from_json, load_arrays, same, save_arrays
+from ..core.results import from_json, load_arrays, reading, save_arrays
 from ..data.prompts import Cell, Prompt
 from .folds import folds_of
 from .running import ARRAYS, BothLabels, Group, Moments, by_group, merged
@@ -72,7 +73,8 @@ class Stats:
 
     def __post_init__(self) -> None:
         shape = np.shape(self.down_norms)
-        others = {"down_l1": np.shape(self.down_l1), **{str(tuple(g)): m.mean.shape for g, m in self.groups.items()}}
+        others = {"down_l1": np.shape(self.down_l1)}
+        others |= {f"{name} of {tuple(g)}": getattr(m, name).shape for g, m in self.groups.items() for name in ARRAYS}
         if wrong := next((name for name, other in others.items() if other != shape), None):
             raise InputError(f"Stats: {wrong} has shape {others[wrong]}, but down_norms {shape} (n_layers, d_mlp); "
                              "give moments and norms of one model")  # fmt: skip
@@ -232,24 +234,22 @@ class Stats:
             InputError: no such file, or not written by `Stats.save`.
         """
         arrays, about = load_arrays(path, FORMAT)
-        try:
+        with reading(path, FORMAT):
             header = from_json(_Header, about)
-            groups = {
-                group: Moments(n=n, **{name: arrays[name][i] for name in ARRAYS})
-                for i, (group, n) in enumerate(zip(header.groups, header.counts, strict=True))
-            }
-            norms, l1 = arrays["down_norms"], arrays["down_l1"]
-        except (KeyError, IndexError, ValueError) as error:
-            raise InputError(f"{path}: not a file of {FORMAT} ({error})") from None
-        return Stats(
-            groups=groups,
-            down_norms=norms,
-            down_l1=l1,
-            tokens=header.tokens,
-            n_params=header.n_params,
-            params_per_neuron=header.params_per_neuron,
-            provenance=header.provenance,
-        )
+            counts = dict(zip(header.groups, header.counts, strict=True))
+            kept = [list(arrays[name]) for name in ARRAYS] if counts else []
+            if wrong := next((name for name in ARRAYS if counts and not np.isfinite(arrays[name]).all()), None):
+                raise ValueError(f"{wrong!r} has values that are not finite")
+            groups = {group: Moments(n, *moments) for (group, n), *moments in zip(counts.items(), *kept, strict=True)}
+            return Stats(
+                groups=groups,
+                down_norms=arrays["down_norms"],
+                down_l1=arrays["down_l1"],
+                tokens=header.tokens,
+                n_params=header.n_params,
+                params_per_neuron=header.params_per_neuron,
+                provenance=header.provenance,
+            )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Stats) and same(self, other)

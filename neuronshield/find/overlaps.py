@@ -35,9 +35,10 @@ from jaxtyping import Float, Int
 
 from ..core.arguments import require
 from ..core.display import count, short_table
+from ..core.equality import same
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
-from ..core.results import from_json, load_arrays, same, save_arrays, to_json
+from ..core.results import from_json, load_arrays, reading, save_arrays, to_json
 from ..data.prompts import Cell
 from .cells import CellSets, SetHeader, anchored, pack, unpack
 from .comparisons import Shared, interval_of, jaccards, mean_of, reliabilities, shared_of
@@ -49,7 +50,8 @@ from .selection import SIZES
 __all__ = ["Overlap", "anchored", "jaccard", "overlap", "overlap_coefficient"]
 
 FORMAT = "neuronshield.Overlap/2"
-ARRAYS = ("jaccard", "coefficient", "benign_null", "reliability", "permuted", "excess", "attainable", "size", "pairs")
+SAMPLED = ("permuted", "excess", "attainable")  # [sample, cell, cell]; the others [cell, cell]
+ARRAYS = ("jaccard", "coefficient", "benign_null", "reliability", *SAMPLED, "size", "pairs")
 #: What tables and JSON hold of every pair.
 MEASURES = (
     "jaccard", "coefficient", "benign_null", "permutation_null", "p", "reliability", "shared", "shared_low", "shared_high",
@@ -287,20 +289,17 @@ class Overlap:
             InputError: no such file, or not written by `Overlap.save`.
         """
         arrays, about = load_arrays(path, FORMAT)
-        try:
+        with reading(path, FORMAT):
             header = from_json(_Header, about)
-        except InputError as error:
-            raise InputError(f"{path}: not a file of {FORMAT} ({error})") from None
-        n = len(header.cells)
-        if any(name not in arrays or arrays[name].shape[-2:] != (n, n) for name in ARRAYS):
-            raise InputError(f"{path}: not a file of {FORMAT} (its arrays do not fit its cells)")
-        return Overlap(
-            cells=[Cell.of(name) if "/" in name else name for name in header.cells],
-            **{name: arrays[name] for name in ARRAYS},
-            sets=unpack(arrays, header.sets, path),
-            method=header.method,
-            provenance=header.provenance,
-        )
+            for name in ARRAYS:
+                like = arrays["excess" if name == "attainable" else name].shape
+                if arrays[name].shape != like or like[int(name in SAMPLED) :] != (len(header.cells),) * 2:
+                    raise ValueError(f"{name!r} does not fit {len(header.cells)} cells")
+            return Overlap(
+                cells=[Cell.of(name) if "/" in name else name for name in header.cells],
+                **{name: arrays[name] for name in ARRAYS},
+                sets=unpack(arrays, header.sets), method=header.method, provenance=header.provenance,
+            )  # fmt: skip
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Overlap) and same(self, other)

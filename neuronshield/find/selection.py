@@ -29,9 +29,10 @@ from jaxtyping import Float
 
 from ..core.arguments import at_least, one_of, require
 from ..core.display import count, short_table
+from ..core.equality import same
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
-from ..core.results import from_json, load_arrays, same, save_arrays
+from ..core.results import from_json, load_arrays, reading, save_arrays
 from ..data.prompts import Cell
 from .cells import CellSets, known_cell
 from .ranking import Choice, overall, per_layer
@@ -306,8 +307,10 @@ class Scores:
             InputError: no such file, or not written by `Scores.save`.
         """
         arrays, about = load_arrays(path, FORMAT)
-        try:
+        with reading(path, FORMAT):
             header = from_json(_Header, about)
+            if np.isnan(arrays["values"]).any():
+                raise ValueError("a score is not a number")
             return Scores(
                 cells=[Cell.of(c) for c in header.cells],
                 values=arrays["values"],
@@ -318,8 +321,6 @@ class Scores:
                 provenance=header.provenance,
                 difference=arrays.get("difference"),
             )
-        except (KeyError, ValueError) as error:
-            raise InputError(f"{path}: not a file of {FORMAT} ({error})") from None
 
     def _repr_html_(self) -> str:
         return short_table(self.to_frame(k=3), title=repr(self))

@@ -29,9 +29,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.arguments import one_of, require
+from ..core.equality import same
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
-from ..core.results import same
 from ..data.prompts import Cell, Prompt
 from .model import Model
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -19,9 +18,8 @@ import plotly.graph_objects as go
 
 from ..core.display import count
 from ..core.errors import InputError
-from ..core.files import write_text
 from ..core.neurons import NeuronSet
-from ..core.results import from_json, load_json, to_json
+from ..core.results import from_json, load_json, reading, save_json, to_json
 from .tables import (
     ANSWERS,
     TOO_FEW,
@@ -39,7 +37,7 @@ from .tables import (
 
 __all__ = ["RULE", "Claim", "Proof", "Rule"]
 
-FORMAT = "neuronshield.Proof/3"
+FORMAT = "neuronshield.Proof/4"
 
 
 @dataclass(frozen=True)
@@ -302,13 +300,16 @@ class Proof:
             InputError: a missing, unknown or ill-typed field.
         """
         kinds = get_type_hints(Proof)
-        if not isinstance(data, dict) or set(data) - {"word"} != set(kinds):
-            odd = sorted(set(kinds) ^ (set(data) - {"word"})) if isinstance(data, dict) else [type(data).__name__]
+        if not isinstance(data, dict) or set(data) != {"word", *kinds}:
+            odd = sorted({"word", *kinds} ^ set(data)) if isinstance(data, dict) else [type(data).__name__]
             raise InputError(f"Proof: not written by Proof.to_dict: {odd[0]!r} is missing or unknown")
         read: dict[str, Any] = {
             k: _set_from(data[k]) if k in SETS else from_json(kind, data[k]) for k, kind in kinds.items()
         }
-        return Proof(**read)
+        proof = Proof(**read)
+        if proof.word != data["word"]:
+            raise InputError(f"Proof: says {data['word']!r:.60}, but its claims say {proof.word!r}")
+        return proof
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Proof) and self.to_dict() == other.to_dict()
@@ -326,8 +327,7 @@ class Proof:
         Args:
             path: the file.
         """
-        text = json.dumps({"format": FORMAT, **self.to_dict()}, ensure_ascii=False, allow_nan=False)
-        return write_text(path, text)
+        return save_json(path, FORMAT, self.to_dict())
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Proof:
@@ -339,30 +339,32 @@ class Proof:
         Raises:
             InputError: no such file, or not a proof of this version.
         """
-        data = load_json(path, FORMAT)
-        try:
-            return Proof.from_dict(data)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
+        with reading(path, FORMAT):
+            return Proof.from_dict(load_json(path, FORMAT))
 
 
 #: Fields of a proof that are neuron sets.
 SETS = ("neurons", "verified", "candidates", "anti_refusal", "backups")
 
 
+@dataclass(frozen=True)
+class _Set:
+    """A neuron set as JSON can hold it."""
+
+    members: list[tuple[int, int]]
+    n_layers: int | None
+    d_mlp: int | None
+    provenance: dict[str, Any]
+
+
 def _set_json(neurons: NeuronSet) -> dict[str, Any]:
-    return {
-        "members": [list(pair) for pair in neurons], "n_layers": neurons.n_layers, "d_mlp": neurons.d_mlp,
-        "provenance": to_json(neurons.provenance),
-    }  # fmt: skip
+    kept: dict[str, Any] = to_json(_Set(list(neurons), neurons.n_layers, neurons.d_mlp, provenance=neurons.provenance))
+    return kept
 
 
 def _set_from(data: Any) -> NeuronSet:
-    try:
-        about = {k: data[k] for k in ("n_layers", "d_mlp", "provenance")}
-        return NeuronSet([tuple(pair) for pair in data["members"]], **about)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"Proof: not a neuron set written by Proof.to_dict ({error})") from None
+    kept = from_json(_Set, data)
+    return NeuronSet(kept.members, n_layers=kept.n_layers, d_mlp=kept.d_mlp, provenance=kept.provenance)
 
 
 def _p(value: float) -> str:

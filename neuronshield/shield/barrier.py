@@ -1,4 +1,4 @@
-"""Fitting the barriers of `neuronshield.shield.guard`: a ridge logistic regression per layer, and the position of its zero.
+"""The barriers of `neuronshield.shield.guard`: how a state is projected, a ridge logistic regression per layer, and its zero.
 
 Safe states are those of benign and of refused prompts, unsafe ones those of harmful prompts that were answered. The loss of a
 layer, over standardised activations z with weights that sum to 1, is
@@ -22,10 +22,39 @@ from ..core.errors import InputError
 from ..data.prompts import Prompt
 from ..find.folds import folds_of
 
-__all__ = ["RIDGE", "barriers", "cuts", "line", "separation_of", "shares"]
+__all__ = ["RIDGE", "barriers", "cuts", "line", "project", "separation_of", "shares"]
 
 
 RIDGE = 1e-2  # on standardised activations, against a loss whose weights sum to 1
+
+
+def project(
+    x: Float[Tensor, "row k"], w: Float[Tensor, " k"], b: float, margin: float = 0.0
+) -> tuple[Float[Tensor, "row k"], Bool[Tensor, " row"]]:
+    """The nearest x' with w . x' + b >= margin, in the dtype of `x`, and which rows had to move.
+
+    >>> new, moved = project(torch.tensor([[3.0, 4.0], [-1.0, 0.0]]), torch.tensor([2.0, 0.0]), 0.0, margin=4.0)
+    >>> new.round(decimals=3).tolist(), moved.tolist()
+    ([[3.0, 4.0], [2.0, 0.0]], [False, True])
+
+    Rows that move end beyond the boundary by at most the rounding error of that dtype.
+
+    Args:
+        x: activations of the members, one row a state.
+        w: normal of the half-space.
+        b: offset of the half-space.
+        margin: the least value of w . x + b.
+
+    Source: the formula of `neuronshield.shield.guard`.
+    """
+    wide, size = x.float(), w.abs()
+    gap = margin - b - wide @ w
+    short = gap > 0
+    new = wide + (gap / (w @ w))[:, None] * w
+    kept, summed = torch.finfo(x.dtype).eps, (len(w) + 4) * torch.finfo(w.dtype).eps
+    gap = gap + kept * (new.abs() @ size) + summed * (wide.abs() @ size + abs(b) + abs(margin))
+    new = wide + (gap / (w @ w))[:, None] * w
+    return torch.where(short[:, None], new.to(x.dtype), x), short
 
 
 def barriers(

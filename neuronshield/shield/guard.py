@@ -34,15 +34,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..core.arguments import at_least, check_seed, require
+from ..core.equality import same
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
 from ..core.provenance import provenance
-from ..core.results import load_arrays, same, save_arrays
+from ..core.results import from_json, load_arrays, reading, save_arrays
 from ..data.grading import grade
 from ..data.languages import OpeningsArg
 from ..data.prompts import Prompt, PromptSet
@@ -51,41 +52,12 @@ from ..model.generation import decode, settings
 from ..model.model import Model
 from ..model.prefixes import openings_of
 from ..model.thoughts import decoded, in_thought
-from .barrier import RIDGE, barriers, separation_of
+from .barrier import RIDGE, barriers, project, separation_of
 
-__all__ = ["Guard", "Guarded", "fit_guard", "project"]
+__all__ = ["Guard", "Guarded", "fit_guard"]
 
 
 FORMAT = "neuronshield.Guard/2"
-
-
-def project(
-    x: Float[Tensor, "row k"], w: Float[Tensor, " k"], b: float, margin: float = 0.0
-) -> tuple[Float[Tensor, "row k"], Bool[Tensor, " row"]]:
-    """The nearest x' with w . x' + b >= margin, in the dtype of `x`, and which rows had to move.
-
-    >>> new, moved = project(torch.tensor([[3.0, 4.0], [-1.0, 0.0]]), torch.tensor([2.0, 0.0]), 0.0, margin=4.0)
-    >>> new.round(decimals=3).tolist(), moved.tolist()
-    ([[3.0, 4.0], [2.0, 0.0]], [False, True])
-
-    Rows that move end beyond the boundary by at most the rounding error of that dtype.
-
-    Args:
-        x: activations of the members, one row a state.
-        w: normal of the half-space.
-        b: offset of the half-space.
-        margin: the least value of w . x + b.
-
-    Source: the module's formula.
-    """
-    wide, size = x.float(), w.abs()
-    gap = margin - b - wide @ w
-    short = gap > 0
-    new = wide + (gap / (w @ w))[:, None] * w
-    kept, summed = torch.finfo(x.dtype).eps, (len(w) + 4) * torch.finfo(w.dtype).eps
-    gap = gap + kept * (new.abs() @ size) + summed * (wide.abs() @ size + abs(b) + abs(margin))
-    new = wide + (gap / (w @ w))[:, None] * w
-    return torch.where(short[:, None], new.to(x.dtype), x), short
 
 
 # -- decoding ---------------------------------------------------------------------------------------------
@@ -131,7 +103,7 @@ def _decode(
         for batch in batches(model, prompts, batch_size=batch_size, side="left", extra=max_new_tokens):
             layers = [list(members)] * max_new_tokens
             new, seen = decode(model, batch, max_new_tokens=max_new_tokens, layers=layers, change=at_step)
-            parts = zip(batch.rows, decoded(model.tokenizer, new), _steps(model, new), strict=True)
+            parts = zip(batch.rows, decoded(model.tokenizer, new.tolist()), _steps(model, new), strict=True)
             for i, (row, text, alive) in enumerate(parts):
                 texts[row], steps[row] = text.strip(), alive
                 for layer, rows in kept.items():
@@ -226,6 +198,19 @@ def fit_guard(
 
 
 # -- results ----------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Header:
+    """What a file of a guard says beside its arrays."""
+
+    n_layers: int | None
+    d_mlp: int | None
+    margin: float
+    bias: dict[int, float]
+    separation: dict[int, float]
+    neurons: dict[str, Any]
+    provenance: dict[str, Any]
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Guarded:
     """Answers under a guard, and how often the guard changed an activation.
@@ -366,12 +351,12 @@ class Guard:
         """
         pairs = np.array(list(self.neurons), dtype=np.int32)
         weight = torch.cat([self.weights[i] for i in self.neurons.per_layer()]).cpu().numpy()
-        about = {
-            "n_layers": self.neurons.n_layers, "d_mlp": self.neurons.d_mlp, "margin": self.margin, "bias": self.bias,
-            "separation": self.separation, "neurons": self.neurons.provenance, "provenance": self.provenance,
-        }  # fmt: skip
+        header = _Header(
+            self.neurons.n_layers, self.neurons.d_mlp, margin=self.margin, bias=self.bias, separation=self.separation,
+            neurons=self.neurons.provenance, provenance=self.provenance,
+        )  # fmt: skip
         arrays = {"layer": pairs[:, 0], "index": pairs[:, 1], "weight": weight}
-        return save_arrays(path, FORMAT, arrays=arrays, about=about)
+        return save_arrays(path, FORMAT, arrays=arrays, about=header)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Guard:
@@ -384,17 +369,16 @@ class Guard:
             InputError: no such file, or not a guard.
         """
         arrays, about = load_arrays(path, FORMAT)
-        try:
+        with reading(path, FORMAT):
+            header = from_json(_Header, about)
             pairs = zip(arrays["layer"].tolist(), arrays["index"].tolist(), strict=True)
-            neurons = NeuronSet(pairs, n_layers=about["n_layers"], d_mlp=about["d_mlp"], provenance=about["neurons"])
+            neurons = NeuronSet(pairs, n_layers=header.n_layers, d_mlp=header.d_mlp, provenance=header.neurons)
             sizes = neurons.per_layer()
             return Guard(
                 neurons,
-                dict(zip(sizes, torch.tensor(arrays["weight"]).split(list(sizes.values())), strict=True)),
-                {int(layer): b for layer, b in about["bias"].items()},
-                margin=about["margin"],
-                separation={int(i): float("nan") if v is None else v for i, v in about["separation"].items()},
-                provenance=about["provenance"],
+                dict(zip(sizes, torch.tensor(arrays["weight"], dtype=torch.float32).split(list(sizes.values())), strict=True)),
+                header.bias,
+                margin=header.margin,
+                separation=header.separation,
+                provenance=header.provenance,
             )
-        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-            raise InputError(f"{path}: not a file of {FORMAT} ({error})") from None

@@ -236,7 +236,7 @@ def test_a_corrupt_file_is_named(tmp_path: Path, name: str):
         path.write_bytes(path.read_bytes()[:-3])
     else:
         path.write_bytes(corrupt_files()[name])
-    with pytest.raises(InputError, match=f"{name}: not a file of neuronshield.NeuronSet"):
+    with pytest.raises(InputError, match=f"{name}: (is a folder|not a file of neuronshield.NeuronSet)"):
         NeuronSet.load(path)
 
 

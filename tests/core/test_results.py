@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-import torch
 from safetensors.numpy import save_file
 
 from neuronshield import Cell, InputError
-from neuronshield.core.results import from_json, load_arrays, load_json, same, save_arrays, save_json, to_json
+from neuronshield.core.equality import same
+from neuronshield.core.results import from_json, load_arrays, load_json, save_arrays, save_json, to_json
 from neuronshield.core.statistics import Interval
 
 FORM = "neuronshield.Example/1"
@@ -94,29 +94,6 @@ def test_a_field_with_a_default_may_be_missing_and_no_other():
     del data["kind"]
     with pytest.raises(InputError, match="Outer: field 'kind' is missing"):
         from_json(Outer, data)
-
-
-@pytest.mark.parametrize(
-    ("other", "equal"),
-    [
-        (Inner("x", Interval(0.5, 0.25, float("nan")), 3), True),
-        (Inner("x", Interval(0.5, 0.25, 0.0), 3), False),
-        (Inner("x", Interval(0.5, 0.25, float("nan")), 4), False),
-        ("x", False),
-    ],
-)
-def test_results_are_the_same_if_every_field_is(other: object, equal: bool):
-    assert same(Inner("x", Interval(0.5, 0.25, float("nan")), 3), other) is equal
-
-
-def test_arrays_are_the_same_by_shape_and_value():
-    array = np.array([[1.0, np.nan]])
-    assert same({"a": [array]}, {"a": (array.copy(),)})
-    assert same(torch.tensor([1.0, 2.0]), np.array([1.0, 2.0]))
-    assert not same(array, array[0])
-    assert not same({"a": array}, {"b": array})
-    assert not same(array, None)
-    assert same(np.array(["a"]), np.array(["a"]))
 
 
 # -- arrays -----------------------------------------------------------------------------------------------

@@ -13,11 +13,12 @@ import pytest
 from one_neuron import ASK, DECOY, set_of
 
 import neuronshield as ns
+from neuronshield.core.results import load_json, save_json
 from neuronshield.core.statistics import NAN, Interval
 from neuronshield.prove.answer_claims import ANSWER_CLAIMS
 from neuronshield.prove.claims import MARGIN_CLAIMS
 from neuronshield.prove.tables import ANSWERS, TOO_FEW, Claim, Retest, Wording
-from neuronshield.prove.verdict import reason_of
+from neuronshield.prove.verdict import FORMAT, reason_of
 
 pytest_plugins = ["one_neuron"]
 
@@ -191,19 +192,23 @@ def changed(**fields: Any) -> Any:
     [
         (
             changed(format="neuronshield.Proof/0"),
-            "holds neuronshield.Proof/0, expected neuronshield.Proof/3; write it again",
+            "holds neuronshield.Proof/0, written by an older version",
         ),
         (changed(passed="yes"), "expected bool, got 'yes'"),
         (changed(extra=1), "'extra' is missing or unknown"),
-        (changed(verified=[[0, 1]]), "not a neuron set"),
+        (changed(verified=[[0, 1]]), "expected an object, got list"),
         (changed(claims=[{"name": "a"}]), "'effect' is missing"),
         (lambda d: {k: v for k, v in d.items() if k != "members"}, "'members' is missing or unknown"),
-        (lambda _: [], "not a file of neuronshield.Proof/3"),
+        (lambda _: [], "not a file of neuronshield.Proof/4"),
     ],
 )
 def test_a_file_that_is_no_proof_is_one_line(truth: ns.Proof, tmp_path: Path, spoil: Any, said: str):
     path = truth.save(tmp_path / "p.json")
-    path.write_text(json.dumps(spoil(json.loads(path.read_text()))))
+    spoilt = spoil(load_json(path, FORMAT))
+    if isinstance(spoilt, dict):
+        save_json(path, spoilt.pop("format", FORMAT), spoilt)
+    else:
+        path.write_text(json.dumps(spoilt))
     with pytest.raises(ns.InputError, match=said) as caught:
         ns.Proof.load(path)
     assert str(path) in str(caught.value)
@@ -214,5 +219,5 @@ def test_a_missing_or_damaged_file_is_one_line(tmp_path: Path):
     with pytest.raises(ns.InputError, match="no such file"):
         ns.Proof.load(tmp_path / "none.json")
     (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(ns.InputError, match=r"not a file of neuronshield\.Proof/3 \(Expecting"):
+    with pytest.raises(ns.InputError, match=r"not a file of neuronshield\.Proof/4 \(Expecting"):
         ns.Proof.load(tmp_path / "bad.json")

@@ -17,7 +17,8 @@ from torch.overrides import TorchFunctionMode
 import neuronshield as ns
 from neuronshield import organism
 from neuronshield.model.generation import generate
-from neuronshield.shield.guard import Guard, fit_guard, project
+from neuronshield.shield.barrier import project
+from neuronshield.shield.guard import Guard, fit_guard
 
 PAIRS = [(0, 3), (0, 28), (0, 11), (2, 7), (2, 8)]
 NEURONS = ns.NeuronSet(PAIRS, n_layers=3, d_mlp=29)
