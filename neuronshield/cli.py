@@ -86,12 +86,16 @@ def _engine(given: dict[str, Any]) -> AbstractContextManager[Any]:
 
 def _settings(given: dict[str, Any], config: str | None) -> Settings:
     """The settings of a command: those of --config, changed by the options that were given."""
+    from .model.hub import found, is_hub_id
     from .run.settings import read_settings, settings_of
 
     told = {name: value for name, value in given.items() if value not in (None, ())}
     if "template_options" in told:
         told["template_options"] = dict(map(_named, told["template_options"]))
-    return settings_of("run", settings_of(f"--config {config}", None, read_settings(config)) if config else None, told)
+    asked = settings_of("run", settings_of(f"--config {config}", None, read_settings(config)) if config else None, told)
+    if is_hub_id(asked.model):  # said before torch is imported
+        found(asked.model, revision=asked.revision)
+    return asked
 
 
 def _named(text: str) -> tuple[str, Any]:
@@ -164,8 +168,6 @@ def cli() -> None:
 @_run_options
 def run(plan: bool, out: str, config: str | None, overwrite: bool, quiet: bool, verbose: bool, **given: Any) -> None:
     """Run all steps: find, prove, shield, check, report. A run that was stopped goes on where it was."""
-    from .run.pipeline import run as run_all
-
     _show(verbose=verbose)
     where = _engine(given)
     asked = _settings(given, config)
@@ -177,6 +179,8 @@ def run(plan: bool, out: str, config: str | None, overwrite: bool, quiet: bool, 
         check_folder(Path(out))
         _say(str(estimate(open_job(asked.model, asked.prompts, asked))))
         return
+    from .run.pipeline import run as run_all
+
     options: dict[str, Any] = {"settings": asked, "overwrite": overwrite, "progress": not quiet}
     with where as engine, _said_later() as say:
         run_all(asked.model, asked.prompts, out, engine=engine, tell=say, **options)
@@ -186,13 +190,14 @@ def run(plan: bool, out: str, config: str | None, overwrite: bool, quiet: bool, 
 def _step(name: str, text: str) -> None:
     @_run_options
     def command(out: str, config: str | None, overwrite: bool, quiet: bool, verbose: bool, **given: Any) -> None:
-        from .run.pipeline import step
         from .run.settings import run_file
 
         _show(verbose=verbose)
         where = _engine(given)
         kept = run_file(out)  # what is not given is as it was in the steps before
         asked = _settings(given, config or (None if kept is None else str(kept)))
+        from .run.pipeline import step
+
         options: dict[str, Any] = {"settings": asked, "overwrite": overwrite, "progress": not quiet}
         with where as engine, _said_later() as say:
             step(name, asked.model, asked.prompts, out, engine=engine, tell=say, **options)
@@ -296,6 +301,10 @@ def fetch(what: str, out: str | None, n: int, seed: int) -> None:
 @click.option("--trust-remote-code", is_flag=True, help="Run code that the checkpoint contains.")
 def doctor(model: str, dtype: str | None, device: str | None, quantize: str | None, trust_remote_code: bool) -> None:
     """Check a model: its neurons, image tokens, memory, and that reading and changing them works."""
+    from .model.hub import found, is_hub_id
+
+    if is_hub_id(model):
+        found(model)
     from .model.load import load
     from .run.doctor import doctor as check
 

@@ -6,6 +6,7 @@ the config says: transformers gives any other random values. Whatever goes wrong
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import warnings
@@ -19,13 +20,38 @@ from torch import nn
 
 from ..core.errors import InputError
 from .gate import check_module
+from .hub import found, is_hub_id
 from .options import checked_device, checked_device_map, checked_dtype, quantization
 
-__all__ = ["SHIPPED", "in_one_line", "is_multimodal", "own_processor", "pretrained"]
+__all__ = ["SHIPPED", "in_one_line", "is_multimodal", "own_processor", "pretrained", "public_name"]
 
 
 #: Models of this package, by name.
 SHIPPED = ("organism", "smollm2")
+
+
+def public_name(name: str) -> str:
+    """What a model is called in artefacts and messages: of a folder its own name, without where it is; of any other name the same.
+
+    A folder of the hub's cache is called by its hub id. A folder called as a model of this package gets "./" before its name.
+
+    >>> public_name("/home/me/models/mine/"), public_name("Qwen/Qwen3-0.6B"), public_name("/x/organism")
+    ('mine', 'Qwen/Qwen3-0.6B', './organism')
+    >>> public_name("/home/me/.cache/huggingface/hub/models--Qwen--Qwen3-0.6B/snapshots/0123abc")
+    'Qwen/Qwen3-0.6B'
+
+    Args:
+        name: a model of this package, a folder, or a hub id.
+    """
+    path = Path(name)
+    if name in SHIPPED or not (
+        path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or path.exists()
+    ):
+        return name
+    path = Path(os.path.abspath(path))  # noqa: PTH100 - a link keeps its name
+    if path.parent.name == "snapshots" and path.parents[1].name.startswith("models--"):
+        return path.parents[1].name.removeprefix("models--").replace("--", "/", 1)
+    return f"./{path.name}" if path.name in SHIPPED else path.name or "model"
 
 
 def pretrained(
@@ -72,6 +98,8 @@ def pretrained(
     kwargs["dtype"] = checked_dtype(dtype, device)
     if revision is not None:
         kwargs["revision"] = revision
+    if is_hub_id(name):
+        kwargs |= found(name, revision=revision)
     source, extra = _source(name)
     module, processor = _from_pretrained(source, name, {**kwargs, **extra}, processor=processor)
     module = module if placed else module.to(device)  # type: ignore[arg-type]

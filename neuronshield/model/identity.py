@@ -40,7 +40,7 @@ def identity(model: Model, known: Mapping[str, str] | None = None) -> str:
         model.fingerprint, sorted(found.items()), model.layers_path, list(model.site),
         None if template is None else template.facts(), _tokenizer(model.tokenizer), _pictures(model.processor), versions(),
     ]  # fmt: skip
-    return hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(told, default=str, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def tensors(module: nn.Module) -> dict[str, Tensor]:

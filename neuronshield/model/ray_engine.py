@@ -12,6 +12,7 @@ Ray moves objects between its own processes with its own serialisation. Use a cl
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import threading
@@ -74,59 +75,25 @@ class RayEngine:
         )
         if replicas is not None:
             at_least(1, "RayEngine", replicas=replicas)
-        gpus = require(
-            gpus_per_replica, (int, float, type(None)), call="RayEngine(gpus_per_replica=)", name="gpus_per_replica"
-        )
-        if gpus is not None and (gpus < 0 or (gpus > 1 and gpus != int(gpus))):
+        gpus = gpus_per_replica
+        require(gpus, (int, float, type(None)), call="RayEngine(gpus_per_replica=)", name="gpus_per_replica")
+        if gpus is not None and not (0 <= gpus <= 1 or (gpus > 1 and gpus == int(gpus))):
             raise InputError(f"RayEngine: gpus_per_replica={gpus!r}: must be a whole number, or a part of 1")
         self.journal = journal
-        self._ray, self._ours = _joined(address)
-        self.threads, self.gpus, self.replicas = self._sizes(replicas, gpus)
-        self._actors: list[Any] = []
-
-    def _sizes(self, replicas: int | None, gpus: float | None) -> tuple[int, float, int]:
-        """Threads and GPUs of a replica, and the number of replicas."""
-        have = self._ray.cluster_resources()
-        cpus, cards = int(have.get("CPU", 1)), have.get("GPU", 0)
-        gpus = gpus if gpus is not None else min(1, cards)
-        threads = max(1, min(torch.get_num_threads(), cpus // (replicas or 1)))
-        if replicas is None:
-            replicas = max(1, int(cards / gpus if gpus else cpus // threads))
-        if gpus * replicas > cards:
-            raise InputError(f"RayEngine: {replicas} replicas of {gpus:g} GPUs need {gpus * replicas:g}, and the cluster has {cards:g}; "
-                             "lower replicas= or gpus_per_replica=")  # fmt: skip
-        if not gpus and replicas > cpus:
-            raise InputError(
-                f"RayEngine: {replicas} replicas need a CPU each, and the cluster has {cpus}; lower replicas="
-            )
-        return threads if not gpus else 1, gpus, replicas
+        self.pool = _pool(address, replicas, gpus)
 
     def with_journal(self, journal: Journal) -> RayEngine:
-        self.journal = journal
-        return self
+        """The engine with the same replicas, reading finished units from a journal and writing them to it."""
+        out = copy.copy(self)
+        out.journal = journal
+        return out
 
     def on(self, model: Model) -> Runner:
-        return _There(self, model)
-
-    def start(self) -> Any:
-        """A new replica, without a model."""
-        options = {"num_cpus": self.threads, "num_gpus": self.gpus, "max_restarts": 0}
-        return self._ray.remote(Replica).options(**options).remote(threads=self.threads)
-
-    def actors(self) -> list[Any]:
-        """The replicas, started on first use."""
-        self._actors += [self.start() for _ in range(self.replicas - len(self._actors))]
-        return self._actors
+        return _There(self.pool, self.journal, model)
 
     def close(self) -> None:
         """End the replicas, and the cluster if it was started here."""
-        for actor in self._actors:
-            with suppress(Exception):
-                self._ray.kill(actor)
-        self._actors = []
-        if self._ours:
-            self._ray.shutdown()
-            self._ours = False
+        self.pool.close()
 
     def __enter__(self) -> RayEngine:
         return self
@@ -135,7 +102,70 @@ class RayEngine:
         self.close()
 
     def __repr__(self) -> str:
-        return f"RayEngine({self.replicas} replicas, {self.gpus:g} GPUs each)"
+        return f"RayEngine({self.pool.replicas} replicas, {self.pool.gpus:g} GPUs each)"
+
+
+@dataclass(eq=False)
+class _Pool:
+    """The replicas of one engine.
+
+    Attributes:
+        ray: the package.
+        ours: whether the cluster was started here.
+        threads, gpus: of a replica.
+        replicas: how many there are to be.
+        actors: those that run.
+    """
+
+    ray: Any
+    ours: bool
+    threads: int
+    gpus: float
+    replicas: int
+    actors: list[Any] = field(default_factory=list)
+
+    def start(self) -> Any:
+        """A new replica, without a model."""
+        options = {"num_cpus": self.threads, "num_gpus": self.gpus, "max_restarts": 0}
+        return self.ray.remote(Replica).options(**options).remote(threads=self.threads)
+
+    def all(self) -> list[Any]:
+        """The replicas, started on first use."""
+        self.actors += [self.start() for _ in range(self.replicas - len(self.actors))]
+        return self.actors
+
+    def end(self, actor: Any) -> None:
+        """End a replica."""
+        with suppress(Exception):  # it may be dead already
+            self.ray.kill(actor)
+        self.actors = [a for a in self.actors if a is not actor]
+
+    def close(self) -> None:
+        for actor in self.actors:
+            self.end(actor)
+        if self.ours:
+            self.ray.shutdown()
+            self.ours = False
+
+
+def _pool(address: str | None, replicas: int | None, gpus: float | None) -> _Pool:
+    """The replicas that a cluster has room for; none is started yet."""
+    ray, ours = _joined(address)
+    have = ray.cluster_resources()
+    cpus, cards = int(have.get("CPU", 1)), have.get("GPU", 0)
+    gpus = gpus if gpus is not None else min(1, cards)
+    threads = max(1, min(torch.get_num_threads(), cpus // (replicas or 1))) if not gpus else 1
+    if replicas is None:
+        replicas = max(1, int(cards / gpus if gpus else cpus // threads))
+    if gpus * replicas > cards:
+        said = f"{replicas} replicas of {gpus:g} GPUs need {gpus * replicas:g}, and the cluster has {cards:g}"
+    elif not gpus and replicas > cpus:
+        said = f"{replicas} replicas need a CPU each, and the cluster has {cpus}"
+    else:
+        return _Pool(ray, ours, threads=threads, gpus=gpus, replicas=replicas)
+    if ours:
+        ray.shutdown()
+    raise InputError(f"RayEngine: {said}; lower replicas= or gpus_per_replica=")
 
 
 _SHARED: list[RayEngine] = []
@@ -143,7 +173,7 @@ _SHARED: list[RayEngine] = []
 
 def shared() -> RayEngine:
     """The engine that "ray" stands for: one a process, so that the model stays where it is from call to call."""
-    if not _SHARED or not _SHARED[0]._ray.is_initialized():
+    if not _SHARED or not _SHARED[0].pool.ray.is_initialized():
         _SHARED[:] = [RayEngine()]
     return _SHARED[0]
 
@@ -191,7 +221,8 @@ class _Task:
 class _There:
     """`RayEngine` with a model."""
 
-    engine: RayEngine
+    pool: _Pool
+    journal: Journal | None
     model: Model
     name: str = ""
     busy: dict[Any, tuple[Any, _Task]] = field(default_factory=dict)  # {reference of a result: (actor, task)}
@@ -200,19 +231,14 @@ class _There:
         self, units: Iterable[Unit], *, desc: str = "", progress: bool = False, total: int | None = None
     ) -> Iterator[Result]:
         self._bind_all()
-        source, tasks, journal = iter(units), deque[_Task](), self.engine.journal
-        if (first := next(source, None)) is None:
+        source, tasks = iter(units), deque[_Task]()
+        first = next(source, None)
+        if first is None:
             return
         source = chain([first], source)
-        window = AHEAD * self.engine.replicas
         with bar(total, desc=desc, unit=first.kind, show=progress) as tick:
             try:
-                while True:
-                    while len(tasks) < window and (unit := next(source, None)) is not None:
-                        key = unit.key(self.name) if journal is not None else ""
-                        tasks.append(_Task(unit, key, result=journal.get(key) if journal is not None else None))
-                    if not tasks:
-                        return
+                while self._fill(tasks, source):
                     self._give(tasks)
                     if tasks[0].result is None:
                         self._wait()
@@ -223,11 +249,18 @@ class _There:
             finally:
                 self._forget()
 
+    def _fill(self, tasks: deque[_Task], source: Iterator[Unit]) -> bool:
+        """Draw units until as many are under way as may be; whether there is one."""
+        while len(tasks) < AHEAD * self.pool.replicas and (unit := next(source, None)) is not None:
+            key = unit.key(self.name) if self.journal is not None else ""
+            tasks.append(_Task(unit, key, result=self.journal.get(key) if self.journal is not None else None))
+        return bool(tasks)
+
     def _give(self, tasks: Iterable[_Task]) -> None:
         """Give each replica that is free a unit that nobody has."""
         given = {id(task) for _, task in self.busy.values()}
         working = {id(actor) for actor, _ in self.busy.values()}
-        free = [actor for actor in self.engine.actors() if id(actor) not in working]
+        free = [actor for actor in self.pool.all() if id(actor) not in working]
         for task in tasks:
             if task.result is None and id(task) not in given and free:
                 actor = free.pop(0)
@@ -235,7 +268,7 @@ class _There:
 
     def _wait(self) -> None:
         """Take the results that have come; a replica that died is replaced."""
-        ray = self.engine._ray
+        ray = self.pool.ray
         for reference in ray.wait(list(self.busy), num_returns=1)[0]:
             actor, task = self.busy.pop(reference)
             try:
@@ -252,13 +285,13 @@ class _There:
                 continue
             if isinstance(found, str):
                 raise InputError(found)
-            if self.engine.journal is not None:
-                self.engine.journal.put(task.key, *found)
+            if self.journal is not None:
+                self.journal.put(task.key, *found)
             task.result = found
 
     def _gave_up(self, unit: Unit, error: Exception) -> str:
         first, last = unit.prompts[0].id, unit.prompts[-1].id
-        kept = "; what is finished is in the journal" if self.engine.journal is not None else ""
+        kept = "; what is finished is in the journal" if self.journal is not None else ""
         return (
             f"{unit.work.rpartition(':')[2]} of the prompts {first!r:.60} to {last!r:.60}: its worker died {TRIES} times "
             f"({str(error).splitlines()[0]:.200}); give it more memory or lower batch_size={kept}"
@@ -272,34 +305,32 @@ class _There:
 
     # -- the model ------------------------------------------------------------------------------------
     def _replace(self, actor: Any, *, now: bool = True) -> None:
-        with suppress(Exception):
-            self.engine._ray.kill(actor)
-        self.engine._actors = [a for a in self.engine._actors if a is not actor]
+        self.pool.end(actor)
         if now:
-            self._bind([self.engine.start()])
+            self._bind([self.pool.start()])
 
     def _bind_all(self) -> None:
         """Put the model on every replica, with the weights that it has now."""
         self._spec, self._digests = spec_of(self.model), digests(self.model.module)
         self.name = identity(self.model, self._digests)
         self._weights: dict[tuple[str, ...], Any] = {}
-        fresh, self.engine._actors = self.engine.actors(), []
+        fresh, self.pool.actors = self.pool.all(), []
         self._bind(fresh)
 
     def _bind(self, actors: list[Any]) -> None:
         """Put the model on some replicas; those that die at it are started again, a few times."""
-        ray = self.engine._ray
-        device = None if self.engine.gpus > 1 else "cuda" if self.engine.gpus else "cpu"
+        ray = self.pool.ray
+        device = None if self.pool.gpus > 1 else "cuda" if self.pool.gpus else "cpu"
         for _ in range(TRIES):
             pending = [(actor, actor.bind.remote(self._spec, device=device)) for actor in actors]
             actors = []
             for actor, reference in pending:
                 try:
                     self._patch(actor, ray.get(reference))
-                    self.engine._actors.append(actor)
+                    self.pool.actors.append(actor)
                 except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
                     why = error
-                    actors.append(self.engine.start())
+                    actors.append(self.pool.start())
                 except ray.exceptions.RayTaskError as error:
                     raise InputError(f"engine: a worker cannot load {self.model.id!r} ({error.cause!s})") from None
             if not actors:
@@ -317,7 +348,7 @@ class _There:
                              "the model (update.save_merged, save_pretrained), and load it by the name of its folder")  # fmt: skip
         names = tuple(name for name in mine if mine[name] != found[name])
         if names not in self._weights:
-            self._weights[names] = self.engine._ray.put(weights_of(self.model, list(names)) if names else b"")
-        if self.engine._ray.get(actor.patch.remote(self._weights[names])) != self.name:
+            self._weights[names] = self.pool.ray.put(weights_of(self.model, list(names)) if names else b"")
+        if self.pool.ray.get(actor.patch.remote(self._weights[names])) != self.name:
             raise InputError(f"engine: a worker's copy of {self.model.id!r} is not the model that is here; install the same versions on "
                              "all nodes, and save the model where all of them read it")  # fmt: skip

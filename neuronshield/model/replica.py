@@ -26,7 +26,7 @@ from ..core.errors import InputError
 from ..core.journal import Result
 from ..core.neurons import NeuronSet
 from ..data.pictures import file_bytes
-from .engine import Context, Unit, result_of
+from .engine import Context, Unit, result_of, storage
 from .identity import digests, identity, tensors
 from .intervention import Intervention
 from .load import load
@@ -170,12 +170,12 @@ def packed(model: Model, unit: Unit) -> Parcel:
         model: the model that the unit is for.
         unit: the unit.
     """
-    members: dict[int, set[tuple[int, int]]] = {}
-    shared: dict[int, torch.Tensor] = {}
+    members: dict[Any, set[tuple[int, int]]] = {}
+    shared: dict[Any, torch.Tensor] = {}
     for c in unit.conditions:
         if c is not None and c.value is not None and c.value.ndim:
-            shared[id(c.value)] = c.value
-            members.setdefault(id(c.value), set()).update(c.neurons)
+            shared[storage(c.value)] = c.value
+            members.setdefault(storage(c.value), set()).update(c.neurons)
     number = {name: i for i, name in enumerate(shared)}
     values = []
     for name, value in shared.items():
@@ -189,7 +189,7 @@ def packed(model: Model, unit: Unit) -> Parcel:
             c.kind,
             c.positions,
             None if c.cells is None else [str(cell) for cell in c.cells],
-            number.get(id(c.value)) if c.value is not None else None,
+            number.get(storage(c.value)) if c.value is not None else None,
             c.value if c.value is not None and not c.value.ndim else None,
         )
         for c in unit.conditions
@@ -311,5 +311,5 @@ def _built(spec: Spec, device: str | None) -> Model:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         processor = getattr(transformers, name).from_pretrained(folder)
-    path, site = spec.site
-    return load(module.to(device or "cpu"), processor=processor, layers=path, site=site)
+    layers, site = spec.site
+    return load(module.to(device or "cpu"), processor=processor, layers=layers, site=site)
