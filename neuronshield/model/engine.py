@@ -22,22 +22,27 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
+from itertools import chain
 from typing import Any, Protocol
 
-from tqdm.auto import tqdm
+from torch import Tensor
 
 from ..core.arguments import require
 from ..core.errors import InputError
 from ..core.journal import Journal, Result
+from ..core.progress import bar
 from ..core.results import to_json
 from ..data.prompts import Prompt
 from .identity import identity
 from .intervention import Intervention
 from .model import Model
 
-__all__ = ["Context", "Engine", "InProcess", "Runner", "Unit", "engine_of", "part_of", "result_of", "shards"]
+__all__ = ["Context", "Engine", "InProcess", "Runner", "Unit", "engine_of", "part_of", "result_of", "shards", "storage"]
 
 FORMAT = "neuronshield.Unit/1"
+
+#: What the functions count, for progress bars.
+KINDS = {"margins_of": "run", "answers_of": "answer"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +63,11 @@ class Unit:
     prompts: tuple[Prompt, ...]
     conditions: tuple[Intervention | None, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """What a progress bar counts: "prompt", "run" or "answer"."""
+        return KINDS.get(self.work.rpartition(":")[2], "prompt")
 
     @property
     def size(self) -> int:
@@ -116,6 +126,13 @@ class Runner(Protocol):
 class Engine(Protocol):
     """Where units are computed."""
 
+    def with_journal(self, journal: Journal) -> Engine:
+        """The engine, reading finished units from a journal and writing them to it.
+
+        Args:
+            journal: of finished units.
+        """
+
     def on(self, model: Model) -> Runner:
         """The engine with a model on it. The model's weights must not change while the runner is in use.
 
@@ -137,6 +154,9 @@ class InProcess:
 
     journal: Journal | None = None
 
+    def with_journal(self, journal: Journal) -> InProcess:
+        return InProcess(journal)
+
     def on(self, model: Model) -> Runner:
         return _Here(model, self.journal)
 
@@ -155,11 +175,27 @@ class _Here:
     ) -> Iterator[Result]:
         if self.journal is not None and not self.name:
             self.name = identity(self.model)
-        with tqdm(total=total, desc=desc, unit="prompt", disable=not progress, leave=False) as bar:
-            for unit in units:
-                before = bar.n
-                yield self._result(unit, bar.update)
-                bar.update(max(0, before + unit.size - bar.n))
+        source = iter(units)
+        first = next(source, None)
+        if first is None:
+            return
+        with bar(total, desc=desc, unit=first.kind, show=progress) as tick:
+            for unit in chain([first], source):
+                yield self._ticked(unit, tick)
+
+    def _ticked(self, unit: Unit, tick: Callable[[int], Any]) -> Result:
+        """The result of a unit, whose size is counted in all, whatever it tells of itself."""
+        told = 0
+
+        def count(n: int) -> None:
+            nonlocal told
+            told += n
+            tick(n)
+
+        found = self._result(unit, count)
+        if told < unit.size:
+            tick(unit.size - told)
+        return found
 
     def _result(self, unit: Unit, tick: Callable[[int], Any]) -> Result:
         if self.journal is None:
@@ -242,6 +278,19 @@ def shards(prompts: Sequence[Prompt], batch_size: int, *, batches: int) -> list[
     return out
 
 
+def storage(value: Tensor) -> tuple[Any, ...]:
+    """Where the numbers of a tensor are: equal for two tensors that are one and the same.
+
+    >>> x = torch.zeros(2, 3)
+    >>> storage(x) == storage(x.detach()), storage(x) == storage(x[:1])
+    (True, False)
+
+    Args:
+        value: the tensor.
+    """
+    return value.data_ptr(), value.shape, value.stride()
+
+
 def part_of(
     conditions: Sequence[Intervention | None], prompts: Sequence[Prompt], rows: Sequence[int]
 ) -> list[Intervention | None]:
@@ -256,7 +305,7 @@ def part_of(
         prompts: all prompts.
         rows: those that are wanted.
     """
-    cut: dict[int, Any] = {}  # conditions share their values: each is cut once
+    cut: dict[Any, Any] = {}  # conditions share their values: each is cut once
     cells = {prompts[i].cell for i in rows}
     every = list(rows) == list(range(len(prompts)))
 
@@ -265,8 +314,9 @@ def part_of(
             return None
         if every or condition.value is None or condition.value.ndim < 3:
             return condition
-        if id(condition.value) not in cut:
-            cut[id(condition.value)] = condition.value[list(rows)]
-        return condition.with_value(cut[id(condition.value)])
+        place = storage(condition.value)
+        if place not in cut:
+            cut[place] = condition.value[list(rows)]
+        return condition.with_value(cut[place])
 
     return [part(condition) for condition in conditions]
