@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .model.generation import generate
     from .model.intervention import Intervention
     from .model.model import Model
+    from .model.ray_engine import RayEngine
     from .prove.controls import random_like
     from .prove.verdict import Proof
     from .prove.verify import verify
@@ -63,6 +64,7 @@ _MEMBERS = {
     "model.generation": ("generate",),
     "model.intervention": ("Intervention",),
     "model.model": ("Model",),
+    "model.ray_engine": ("RayEngine",),
     "prove.controls": ("random_like",),
     "prove.verdict": ("Proof",),
     "prove.verify": ("verify",),
@@ -106,6 +108,7 @@ __all__ = [
     "PromptSet",
     "PromptStream",
     "Proof",
+    "RayEngine",
     "Run",
     "Scores",
     "Stats",

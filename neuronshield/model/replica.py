@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
@@ -277,6 +278,10 @@ class Replica:
             return result_of(self._model(), parcel.unpacked(), self.context)
         except InputError as error:
             return str(error)
+
+    def pid(self) -> int:
+        """The number of this process."""
+        return os.getpid()
 
     def _model(self) -> Model:
         if self.model is None:

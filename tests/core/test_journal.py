@@ -49,7 +49,7 @@ def test_a_file_that_cannot_be_used_is_named_and_the_unit_is_done_again(
     data = bytearray(path.read_bytes())
     if damage == "flip":
         data[-3] ^= 1
-    path.write_bytes({"flip": data, "cut": data[:-5], "empty": b"", "text": b"hello"}.get(damage, data))
+    path.write_bytes(bytes({"cut": data[:-5], "empty": b"", "text": b"hello"}.get(damage, data)))
     if damage == "other":
         other = journal.put(OTHER, ARRAYS, ABOUT)
         path.write_bytes(other.read_bytes())

@@ -40,6 +40,9 @@ class Workers:
     def __init__(self, n: int) -> None:
         self.n, self.done = n, 0
 
+    def with_journal(self, journal: Journal) -> Workers:
+        raise NotImplementedError
+
     def on(self, model: ns.Model) -> Workers:
         self.model, self.replicas = model, [Replica(threads=1) for _ in range(self.n)]
         theirs = digests(model.module)
@@ -117,7 +120,13 @@ def test_margins_have_the_same_bits_with_workers_and_without(request: pytest.Fix
 @pytest.mark.usefixtures("small")
 def test_verify_and_evaluate_give_the_same_with_workers(llama: ns.Model):
     model, prompts, engine = llama, tiny.prompts(languages=["en"]), Workers(1)
-    options = {"refusals": ["sorry"], "compliances": ["sure"], "max_new_tokens": 3, "batch_size": 8, "progress": False}
+    options: dict[str, Any] = {
+        "refusals": ["sorry"],
+        "compliances": ["sure"],
+        "max_new_tokens": 3,
+        "batch_size": 8,
+        "progress": False,
+    }
     here, there = (ns.evaluate(model, prompts, engine=e, **options) for e in (None, engine))
     assert [a.response for a in here.answers] == [a.response for a in there.answers]
     alone = ns.verify(model, NEURONS, prompts, batch_size=8, **VERIFY)
@@ -130,7 +139,12 @@ def test_what_conditions_share_is_prepared_once_for_units_of_the_same_prompts(
 ):
     made: list[int] = []
     prepare = units_module.prepare
-    monkeypatch.setattr(units_module, "prepare", lambda *a, **k: made.append(1) or prepare(*a, **k))
+
+    def counted(*args: Any, **options: Any) -> Any:
+        made.append(1)
+        return prepare(*args, **options)
+
+    monkeypatch.setattr(units_module, "prepare", counted)
     monkeypatch.setattr(units_module, "CONDITIONS", 4)
     prompts = tiny.prompts()[:8]
     runner = InProcess().on(llama)
@@ -236,7 +250,13 @@ def test_finished_units_are_read_from_the_journal_and_nothing_is_computed_again(
     llama: ns.Model, forwards: list[str], tmp_path: Path
 ):
     prompts, engine = tiny.prompts(), InProcess(Journal(tmp_path))
-    options = {"refusals": ["sorry"], "compliances": ["sure"], "max_new_tokens": 3, "batch_size": 4, "progress": False}
+    options: dict[str, Any] = {
+        "refusals": ["sorry"],
+        "compliances": ["sure"],
+        "max_new_tokens": 3,
+        "batch_size": 4,
+        "progress": False,
+    }
     first = ns.evaluate(llama, prompts, engine=engine, **options)
     n = len(forwards)
     assert n == len(list(Journal(tmp_path))) > 5
@@ -251,7 +271,13 @@ def test_finished_units_are_read_from_the_journal_and_nothing_is_computed_again(
 def test_a_model_whose_weights_changed_shares_no_unit_with_the_one_before(forwards: list[str], tmp_path: Path):
     model = ns.load(tiny.llama(), processor=tiny.tokenizer())
     prompts, engine = tiny.prompts()[:8], InProcess(Journal(tmp_path))
-    options = {"refusals": ["sorry"], "compliances": ["sure"], "max_new_tokens": 3, "batch_size": 4, "progress": False}
+    options: dict[str, Any] = {
+        "refusals": ["sorry"],
+        "compliances": ["sure"],
+        "max_new_tokens": 3,
+        "batch_size": 4,
+        "progress": False,
+    }
     ns.evaluate(model, prompts, engine=engine, **options)
     n = len(forwards)
     with torch.no_grad():

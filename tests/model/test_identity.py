@@ -15,17 +15,25 @@ import neuronshield as ns
 from neuronshield.model.identity import digests, identity
 
 
-def change(module: nn.Module, name: str) -> None:
+def changed(model: ns.Model, name: str) -> ns.Model:
+    """The model after one number of a tensor was changed."""
     with torch.no_grad():
-        module.get_parameter(name).view(-1)[3] += 0.5
+        model.module.get_parameter(name).view(-1)[3] += 0.5
+    return model
+
+
+def with_token(model: ns.Model) -> ns.Model:
+    """The model after its tokenizer got another word."""
+    model.tokenizer.add_tokens(["neu"])
+    return model
 
 
 CHANGES: dict[str, Callable[[ns.Model], ns.Model]] = {
-    "attention": lambda m: change(m.module, "model.layers.1.self_attn.q_proj.weight") or m,
-    "last rows of W_down": lambda m: change(m.module, "model.layers.2.mlp.down_proj.weight") or m,
-    "norm": lambda m: change(m.module, "model.norm.weight") or m,
+    "attention": lambda m: changed(m, "model.layers.1.self_attn.q_proj.weight"),
+    "last rows of W_down": lambda m: changed(m, "model.layers.2.mlp.down_proj.weight"),
+    "norm": lambda m: changed(m, "model.norm.weight"),
     "dtype": lambda m: m.replace(module=m.module.to(torch.bfloat16)),
-    "tokenizer": lambda m: m.tokenizer.add_tokens(["neu"]) and m,
+    "tokenizer": with_token,
 }
 
 
