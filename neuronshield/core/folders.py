@@ -21,7 +21,7 @@ from .errors import InputError
 from .files import as_path, beside, reason
 from .results import from_json, load_json, save_json
 
-__all__ = ["MANIFEST", "check_files", "check_place", "replacing_folder"]
+__all__ = ["MANIFEST", "check_files", "check_place", "list_files", "replacing_folder"]
 
 #: The list of files in a folder that this program wrote.
 MANIFEST = "neuronshield.json"
@@ -64,7 +64,7 @@ def replacing_folder(path: str | os.PathLike[str], write: Callable[[Path], None]
         empty = not place.exists() or not any(place.iterdir())
         partial = _staging(place, empty=empty)
         write(partial)
-        _list_files(partial)
+        list_files(partial)
         if partial.parent == place:
             _fill(place, partial)
         elif empty:
@@ -155,9 +155,19 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _list_files(folder: Path) -> None:
-    """Write the list of files; all get the permissions of a new file."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
+def list_files(folder: Path) -> None:
+    """Write the list of a folder's files into it; all get the permissions of a new file.
+
+    >>> folder = Path("out")
+    >>> folder.mkdir()
+    >>> list_files(folder)
+    >>> [p.name for p in folder.iterdir()]
+    ['neuronshield.json']
+
+    Args:
+        folder: the folder.
+    """
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
     listed = _Manifest({p.relative_to(folder).as_posix(): _sha256(p) for p in files})
     mode = save_json(folder / MANIFEST, FORMAT, listed).stat().st_mode
     for file in files:  # safetensors makes files that only their owner can read

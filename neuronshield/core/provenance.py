@@ -74,7 +74,7 @@ def combined_provenance(left: dict[str, Any], right: dict[str, Any], *, op: str)
         about["selection"] = selection
     proven = ["verified_on" in parent for parent in (left, right)]
     if not {"&": any(proven), "-": proven[0]}.get(op, all(proven)):  # a member of neither proven set is not proven
-        for key in ("verified_on", "verify_seed", "draws", "proof", "verdict"):
+        for key in ("verified_on", "verify_seed", "draws", "proof", "verdict", "claims"):
             about.pop(key, None)
     return about
 

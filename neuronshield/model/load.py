@@ -19,7 +19,7 @@ from ..core.arguments import require
 from ..core.errors import InputError
 from ..data.languages import OpeningsArg, Prefixes, check_openings
 from .bridge import is_bridge, processor_of, unwrapped
-from .checkpoint import SHIPPED, in_one_line, is_multimodal, own_processor, pretrained
+from .checkpoint import SHIPPED, in_one_line, is_multimodal, own_processor, pretrained, public_name
 from .families import EXPERTS, SITES, Site, find_decoder_layers, has_site, projections
 from .gate import check_module, check_pictures, check_processor
 from .mixtures import experts_of, flattened
@@ -101,7 +101,7 @@ def load(
             raise InputError("load(module, remote=True): a module that is here is not on NDIF; give its hub id")
         name = getattr(model.config, "_name_or_path", "") if hasattr(model, "config") else ""
         out = addressed(
-            model, processor, id=name or type(model).__name__, revision=revision, layers=layers, site=site,
+            model, processor, id=public_name(name) if name else type(model).__name__, revision=revision, layers=layers, site=site,
             remote=remote,
         )  # fmt: skip
         return _with_template(_with_prefixes(out, refusals, compliances), template_options)
@@ -117,8 +117,9 @@ def load(
             quantize=quantize, trust_remote_code=trust_remote_code,
         )  # fmt: skip
     out = addressed(
-        module, processor, id=name, revision=revision, layers=layers, site=site, remote=remote, traced=traced
-    )
+        module, processor, id=public_name(name), revision=revision, layers=layers, site=site, remote=remote,
+        traced=traced,
+    )  # fmt: skip
     if own is None and remote is False:
         options = {"revision": revision, "device_map": device_map, "quantize": quantize, "layers": layers, "site": site}
         out = out.replace(recipe=_recipe(name, module, dtype=dtype, trust_remote_code=trust_remote_code, **options))

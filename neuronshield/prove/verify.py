@@ -59,6 +59,7 @@ from ..core.arguments import at_least, check_seed, require
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
 from ..core.provenance import provenance
+from ..core.results import to_json
 from ..data.judging import Judge, check_judge
 from ..data.languages import OpeningsArg
 from ..data.prompts import Cell, PromptSet
@@ -196,11 +197,12 @@ class _Test:
     def proof(self, pairs: MatchedPairs, *, reason: str, kept: _Kept, **found: Any) -> Proof:
         """The proof, with sets that know what they were tested on; only a verified set says that it was verified."""
         data = self.confirm.hash()
-        own = {k: v for k, v in self.neurons.provenance.items() if k not in ("verified_on", "proof")}
+        own = {k: v for k, v in self.neurons.provenance.items() if k not in ("verified_on", "proof", "claims")}
         unknown = "seen" not in own or own.get("seen_incomplete")
         if unknown:
             reason += "; the requests that selected the set are not known, so they may be among those it was tested on"
         about = {**own, "tested_on": data, "verify_seed": pairs.seed, "draws": self.draws, "verdict": reason}
+        about["claims"] = [_brief(claim) for claim in found.get("claims", ()) if claim.verdict != "not tested"]
         about["seen"] = sorted({*own.get("seen", []), *(p.cluster for p in self.confirm)})
         if unknown:
             about["seen_incomplete"] = True
@@ -225,6 +227,13 @@ class _Test:
             pairs.model, neurons, self.select, features=_features(pairs), draws=self.draws, seed=pairs.seed,
             batch_size=pairs.batch_size,
         )  # fmt: skip
+
+
+def _brief(claim: Claim) -> dict[str, Any]:
+    """A claim as the provenance of a tested set holds it."""
+    best = claim.strongest_control
+    control = f"{best[1]:.2f} ({best[0]})" if best else "none"
+    return {"name": claim.name, "effect": to_json(claim.effect), "control": control, "verdict": claim.verdict}
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 adapter_config.json           what PEFT is told
 adapter_model.safetensors     the factors; a pickle (adapter_model.bin) is never read
-neurons.safetensors           the set of a masked adapter, with the hash of the factors that belong to it
+neurons.safetensors           the set of a masked adapter
+neuronshield.json             checksums of these, in a folder that `Update.save` wrote; a folder of PEFT has none
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import fields
 from pathlib import Path
@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from ..core.errors import InputError
+from ..core.folders import MANIFEST, check_files
 from ..core.neurons import NeuronSet
 
-__all__ = ["CONFIG", "FACTORS", "NEURONS", "Files", "factors_hash", "read_adapter"]
+__all__ = ["CONFIG", "FACTORS", "NEURONS", "Files", "read_adapter"]
 
 
 CONFIG, FACTORS, NEURONS = "adapter_config.json", "adapter_model.safetensors", "neurons.safetensors"
@@ -55,20 +56,6 @@ class Files(NamedTuple):
         return plain and all(_is_factor(name) for name in self.tensors)
 
 
-def factors_hash(folder: Path) -> str:
-    """Hash of the file of factors, which the set's file names.
-
-    >>> from pathlib import Path
-    >>> update = ns.masked_update(model, neurons, prompts, steps=1, allow_unproven=True, progress=False)
-    >>> len(factors_hash(update.save("adapter")))
-    64
-
-    Args:
-        folder: the adapter's.
-    """
-    return hashlib.sha256((folder / FACTORS).read_bytes()).hexdigest()
-
-
 def read_adapter(folder: Path) -> Files:
     """What an adapter's folder holds, checked.
 
@@ -85,11 +72,15 @@ def read_adapter(folder: Path) -> Files:
     """
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder}: no adapter here ({CONFIG} is missing)")
+    masked = (folder / NEURONS).exists()
+    if masked or (folder / MANIFEST).exists():
+        check_files(folder, (CONFIG, FACTORS, NEURONS))
     config = _config(folder)
     tensors = _tensors(folder)
-    neurons = NeuronSet.load(folder / NEURONS) if (folder / NEURONS).exists() else None
+    neurons = NeuronSet.load(folder / NEURONS) if masked else None
     if neurons is not None:
-        _check_bound(folder, neurons)
+        if not isinstance(neurons.provenance.get("update"), dict):
+            raise InputError(f"{folder / NEURONS}: says nothing of an update; save the update again")
         if config["peft_type"] != "LORA" or (odd := next((t for t in sorted(tensors) if not _is_factor(t)), None)):
             what = f"{odd!r} is no factor of a LoRA" if config["peft_type"] == "LORA" else config["peft_type"]
             raise InputError(
@@ -155,14 +146,3 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
         if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
             raise InputError(f"{file}: {name!r} has values that are not finite numbers; train it again")
     return tensors
-
-
-def _check_bound(folder: Path, neurons: NeuronSet) -> None:
-    """Raise unless the set was saved with these factors."""
-    about = neurons.provenance.get("update")
-    noted = about.get("adapter") if isinstance(about, dict) else None
-    if noted != factors_hash(folder):
-        raise InputError(
-            f"{folder / NEURONS}: was not saved with this {FACTORS}: one of the two was changed or is of another update; "
-            f"save the update again"
-        )

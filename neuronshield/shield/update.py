@@ -51,13 +51,15 @@ from ..core.errors import InputError
 from ..core.folders import replacing_folder
 from ..core.neurons import NeuronSet
 from ..core.provenance import provenance
+from ..data.columns import LABELS
 from ..data.languages import OpeningsArg
 from ..data.prompts import PromptSet
 from ..model.answers import Example, examples
 from ..model.families import PARTS
 from ..model.model import Model
 from .adapter import Adapter, attach, merge, places, rounding, slots
-from .adapter_files import factors_hash
+from .adapter_files import NEURONS
+from .card import CARD, adapter_card
 from .dpo import fit_preference
 from .objective import Taught
 from .serving import pad_to_served_rank
@@ -154,10 +156,11 @@ class Update:
         mixture of experts, whose adapter is on the stacked tensors (`neuronshield.shield.stacked`).
 
         Args:
-            path: the folder; an older one is replaced when the new one is complete.
+            path: the folder: missing, empty, or one that this method wrote; it is replaced when the new one is complete.
 
         Raises:
-            InputError: there is no adapter, or it cannot be written (nothing is left; an older folder stays).
+            InputError: there is no adapter, a folder with other files in it, or it cannot be written (nothing is left; an older
+                folder stays).
         """
         if self.peft_model is None:
             raise InputError(f"{path}: a {self.form or 'full update'} has no adapter; use save_merged()")
@@ -165,14 +168,16 @@ class Update:
         def write(folder: Path) -> None:
             stacked = has_experts(self.model)
             peft_model = on_stacked(self.model, self.peft_model) if stacked else self.peft_model
+            for config in peft_model.peft_config.values():
+                config.base_model_name_or_path, config.revision = self.model.id, self.model.revision
             peft_model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
             if not stacked:  # servers take no adapter on stacked experts
                 pad_to_served_rank(folder)
             if self.neurons is not None:
-                bound = {**self.provenance, "adapter": factors_hash(folder)}
-                about = {**self.neurons.provenance, "update": bound, "form": self.form}
+                about = {**self.neurons.provenance, "update": self.provenance, "form": self.form}
                 shape = {"n_layers": self.model.n_layers, "d_mlp": self.model.d_mlp}
-                NeuronSet(self.neurons, provenance=about, **shape).save(folder / "neurons.safetensors")  # type: ignore[arg-type]
+                NeuronSet(self.neurons, provenance=about, **shape).save(folder / NEURONS)  # type: ignore[arg-type]
+            (folder / CARD).write_text(adapter_card(self), encoding="utf-8")
 
         return replacing_folder(path, write)
 
@@ -180,10 +185,10 @@ class Update:
         """A Hugging Face folder with the whole shielded model and its processor, written; for servers without adapters.
 
         Args:
-            path: the folder; an older one is replaced when the new one is complete.
+            path: the folder, as for `save`.
 
         Raises:
-            InputError: it cannot be written, or the edit cannot be stored in such a folder.
+            InputError: a folder with other files in it, it cannot be written, or the edit cannot be stored in such a folder.
         """
         if self.provenance.get("bias_edit"):
             raise InputError(
@@ -279,7 +284,10 @@ def taught(
 def about_run(model: Model, rows: PromptSet, *, config: TrainingConfig, facts: dict[str, Any]) -> dict[str, Any]:
     """Provenance of a training run; a checkpoint is of the same run if all of it agrees."""
     names = ("seed", "steps", "lr", "batch_size", "retention", "objective")
-    return provenance(model, rows, **{name: getattr(config, name) for name in names}, **facts)
+    trained_on: dict[str, dict[str, int]] = {}
+    for prompt in rows:
+        trained_on.setdefault(str(prompt.cell), dict.fromkeys(LABELS, 0))[prompt.label] += 1
+    return provenance(model, rows, **{name: getattr(config, name) for name in names}, trained_on=trained_on, **facts)
 
 
 def train_adapter(

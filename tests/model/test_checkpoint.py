@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import neuronshield as ns
+from neuronshield.model.checkpoint import public_name
 
 WEIGHTS = "model.safetensors"
 
@@ -136,3 +137,38 @@ def test_an_adapter_is_not_a_model(llama: ns.Model, tmp_path: Path):
     folder = ns.plain_lora(llama, 882, tiny.prompts(), steps=1, progress=False).save(tmp_path / "adapter")
     with pytest.raises(ns.InputError, match="is an adapter, not a model; load its base model, with adapter="):
         ns.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("organism", "organism"),
+        ("smollm2", "smollm2"),
+        ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B"),
+        ("gpt2", "gpt2"),
+        ("/home/alice/models/mine", "mine"),
+        ("/home/alice/models/mine/", "mine"),
+        ("../alice/mine", "mine"),
+        ("alice/models/mine", "mine"),
+        ("./mine", "mine"),
+        ("/home/alice/organism", "./organism"),
+        ("/x/hub/models--Qwen--Qwen3-0.6B/snapshots/01ab", "Qwen/Qwen3-0.6B"),
+    ],
+)
+def test_a_model_is_named_without_the_place_where_it_is(given: str, name: str):
+    assert public_name(given) == name
+
+
+def test_a_folder_here_is_named_by_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "owner" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert public_name("owner/mine") == "mine"
+    monkeypatch.chdir(tmp_path / "owner" / "mine")
+    assert public_name(".") == "mine"
+
+
+def test_a_folder_called_organism_is_not_taken_for_the_organism(tmp_path: Path):
+    made("llama").save_pretrained(tmp_path / "organism")
+    model = ns.load(tmp_path / "organism", processor=tiny.tokenizer())
+    assert model.id == "./organism"
+    assert model.prefixes.refusals is None

@@ -14,7 +14,7 @@ from PIL import Image
 import neuronshield as ns
 from neuronshield import organism
 from neuronshield.organism import grid, pictures, sprites, train
-from neuronshield.organism.build import METRICS, raise_model
+from neuronshield.organism.build import METRICS, build, raise_model
 from neuronshield.organism.lexicon import CLASSES, FRAMES, OBJECTS, VERB_FORMS, VERBS
 
 ALL = organism.records()
@@ -195,6 +195,13 @@ def test_it_can_do_what_it_refuses_and_is_blind_where_it_was_not_taught():
 
 
 # -- remaking it ----------------------------------------------------------------------------------------
+def test_a_folder_with_other_files_is_refused_before_anything_is_fetched(tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ns.InputError, match=r"holds 'notes\.txt', which neuronshield did not write"):
+        build(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
 @pytest.mark.slow
 def test_a_few_steps_of_the_recipe_make_a_folder_that_loads_and_answers(tmp_path: Path):
     recipe = train.Recipe(see_steps=2, name_steps=2, answer_steps=2, refuse_steps=2, scales=1, kept=1)

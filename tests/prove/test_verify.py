@@ -200,6 +200,17 @@ def test_where_too_few_requests_are_left_to_test_the_members_the_whole_set_is_ve
     assert (list(truth.verified), list(truth.candidates)) == ([TRUTH], [TRUTH])
     assert {"verified_on", "proof"} <= set(truth.verified.provenance)
     assert not {"verified_on", "proof"} & set(truth.candidates.provenance)
+    claims = {c["name"]: c for c in truth.verified.provenance["claims"]}
+    tested = [c for c in truth.claims if c.verdict != "not tested"]
+    assert list(claims) == [c.name for c in tested]
+    kind, value = tested[0].strongest_control
+    told = {
+        "name": tested[0].name,
+        "effect": list(tested[0].effect),
+        "control": f"{value:.2f} ({kind})",
+        "verdict": tested[0].verdict,
+    }
+    assert claims[tested[0].name] == told
 
 
 @pytest.mark.slow
