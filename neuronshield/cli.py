@@ -247,6 +247,8 @@ def regrade(out: str, judge: str) -> None:
 @click.option("--export", type=click.Path(), help="File to write them to: .csv, .jsonl or .parquet.")
 def answers(out: str, cell: str | None, condition: str | None, label: str | None, export: str | None) -> None:
     """Print the answers of a run, or write them to a file."""
+    from pandas import NA
+
     from .run.answers import export_answers, read_answers
 
     table = read_answers(Path(out), cell=cell, condition=condition, label=label)
@@ -254,7 +256,7 @@ def answers(out: str, cell: str | None, condition: str | None, label: str | None
         _say(str(export_answers(table, Path(export))))
         return
     for row in table.itertuples():
-        steps = "" if row.steps != row.steps or str(row.steps) == "<NA>" else f", {row.steps} steps"
+        steps = "" if row.steps is NA else f", {row.steps} steps"
         _say(f"{row.condition}{steps} | {row.language}/{row.modality} | {row.label} | {row.outcome}")
         _say(f"  {row.prompt}\n  -> {row.response}")
 
