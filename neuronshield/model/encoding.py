@@ -149,7 +149,7 @@ def batches(
     prompts: Sequence[Prompt],
     *,
     batch_size: int,
-    responses: Sequence[str] | None = None,
+    responses: Sequence[str | Sequence[int]] | None = None,
     side: str = "right",
     extra: int = 0,
 ) -> Iterator[Batch]:
@@ -162,7 +162,7 @@ def batches(
         model: the model.
         prompts: the prompts, all of which are checked before the first batch.
         batch_size: prompts a batch, at most.
-        responses: an answer for each prompt, appended to it.
+        responses: an answer for each prompt, appended to it: a text, or token ids as they are.
         side: where padding goes, "right" or "left".
         extra: tokens that are generated after each prompt, at most.
 
@@ -187,7 +187,12 @@ def batches(
 
 
 def _collated(
-    model: Model, prompts: Sequence[Prompt], rows: list[int], *, responses: Sequence[str] | None, side: str
+    model: Model,
+    prompts: Sequence[Prompt],
+    rows: list[int],
+    *,
+    responses: Sequence[str | Sequence[int]] | None,
+    side: str,
 ) -> Batch:
     answers = [responses[i] for i in rows] if responses is not None else None
     return collate(model, [prompts[i] for i in rows], responses=answers, side=side, rows=rows)
@@ -204,7 +209,7 @@ def _cut(kinds: Sequence[Any] | Mapping[int, Any], order: list[int], size: int) 
 
 
 def check_prompts(
-    model: Model, prompts: Sequence[Prompt], *, responses: Sequence[str] | None = None, extra: int = 0
+    model: Model, prompts: Sequence[Prompt], *, responses: Sequence[str | Sequence[int]] | None = None, extra: int = 0
 ) -> None:
     """Raise if a prompt cannot reach the model whole, or is too long for it.
 
@@ -226,7 +231,12 @@ def check_prompts(
 
 
 def _check_lengths(
-    model: Model, prompts: Sequence[Prompt], seen: Sequence[Encoded], *, responses: Sequence[str] | None, extra: int
+    model: Model,
+    prompts: Sequence[Prompt],
+    seen: Sequence[Encoded],
+    *,
+    responses: Sequence[str | Sequence[int]] | None,
+    extra: int,
 ) -> None:
     answers = [len(ids) for ids in _answers(model, prompts, responses)]
     check_length(model, prompts, [row.length + n for row, n in zip(seen, answers, strict=True)], extra=extra)
@@ -236,7 +246,7 @@ def collate(
     model: Model,
     prompts: Sequence[Prompt],
     *,
-    responses: Sequence[str] | None = None,
+    responses: Sequence[str | Sequence[int]] | None = None,
     side: str = "right",
     rows: list[int] | None = None,
 ) -> Batch:
@@ -252,7 +262,7 @@ def collate(
     Args:
         model: the model.
         prompts: the prompts, all with the same number of pictures.
-        responses: an answer for each prompt.
+        responses: an answer for each prompt: a text, or token ids as they are.
         side: where padding goes, "right" or "left".
         rows: each prompt's row number in a longer list; default 0, 1, ...
 
@@ -287,13 +297,18 @@ def collate(
     return Batch(data, rows or list(range(len(prompts))), roles, ids=tuple(p.id for p in prompts))
 
 
-def _answers(model: Model, prompts: Sequence[Prompt], responses: Sequence[str] | None) -> list[list[int]]:
-    """Token ids of the answers to prompts, each ended by the end-of-sequence token; without answers, none."""
+def _answers(
+    model: Model, prompts: Sequence[Prompt], responses: Sequence[str | Sequence[int]] | None
+) -> list[list[int]]:
+    """Token ids of the answers to prompts; texts are ended by the end-of-sequence token. Without answers, none."""
     if responses is None:
         return [[] for _ in prompts]
     eos = model.tokenizer.eos_token_id
     out = []
     for prompt, response in zip(prompts, responses, strict=True):
+        if not isinstance(response, str):
+            out.append(list(response))
+            continue
         token = next((t for t in model.media_tokens if t in response), None)
         if token is not None:
             raise InputError(

@@ -27,13 +27,15 @@ from tqdm.auto import tqdm
 from ..core.arguments import at_least
 from ..core.errors import InputError
 from ..data.prompts import Prompt
+from .drafts import confirmed, remember
 from .edits import Edit, check_conditions, edits_for
-from .encoding import Batch, as_prompts, batches
+from .encoding import Batch, as_prompts, batches, check_prompts
 from .families import by_row
 from .intervention import Intervention, require_intervention
 from .model import Model
 from .rotary import stretched
 from .running import not_finite, running
+from .shortcuts import keeps_cache
 from .thoughts import decoded
 from .tokens import filler
 
@@ -101,14 +103,43 @@ def generate(
     require_intervention(intervention, "generate")
     model.needs_here("generate")
     check_conditions(model, rows, [intervention], generated=max_new_tokens)
-    out = [""] * len(rows)
+    check_prompts(model, rows, extra=max_new_tokens)
+    settings: dict[str, Any] = {"intervention": intervention, "max_new_tokens": max_new_tokens}
     with tqdm(total=len(rows), desc=desc, unit="prompt", disable=not progress, leave=False) as bar:
-        for batch in batches(model, rows, batch_size=batch_size, side="left", extra=max_new_tokens):
-            new = _generate_ids(model, rows, batch, intervention=intervention, n=max_new_tokens)
-            for row, text in zip(batch.rows, decoded(model.tokenizer, new), strict=True):
-                out[row] = text.strip()
-            bar.update(len(batch.rows))
+        ids = confirmed(
+            model, rows, lambda row: _answers(model, rows, [row], bar=None, batch_size=1, **settings)[row],
+            ends=_ends(model), batch_size=batch_size, **settings,
+        )  # fmt: skip
+        bar.update(len(ids))
+        left = [row for row in range(len(rows)) if row not in ids]
+        ids |= _answers(model, rows, left, bar=bar, batch_size=batch_size, **settings)
+    out = [text.strip() for text in decoded(model.tokenizer, [list(ids[row]) for row in range(len(rows))])]
     return out[0] if isinstance(prompts, (str, Prompt)) else out
+
+
+def _answers(
+    model: Model,
+    prompts: Sequence[Prompt],
+    rows: Sequence[int],
+    *,
+    intervention: Intervention | None,
+    max_new_tokens: int,
+    batch_size: int,
+    bar: Any,
+) -> dict[int, tuple[int, ...]]:
+    """Token ids of the answers to some rows, each with the token that ended it; they are kept as drafts."""
+    out: dict[int, tuple[int, ...]] = {}
+    ends, some = _ends(model), [prompts[row] for row in rows]
+    for batch in batches(model, some, batch_size=batch_size, side="left", extra=max_new_tokens):
+        batch = replace(batch, rows=[rows[i] for i in batch.rows])
+        new = _generate_ids(model, prompts, batch, intervention=intervention, n=max_new_tokens)
+        for row, ids in zip(batch.rows, new.tolist(), strict=True):
+            end = next((i for i, token in enumerate(ids) if token in ends), len(ids))
+            out[row] = tuple(ids[: end + 1])
+            remember(model, prompts[row], out[row])
+        if bar is not None:
+            bar.update(len(batch.rows))
+    return out
 
 
 def settings(model: Model, max_new_tokens: int) -> dict[str, Any]:
@@ -185,9 +216,7 @@ def decode(
         if change is None or not any(calls.steps):
             run(**encoding)
             return _checked(model, batch, answers[0][:, width:], checked=checked), {}
-        again = not _keeps_cache(model) or stretched(
-            model.module, width + max_new_tokens
-        )  # Phi-3 drops its cache there
+        again = not keeps_cache(model) or stretched(model.module, width + max_new_tokens)  # Phi-3 drops its cache there
         visits, envoys = calls.visits(max_new_tokens, cached=not again), model.envoys
         with model.traced.trace(fn=run, **encoding) as tracer:
             seen = nnsight.save({})
@@ -231,15 +260,6 @@ class _Calls:
         return out
 
 
-def _keeps_cache(model: Model) -> bool:
-    """Whether each step is known to read one token: a class of transformers that takes its plain cache."""
-    module: Any = model.module
-    module = module.get_base_model() if hasattr(module, "get_base_model") else module
-    plain = getattr(module, "_supports_default_dynamic_cache", lambda: False)
-    takes = model.forward_takes("past_key_values") and model.forward_takes("use_cache")
-    return type(module).__module__.startswith("transformers.") and takes and plain()
-
-
 def _greedy(model: Model, n: int) -> Any:
     """A configuration of nothing but argmax, the number of tokens, and the ids that end and pad answers."""
     from transformers import GenerationConfig
@@ -249,7 +269,7 @@ def _greedy(model: Model, n: int) -> Any:
     return GenerationConfig(
         max_new_tokens=n, do_sample=False, num_beams=1, eos_token_id=ends or None, pad_token_id=pad,
         bos_token_id=getattr(theirs, "bos_token_id", None),
-        use_cache=_keeps_cache(model) or getattr(theirs, "use_cache", None) is not False,
+        use_cache=keeps_cache(model) or getattr(theirs, "use_cache", None) is not False,
     )  # fmt: skip
 
 

@@ -30,7 +30,17 @@ from .model import Model
 from .rotary import stretched
 from .running import running
 
-__all__ = ["Shared", "agree", "forward_options", "last_token_step", "may_skip_layers", "reusable", "stack"]
+__all__ = [
+    "Shared",
+    "agree",
+    "forward_options",
+    "keeps_cache",
+    "last_token_step",
+    "may_skip_layers",
+    "reusable",
+    "stack",
+    "takes_cache",
+]
 
 RECHECK = 16  # calls of `margins` after which a shortcut is compared again
 TROUBLE = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError)
@@ -81,6 +91,33 @@ class Shared:
             batch: the batch that it is of.
         """
         self.encoding, self.cache, self.residual = dict(batch.encoding), None, {}
+
+
+def keeps_cache(model: Model) -> bool:
+    """Whether each step of a generation is known to read one token: a class with a plain cache that can be told to use it.
+
+    >>> keeps_cache(model)
+    True
+
+    Args:
+        model: the model.
+    """
+    return takes_cache(model) and model.forward_takes("use_cache")
+
+
+def takes_cache(model: Model) -> bool:
+    """Whether the model is of a class of transformers that takes its plain cache.
+
+    >>> takes_cache(model)
+    True
+
+    Args:
+        model: the model.
+    """
+    module: Any = model.module
+    module = module.get_base_model() if hasattr(module, "get_base_model") else module
+    plain = getattr(module, "_supports_default_dynamic_cache", lambda: False)
+    return type(module).__module__.startswith("transformers.") and model.forward_takes("past_key_values") and plain()
 
 
 def reusable(cache: Any, *, n_layers: int, idle: list[int]) -> bool:

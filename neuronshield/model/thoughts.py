@@ -9,9 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from jaxtyping import Int
-from torch import Tensor
-
 from ..data.prompts import Prompt
 from ..data.thoughts import is_thought_token, opens_thought
 from .encoding import render
@@ -38,21 +35,23 @@ def in_thought(model: Model, prompts: Sequence[Prompt]) -> list[bool]:
     return [opens_thought(text) for text, _ in render(model, prompts)]
 
 
-def decoded(tokenizer: Any, ids: Int[Tensor, "batch new"]) -> list[str]:
+def decoded(tokenizer: Any, ids: Sequence[Sequence[int]]) -> list[str]:
     """The text of each row without special tokens, those that mark a thought excepted.
 
-    >>> decoded(model.tokenizer, torch.tensor([[2, 2], [2, 2]]))
+    >>> decoded(model.tokenizer, [[2, 2], [2]])
     ['', '']
 
     Args:
         tokenizer: the model's.
-        ids: token ids.
+        ids: token ids of each row.
     """
+    if not ids:  # of which some tokenizers make one text
+        return []
     special = _special(tokenizer)
     kept = frozenset(i for i, token in special.items() if is_thought_token(token))
-    if not kept or not bool(sum((ids == i).sum() for i in kept)):
+    if not kept or not any(i in kept for row in ids for i in row):
         return list(tokenizer.batch_decode(ids, skip_special_tokens=True))
-    rows = [[i for i in row if i in kept or i not in special] for row in ids.tolist()]
+    rows = [[i for i in row if i in kept or i not in special] for row in ids]
     return list(tokenizer.batch_decode(rows, skip_special_tokens=False))
 
 

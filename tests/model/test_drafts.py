@@ -1,0 +1,124 @@
+"""Answers do not depend on what was answered before; a draft that is confirmed costs one forward."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from oracles import NEURONS, WORD, some
+
+import neuronshield as ns
+from neuronshield.model import drafts
+from neuronshield.model.generation import generate
+from neuronshield.model.intervention import Intervention
+
+
+@pytest.fixture
+def forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Tokens a row of every forward of the tiny Llama."""
+    widths: list[int] = []
+    inner = tiny.LlamaForCausalLM.forward
+
+    def forward(self: Any, input_ids: Any = None, **options: Any) -> Any:
+        widths.append(input_ids.shape[1])
+        return inner(self, input_ids=input_ids, **options)
+
+    forward.__signature__ = inspect.signature(inner)  # type: ignore[attr-defined]
+    monkeypatch.setattr(tiny.LlamaForCausalLM, "forward", forward)
+    return widths
+
+
+def fresh(name: str = "llama") -> ns.Model:
+    if name == "llava":
+        module, processor = tiny.llava()
+        return ns.load(module, processor=processor)
+    return ns.load(tiny.llama(), processor=tiny.tokenizer())
+
+
+def test_the_second_model_of_the_same_weights_answers_in_one_forward(forwards: list[int]) -> None:
+    first = fresh()
+    prompts = list(some("llama"))
+    wanted = generate(first, prompts, max_new_tokens=6)
+    generate(first, prompts, max_new_tokens=6)  # the first draft is compared with the answer step by step
+    forwards.clear()
+    assert generate(first, prompts, max_new_tokens=6, batch_size=64) == wanted
+    assert len(forwards) == 1
+
+
+@pytest.mark.parametrize("name", ["llama", "llava"])
+@pytest.mark.parametrize("condition", [
+    None, Intervention(NEURONS, "clamp", 4.0), Intervention(NEURONS, "mean", torch.ones(3, 29)),
+    Intervention(NEURONS, "clamp", -3.0, "prompt"), Intervention(NEURONS, "clamp", 2.0, "all"),
+    Intervention(NEURONS, "zero", cells=["en/text"]),
+])  # fmt: skip
+def test_answers_are_those_without_drafts(name: str, condition: Intervention | None) -> None:
+    prompts = list(some(name))
+    plain = generate(fresh(name), prompts, intervention=condition, max_new_tokens=5)
+    model = fresh(name)
+    for other in (Intervention(NEURONS, "scale", 0.9), None, condition, condition):
+        got = generate(model, prompts, intervention=other, max_new_tokens=5)
+    assert got == plain
+
+
+def test_a_longer_answer_than_its_draft_is_generated_and_a_shorter_one_is_cut() -> None:
+    model, prompts = fresh(), list(some("llama"))
+    longest = generate(fresh(), prompts, max_new_tokens=9)
+    for n in (4, 9, 2, 9):
+        got = generate(model, prompts, max_new_tokens=n)
+        assert got == generate(fresh(), prompts, max_new_tokens=n)
+    assert got == longest
+
+
+def test_drafts_of_other_weights_are_not_taken_over() -> None:
+    model, prompts = fresh(), list(some("llama"))
+    generate(model, prompts, max_new_tokens=6)
+    generate(model, prompts, max_new_tokens=6)
+    other = model.replace(module=tiny.llama(seed=3))
+    plain = ns.load(tiny.llama(seed=3), processor=tiny.tokenizer())
+    assert generate(other, prompts, max_new_tokens=6) == generate(plain, prompts, max_new_tokens=6)
+    model.module.lm_head.weight.data[WORD["sorry"]] += 0.7
+    changed = ns.load(tiny.llama(), processor=tiny.tokenizer())
+    changed.module.lm_head.weight.data[WORD["sorry"]] += 0.7
+    assert generate(model, prompts, max_new_tokens=6) == generate(changed, prompts, max_new_tokens=6)
+
+
+def test_an_argmax_that_rounding_could_change_is_decided_step_by_step(forwards: list[int]) -> None:
+    model, prompts = fresh(), list(some("llama"))[:3]
+    head = model.module.lm_head.weight.data
+    head[:] = head[WORD["sure"]]  # every token has the same logit
+    wanted = generate(model, prompts, max_new_tokens=3)
+    for _ in range(2):
+        forwards.clear()
+        assert generate(model, prompts, max_new_tokens=3) == wanted
+        assert len(forwards) > 1
+
+
+def test_a_hook_of_the_users_on_the_last_token_acts_at_every_step() -> None:
+    model, prompts = fresh(), list(some("llama"))
+    generate(model, prompts, max_new_tokens=6)
+    generate(model, prompts, max_new_tokens=6)
+
+    def steer(_m: Any, _a: Any, out: torch.Tensor) -> torch.Tensor:
+        out = out.clone()
+        out[:, -1] += 3.0
+        return out
+
+    other = fresh()
+    for m in (model, other):
+        m.module.model.layers[1].mlp.register_forward_hook(steer)
+    assert generate(model, prompts, max_new_tokens=6) == generate(other, prompts, max_new_tokens=6)
+
+
+def test_a_class_whose_forward_of_many_tokens_differs_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts = fresh(), list(some("llama"))
+    wanted = generate(model, prompts, max_new_tokens=5)
+    monkeypatch.setattr(
+        drafts, "_agrees", lambda _m, _p, batch, _a, **_o: torch.ones(len(batch.rows), dtype=torch.bool)
+    )
+    drafts.remember(model, prompts[0], [WORD["sure"], WORD["<eos>"]])  # a wrong one, which this would confirm
+    assert generate(model, prompts, max_new_tokens=5) == wanted
+    assert drafts._DRAFTS[model.processor].agrees == {tiny.LlamaForCausalLM: False}
+    assert generate(model, prompts, max_new_tokens=5) == wanted
