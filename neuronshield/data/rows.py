@@ -179,7 +179,7 @@ class Prompt:
             require(image, (Path, bytes, Image.Image), call=where, name="a picture", hint=hint)
         check_modality(self.modality, len(self.images), where)
 
-    @property
+    @cached_property
     def cell(self) -> Cell:
         """Its language and modality."""
         return Cell(self.language, self.modality)
