@@ -374,9 +374,10 @@ class Guard:
             pairs = zip(arrays["layer"].tolist(), arrays["index"].tolist(), strict=True)
             neurons = NeuronSet(pairs, n_layers=header.n_layers, d_mlp=header.d_mlp, provenance=header.neurons)
             sizes = neurons.per_layer()
+            weights = torch.tensor(arrays["weight"], dtype=torch.float32).split(list(sizes.values()))
             return Guard(
                 neurons,
-                dict(zip(sizes, torch.tensor(arrays["weight"], dtype=torch.float32).split(list(sizes.values())), strict=True)),
+                dict(zip(sizes, weights, strict=True)),
                 header.bias,
                 margin=header.margin,
                 separation=header.separation,
