@@ -170,7 +170,9 @@ def compare_runs(*runs: Run | str | os.PathLike[str]) -> RunComparison:
         _shared(getattr(found[i], which), getattr(found[j], which), names=(names[i], names[j]), which=which)
         for which in SETS if all(_has(r, which) for r in found) for i, j in pairs
     ]  # fmt: skip
-    return RunComparison(names, _differ(found), tuple(shared), (*_effects(found, names), *_rates(found, names)))
+    return RunComparison(
+        names, _differ(found), tuple(shared), measured=(*_effects(found, names), *_rates(found, names))
+    )
 
 
 def _has(run: Run, which: str) -> bool:
@@ -213,7 +215,7 @@ def _effects(runs: Sequence[Run], names: Sequence[str]) -> list[Measured]:
     for name in effects[0]:
         values = [e.get(name, NAN) for e in effects]
         out += [
-            Measured(name, n, v, NAN if i == 0 else independent_difference(v, values[0]))
+            Measured(name, n, v, difference=NAN if i == 0 else independent_difference(v, values[0]))
             for i, (n, v) in enumerate(zip(names, values, strict=True))
         ]  # fmt: skip
     return [m for m in out if not all(math.isnan(o.value.value) for o in out if o.measure == m.measure)]
@@ -232,14 +234,9 @@ def _rates(runs: Sequence[Run], names: Sequence[str]) -> list[Measured]:
         values = [e.mean(metric, cells) for e in found]
         for i, (name, value) in enumerate(zip(names, values, strict=True)):
             paired = i > 0 and _same_prompts(found[i], found[0])
-            change = (
-                NAN
-                if i == 0
-                else found[i].gain(found[0], metric, cells)
-                if paired
-                else independent_difference(value, values[0])
-            )
-            out.append(Measured(f"shield: {metric.replace('_', ' ')}", name, value, change, paired=paired))
+            change = found[i].gain(found[0], metric, cells) if paired else independent_difference(value, values[0])
+            change = change if i else NAN
+            out.append(Measured(f"shield: {metric.replace('_', ' ')}", name, value, difference=change, paired=paired))
     return out
 
 
@@ -251,7 +248,7 @@ def independent_difference(a: Interval, b: Interval) -> Interval:
     """a - b with an interval made from those of the two, as if they were independent.
 
     >>> independent_difference(Interval(0.6, 0.5, 0.7), Interval(0.2, 0.1, 0.3))
-    Interval(value=0.4..., low=0.25..., high=0.54...)
+    Interval(value=0.39..., low=0.25..., high=0.54...)
 
     Args:
         a, b: two estimates with their intervals.

@@ -35,6 +35,9 @@ __all__ = ["Job", "Opened", "load_neurons", "open_job"]
 
 T = TypeVar("T")
 
+#: Files of a run that belong to no step.
+HEAD = ("run.toml", "run.log", "prompts.parquet", "results.json", "report.html")
+
 #: Settings that say how a named model is loaded.
 LOADED = ("revision", "dtype", "device", "device_map", "quantize", "adapter", "trust_remote_code", "template_options",
           "refusals", "compliances")  # fmt: skip
@@ -99,9 +102,8 @@ def open_job(
     answers = {k: v for k, v in wanted.items() if k in ("refusals", "compliances", "quantize")}
     if settings.adapter:
         answers["adapter"] = Path(settings.adapter).name
-    return Opened(
-        loaded, read, plan, settings, study_of(loaded, read, seed=settings.seed, dealt=dealt, answers=answers)
-    )
+    study = study_of(loaded, read, seed=settings.seed, dealt=dealt, answers=answers)
+    return Opened(loaded, read, plan=plan, settings=settings, study=study)
 
 
 def _named(prompts: str | os.PathLike[str] | PromptSet | None) -> str | None:
@@ -160,7 +162,7 @@ class Job:
     def write_head(self) -> None:
         """Write what describes the run: run.toml, the prompts, and results.json with the steps that are done."""
         settings = in_force(self.about.settings, self.plan)
-        self.folder.own("run.toml", "run.log", "prompts.parquet", "results.json", "report.html")
+        self.folder.own(*HEAD)
         write_settings(self.out / "run.toml", settings)
         if not (self.out / "prompts.parquet").exists():
             _write_prompts(self.prompts, self.out / "prompts.parquet")

@@ -181,7 +181,7 @@ def run(
         InputError: bad prompts or settings, an unknown model, or a folder that is not ours, is of another study, or cannot be
             written. Nothing is left behind if nothing is finished.
     """
-    return _work(STEPS, model, prompts, Path(out), settings=settings_of("run", settings, changes), overwrite=overwrite,
+    return _work(STEPS, model, prompts, out=Path(out), settings=settings_of("run", settings, changes), overwrite=overwrite,
                  engine=engine, progress=progress, tell=tell, whole=True)  # fmt: skip
 
 
@@ -213,7 +213,7 @@ def step(
     one_of(name, STEPS, call="step", name="name")
     if settings is None and (kept := run_file(out)) is not None:
         settings = settings_of(name, None, read_settings(kept))
-    return _work({name: STEPS[name]}, model, prompts, Path(out), settings=settings_of(name, settings, changes),
+    return _work({name: STEPS[name]}, model, prompts, out=Path(out), settings=settings_of(name, settings, changes),
                  overwrite=overwrite, engine=engine, progress=progress, tell=tell, whole=False)  # fmt: skip
 
 
@@ -221,8 +221,8 @@ def _work(
     steps: Mapping[str, Callable[[Job], None]],
     model: str | os.PathLike[str] | Model,
     prompts: Any,
-    out: Path,
     *,
+    out: Path,
     settings: Settings,
     overwrite: bool,
     engine: Engine | str | None,
@@ -234,8 +234,10 @@ def _work(
     about = open_job(model, prompts, settings)
     with open_folder(out, about.study, overwrite=overwrite) as folder:
         job = Job(about, folder, progress=progress, computed_on=engine_of(engine))
-        _before(about)
         folder.agree(step_settings(job), free=list(steps) if overwrite else [])
+        folder.needed(next(iter(steps)))
+        folder.intact(besides=list(steps) if overwrite and not whole else [])
+        _before(about)
         job.write_head()
         for name, do in steps.items():
             if _one(job, name, do, again=overwrite and not whole) or whole:

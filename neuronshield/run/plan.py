@@ -83,7 +83,7 @@ def read_prompts(
     Raises:
         InputError: as `given_prompts` and `with_all_splits`.
     """
-    return _read_prompts(model, prompts, seed, cells)
+    return _read_prompts(model, prompts, seed, cells=cells)
 
 
 def _read_prompts(

@@ -40,7 +40,7 @@ def shield(job: Job) -> None:
     """
     neurons, rows = trained_neurons(job), taught_rows(job)
     config = replace(job.plan.training, seed=job.seed, progress=job.progress)
-    made = {name: _made(job, name, make) for name, make in _conditions(job, neurons, rows, config).items()}
+    made = {name: _made(job, name, make) for name, make in _conditions(job, neurons, rows, config=config).items()}
     main = made[SHIELD]
     section = ShieldSection(
         neurons=len(neurons),
@@ -57,7 +57,7 @@ def shield(job: Job) -> None:
 
 
 def _conditions(
-    job: Job, neurons: NeuronSet, rows: PromptSet, config: TrainingConfig
+    job: Job, neurons: NeuronSet, rows: PromptSet, *, config: TrainingConfig
 ) -> dict[str, Callable[[Path], Update]]:
     """How each condition is made, in order, with the checkpoint of its training."""
 
