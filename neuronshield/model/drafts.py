@@ -16,6 +16,7 @@ Source: Leviathan, Kalman and Matias (2023), "Fast inference from transformers v
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -30,10 +31,11 @@ from .encoding import Batch, batches
 from .families import by_row
 from .hooks import hooked
 from .intervention import Intervention
+from .lower import Lower, digests, from_layer, kept_at
 from .model import Model
 from .rotary import parts_of, stretched
 from .running import running
-from .shortcuts import takes_cache
+from .shortcuts import agree, takes_cache
 
 __all__ = ["confirmed", "remember"]
 
@@ -52,6 +54,7 @@ class _Drafts:
 
     known: WeakKeyDictionary[Prompt, list[Ids]] = field(default_factory=WeakKeyDictionary)
     agrees: dict[type, bool] = field(default_factory=dict)
+    lower: Lower = field(default_factory=Lower)
 
 
 _DRAFTS: WeakKeyDictionary[Any, _Drafts] = WeakKeyDictionary()
@@ -96,25 +99,29 @@ def confirmed(
     Raises:
         InputError: as a forward of these prompts.
     """
-    drafts = _DRAFTS.get(model.processor)
-    if drafts is None or not drafts.agrees.get(type(model.module), True) or not _allowed(model, intervention):
+    drafts = _DRAFTS.setdefault(model.processor, _Drafts())
+    if not drafts.agrees.get(type(model.module), True) or not _allowed(model, intervention):
         return {}
+    reader = _Reader(model, drafts, digests(model), intervention)
     out: dict[int, Ids] = {}
     for rank in range(KEPT):
-        tried: dict[int, Ids] = {}
+        tried: dict[int, dict[int, Ids]] = {}  # by the layer at which they enter
         for row, prompt in enumerate(prompts):
             known = drafts.known.get(prompt, [])
             if row not in out and len(known) > rank and (ids := _whole(known[rank], max_new_tokens, ends)):
-                tried[row] = ids
-        found = _try(model, prompts, tried, intervention=intervention, batch_size=batch_size)
-        if found and type(model.module) not in drafts.agrees:
-            row = next(iter(found))
-            drafts.agrees[type(model.module)] = found[row] == answer(row)
-            if not drafts.agrees[type(model.module)]:
-                return {}
-        out |= found
+                tried.setdefault(reader.layer(prompt, ids), {})[row] = ids
+        for layer, some in tried.items():
+            found = _try(reader, prompts, some, layer=layer, batch_size=batch_size)
+            if found and type(model.module) not in drafts.agrees:
+                row = next(iter(found))
+                drafts.agrees[type(model.module)] = found[row] == answer(row)
+                if not drafts.agrees[type(model.module)]:
+                    return {}
+            out |= found
     for row, ids in out.items():
         remember(model, prompts[row], ids)
+    for prompt in prompts:
+        drafts.lower.last[prompt] = reader.here
     return out
 
 
@@ -135,16 +142,80 @@ def _allowed(model: Model, intervention: Intervention | None) -> bool:
     return all(str(getattr(hook, "__module__", None)).startswith("transformers.") for hook in hooks)
 
 
+@dataclass(frozen=True)
+class _Reader:
+    """A model under an intervention, and what is known of it."""
+
+    model: Model
+    drafts: _Drafts
+    here: tuple[int, ...]
+    intervention: Intervention | None
+
+    @property
+    def touched(self) -> int:
+        """The lowest layer that the intervention touches."""
+        return self.model.n_layers if self.intervention is None else min(self.intervention.neurons.by_layer())
+
+    def layer(self, prompt: Prompt, answer: Ids) -> int:
+        """The layer at which a prompt and an answer may enter; 0 for the bottom."""
+        layer = self.drafts.lower.layer(prompt, answer, self.here) if self.here else 0
+        works = self.drafts.lower.works.get((type(self.model.module), bool(prompt.images)), True)
+        return layer if works and layer <= self.touched else 0
+
+    def logits(
+        self, prompts: Sequence[Prompt], batch: Batch, answers: Sequence[Ids], *, layer: int
+    ) -> Float[Tensor, "batch step vocab"]:
+        """Logits of as many steps as the longest answer has, from the layer on at which the batch enters."""
+        lower, mine = self.drafts.lower, [prompts[i] for i in batch.rows]
+        n, kind = max(map(len, answers)), (type(self.model.module), bool(mine[0].images))
+        rows, width = batch.encoding["input_ids"].shape
+        with running(self.model, rows=rows, width=width, traced=False):
+            if layer:
+                with from_layer(self.model, batch, layer, lower.entry(mine, answers)) as encoding:
+                    short = self._forward(prompts, batch, encoding, n=n)
+                if kind not in lower.works:
+                    lower.works[kind] = agree(self.model, self._forward(prompts, batch, batch.encoding, n=n), short)
+                if lower.works[kind]:
+                    return short
+            unlike, read = lower.unlike(mine, self.here), list[Tensor]()
+            hold: Any = kept_at(self.model, unlike, read) if 0 < unlike <= self.touched else nullcontext()
+            with hold:
+                full = self._forward(prompts, batch, batch.encoding, n=n)
+        real = batch.encoding["attention_mask"].bool()
+        for i, (prompt, ids) in enumerate(zip(mine, answers, strict=True) if read else ()):
+            value = read[0][i, real[i].to(read[0].device)].clone()
+            lower.keep(prompt, ids, unlike, here=self.here, value=value, known=self.drafts.known.get(prompt, []))
+        return full
+
+    def _forward(
+        self, prompts: Sequence[Prompt], batch: Batch, encoding: dict[str, Tensor], *, n: int
+    ) -> Float[Tensor, "batch step vocab"]:
+        """Logits of n steps, the last of which decides the last token of each row; every firing is counted."""
+        model, (rows, width) = self.model, batch.encoding["input_ids"].shape
+        edits, expected = edits_for(model, prompts, batch, conditions=[self.intervention])
+        at_prompt = {layer: [_at_prompt(edit, batch) for edit in some] for layer, some in edits.items()}
+        fired: dict[int, int] = {}
+
+        def change(layer: int, h: Tensor) -> Tensor:
+            h = h.clone()
+            fired[layer] = sum(edit.apply(by_row(h, rows)) for edit in at_prompt[layer])
+            return h
+
+        downs = {layer: model.linear(layer, model.site.down) for layer in edits}
+        options = {"use_cache": False} if model.forward_takes("use_cache") else {}
+        hold = hooked(downs, before=change)
+        with running(model, rows=rows, width=width, traced=False), torch.no_grad(), hold:
+            out = model.module(**encoding, **options, **model.last_logits(n + 1)).logits
+        if fired != expected:
+            raise RuntimeError(f"an intervention on {model.id!r} fired {fired} times by layer, not {expected}")
+        return out[:, -n - 1 : -1]
+
+
 def _try(
-    model: Model,
-    prompts: Sequence[Prompt],
-    drafts: dict[int, Ids],
-    *,
-    intervention: Intervention | None,
-    batch_size: int,
+    reader: _Reader, prompts: Sequence[Prompt], drafts: dict[int, Ids], *, layer: int, batch_size: int
 ) -> dict[int, Ids]:
     """The drafts that are what the model answers."""
-    rows = list(drafts)
+    model, rows = reader.model, list(drafts)
     if not rows:
         return {}
     some, answers = [prompts[i] for i in rows], [drafts[i] for i in rows]
@@ -156,7 +227,7 @@ def _try(
         if stretched(model.module, batch.encoding["input_ids"].shape[1]):
             return {}
         batch = replace(batch, rows=[rows[i] for i in batch.rows])
-        good = _agrees(model, prompts, batch, [drafts[i] for i in batch.rows], intervention=intervention)
+        good = _agrees(reader, prompts, batch, [drafts[i] for i in batch.rows], layer=layer)
         out |= {row: drafts[row] for row, ok in zip(batch.rows, good.tolist(), strict=True) if ok}
         tried += len(batch.rows)
         if tried >= 2 * size and len(out) < FEW * tried:
@@ -165,45 +236,21 @@ def _try(
 
 
 def _agrees(
-    model: Model, prompts: Sequence[Prompt], batch: Batch, answers: Sequence[Ids], *, intervention: Intervention | None
+    reader: _Reader, prompts: Sequence[Prompt], batch: Batch, answers: Sequence[Ids], *, layer: int
 ) -> Bool[Tensor, " batch"]:
     """Whether each token of each answer is the argmax, by more than rounding."""
     n = max(map(len, answers))
     wanted = torch.full((len(answers), n), -1)
     for row, ids in enumerate(answers):
         wanted[row, n - len(ids) :] = torch.tensor(ids)
-    wanted = wanted.to(model.device)
-    logits = _logits(model, prompts, batch, n=n, intervention=intervention)
-    index = wanted.clamp(min=0)[..., None].to(logits.device)
+    logits = reader.logits(prompts, batch, answers, layer=layer)
+    wanted = wanted.to(logits.device)
+    index = wanted.clamp(min=0)[..., None]
     own = logits.gather(-1, index)[..., 0]
     others = logits.scatter(-1, index, -torch.inf).amax(dim=-1)
     share = APART if logits.dtype in (torch.float32, torch.float64) else APART_SHORT
     good = own.float() - others.float() > share * own.float().abs().clamp(min=1.0)
-    return (good.to(wanted.device) | (wanted < 0)).all(dim=1)  # what is not finite is not confirmed
-
-
-def _logits(
-    model: Model, prompts: Sequence[Prompt], batch: Batch, *, n: int, intervention: Intervention | None
-) -> Float[Tensor, "batch step vocab"]:
-    """Logits of n steps, the last of which decides the last token of each row."""
-    rows, width = batch.encoding["input_ids"].shape
-    edits, expected = edits_for(model, prompts, batch, conditions=[intervention])
-    at_prompt = {layer: [_at_prompt(edit, batch) for edit in some] for layer, some in edits.items()}
-    fired: dict[int, int] = {}
-
-    def change(layer: int, h: Tensor) -> Tensor:
-        h = h.clone()
-        fired[layer] = sum(edit.apply(by_row(h, rows)) for edit in at_prompt[layer])
-        return h
-
-    downs = {layer: model.linear(layer, model.site.down) for layer in edits}
-    options = {"use_cache": False} if model.forward_takes("use_cache") else {}
-    hold = hooked(downs, before=change)
-    with running(model, rows=rows, width=width, traced=False), torch.no_grad(), hold:
-        out = model.module(**batch.encoding, **options, **model.last_logits(n + 1)).logits
-    if fired != expected:
-        raise RuntimeError(f"an intervention on {model.id!r} fired {fired} times by layer, not {expected}")
-    return out[:, -n - 1 : -1]
+    return (good | (wanted < 0)).all(dim=1)  # what is not finite is not confirmed
 
 
 def _at_prompt(edit: Edit, batch: Batch) -> Edit:

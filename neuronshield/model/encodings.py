@@ -25,7 +25,7 @@ from torch import Tensor
 from ..core.errors import InputError
 from ..data.prompts import Prompt
 from .model import Model
-from .tokens import begins, encoded
+from .tokens import begins, encoded, n_tokens
 
 __all__ = ["PER_TOKEN", "Encoded", "encoded_rows", "joined"]
 
@@ -201,7 +201,7 @@ def _state(model: Model) -> int:
     parts = [getattr(backend, name, None) for name in ("post_processor", "normalizer", "pre_tokenizer")]
     size = backend.get_vocab_size() if backend is not None else len(tokenizer)
     inside = tuple(p.__getstate__() if hasattr(p, "__getstate__") else None for p in parts)
-    return hash((facts, id(model.module.config), model.image_token_id, known, size, inside))
+    return hash((facts, n_tokens(model), model.answer_token_type, model.image_token_id, known, size, inside))
 
 
 def _is_plain(value: Any) -> bool:

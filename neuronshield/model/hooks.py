@@ -6,13 +6,14 @@ step, inside a backward pass, and as the second implementation that `doctor` com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["hooked"]
+__all__ = ["hooked", "skipped"]
 
 Before = Callable[[Any, Tensor], Tensor | None]
 After = Callable[[Any, Tensor, Tensor], Tensor | None]
@@ -67,6 +68,35 @@ class hooked:
     def _remove(self) -> None:
         while self._handles:
             self._handles.pop().remove()
+
+
+@contextmanager
+def skipped(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """A context in which modules return what they take, and do nothing.
+
+    >>> with skipped(model.module.model.layers):
+    ...     out = model.module.model.layers[0](torch.ones(1, 2, 20))
+    >>> out.sum()
+    tensor(40.)
+
+    Args:
+        modules: layers whose first input and output are alike.
+    """
+    own = [(m, "forward" in m.__dict__, m.__dict__.get("forward")) for m in modules]
+    try:
+        for m in modules:
+            m.__dict__["forward"] = _returned
+        yield
+    finally:
+        for m, had, forward in own:
+            if had:
+                m.__dict__["forward"] = forward
+            else:
+                m.__dict__.pop("forward", None)
+
+
+def _returned(*args: Any, **kwargs: Any) -> Any:
+    return _first(args, kwargs)
 
 
 def _first(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -11,7 +11,7 @@ import torch
 from oracles import NEURONS, WORD, some
 
 import neuronshield as ns
-from neuronshield.model import drafts
+from neuronshield.model import drafts, lower
 from neuronshield.model.generation import generate
 from neuronshield.model.intervention import Intervention
 
@@ -42,7 +42,8 @@ def test_the_second_model_of_the_same_weights_answers_in_one_forward(forwards: l
     first = fresh()
     prompts = list(some("llama"))
     wanted = generate(first, prompts, max_new_tokens=6)
-    generate(first, prompts, max_new_tokens=6)  # the first draft is compared with the answer step by step
+    for _ in range(2):  # what is left out is compared with full forwards first
+        generate(first, prompts, max_new_tokens=6)
     forwards.clear()
     assert generate(first, prompts, max_new_tokens=6, batch_size=64) == wanted
     assert len(forwards) == 1
@@ -122,3 +123,80 @@ def test_a_class_whose_forward_of_many_tokens_differs_is_not_tried_again(monkeyp
     assert generate(model, prompts, max_new_tokens=5) == wanted
     assert drafts._DRAFTS[model.processor].agrees == {tiny.LlamaForCausalLM: False}
     assert generate(model, prompts, max_new_tokens=5) == wanted
+
+
+# -- lower layers -----------------------------------------------------------------------------------------
+def with_layer(layer: int, module: Any, size: float = 0.05) -> Any:
+    """The same module with other weights in one layer."""
+    weight = module.get_submodule(
+        f"{'model.language_model' if hasattr(module.model, 'language_model') else 'model'}.layers.{layer}"
+    )
+    noise = torch.Generator().manual_seed(1)
+    down = weight.mlp.down_proj.weight.data
+    down += size * torch.randn(down.shape, generator=noise)
+    return module
+
+
+def build(name: str) -> Any:
+    return tiny.llava()[0] if name == "llava" else tiny.llama()
+
+
+@pytest.mark.parametrize("name", ["llama", "llava"])
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_layers_below_a_changed_one_are_left_out_and_no_answer_changes(name: str, layer: int) -> None:
+    first, prompts = fresh(name), list(some(name))
+    ran: list[int] = []
+    for seed in range(4):
+        module = with_layer(layer, build(name), 0.02 * (seed + 1))
+        model = first.replace(module=module)
+        layers = module.get_submodule(model.layers_path)
+        for i, part in enumerate(layers):
+            inner = part.forward
+            part.forward = lambda *a, i=i, inner=inner, **k: (ran.append(i), inner(*a, **k))[1]
+        ran.clear()
+        generate(first, prompts, max_new_tokens=5)
+        got = generate(model, prompts, max_new_tokens=5)
+        plain = fresh(name).replace(module=with_layer(layer, build(name), 0.02 * (seed + 1)))
+        assert got == generate(fresh(name).replace(module=plain.module), prompts, max_new_tokens=5)
+    assert ran.count(2) > 0
+    assert (ran.count(0) < ran.count(2)) == (layer > 0)
+
+
+def test_a_change_below_is_seen_whatever_way_it_was_made() -> None:
+    model, prompts = fresh(), list(some("llama"))
+    for _ in range(4):
+        generate(model, prompts, max_new_tokens=5)
+    for change in ("layer 0", "embedding", "buffer"):
+        others = [model, fresh()]
+        for one in others:
+            if change == "embedding":
+                one.module.model.embed_tokens.weight.data[WORD["how"]] *= -1
+            elif change == "buffer":
+                one.module.model.rotary_emb.inv_freq.mul_(0.5)
+            else:
+                one.module.model.layers[0].mlp.down_proj.weight.data.copy_(
+                    one.module.model.layers[0].mlp.down_proj.weight.data.flip(0)
+                )
+        clean = fresh()
+        clean.module.load_state_dict(model.module.state_dict())
+        clean.module.model.rotary_emb.inv_freq.copy_(model.module.model.rotary_emb.inv_freq)
+        assert generate(model, prompts, max_new_tokens=5) == generate(clean, prompts, max_new_tokens=5)
+
+
+def test_digests_tell_places_types_and_layers_apart() -> None:
+    model = fresh()
+    before = lower.digests(model)
+    assert before == lower.digests(fresh()) == lower.digests(model.replace(module=tiny.llama()))
+    weight = model.module.model.layers[1].mlp.up_proj.weight.data
+    weight[[0, 1]] = weight[[1, 0]]  # the same numbers in other places
+    after = lower.digests(model)
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, True, False, True]
+
+
+def test_what_is_kept_of_lower_layers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts = fresh(), list(some("llama"))
+    monkeypatch.setattr(lower, "MOST_BYTES", 5000)
+    wanted = [generate(model, prompts, max_new_tokens=5) for _ in range(4)]
+    kept = drafts._DRAFTS[model.processor].lower.rows.values()
+    assert 0 < sum(r.value.numel() * 4 for some in kept for r in some.values()) <= 5000
+    assert all(w == wanted[0] for w in wanted)

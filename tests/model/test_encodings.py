@@ -51,6 +51,7 @@ def test_a_prompt_is_encoded_once_whatever_reads_it(monkeypatch: pytest.MonkeyPa
     list(batches(model, prompts[::-1], batch_size=2, side="left", responses=["sure"] * 9))
     collate(model, prompts[6:8])
     check_prompts(model, prompts[:5], responses=["sure"] * 5)
+    check_prompts(model.replace(module=tiny.llava(seed=3)[0]), prompts)  # another model of the same processor
     assert len(calls) == 6
 
 
