@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 from one_neuron import plant
+from transformers import LlamaForCausalLM
 
 from neuronshield.run.pipeline import run, step
 
@@ -23,6 +25,8 @@ SMALL: dict[str, Any] = {
     "refusals": ["sorry"], "compliances": ["sure"],
 }  # fmt: skip
 QUIET: dict[str, Any] = {"progress": False}
+#: How many forwards a finished run took.
+FORWARDS: dict[str, int] = {}
 
 
 def small_run(study: Path, out: Path, **changes: Any) -> dict[str, Any]:
@@ -43,7 +47,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def timeless(value: Any) -> Any:
     """What JSON holds, without how long anything took, and without checksums of files in which that stands."""
     if isinstance(value, dict):
-        return {k: timeless(v) for k, v in value.items() if k not in ("seconds", "sha256", "files")}
+        return {k: timeless(v) for k, v in value.items() if k not in ("seconds", "sha256", "files", "checksums")}
     return [timeless(v) for v in value] if isinstance(value, list) else value
 
 
@@ -54,6 +58,26 @@ def computed(folder: Path) -> dict[str, Any]:
         name: timeless(json.loads(data)) if name.endswith(".json") else data
         for name, data in contents(folder).items() if name not in left_out
     }  # fmt: skip
+
+
+@contextmanager
+def counting(stop: Callable[[], bool] = lambda: False) -> Iterator[list[int]]:
+    """A list whose first number is how many forwards there were; `stop` is asked before each of them."""
+    count, read = [0], LlamaForCausalLM.forward
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if stop():
+            raise Stop
+        count[0] += 1
+        return read(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LlamaForCausalLM, "forward", counted)
+        yield count
+
+
+class Stop(BaseException):
+    """Stands for whatever ends a process."""
 
 
 @pytest.fixture(scope="session")
@@ -69,14 +93,16 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def finished(study: Path) -> Path:
     """The folder of a run that was never disturbed."""
-    small_run(study, study / "seed-0")
+    with counting() as count:
+        small_run(study, study / "seed-0")
+    FORWARDS["seed-0"] = count[0]
     return study / "seed-0"
 
 
 @pytest.fixture(scope="session")
 def other_seed(study: Path, finished: Path) -> Path:
-    """The same with another seed, which deals other splits."""
-    small_run(study, study / "seed-1", seed=1)
+    """The same with another seed, which deals other splits, and Swahili held out."""
+    small_run(study, study / "seed-1", seed=1, hold_out=["sw"])
     return study / "seed-1"
 
 
@@ -90,15 +116,7 @@ def copied(finished: Path, study: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def forwards(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+def forwards() -> Iterator[Callable[[], int]]:
     """How often a model has read a batch since the test began."""
-    from transformers import LlamaForCausalLM
-
-    read, count = LlamaForCausalLM.forward, [0]
-
-    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
-        count[0] += 1
-        return read(self, *args, **kwargs)
-
-    monkeypatch.setattr(LlamaForCausalLM, "forward", counted)
-    return lambda: count[0]
+    with counting() as count:
+        yield lambda: count[0]

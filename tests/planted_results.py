@@ -28,6 +28,8 @@ from neuronshield.prove.tables import (
     Spread,
     Wording,
 )
+from neuronshield.run.folder import FORMAT
+
 
 CELLS = ("en/text", "en/image", "sw/text")
 METRICS = [
@@ -150,7 +152,7 @@ def results() -> dict[str, Any]:
     conditions = {c: {cell: in_cell(0.1 * i + 0.02 * j) for j, cell in enumerate(CELLS)} for i, c in enumerate(CONDITIONS)}  # fmt: skip
     group = {c: {"untrained": means(0.1 * i + 0.013, 2)} for i, c in enumerate(CONDITIONS)}
     return {
-        "format": "neuronshield.results/5",
+        "format": FORMAT,
         "model": {"model": "toy-vllm", "fingerprint": "f00d", "dtype": "float32", "n_layers": 3, "d_mlp": 29,
                   "d_model": 20, "n_params": 1_234_567},
         "prompts": {"n": 421, "data": "cafe", "cells": list(CELLS), "counts": []},

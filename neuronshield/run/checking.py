@@ -21,6 +21,7 @@ from ..check.regrading import regraded
 from ..core.results import from_json, to_json
 from ..data.prompts import Cell, PromptSet
 from .answers import evaluation_files, write_answers
+from .checksums import checksums
 from .comparison import compare, compared_cells, curve_of
 from .conditions import BASE, SHIELD
 from .folder import RunFolder, open_folder, read_results, remove_file, write_results
@@ -131,7 +132,8 @@ def regrade(out: Path, judge: str | None) -> None:
         sections = {name: to_json(section) for name, section in _sections(out, done).items()}
         for step in ("shield", "check"):
             state = folder.manifest.steps[step]
-            folder.put_step(step, replace(state, settings={**state.settings, "judge": judge}))
+            found = checksums(folder.path, state.checksums)  # the files were written again
+            folder.put_step(step, replace(state, settings={**state.settings, "judge": judge}, checksums=found))
         folder.finish("check", sections, seconds=folder.result("check")["seconds"])
         write_results(out, {**read_results(out), **sections})
         write_report(out)

@@ -27,6 +27,7 @@ from ..core.errors import InputError
 from ..core.folders import MANIFEST, check_place
 from ..core.provenance import versions
 from ..core.results import load_json, save_json, to_json
+from .checksums import check_intact, checksums
 from .log import logged
 from .manifest import BEFORE, STEP_NAMES, Manifest, StepState, Study, digest, read_manifest, write_manifest
 
@@ -146,6 +147,19 @@ class RunFolder:
                 f"{self.path}: {step} is stale (a step before it was run again since); run 'neuronshield {step}' first"
             )
 
+    def intact(self, *, besides: Collection[str] = ()) -> None:
+        """Raise unless the files of every step that is done and current are as it left them.
+
+        Args:
+            besides: steps that are not looked at.
+
+        Raises:
+            InputError: a file that is gone or has changed.
+        """
+        for step in self.done():
+            if step not in besides and step not in self.manifest.stale():
+                check_intact(self.path, step, self.manifest.steps[step].checksums)
+
     def agree(self, settings: Mapping[str, dict[str, Any]], *, free: Collection[str] = ()) -> None:
         """Raise unless every step that was begun, and is not stale, has the settings that are asked for now.
 
@@ -196,7 +210,10 @@ class RunFolder:
             seconds: that it took; of a step that was continued, since then.
         """
         save_json(self.path / step / "result.json", STEP_FORMAT, {"sections": sections, "seconds": seconds})
-        self.put_step(step, replace(self.manifest.steps[step], done=True, output=digest(sections)))
+        state = self.manifest.steps[step]
+        self.put_step(
+            step, replace(state, done=True, output=digest(sections), checksums=checksums(self.path, state.files))
+        )
 
     def result(self, step: str) -> dict[str, Any]:
         """The result of a step that is done: its "sections" and "seconds".

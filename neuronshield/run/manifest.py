@@ -91,6 +91,7 @@ class StepState:
         output: hash of its result; empty until it is done.
         versions: of the packages that computed it.
         files: what it wrote, relative to the folder; a name that ends in "/" is a folder of finished units.
+        checksums: SHA-256 of each file by its name; empty until it is done.
     """
 
     done: bool
@@ -99,6 +100,7 @@ class StepState:
     output: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
+    checksums: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -220,9 +220,9 @@ def _kept_path(value: str, folder: Path) -> str:
 
     if value in SHIPPED or not Path(value).exists():
         return value
-    place = Path(value).resolve()
+    place = Path(os.path.abspath(value))  # noqa: PTH100  # links stay links: what reads the file joins names, too
     try:
-        relative = Path(os.path.relpath(place, folder.resolve()))
+        relative = Path(os.path.relpath(place, folder.absolute()))
         users = {getpass.getuser(), Path.home().name}
     except (OSError, KeyError, ValueError, RuntimeError):  # a process without a user, or another drive
         return place.name

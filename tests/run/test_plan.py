@@ -11,7 +11,8 @@ import tiny
 
 import neuronshield as ns
 from neuronshield import Cell, InputError, PromptSet, organism
-from neuronshield.run.plan import held_out, plan_for, read_prompts
+from neuronshield.run.plan import in_force, named_cells, plan_for, read_prompts
+from neuronshield.run.settings import Settings
 from neuronshield.shield.training import TrainingConfig
 
 
@@ -76,30 +77,89 @@ def test_cells_that_are_held_out_are_not_trained(llama: ns.Model):
     ]
     prompts = PromptSet.from_records(rows)
     text = (Cell("en", "text"), Cell("sw", "text"))
-    assert plan_for(llama, prompts, hold_out=["image"]).train_cells == text
-    assert plan_for(llama, prompts, hold_out=["image", "SW"]).train_cells == text[:1]
-    assert plan_for(llama, prompts, hold_out=["sw/image"]).train_cells == (*text, Cell("en", "image"))
-    assert held_out(prompts, ["Swahili"]) == [Cell("sw", "text"), Cell("sw", "image")]
+    assert plan_for(llama, prompts, Settings(hold_out=("image",))).train_cells == text
+    assert plan_for(llama, prompts, Settings(hold_out=("image", "SW"))).train_cells == text[:1]
+    assert plan_for(llama, prompts, Settings(hold_out=("sw/image",))).train_cells == (*text, Cell("en", "image"))
+    assert named_cells(prompts, ["Swahili"], option="hold_out") == [Cell("sw", "text"), Cell("sw", "image")]
 
 
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (["fr"], "hold out 'fr': the prompts have no such cell; there are en/text, sw/text"),
-        (["en/image"], "hold out 'en/image': the prompts have no such cell"),
-        (["typographic"], "hold out 'typographic': the prompts have no such cell"),
-        (["en", "sw"], "hold out en, sw: no cell is left to train"),
-        ("sw", r"hold_out='sw': must be a list of names, as in hold_out=\['sw'\]"),
+        (("fr",), "hold_out 'fr': the prompts have no such cell; there are en/text, sw/text"),
+        (("en/image",), "hold_out 'en/image': the prompts have no such cell"),
+        (("typographic",), "hold_out 'typographic': the prompts have no such cell"),
+        (("en", "sw"), "hold_out en, sw: no cell is left to train"),
     ],
 )
-def test_what_cannot_be_held_out_is_one_line(llama: ns.Model, names: list[str], said: str):
+def test_what_cannot_be_held_out_is_one_line(llama: ns.Model, names: tuple[str, ...], said: str):
     with pytest.raises(InputError, match=said):
-        plan_for(llama, tiny.prompts(), hold_out=names)
+        plan_for(llama, tiny.prompts(), Settings(hold_out=names))
+
+
+def test_names_of_cells_are_a_list():
+    with pytest.raises(InputError, match=r"cells='sw': must be a list of names, as in cells=\['sw'\]"):
+        named_cells(tiny.prompts(), "sw", option="cells")
+
+
+def test_a_study_of_some_cells_reads_no_others():
+    read = read_prompts("mine", tiny.prompts(), seed=3, cells=["sw"])
+    assert read.cells() == [Cell("sw", "text")]
+    assert len(read) == 30
+    with pytest.raises(InputError, match="cells 'fr': the prompts have no such cell; there are en/text, sw/text"):
+        read_prompts("mine", tiny.prompts(), seed=3, cells=["fr"])
+
+
+def test_what_is_asked_for_takes_the_place_of_every_default(llama: ns.Model):
+    asked = Settings(
+        method="effect_size", k=5, draws=7, graded=11, steps=13, lr=0.5, train_batch_size=3, retention=2.0, random_masks=4, max_new_tokens=6,
+    )  # fmt: skip
+    plan = plan_for(llama, tiny.prompts(), asked)
+    assert (plan.method, plan.size, plan.draws, plan.graded, plan.random_masks, plan.max_new_tokens) == (
+        "effect_size",
+        {"k": 5},
+        7,
+        11,
+        4,
+        6,
+    )
+    assert plan.training == TrainingConfig(steps=13, lr=0.5, batch_size=3, retention=2.0, snapshots=(3, 6))
+    assert in_force(asked, plan) == asked
+    assert plan_for(llama, tiny.prompts(), Settings(param_fraction=0.01)).size == {"param_fraction": 0.01}
+    assert plan_for(llama, tiny.prompts(), Settings(steps=1)).training.snapshots == ()
+
+
+def test_what_is_in_force_gives_the_same_plan_again(llama: ns.Model):
+    plan = plan_for(llama, tiny.prompts(), Settings(hold_out=("sw",)))
+    told = in_force(Settings(hold_out=("sw",)), plan)
+    assert (told.k, told.steps, told.lr, told.draws, told.max_new_tokens) == (21, 48, 3e-3, 200, 24)
+    assert plan_for(llama, tiny.prompts(), told) == plan
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (Settings(k=0), "k=0: must be a whole number of at least 1"),
+        (Settings(k=88), "k=88: the model has 87 neurons"),
+        (Settings(param_fraction=0.0), "param_fraction=0.0: must be above 0 and at most 1"),
+        (Settings(param_fraction=float("nan")), "param_fraction=nan: must be above 0"),
+        (Settings(random_masks=1), "random_masks=1: must be a whole number of at least 2"),
+        (Settings(draws=0), "draws=0"),
+        (Settings(batch_size=0), "batch_size=0"),
+        (Settings(steps=0), "steps=0"),
+        (Settings(lr=-1.0), "lr=-1"),
+        (Settings(method="contribtion"), "did you mean 'contribution'"),
+        (Settings(judge="wildgard"), "judge='wildgard' is unknown; did you mean 'wildguard'"),
+    ],
+)
+def test_a_setting_out_of_its_range_is_one_line_before_the_first_step(llama: ns.Model, settings: Settings, said: str):
+    with pytest.raises(InputError, match=said):
+        plan_for(llama, tiny.prompts(), settings)
 
 
 @pytest.mark.slow
 def test_the_cells_of_the_organism_that_are_taught_can_be_held_out(organism_model: ns.Model):
     prompts = read_prompts("organism", None, seed=0)
-    plan = plan_for(organism_model, prompts, hold_out=["sw"])
+    plan = plan_for(organism_model, prompts, Settings(hold_out=("sw",)))
     assert plan.taught == (Cell("en", "image"),)
     assert Cell("sw", "text") not in (plan.train_cells or ())
