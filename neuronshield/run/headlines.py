@@ -6,6 +6,7 @@ from typing import Any
 
 from .conditions import LORA, RANDOM_MASKS, SHIELD, over
 from .page import interval, num, signed
+from .sections import check_results
 
 __all__ = ["headlines", "summary"]
 
@@ -19,7 +20,11 @@ def summary(results: dict[str, Any]) -> str:
 
     Args:
         results: what `results.json` holds.
+
+    Raises:
+        InputError: fields that are missing or of another type.
     """
+    check_results(results)
     return "\n".join(f"{name:7} {text}" for name, _, text in headlines(results))
 
 

@@ -22,6 +22,7 @@ from .folder import read_results
 from .headlines import headlines, summary
 from .page import CSS, drawing, interval, note, num, signed, table
 from .proof_section import proof_section
+from .sections import check_results
 
 __all__ = ["summary", "write_report"]
 
@@ -40,7 +41,7 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
         folder: holds results.json.
 
     Raises:
-        InputError: no results there, or not of this version.
+        InputError: no results there, damaged ones, of another version, or with fields missing or of another type.
     """
     folder = Path(folder)
     results = read_results(folder)
@@ -50,6 +51,7 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
 def _page(r: dict[str, Any]) -> str:
     from plotly.offline import get_plotlyjs
 
+    check_results(r)
     parts = {
         "find": _section_find,
         "prove": lambda r: proof_section(r["prove"], r.get("seconds", {}).get("prove")),

@@ -7,21 +7,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..check.cells import METRICS, CellResult
 from ..check.curves import Matched, Point
 from ..check.evaluation import Evaluation
+from ..core.errors import InputError
+from ..core.results import from_json
 from ..core.statistics import Interval
 from ..data.prompts import Cell
+from ..prove.verdict import Proof
 from ..shield.objective import Taught
+from .conditions import BASE, LORA, RANDOM_MASKS, SHIELD, over
 
 __all__ = [
-    "AttackSection", "CheckSection", "Count", "FindSection", "Means", "PromptSummary", "ShieldSection", "ShownAnswer",
-    "TopNeuron", "Trained", "means",
+    "AttackSection", "CheckSection", "Count", "FindSection", "Means", "OverlapTable", "PromptSummary", "ShieldSection", "ShownAnswer",
+    "TopNeuron", "Trained", "check_results", "means",
 ]  # fmt: skip
+
+
+#: One row and one column for each cell; NaN where undefined.
+Matrix = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -217,6 +225,107 @@ class AttackSection:
     k: int
     cells: tuple[str, ...]
     means: dict[str, Means]
+
+
+@dataclass(frozen=True)
+class OverlapTable:
+    """`Overlap.to_dict()`: a row and a column for each cell in every measure."""
+
+    cells: tuple[str, ...]
+    method: str
+    jaccard: Matrix
+    coefficient: Matrix
+    benign_null: Matrix
+    permutation_null: Matrix
+    p: Matrix
+    reliability: Matrix
+    shared: Matrix
+    shared_low: Matrix
+    shared_high: Matrix
+    pairs: Matrix
+    along: dict[str, OverlapTable] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n = len(self.cells)
+        for name in (f.name for f in fields(self) if f.type == "Matrix"):
+            if [len(row) for row in getattr(self, name)] != [n] * n:
+                raise InputError(f"overlap: {name!r} has not {n} rows and columns")
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What the page says of the model."""
+
+    model: str
+    fingerprint: str
+    dtype: str
+    n_layers: int
+    d_mlp: int
+    n_params: int
+
+
+#: The type of every part of results.json that is shown; those in the first line are in every file.
+PARTS: dict[str, Any] = {
+    "prompts": PromptSummary, "seed": int, "versions": dict[str, str],
+    "seconds": dict[str, float], "stale": list[str], "find": FindSection, "shield": ShieldSection, "check": CheckSection,
+    "attack": AttackSection,
+}  # fmt: skip
+
+
+def _check_names(results: Mapping[str, Any]) -> None:
+    """Raise unless step check has the conditions and the cells that are compared."""
+    check, cells = results["check"], set(results["prompts"]["cells"])
+    group, best = check["compared_on"], check["best_random_mask"]
+    wanted: dict[str, tuple[Any, tuple[str, ...]]] = {
+        "cells": (check["cells"], (BASE, SHIELD, LORA, best)),
+        "means": (check["means"], tuple(check["cells"])),
+        "curves": (check["curves"], (SHIELD,)),
+        "matched": (check["matched"], (over(RANDOM_MASKS), over(LORA))),
+        "conditions of shield": (results["shield"]["conditions"], (SHIELD,)),
+        **{f"means of {name}": (found, (group,)) for name, found in check["means"].items()},
+        **{f"cells of {name}": (found, tuple(check["cells"].get(BASE, ()))) for name, found in check["cells"].items()},
+    }
+    for name, (found, keys) in wanted.items():
+        if lacks := [key for key in keys if key not in found]:
+            raise InputError(f"{name}: {lacks[0]!r:.60} is missing")
+    if odd := sorted({cell for found in check["cells"].values() for cell in found} - cells):
+        raise InputError(f"cells: {odd[0]!r:.60} is no cell of the prompts")
+
+
+def check_results(results: Mapping[str, Any]) -> None:
+    """Raise unless every part of results.json has the fields and the types that it must have.
+
+    >>> check_results({"model": {"model": "m"}})
+    Traceback (most recent call last):
+        ...
+    neuronshield.core.errors.InputError: results.json: model: _Model: field 'fingerprint' is missing; run the step again
+
+    Args:
+        results: what results.json holds.
+
+    Raises:
+        InputError: a missing, unknown or ill-typed field.
+    """
+    part = "model"
+    try:
+        about = from_json(dict[str, Any], results.get("model"))
+        from_json(_Model, {f.name: about[f.name] for f in fields(_Model) if f.name in about})
+        for part, kind in PARTS.items():
+            if part in results or part in ("prompts", "seed", "versions"):
+                from_json(kind, results.get(part))
+        part = "prove"
+        if part in results:
+            Proof.from_dict(results[part])
+        part = "find"
+        if results.get(part, {}).get("overlap") is not None:
+            from_json(OverlapTable, results[part]["overlap"])
+        part = "check"
+        if lacks := [other for other in ("shield", "attack") if part in results and other not in results]:
+            raise InputError(f"section {lacks[0]!r} is missing")
+        if part in results:
+            _check_names(results)
+    except InputError as error:
+        raise InputError(f"results.json: {part}: {error}; run the step again") from None
 
 
 def means(evaluation: Evaluation, cells: Iterable[Cell]) -> Means:

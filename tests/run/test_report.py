@@ -11,7 +11,7 @@ import copy
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -24,6 +24,7 @@ from planted_results import CELLS, CLAIMS, CONDITIONS, proof, results
 from neuronshield import InputError, NeuronSet
 from neuronshield.core.statistics import Interval
 from neuronshield.prove.tables import AnswerRate, Claim, ControlSummary, Experiments
+from neuronshield.run.folder import FORMAT, write_results
 from neuronshield.run.report import summary, write_report
 
 NAN = float("nan")
@@ -103,7 +104,7 @@ def decoded(value: Any) -> Any:
 @pytest.fixture
 def page(tmp_path: Path) -> Callable[[dict[str, Any]], Page]:
     def make(content: dict[str, Any]) -> Page:
-        (tmp_path / "results.json").write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
+        write_results(tmp_path, content)
         return Page(write_report(tmp_path).read_text(encoding="utf-8"))
 
     return make
@@ -152,16 +153,83 @@ def test_nothing_a_prompt_or_a_model_says_changes_the_pages_structure(page: Make
     assert wild.styles == mild.styles
 
 
-def test_text_where_a_number_is_due_is_text_too(page: MakePage):
+def leaves(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Addresses of every plain value; of a list those of its first two items."""
+    items = value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else None
+    if items is None:
+        yield at
+    for key, inner in items or ():
+        yield from leaves(inner, (*at, key))
+
+
+def at(value: Any, where: tuple[Any, ...]) -> Any:
+    for key in where:
+        value = value[key]
+    return value
+
+
+def test_text_where_a_number_is_due_is_refused_by_its_name():
     r = results()
-    for part, names in {"model": ("n_layers", "d_mlp"), "prompts": ("n",), "find": ("n_neurons",),
-                        "prove": ("n_pairs", "word"), "shield": ("steps",)}.items():  # fmt: skip
-        for name in names:
-            r[part][name] = HOSTILE[0]
-    r["seed"] = HOSTILE[0]
-    shown = page(r)
-    assert shown.tags == page(results()).tags
-    assert shown.text.count(HOSTILE[0]) >= 8
+    numbers = [where for where in leaves(r) if isinstance(at(r, where), (int, float)) and "provenance" not in where]
+    assert len(numbers) > 300
+    for where in numbers[::23]:
+        changed = copy.deepcopy(r)
+        at(changed, where[:-1])[where[-1]] = HOSTILE[0]
+        with pytest.raises(InputError, match=rf"results\.json: {where[0]}: .*; run the step again"):
+            summary(changed)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        ("model",), ("prompts",), ("versions",), ("seed",), ("model", "fingerprint"), ("model", "n_params"), ("prompts", "cells"),
+        ("find", "anchor"), ("find", "overlap", "shared"), ("prove", "claims"), ("prove", "claims", 0, "effect"),
+        ("shield", "conditions", "shield", "losses"), ("check", "gains_in_selectivity"), ("check", "curves"), ("attack",), ("shield",),
+        ("check", "curves", "shield"), ("check", "cells", "no update"), ("check", "cells", "shield", "en/text"),
+        ("check", "means", "shield", "untrained"), ("check", "matched", "over plain LoRA"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_is_named_in_one_line_and_there_is_no_page(tmp_path: Path, where: tuple[Any, ...]):
+    r = results()
+    del at(r, where[:-1])[where[-1]]
+    write_results(tmp_path, r)
+    with pytest.raises(InputError, match=r"results\.json: ") as caught:
+        write_report(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert str(where[-1]) in str(caught.value)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_an_overlap_of_other_rows_than_cells_is_refused():
+    r = results()
+    r["find"]["overlap"]["shared"].pop()
+    with pytest.raises(InputError, match=r"results\.json: find: .*'shared' has not 3 rows and columns"):
+        summary(r)
+
+
+#: Mappings whose keys a file could name as it likes.
+NAMED = [
+    ("versions",), ("seconds",), ("find", "per_layer"), ("prove", "controls", "sets"), ("prove", "controls", "missing"), ("prove", "cells"),
+    ("prove", "claims", 0, "controls"), ("prove", "claims", 0, "p"), ("shield", "conditions"), ("check", "cells"), ("check", "means"),
+    ("check", "matched"), ("check", "matched_cells"), ("check", "gains_in_selectivity"), ("check", "curves"),
+    ("attack", "means"), ("find", "overlap", "along"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("hostile", HOSTILE[:4])
+def test_no_key_changes_the_pages_structure(page: MakePage, hostile: str):
+    def named(key: str) -> Page:
+        r = results()
+        for where in NAMED:
+            held = at(r, where)
+            held[key] = copy.deepcopy(next(iter(held.values())))
+        r["stale"] = [key]
+        return page(r)
+
+    wild, mild = named(hostile), named("x")
+    assert wild.tags == mild.tags
+    assert len(wild.scripts) == len(mild.scripts)
+    assert all("<" not in script for script in wild.scripts[1:])
 
 
 @pytest.mark.parametrize("hostile", HOSTILE[:-1])
@@ -489,6 +557,15 @@ def test_where_every_cell_was_trained_on_no_transfer_is_claimed(page: MakePage):
     assert "meant for" not in shown
 
 
+def test_steps_that_are_stale_are_named_before_anything_else(page: MakePage):
+    r = results()
+    assert "Stale" not in page(r).text
+    shown = page({**r, "stale": ["shield", "check" + HOSTILE[0]]})
+    assert "Stale: shield and check" + HOSTILE[0] in shown.text
+    assert shown.text.index("Stale:") < shown.text.index("candidate neurons")
+    assert page({**r, "stale": ["shield", "checkx"]}).tags == shown.tags
+
+
 # -- the file --------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_a_report_of_the_first_steps_stops_where_they_stop(page: MakePage, steps: int):
@@ -501,7 +578,7 @@ def test_a_report_of_the_first_steps_stops_where_they_stop(page: MakePage, steps
 
 
 def test_the_report_is_remade_from_results_alone_and_leaves_no_other_file(tmp_path: Path):
-    (tmp_path / "results.json").write_text(json.dumps(results()), encoding="utf-8")
+    write_results(tmp_path, results())
     (tmp_path / "report.html").write_text("old", encoding="utf-8")
     assert write_report(str(tmp_path)) == tmp_path / "report.html"
     first = RANDOM.sub("", (tmp_path / "report.html").read_text(encoding="utf-8"))
@@ -515,10 +592,11 @@ def test_the_report_is_remade_from_results_alone_and_leaves_no_other_file(tmp_pa
     ("content", "said"),
     [
         (None, "no results.json"),
-        (b"{nope", "not JSON"),
-        (b"\xff", "not JSON"),
-        (b"{}", "not written by"),
-        (b"[]", "not"),
+        (b"{nope", "not a file of neuronshield.results"),
+        (b"\xff", "not a file of neuronshield.results"),
+        (b"{}", "it names no format"),
+        (b"[]", "not a file of neuronshield.results"),
+        (json.dumps({"format": FORMAT}).encode(), "is damaged: its contents are not those that were saved"),
     ],
 )
 def test_a_folder_without_results_is_one_line_and_gets_no_page(tmp_path: Path, content: bytes | None, said: str):
