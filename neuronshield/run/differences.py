@@ -21,7 +21,7 @@ from ..check.evaluation import Evaluation
 from ..core.display import own_names, short_table
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
-from ..core.statistics import NAN, Interval
+from ..core.statistics import NAN, Interval, difference
 from .conditions import SHIELD
 from .opened import Run, open_run
 
@@ -187,11 +187,10 @@ def _names(folders: Sequence[Path]) -> tuple[str, ...]:
 
 
 def _differ(runs: Sequence[Run]) -> dict[str, tuple[str, ...]]:
-    told = [{**vars(r.study), **vars(r.settings)} for r in runs]
-    ignored = ("model_path", "prompts", "adapter")
+    told = [{**vars(r.settings), **vars(r.study)} for r in runs]  # of what both have, the study's is no path
     return {
         name: tuple(str(t[name]) for t in told) for name in told[0]
-        if name not in ignored and len({str(t[name]) for t in told}) > 1
+        if name != "adapter" and len({str(t[name]) for t in told}) > 1
     }  # fmt: skip
 
 
@@ -215,7 +214,7 @@ def _effects(runs: Sequence[Run], names: Sequence[str]) -> list[Measured]:
     for name in effects[0]:
         values = [e.get(name, NAN) for e in effects]
         out += [
-            Measured(name, n, v, difference=NAN if i == 0 else independent_difference(v, values[0]))
+            Measured(name, n, v, difference=NAN if i == 0 else difference(v, values[0]))
             for i, (n, v) in enumerate(zip(names, values, strict=True))
         ]  # fmt: skip
     return [m for m in out if not all(math.isnan(o.value.value) for o in out if o.measure == m.measure)]
@@ -234,7 +233,7 @@ def _rates(runs: Sequence[Run], names: Sequence[str]) -> list[Measured]:
         values = [e.mean(metric, cells) for e in found]
         for i, (name, value) in enumerate(zip(names, values, strict=True)):
             paired = i > 0 and _same_prompts(found[i], found[0])
-            change = found[i].gain(found[0], metric, cells) if paired else independent_difference(value, values[0])
+            change = found[i].gain(found[0], metric, cells) if paired else difference(value, values[0])
             change = change if i else NAN
             out.append(Measured(f"shield: {metric.replace('_', ' ')}", name, value, difference=change, paired=paired))
     return out
@@ -242,23 +241,6 @@ def _rates(runs: Sequence[Run], names: Sequence[str]) -> list[Measured]:
 
 def _same_prompts(a: Evaluation, b: Evaluation) -> bool:
     return [x.prompt for x in a.answers] == [x.prompt for x in b.answers]
-
-
-def independent_difference(a: Interval, b: Interval) -> Interval:
-    """a - b with an interval made from those of the two, as if they were independent.
-
-    >>> independent_difference(Interval(0.6, 0.5, 0.7), Interval(0.2, 0.1, 0.3))
-    Interval(value=0.39..., low=0.25..., high=0.54...)
-
-    Args:
-        a, b: two estimates with their intervals.
-
-    Source: Zou and Donner (2008), Statistics in Medicine 27(10).
-    """
-    value = a.value - b.value
-    low = value - math.hypot(a.value - a.low, b.high - b.value)
-    high = value + math.hypot(a.high - a.value, b.value - b.low)
-    return Interval(value, low, high)
 
 
 def _signed(interval: Interval) -> str:

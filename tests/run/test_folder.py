@@ -29,7 +29,12 @@ STUDY = Study(
     model="toy", revision=None, fingerprint="f00d", dtype="float32", template=None, data="cafe", prompts=60,
     splits="dealt with seed 0", seed=0,
 )  # fmt: skip
-SETTINGS = {"find": {"k": 3}, "prove": {"draws": 1}, "shield": {"steps": 2}, "check": {"judge": None}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "find": {"k": 3},
+    "prove": {"draws": 1},
+    "shield": {"steps": 2},
+    "check": {"judge": None},
+}
 
 
 def names(folder: Path) -> list[str]:

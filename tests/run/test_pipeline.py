@@ -48,7 +48,7 @@ def test_a_run_leaves_what_the_docs_promise_and_nothing_beside_its_folder(finish
 def test_every_file_of_a_run_is_in_its_manifest(finished: Path):
     manifest = read_manifest(finished)
     assert manifest is not None
-    ours = [name for holder in (manifest, *manifest.steps.values()) for name in holder.files]
+    ours = [*manifest.files, *(name for state in manifest.steps.values() for name in state.files)]
     for name in contents(finished):
         assert name in (".lock", "manifest.json") or any(
             name == own or (own.endswith("/") and name.startswith(own)) for own in ours
