@@ -105,9 +105,9 @@ class PromptStream:
         return cls(read, name=type(dataset).__name__)
 
     def __iter__(self) -> Iterator[Prompt]:
-        for where, row, folder in self._read():
+        for number, (where, row, folder) in enumerate(self._read()):
             prompt = Prompt(**parse_row(row, where, folder))
-            yield prompt if prompt.id else replace(prompt, id=prompt.content_hash)
+            yield prompt if prompt.id else replace(prompt, id=f"{prompt.content_hash}-{number}")
 
     def for_step(self, split: str) -> StreamedStep:
         """The rows that a step may use, as `PromptSet.for_step` chooses them.
@@ -168,7 +168,7 @@ class StreamedStep:
         return [_Request(name) for name, split in self._splits.items() if split in (None, self.split)]
 
     def hash(self) -> str:
-        """Short hash of the rows that were read: that of a `PromptSet` of the same rows."""
+        """Short hash of the rows that were read: that of a `PromptSet` of the same rows, if they have ids."""
         return self._digest.hexdigest()[:16]
 
 
