@@ -311,11 +311,13 @@ class Intervention:
         False
         """
         told = hashlib.sha256(f"{self.kind} {self.positions} {self.cells and list(map(str, self.cells))} ".encode())
-        told.update(np.array(list(self.neurons), dtype=np.int64).tobytes())
-        value = self._member_values()
-        if value is not None:
-            told.update(f"{tuple(value.shape)}".encode())
-            told.update(np.ascontiguousarray(value.numpy()).tobytes())
+        pairs = np.array(list(self.neurons), dtype=np.int64)
+        told.update(pairs.tobytes())
+        if self.value is not None:
+            value = self.value.numpy()
+            value = value[..., pairs[:, 0], pairs[:, 1]] if value.ndim else value
+            told.update(f"{value.shape}".encode())
+            told.update(np.ascontiguousarray(value).tobytes())
         return told.hexdigest()
 
     def __eq__(self, other: object) -> bool:
