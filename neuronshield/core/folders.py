@@ -8,6 +8,7 @@ in it is touched. A loader checks the files that it reads against the list.
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import os
 import shutil
@@ -26,6 +27,10 @@ __all__ = ["MANIFEST", "check_files", "check_place", "list_files", "replacing_fo
 #: The list of files in a folder that this program wrote.
 MANIFEST = "neuronshield.json"
 FORMAT = "neuronshield.Folder/1"
+IN_PLACE = (
+    "{}: what an earlier save left in this folder cannot be replaced in one step (it is a mount point, the working folder, or in a "
+    "folder that cannot be written); empty it, or choose a folder in it"
+)
 
 
 @dataclass(frozen=True)
@@ -186,10 +191,7 @@ def _staging(place: Path, *, empty: bool) -> Path:
             if not place.is_dir():
                 raise
     if not empty:
-        raise InputError(
-            f"{place}: what an earlier save left in this folder cannot be replaced in one step (it is a mount point, the working "
-            "folder, or in a folder that cannot be written); empty it, or choose a folder in it"
-        )
+        raise InputError(IN_PLACE.format(place))
     folder = place / folder.name
     folder.mkdir()
     return folder
@@ -229,7 +231,12 @@ def _exchange(partial: Path, place: Path) -> None:
         if call(*both, swap) == 0:
             return
     old = beside(place, "old")
-    place.rename(old)
+    try:
+        place.rename(old)
+    except OSError as error:
+        if error.errno in (errno.EBUSY, errno.EXDEV):
+            raise InputError(IN_PLACE.format(place)) from error
+        raise
     try:
         partial.rename(place)
     except BaseException:

@@ -155,13 +155,16 @@ def taught_rows(job: Job) -> PromptSet:
 
 
 def trained_neurons(job: Job) -> NeuronSet:
-    """The neurons that are trained: the verified ones, or the candidates if there are none.
+    """The neurons that are trained: the verified ones, or the candidates if there are none. Both know the verdict.
 
     Args:
         job: the run.
     """
     verified = load_neurons(job, "verified")
-    return verified if len(verified) else load_neurons(job, "candidates")
+    if len(verified):
+        return verified
+    found = load_neurons(job, "candidates")
+    return NeuronSet(found, n_layers=found.n_layers, d_mlp=found.d_mlp, provenance=verified.provenance)
 
 
 def adapter_folder(job: Job, name: str) -> Path:

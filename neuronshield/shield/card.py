@@ -98,7 +98,7 @@ def _evidence(neurons: NeuronSet | None) -> str:
     if "verified_on" in about:
         text = f"**Verified** on requests that had not selected them: {verdict}."
     elif verdict:
-        text = f"**Not verified.** These neurons were tested, and not shown to cause refusals: {verdict}."
+        text = f"**Not verified** when tested on requests that had not selected them: {verdict}."
     else:
         text = "**Not verified.** It was not tested whether refusals depend on these neurons."
     if claims := about.get("claims"):

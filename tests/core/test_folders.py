@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -260,3 +261,21 @@ def test_files_have_the_permissions_of_new_files(tmp_path: Path):
     (tmp_path / "plain").write_text("x")
     expected = (tmp_path / "plain").stat().st_mode
     assert {p.stat().st_mode for p in out.iterdir()} == {expected}
+
+
+def test_a_busy_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A folder that is mounted from the same disk is known only when it cannot be renamed."""
+    replacing_folder(tmp_path / "out", fill("one"))
+    monkeypatch.setattr(folders.sys, "platform", "other")
+    real = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if self.name == "out":
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(InputError, match="cannot be replaced in one step"):
+        replacing_folder(tmp_path / "out", fill("two"))
+    assert (tmp_path / "out" / "a.txt").read_text() == "one"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]

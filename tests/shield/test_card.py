@@ -79,7 +79,7 @@ def test_it_says_whether_the_neurons_were_proven_beside_which_controls(update: n
     assert "beside 200 control sets" in found
     refuted = with_provenance(update, verdict="failed: specificity", draws=200, claims=claims)
     found = section(adapter_card(refuted), "What is known about them")
-    assert "**Not verified.** These neurons were tested, and not shown to cause refusals: failed: specificity" in found
+    assert "**Not verified** when tested on requests that had not selected them: failed: specificity" in found
 
 
 @pytest.mark.parametrize(

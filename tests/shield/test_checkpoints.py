@@ -44,7 +44,7 @@ def tensors(change: Any) -> Any:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (changed(format="neuronshield.training/9"), "not a training checkpoint of neuronshield.training/2"),
+        (changed(format="neuronshield.training/9"), "not a training checkpoint of neuronshield.training/3"),
         (changed(losses=[1.0, 0.5]), "a damaged training checkpoint"),
         (changed(losses="x"), "a damaged training checkpoint"),
         (changed(about={}), "a damaged training checkpoint"),
