@@ -178,7 +178,12 @@ def answers(out: str, cell: str | None, condition: str | None, label: str | None
     for row in table.itertuples():
         steps = "" if row.steps is NA else f", {row.steps} steps"
         _say(f"{row.condition}{steps} | {row.language}/{row.modality} | {row.label} | {row.outcome}")
-        _say(f"  {row.prompt}\n  -> {row.response}")
+        _say(f"  {_plain(row.prompt)}\n  -> {_plain(row.response)}")
+
+
+def _plain(text: Any) -> str:
+    """A text on one line, without characters that a terminal would obey."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
 
 
 @cli.command()
