@@ -102,7 +102,7 @@ def confirmed(
     drafts = _DRAFTS.setdefault(model.processor, _Drafts())
     if not drafts.agrees.get(type(model.module), True) or not _allowed(model, intervention):
         return {}
-    reader = _Reader(model, drafts, digests(model), intervention)
+    reader = _Reader(model, drafts, here=digests(model), intervention=intervention)
     out: dict[int, Ids] = {}
     for rank in range(KEPT):
         tried: dict[int, dict[int, Ids]] = {}  # by the layer at which they enter
@@ -171,7 +171,7 @@ class _Reader:
         rows, width = batch.encoding["input_ids"].shape
         with running(self.model, rows=rows, width=width, traced=False):
             if layer:
-                with from_layer(self.model, batch, layer, lower.entry(mine, answers)) as encoding:
+                with from_layer(self.model, batch, layer=layer, rows=lower.entry(mine, answers)) as encoding:
                     short = self._forward(prompts, batch, encoding, n=n)
                 if kind not in lower.works:
                     lower.works[kind] = agree(self.model, self._forward(prompts, batch, batch.encoding, n=n), short)
@@ -227,7 +227,7 @@ def _try(
         if stretched(model.module, batch.encoding["input_ids"].shape[1]):
             return {}
         batch = replace(batch, rows=[rows[i] for i in batch.rows])
-        good = _agrees(reader, prompts, batch, [drafts[i] for i in batch.rows], layer=layer)
+        good = _agrees(reader, prompts, batch, answers=[drafts[i] for i in batch.rows], layer=layer)
         out |= {row: drafts[row] for row, ok in zip(batch.rows, good.tolist(), strict=True) if ok}
         tried += len(batch.rows)
         if tried >= 2 * size and len(out) < FEW * tried:
@@ -236,7 +236,7 @@ def _try(
 
 
 def _agrees(
-    reader: _Reader, prompts: Sequence[Prompt], batch: Batch, answers: Sequence[Ids], *, layer: int
+    reader: _Reader, prompts: Sequence[Prompt], batch: Batch, *, answers: Sequence[Ids], layer: int
 ) -> Bool[Tensor, " batch"]:
     """Whether each token of each answer is the argmax, by more than rounding."""
     n = max(map(len, answers))

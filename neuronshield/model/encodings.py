@@ -170,7 +170,10 @@ def _rows(data: dict[str, Tensor], kind: tuple[int, bool], *, state: int) -> lis
     real = data["attention_mask"].bool()
     others = {k: v for k, v in data.items() if k not in PER_TOKEN}
     tokens = {k: v for k, v in data.items() if k in PER_TOKEN}
-    return [Encoded({k: v[row, real[row]] for k, v in tokens.items()}, others, kind, state) for row in range(len(real))]
+    return [
+        Encoded({k: v[row, real[row]] for k, v in tokens.items()}, others, kind=kind, state=state)
+        for row in range(len(real))
+    ]
 
 
 # -- what decides an encoding -----------------------------------------------------------------------------

@@ -180,7 +180,7 @@ def kept_at(model: Model, layer: int, into: list[Tensor]) -> Iterator[None]:
 
 
 @contextmanager
-def from_layer(model: Model, batch: Batch, layer: int, rows: Sequence[Tensor]) -> Iterator[dict[str, Tensor]]:
+def from_layer(model: Model, batch: Batch, *, layer: int, rows: Sequence[Tensor]) -> Iterator[dict[str, Tensor]]:
     """A context in which a forward of the encoding that is given runs from a layer on, which reads `rows`.
 
     Args:

@@ -116,9 +116,7 @@ def test_a_hook_of_the_users_on_the_last_token_acts_at_every_step() -> None:
 def test_a_class_whose_forward_of_many_tokens_differs_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     model, prompts = fresh(), list(some("llama"))
     wanted = generate(model, prompts, max_new_tokens=5)
-    monkeypatch.setattr(
-        drafts, "_agrees", lambda _m, _p, batch, _a, **_o: torch.ones(len(batch.rows), dtype=torch.bool)
-    )
+    monkeypatch.setattr(drafts, "_agrees", lambda _r, _p, batch, **_o: torch.ones(len(batch.rows), dtype=torch.bool))
     drafts.remember(model, prompts[0], [WORD["sure"], WORD["<eos>"]])  # a wrong one, which this would confirm
     assert generate(model, prompts, max_new_tokens=5) == wanted
     assert drafts._DRAFTS[model.processor].agrees == {tiny.LlamaForCausalLM: False}
