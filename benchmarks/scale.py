@@ -11,12 +11,14 @@ With --write the result goes to benchmarks/results/scale.json.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import pickle
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -135,29 +137,44 @@ def workers(model: ns.Model, prompts: ns.PromptSet, *, rounds: int) -> dict[str,
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     shards.PROMPTS = 64  # so that both have many
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     with ExitStack() as stack:
         engines = {n: stack.enter_context(ns.RayEngine(replicas=n)) for n in (1, 2)}
-        found: dict[int, list[float]] = {1: [], 2: []}
+        walls: dict[int, list[float]] = {1: [], 2: []}
+        drivers: dict[int, list[float]] = {1: [], 2: []}
+        others: dict[int, list[float]] = {1: [], 2: []}
         bound: list[float] = []
         for turn in range(rounds + 1):
             for n, engine in engines.items():
-                start = time.perf_counter()
+                pids = [ray.get(actor.pid.remote()) for actor in engine.pool.all()]
+                start, here, there = time.perf_counter(), time.process_time(), seconds(pids)
                 ns.capture(model, prompts, tokens="prompt", engine=engine, progress=False)
-                if turn:
-                    found[n].append(time.perf_counter() - start)
+                if turn:  # the first round warms up
+                    walls[n].append(time.perf_counter() - start)
+                    drivers[n].append(time.process_time() - here)
+                    others[n].append(seconds(pids) - there)
             start = time.perf_counter()
             list(engines[1].on(model).map([empty(prompts)]))
             bound.append(time.perf_counter() - start)
     ray.shutdown()
-    ratios = [one / two for one, two in zip(found[1], found[2], strict=True)]
-    n = len(prompts)
-    print(found, bound)
+    ratios = [one / two for one, two in zip(walls[1], walls[2], strict=True)]
+    print(walls, drivers, others, bound)
+    format_ = "{:.2f} ({:.2f} to {:.2f})"
     return {
-        "one_worker": (n / median(found[1]), "{:.0f}"), "two_workers": (n / median(found[2]), "{:.0f}"),
-        "ratio": (spread(ratios), "{:.2f} ({:.2f} to {:.2f})"), "rounds": (rounds, None),
-        "call_ms": (median(bound[1:]) * 1000, "{:.0f}"),
+        "ratio": (spread(ratios), format_), "rounds": (rounds, None), "call_ms": (median(bound[1:]) * 1000, "{:.0f}"),
+        "driver_one": (spread(drivers[1]), format_), "driver_two": (spread(drivers[2]), format_),
+        "workers_one": (spread(others[1]), format_), "workers_two": (spread(others[2]), format_),
+        "load": (os.getloadavg()[1], "{:.1f}"),
     }  # fmt: skip
+
+
+def seconds(pids: Sequence[int]) -> float:
+    """CPU time that processes have used, in seconds."""
+    total = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")
 
 
 def empty(prompts: Sequence[ns.Prompt]) -> Unit:

@@ -13,6 +13,7 @@ Ray moves objects between its own processes with its own serialisation. Use a cl
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import signal
 import threading
@@ -187,7 +188,7 @@ def _joined(address: str | None) -> tuple[Any, bool]:
         raise InputError("engine='ray' needs Ray; pip install neuronshield[scale]") from None
     if ray.is_initialized():
         return ray, False
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     new = address == "local" or (address is None and not os.environ.get("RAY_ADDRESS"))
     if new:
         options |= {"num_cpus": os.cpu_count(), "object_store_memory": STORE, "include_dashboard": False}

@@ -79,15 +79,16 @@ def spec_of(model: Model) -> Spec:
     dtypes = {name: str(value.dtype) for name, value in tensors(module).items()}
     site = (model.layers_path, tuple(model.site))
     if model.recipe is not None:
-        return Spec(dict(model.recipe), family, "", None, site=site, facts=facts, dtypes=dtypes)  # type: ignore[arg-type]
+        recipe = dict(model.recipe)
+        return Spec(recipe, family, "", processor=None, site=site, facts=facts, dtypes=dtypes)  # type: ignore[arg-type]
     if getattr(importlib.import_module("transformers"), family, None) is not type(module):
         raise InputError(
             f"engine: {model.id!r} is a {family} that was built in memory, which workers cannot build; save it, load it by the "
             "name of its folder with ns.load, and put that folder where all workers see it"
         )
-    return Spec(
-        None, family, json.dumps(module.config.to_dict(), default=str), _files(model.processor), site=site, facts=facts, dtypes=dtypes,  # type: ignore[arg-type,union-attr,operator]
-    )  # fmt: skip
+    config = json.dumps(module.config.to_dict(), default=str)  # type: ignore[union-attr,operator]
+    processor = _files(model.processor)
+    return Spec(None, family, config, processor=processor, site=site, facts=facts, dtypes=dtypes)  # type: ignore[arg-type]
 
 
 def _files(processor: Any) -> tuple[str, dict[str, bytes]]:

@@ -110,7 +110,7 @@ def margins_of(model: Model, unit: Unit, context: Context) -> Result:
     """
     options = unit.options
     found = margins(
-        model, unit.prompts, unit.conditions, {k: OpeningTokens(*ids) for k, ids in options["tokens"].items()},
+        model, unit.prompts, unit.conditions, tokens={k: OpeningTokens(*ids) for k, ids in options["tokens"].items()},
         batch_size=options["batch_size"], frozen=options["frozen"],
         prepared=_prepared(model, unit, context) if options["prepared"] else None,
     )  # fmt: skip
