@@ -83,7 +83,7 @@ def measured(name: str, *, rounds: int) -> dict[str, Any]:
     if name == "organism":
         prompts = ns.PromptSet.from_records(organism.records(max_pairs=4)).where(modality="text")
     else:
-        prompts = ns.shipped.matched_pairs(["en"])
+        prompts = ns.shipped.matched_pairs(["en"])[:24]
     tokens = sum(int(b.encoding["attention_mask"].sum()) for b in batches(model, prompts, batch_size=32))
     layers = model.module.get_submodule(model.layers_path)
     parameters = sum(p.numel() for p in layers.parameters())

@@ -116,6 +116,7 @@ class _Pool:
         threads, gpus: of a replica.
         replicas: how many there are to be.
         actors: those that run.
+        holder: the runner whose model they have.
     """
 
     ray: Any
@@ -124,6 +125,7 @@ class _Pool:
     gpus: float
     replicas: int
     actors: list[Any] = field(default_factory=list)
+    holder: Any = None
 
     def start(self) -> Any:
         """A new replica, without a model."""
@@ -311,17 +313,20 @@ class _There:
             self._bind([self.pool.start()])
 
     def _bind_all(self) -> None:
-        """Put the model on every replica, with the weights that it has now."""
-        self._spec, self._digests = spec_of(self.model), digests(self.model.module)
-        self.name = identity(self.model, self._digests)
-        self._weights: dict[tuple[str, ...], Any] = {}
-        fresh, self.pool.actors = self.pool.all(), []
+        """Put the model on the replicas that do not have it, with the weights that it had when this runner was first used."""
+        if not self.name:
+            self._spec, self._digests = spec_of(self.model), digests(self.model.module)
+            self.name = identity(self.model, self._digests)
+            self._weights: dict[tuple[str, ...], Any] = {}
+        had = [] if self.pool.holder is not self else list(self.pool.actors)
+        fresh = [actor for actor in self.pool.all() if not any(actor is a for a in had)]
+        self.pool.actors, self.pool.holder = had, self
         self._bind(fresh)
 
     def _bind(self, actors: list[Any]) -> None:
         """Put the model on some replicas; those that die at it are started again, a few times."""
         ray = self.pool.ray
-        device = None if self.pool.gpus > 1 else "cuda" if self.pool.gpus else "cpu"
+        device = "auto" if self.pool.gpus > 1 else "cuda" if self.pool.gpus else "cpu"
         for _ in range(TRIES):
             pending = [(actor, actor.bind.remote(self._spec, device=device)) for actor in actors]
             actors = []

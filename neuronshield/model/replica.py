@@ -228,12 +228,12 @@ class Replica:
         self.model: Model | None = None
         self.context = Context()
 
-    def bind(self, spec: Spec, *, device: str | None) -> dict[str, str]:
+    def bind(self, spec: Spec, *, device: str) -> dict[str, str]:
         """Load or build a model; the `digests` of its tensors. One that was made by the same recipe is kept.
 
         Args:
             spec: of the model.
-            device: where it goes; None for where the recipe says.
+            device: where it goes, where its recipe has no device_map: "cpu", "cuda", or "auto" for several GPUs.
 
         Raises:
             InputError: it cannot be loaded here.
@@ -296,14 +296,14 @@ def _structure(spec: Spec) -> str:
     return repr((spec.recipe, spec.family, spec.config, files, spec.site, sorted(spec.dtypes.items())))
 
 
-def _loaded(spec: Spec, device: str | None) -> Model:
+def _loaded(spec: Spec, device: str) -> Model:
     options = dict(spec.recipe or {})
-    if device is not None and options.get("device_map") is None:
-        options["device"] = device
+    if "device_map" not in options:
+        options["device_map" if device == "auto" else "device"] = device
     return load(options.pop("model"), **options)
 
 
-def _built(spec: Spec, device: str | None) -> Model:
+def _built(spec: Spec, device: str) -> Model:
     """The model of a class and a config, with weights that are still to come."""
     transformers: Any = importlib.import_module("transformers")
     family = getattr(transformers, spec.family)
@@ -318,4 +318,4 @@ def _built(spec: Spec, device: str | None) -> Model:
             path.write_bytes(data)
         processor = getattr(transformers, name).from_pretrained(folder)
     layers, site = spec.site
-    return load(module.to(device or "cpu"), processor=processor, layers=layers, site=site)
+    return load(module.to("cuda" if device == "auto" else device), processor=processor, layers=layers, site=site)
