@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def proof() -> ns.Proof:
     return planted_results.proof([Claim("necessity: mean", Interval(0.5, 0.4, 0.6), "passed", {"random": [0.1]})])
 
 
-MADE = {
+MADE: dict[str, Callable[[], Any]] = {
     "NeuronSet": neurons,
     "CellSets": lambda: CellSets({"en/text": neurons(), "sw/text": neurons()}),
     "Stats": stats,
@@ -163,7 +163,7 @@ def with_value(value: Any, at: tuple[Any, ...], new: Any) -> Any:
 def test_a_field_of_another_type_is_refused_though_the_checksum_is_right(saved: tuple[Any, Path, str], tmp_path: Path):
     made, path, form = saved
     arrays, about = opened(path, form)
-    kinds = {
+    kinds: dict[type, list[Any]] = {
         str: [5, None, ["a"]],
         int: ["5", 2.5, [1]],
         float: ["0.5", [1]],
@@ -195,7 +195,7 @@ SPOILT = {
     "not numbers": lambda a: np.full(a.shape, np.nan),
 }
 #: What a field may be without: more or fewer samples or members, no array at all, and references that are not known.
-ALLOWED = {
+ALLOWED: set[tuple[str, ...]] = {
     ("Overlap", "not numbers"), ("Overlap", "permuted", "a row less"), ("Overlap", "members", "a row less"),
     ("CellSets", "members", "a row less"), ("Scores", "difference", "missing"), ("Scores", "difference", "not numbers"),
 }  # fmt: skip

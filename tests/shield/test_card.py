@@ -114,7 +114,7 @@ def test_an_adapter_is_saved_with_its_card_and_names_a_folder_without_its_path(t
     for file in [*folder.rglob("*"), *merged.rglob("*")]:
         assert str(tmp_path).encode() not in file.read_bytes(), file
     assert (folder / CARD).read_text(encoding="utf-8") == adapter_card(update)
-    assert peft.PeftConfig.from_pretrained(folder).base_model_name_or_path == "project"
+    assert peft.PeftConfig.from_pretrained(str(folder)).base_model_name_or_path == "project"
 
 
 def test_an_adapter_without_a_set_has_a_card_too(llama: ns.Model):
