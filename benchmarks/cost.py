@@ -33,8 +33,8 @@ MODELS: dict[str, tuple[float, int]] = {
     "72B": (72.7e9, 4),
 }  # parameters, GPUs of a replica (80 GB each, bf16)
 COST: dict[str, tuple[str, str | None]] = {
-    "case": ("model, GPUs", None), "replicas": ("replicas", None), "capture": ("capture (h)", "{:.1f}"),
-    "answers": ("answers under one condition (h)", "{:.1f}"), "hours": ("GPU hours, capture and 4 conditions", "{:,.0f}"),
+    "case": ("model, GPUs", None), "replicas": ("replicas", None), "capture": ("capture (h)", "{:.2f}"),
+    "answers": ("answers under one condition (h)", "{:.2f}"), "hours": ("GPU hours, capture and 4 conditions", "{:,.0f}"),
 }  # fmt: skip
 MEASURED: dict[str, tuple[str, str | None]] = {
     "model": ("model", None), "parameters": ("parameters of the layers (M)", "{:.1f}"), "tokens": ("tokens", "{:,}"),

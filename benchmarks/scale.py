@@ -164,7 +164,7 @@ def workers(model: ns.Model, prompts: ns.PromptSet, *, rounds: int) -> dict[str,
         "ratio": (spread(ratios), format_), "rounds": (rounds, None), "call_ms": (median(bound[1:]) * 1000, "{:.0f}"),
         "driver_one": (spread(drivers[1]), format_), "driver_two": (spread(drivers[2]), format_),
         "workers_one": (spread(others[1]), format_), "workers_two": (spread(others[2]), format_),
-        "load": (os.getloadavg()[1], "{:.1f}"),
+        "bound": (2 * median(others[1]) / median(others[2]), "{:.2f}"), "load": (os.getloadavg()[1], "{:.1f}"),
     }  # fmt: skip
 
 
