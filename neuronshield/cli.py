@@ -169,7 +169,7 @@ def answers(out: str, cell: str | None, condition: str | None, label: str | None
     """Print the answers of a run, or write them to a file."""
     from pandas import NA
 
-    from .run.answers import export_answers, read_answers
+    from .run.answer_files import export_answers, read_answers
 
     table = read_answers(Path(out), cell=cell, condition=condition, label=label)
     if export is not None:

@@ -30,7 +30,6 @@ from neuronshield.prove.tables import (
 )
 from neuronshield.run.folder import FORMAT
 
-
 CELLS = ("en/text", "en/image", "sw/text")
 METRICS = [
     "refusal",

@@ -20,7 +20,7 @@ from ..check.judges import load_judge
 from ..check.regrading import regraded
 from ..core.results import from_json, to_json
 from ..data.prompts import Cell, PromptSet
-from .answers import evaluation_files, write_answers
+from .answer_files import evaluation_files, write_answers
 from .checksums import checksums
 from .comparison import compare, compared_cells, curve_of
 from .conditions import BASE, SHIELD

@@ -176,7 +176,7 @@ class RunFolder:
                 if told:
                     raise InputError(
                         f"{self.path}: {step} was run with other settings ({told}); give the same, such as by --config "
-                        f"{self.path / 'run.toml'}, or run '{step} --overwrite'"
+                        f"{self.path / 'run.toml'}, or run 'neuronshield {step} --overwrite'"
                     )
 
     def begin(self, step: str, settings: dict[str, Any], *, again: bool = False) -> bool:

@@ -22,7 +22,7 @@ from ..find.groups import Stats
 from ..find.scores import contrast
 from ..find.selection import Scores
 from ..prove.verdict import Proof
-from .answers import read_answers
+from .answer_files import read_answers
 from .folder import read_results
 from .headlines import headlines
 from .manifest import STEP_NAMES, Manifest, Study, read_manifest
@@ -147,7 +147,7 @@ class Run:
     # -- answers ----------------------------------------------------------------------------------------
     @cached_property
     def answers(self) -> pd.DataFrame:
-        """Every answer to the test prompts, one row each (`neuronshield.run.answers`)."""
+        """Every answer to the test prompts, one row each (`neuronshield.run.answer_files`)."""
         return read_answers(self.folder)
 
     @cached_property

@@ -11,7 +11,7 @@ import pytest
 import neuronshield as ns
 from neuronshield import InputError
 from neuronshield.check.evaluation import Answer, Evaluation
-from neuronshield.run.answers import COLUMNS, answers_of, evaluation_files, export_answers, read_answers
+from neuronshield.run.answer_files import COLUMNS, answers_of, evaluation_files, export_answers, read_answers
 
 pytest_plugins = ["finished_runs"]
 
