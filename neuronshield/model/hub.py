@@ -44,9 +44,8 @@ def found(name: str, *, revision: str | None = None) -> dict[str, Any]:
         raise InputError(
             f"cannot load model {name!r:.120}: no such folder, and no name on the hub ({advice})"
         ) from None
-    if constants.HF_HUB_OFFLINE:
-        why = "HF_HUB_OFFLINE forbids asking the hub"
-    elif (why := _unreachable(url)) is None:
+    why = "HF_HUB_OFFLINE forbids asking the hub" if constants.HF_HUB_OFFLINE else _unreachable(url)
+    if why is None:
         return {}
     if not kept:
         raise InputError(f"cannot load model {name!r:.120}: it is not in the cache, and {why} ({advice})")

@@ -82,7 +82,9 @@ class Parrot:
 def say(monkeypatch: pytest.MonkeyPatch, answers: dict[str, str]) -> Parrot:
     parrot = Parrot(answers)
     monkeypatch.setattr("neuronshield.model.units.generate", parrot)
-    monkeypatch.setattr("neuronshield.model.units.check_prompts", lambda *_, **__: None)  # the parrot reads pictures too
+    monkeypatch.setattr(
+        "neuronshield.model.units.check_prompts", lambda *_, **__: None
+    )  # the parrot reads pictures too
     return parrot
 
 

@@ -203,7 +203,7 @@ def test_where_too_few_requests_are_left_to_test_the_members_the_whole_set_is_ve
     claims = {c["name"]: c for c in truth.verified.provenance["claims"]}
     tested = [c for c in truth.claims if c.verdict != "not tested"]
     assert list(claims) == [c.name for c in tested]
-    kind, value = tested[0].strongest_control
+    kind, value = tested[0].strongest_control or ("none", float("nan"))
     told = {
         "name": tested[0].name,
         "effect": list(tested[0].effect),

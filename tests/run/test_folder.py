@@ -164,7 +164,7 @@ def test_a_folder_that_was_removed_and_made_again_is_not_written_by_two(tmp_path
      ("dtype", "bfloat16"), ("revision", "main")],
 )  # fmt: skip
 def test_another_study_is_refused_by_the_field_that_differs_and_starts_again_if_asked(
-    out: Path, field: str, value: object
+    out: Path, field: str, value: Any
 ):
     other = replace(STUDY, **{field: value})
     before = names(out)
