@@ -12,7 +12,7 @@ These parts are marked:
     <!-- n: NAME[row].column -->0.05<!-- /n -->          one cell of its table; [row] is the first column's value
     <!-- output: NAME -->                                code and what it printed, from NAME.json
     <!-- /output -->
-    <!-- schema: neuronshield/run/sections.py Name -->   the fields of a result, from the source of its dataclass
+    <!-- schema: neuronshield/run/sections.py Name -->   the fields of a result or of the settings, from the source of its dataclass
     <!-- /schema -->
 
 A result file holds "title", "source" (commit, command, machine), and "numbers" or "columns" and "rows", or "code" and "output". A value
@@ -126,6 +126,7 @@ def schema(path: str, name: str) -> str:
     for names, text in re.findall(r"^ {4}(\w+(?:, \w+)*): (.*(?:\n {5,}.*)*)", document, re.M):
         said |= dict.fromkeys(names.split(", "), " ".join(text.split()))
     fields = [n for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
+    said |= {ast.unparse(f.target): text for f in fields if (text := option_text(f)) is not None}
     lines = [["key", "JSON", *(["meaning"] if said else [])]]
     lines.append(["---"] * len(lines[0]))
     for field in fields:
@@ -133,6 +134,15 @@ def schema(path: str, name: str) -> str:
         lines.append([f"`{key}`", json_type(field.annotation), *([said.get(key, "")] if said else [])])
     body = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
     return f"{document.splitlines()[0]}\n\n{body}"
+
+
+def option_text(field: ast.AnnAssign) -> str | None:
+    """The help text of a setting, which is the first argument of its `_option`."""
+    call = field.value
+    if not isinstance(call, ast.Call) or not call.args or not isinstance(call.args[0], ast.Constant):
+        return None
+    default = call.args[1].value if len(call.args) > 1 and isinstance(call.args[1], ast.Constant) else None
+    return f"{call.args[0].value}{'' if default in (None, False) else f' Default: {default}.'}"
 
 
 def json_type(node: ast.expr) -> str:
@@ -143,7 +153,7 @@ def json_type(node: ast.expr) -> str:
         return f"{json_type(node.left)} or {json_type(node.right)}"
     if isinstance(node, ast.Subscript):
         inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-        if ast.unparse(node.value) == "dict":
+        if ast.unparse(node.value) in ("dict", "Mapping"):
             return f"{{name: {json_type(inner[1])}}}"
         return f"list of {json_type(inner[0])}"
     return plain.get(ast.unparse(node), ast.unparse(node))
