@@ -41,9 +41,10 @@ __all__ = ["confirmed", "remember"]
 
 Ids = tuple[int, ...]
 
-KEPT = 2  # drafts of a prompt, the last ones
+KEPT = 3  # drafts of a prompt, the last ones
 LOGITS = 2**26  # numbers in the logits of one forward, at most
-FEW = 1 / 3  # share of drafts that are confirmed, below which no more are tried
+FEW = 1 / 3  # share of a model's drafts that are confirmed, below which no more are tried,
+ENOUGH = 64  # once so many were
 #: Distance of the argmax from the next logit, as a share of its size, that rounding cannot reach.
 APART, APART_SHORT = 1e-3, 0.05
 
@@ -55,6 +56,14 @@ class _Drafts:
     known: WeakKeyDictionary[Prompt, list[Ids]] = field(default_factory=WeakKeyDictionary)
     agrees: dict[type, bool] = field(default_factory=dict)
     lower: Lower = field(default_factory=Lower)
+    counts: dict[Any, list[int]] = field(default_factory=dict)
+
+    def worth(self, here: tuple[int, ...], rank: int) -> bool:
+        """Whether enough of the drafts of a rank are what a model answers; its counts replace those of the model before."""
+        if not any(known == here for known, _ in self.counts):
+            self.counts = {(here, r): [0, 0] for r in range(KEPT)}
+        tried, good = self.counts[here, rank]
+        return tried < ENOUGH or good >= FEW * tried
 
 
 _DRAFTS: WeakKeyDictionary[Any, _Drafts] = WeakKeyDictionary()
@@ -105,6 +114,8 @@ def confirmed(
     reader = _Reader(model, drafts, here=digests(model), intervention=intervention)
     out: dict[int, Ids] = {}
     for rank in range(KEPT):
+        if not drafts.worth(reader.here, rank):
+            continue
         tried: dict[int, dict[int, Ids]] = {}  # by the layer at which they enter
         for row, prompt in enumerate(prompts):
             known = drafts.known.get(prompt, [])
@@ -112,6 +123,8 @@ def confirmed(
                 tried.setdefault(reader.layer(prompt, ids), {})[row] = ids
         for layer, some in tried.items():
             found = _try(reader, prompts, some, layer=layer, batch_size=batch_size)
+            for i, n in enumerate((len(some), len(found))):
+                drafts.counts[reader.here, rank][i] += n
             if found and type(model.module) not in drafts.agrees:
                 row = next(iter(found))
                 drafts.agrees[type(model.module)] = found[row] == answer(row)
@@ -222,16 +235,12 @@ def _try(
     vocabulary, longest = model.module.get_input_embeddings().weight.shape[0], max(map(len, answers))  # type: ignore[operator,union-attr]
     size = max(1, min(batch_size, LOGITS // (longest * vocabulary)))
     out: dict[int, Ids] = {}
-    tried = 0
     for batch in batches(model, some, batch_size=size, responses=answers, side="left"):
         if stretched(model.module, batch.encoding["input_ids"].shape[1]):
             return {}
         batch = replace(batch, rows=[rows[i] for i in batch.rows])
         good = _agrees(reader, prompts, batch, answers=[drafts[i] for i in batch.rows], layer=layer)
         out |= {row: drafts[row] for row, ok in zip(batch.rows, good.tolist(), strict=True) if ok}
-        tried += len(batch.rows)
-        if tried >= 2 * size and len(out) < FEW * tried:
-            break
     return out
 
 

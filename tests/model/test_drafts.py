@@ -123,6 +123,20 @@ def test_a_class_whose_forward_of_many_tokens_differs_is_not_tried_again(monkeyp
     assert generate(model, prompts, max_new_tokens=5) == wanted
 
 
+def test_drafts_that_are_hardly_ever_right_are_tried_no_more(
+    forwards: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, prompts = fresh(), list(some("llama"))
+    monkeypatch.setattr(drafts, "ENOUGH", 4)
+    generate(model, prompts, max_new_tokens=5)
+    other = model.replace(module=tiny.llama(seed=3))
+    for prompt in prompts:
+        drafts.remember(model, prompt, [WORD["green"], WORD["green"], WORD["<eos>"]])
+    generate(other, prompts[:6], max_new_tokens=5)
+    assert not drafts._DRAFTS[model.processor].worth(lower.digests(other), 0)
+    assert drafts._DRAFTS[model.processor].worth(lower.digests(model), 0)  # another model starts anew
+
+
 # -- lower layers -----------------------------------------------------------------------------------------
 def with_layer(layer: int, module: Any, size: float = 0.05) -> Any:
     """The same module with other weights in one layer."""
