@@ -45,7 +45,8 @@ from ..data.grading import Grade, grade
 from ..data.judging import Judge, check_judge, judged
 from ..data.languages import OpeningsArg
 from ..data.prompts import Cell, PromptSet
-from ..model.engine import Engine, engine_of
+from ..model.engine import Engine
+from ..model.engines import engine_of
 from ..model.generation import settings
 from ..model.model import Model, require_model
 from ..model.prefixes import openings_of

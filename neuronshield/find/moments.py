@@ -29,7 +29,8 @@ from ..core.provenance import provenance
 from ..data.prompts import Prompt, PromptSet
 from ..data.streams import PromptStream
 from ..model.encoding import Batch, Role, batches, check_prompts
-from ..model.engine import Context, Engine, Result, Unit, engine_of
+from ..model.engine import Context, Engine, Result, Unit
+from ..model.engines import engine_of
 from ..model.families import by_row
 from ..model.forward import read_layers
 from ..model.model import Model

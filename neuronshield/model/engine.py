@@ -37,7 +37,7 @@ from .identity import identity
 from .intervention import Intervention
 from .model import Model
 
-__all__ = ["Context", "Engine", "InProcess", "Runner", "Unit", "engine_of", "part_of", "result_of", "shards", "storage"]
+__all__ = ["Context", "Engine", "InProcess", "Runner", "Unit", "part_of", "result_of", "shards", "storage"]
 
 FORMAT = "neuronshield.Unit/1"
 
@@ -206,30 +206,6 @@ class _Here:
             found = result_of(self.model, unit, replace(self.context, tick=tick))
             self.journal.put(key, *found)
         return found
-
-
-def engine_of(engine: Engine | str | None) -> Engine:
-    """The engine that a call was given.
-
-    >>> engine_of(None)
-    InProcess(journal=None)
-
-    Args:
-        engine: None for this process, "ray" for the Ray cluster that is running or a new one on this machine, or an engine.
-
-    Raises:
-        InputError: anything else, or Ray is not installed.
-    """
-    if engine is None:
-        return InProcess()
-    if engine == "ray":
-        from .ray_engine import shared
-
-        return shared()
-    if not callable(getattr(engine, "on", None)):
-        shown = f" {engine!r:.60}" if isinstance(engine, str) else ""
-        raise InputError(f"engine= must be 'ray', an engine or None, got {type(engine).__name__}{shown}")
-    return engine  # type: ignore[return-value]
 
 
 def result_of(model: Model, unit: Unit, context: Context) -> Result:

@@ -64,7 +64,8 @@ from ..data.judging import Judge, check_judge
 from ..data.languages import OpeningsArg
 from ..data.prompts import Cell, PromptSet
 from ..find.signs import Sign, signs_of
-from ..model.engine import Engine, engine_of
+from ..model.engine import Engine
+from ..model.engines import engine_of
 from ..model.generation import settings
 from ..model.model import Model
 from ..model.prefixes import opening_tokens, openings_of

@@ -30,7 +30,8 @@ from ..find.moments import capture
 from ..find.overlaps import overlap
 from ..find.scores import contrast
 from ..model.answers import refusal_for
-from ..model.engine import Engine, engine_of
+from ..model.engine import Engine
+from ..model.engines import engine_of
 from ..model.forward import margins
 from ..model.model import Model
 from ..model.prefixes import opening_tokens, openings_of

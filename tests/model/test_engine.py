@@ -22,7 +22,8 @@ from neuronshield.core.journal import Journal, Result
 from neuronshield.find import shards as find_shards
 from neuronshield.model import units as units_module
 from neuronshield.model.encoding import batches
-from neuronshield.model.engine import Context, InProcess, Unit, engine_of, part_of, shards
+from neuronshield.model.engine import Context, InProcess, Unit, part_of, shards
+from neuronshield.model.engines import engine_of
 from neuronshield.model.forward import margins
 from neuronshield.model.identity import digests, identity
 from neuronshield.model.intervention import Intervention
