@@ -280,7 +280,9 @@ def fit(
             tick(1)
             run.keep(parameters, config, step=len(run.losses))
             if checkpoint is not None and _finite(parameters):  # otherwise the last good state stays
-                write_checkpoint(checkpoint, parameters, optimiser=optimiser, losses=run.losses, kept=run.kept, about=about)
+                write_checkpoint(
+                    checkpoint, parameters, optimiser=optimiser, losses=run.losses, kept=run.kept, about=about
+                )
     optimiser.zero_grad(set_to_none=True)
     if run.stopped is None and not _finite(parameters):
         _restore(parameters, good)
