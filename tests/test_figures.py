@@ -264,3 +264,16 @@ def test_figures_are_returned_never_shown_and_have_a_title(
     figure = draw()
     assert isinstance(figure, go.Figure)
     assert figure.layout.title.text
+
+
+# -- runs ---------------------------------------------------------------------------------------------------
+def test_runs_are_drawn_measure_by_measure_with_their_intervals():
+    rows = [("a", "x", (0.6, 0.5, 0.8)), ("a", "y", (0.4, 0.3, 0.7)), ("b", "y", (-0.1, -0.2, 0.0))]
+    figure = figures.compared_runs(rows, ["x", "y"])
+    x, y = figure.data
+    assert (x.name, list(x.x), y.name, list(y.x)) == ("x", [0.6], "y", [0.4, -0.1])
+    assert y.error_x.array == pytest.approx([0.3, 0.1])
+    assert y.error_x.arrayminus == pytest.approx([0.1, 0.1])
+    assert x.y[0] < y.y[0] < 0.5 < y.y[1]  # beside each other, each at its measure
+    assert list(figure.layout.yaxis.ticktext) == ["a", "b"]
+    assert x.marker.color != y.marker.color
