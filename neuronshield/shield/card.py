@@ -8,21 +8,18 @@ comes from the update's provenance.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..core.display import count
 from ..core.neurons import NeuronSet
 from .stacked import has_experts
-
-if TYPE_CHECKING:
-    from .update import Update
 
 __all__ = ["CARD", "adapter_card"]
 
 CARD = "README.md"
 
 
-def adapter_card(update: Update) -> str:
+def adapter_card(update: Any) -> str:
     """The card as Markdown, with the metadata that hubs read.
 
     >>> update = ns.masked_update(model, neurons, prompts, steps=1, allow_unproven=True, progress=False)
@@ -57,14 +54,14 @@ def adapter_card(update: Update) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _metadata(update: Update) -> str:
+def _metadata(update: Any) -> str:
     base = update.model.id
     tags = [f"base_model:adapter:{base}", "lora", "safety", "interpretability", "neuronshield"]
     listed = "\n".join(f"- {json.dumps(tag)}" for tag in tags)
     return f"---\nbase_model: {json.dumps(base)}\nlibrary_name: peft\ntags:\n{listed}\n---"
 
 
-def _summary(update: Update) -> str:
+def _summary(update: Any) -> str:
     which = "in all MLPs" if update.neurons is None else f"for {count(len(update.neurons), 'MLP neuron')}"
     return (
         f"{update.trained:,} numbers ({update.param_fraction:.3%} of the parameters) were trained, {which} of "
@@ -72,7 +69,7 @@ def _summary(update: Update) -> str:
     )
 
 
-def _neurons(update: Update) -> str:
+def _neurons(update: Any) -> str:
     neurons = update.neurons
     if neurons is None:
         return "The update was not confined to a set of neurons."
@@ -109,7 +106,7 @@ def _evidence(neurons: NeuronSet | None) -> str:
     return text
 
 
-def _training(update: Update) -> str:
+def _training(update: Any) -> str:
     about, taught = update.provenance, update.taught
     rows = [
         [key, about[key]]
@@ -135,7 +132,7 @@ def _training(update: Update) -> str:
     return text
 
 
-def _loading(update: Update) -> str:
+def _loading(update: Any) -> str:
     kind = "AutoModelForImageTextToText" if update.model.takes_images else "AutoModelForCausalLM"
     base = json.dumps(update.model.id)
     at = f", revision={json.dumps(update.model.revision)}" if update.model.revision else ""
