@@ -151,7 +151,7 @@ def step_settings(job: Job) -> dict[str, dict[str, Any]]:
 
 
 def run(
-    model: str | os.PathLike[str] | Model = "organism",
+    model: str | os.PathLike[str] | Model | None = None,
     prompts: Any = None,
     out: str | os.PathLike[str] = "neuronshield-out",
     *,
@@ -167,8 +167,8 @@ def run(
     A run on the organism takes minutes: `run("organism", out="out")["prove"]["passed"]`. A run that was stopped goes on where it was.
 
     Args:
-        model: "organism", "smollm2", a folder, a hub id, or a model.
-        prompts: a JSONL or Parquet file, or a set; None for the organism's own.
+        model: "organism", "smollm2", a folder, a hub id, or a model; None for that of the settings.
+        prompts: a JSONL or Parquet file, or a set; None for those of the settings, and without any for the organism's own.
         out: the run folder.
         settings: what is asked for; the defaults of the model and its prompts without them.
         overwrite: start again where the folder holds another study, or a step that was run with other settings. What was finished
@@ -188,7 +188,7 @@ def run(
 
 def step(
     name: str,
-    model: str | os.PathLike[str] | Model = "organism",
+    model: str | os.PathLike[str] | Model | None = None,
     prompts: Any = None,
     out: str | os.PathLike[str] = "neuronshield-out",
     *,
@@ -220,7 +220,7 @@ def step(
 
 def _work(
     steps: Mapping[str, Callable[[Job], None]],
-    model: str | os.PathLike[str] | Model,
+    model: str | os.PathLike[str] | Model | None,
     prompts: Any,
     *,
     out: Path,
@@ -232,7 +232,9 @@ def _work(
     whole: bool,
 ) -> dict[str, Any]:
     check_folder(out)
-    about = open_job(model, prompts, settings)
+    about = open_job(
+        settings.model if model is None else model, settings.prompts if prompts is None else prompts, settings
+    )
     with open_folder(out, about.study, overwrite=overwrite) as folder:
         job = Job(about, folder, progress=progress, computed_on=engine_of(engine))
         folder.agree(step_settings(job), free=list(steps) if overwrite else [])

@@ -252,9 +252,7 @@ def test_run_toml_repeats_the_run(copied: Path, finished: Path, tmp_path: Path, 
 
     told = settings_of("run", None, read_settings(copied / "run.toml"))
     assert (told.k, told.draws, told.refusals, told.seed) == (3, 1, ("sorry",), 0)
-    results = run(
-        told.model, told.prompts, copied, settings=told, progress=False
-    )  # of the same study: nothing is left to do
+    results = run(out=copied, settings=told, progress=False)  # of the same study: nothing is left to do
     assert forwards() == 0
     assert results["settings"] == json.loads((finished / "results.json").read_text())["settings"]
     assert (copied / "run.toml").read_text() == (finished / "run.toml").read_text()
