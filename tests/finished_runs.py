@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ def counting(stop: Callable[[], bool] = lambda: False) -> Iterator[list[int]]:
     """A list whose first number is how many forwards there were; `stop` is asked before each of them."""
     count, read = [0], LlamaForCausalLM.forward
 
+    @wraps(read)  # what it takes decides how the model is called
     def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
         if stop():
             raise Stop

@@ -148,7 +148,7 @@ def test_a_run_that_is_stopped_in_every_step_comes_to_the_results_of_one_that_wa
             small_run(study, tmp_path / "out")
         taken.append(count[0])
     assert not any(stops.values())
-    unit = 6  # forwards of the largest unit, and of what is read before the first one of a step
+    unit = 9  # forwards of the largest unit, and of what is read before the first one of a step
     assert sum(taken) <= FORWARDS["seed-0"] + unit * (len(taken) - 1), taken
     mine, other = computed(tmp_path / "out"), computed(finished)
     assert set(mine) == set(other)
