@@ -146,8 +146,8 @@ CALLS: dict[str, tuple[Callable[[Bench], Any], str]] = {
     "proof of None": (lambda _: ns.Proof.load(None), "load(path): path must be str or a path, got NoneType"),  # type: ignore[arg-type]
     "evaluation of a number": (lambda _: ns.Evaluation.load(3), "load(path): path must be str or a path, got int 3"),  # type: ignore[arg-type]
     "guard of a number": (lambda _: ns.guard.Guard.load(3), "load(path): path must be str or a path, got int 3"),  # type: ignore[arg-type]
-    "load of a folder": (lambda b: ns.Scores.load(b.folder), "not a file of neuronshield.Scores/2 ("),
-    "proof of a folder": (lambda b: ns.Proof.load(b.folder), "not a file of neuronshield.Proof/3 ("),
+    "load of a folder": (lambda b: ns.Scores.load(b.folder), ": is a folder; give the name of a file"),
+    "proof of a folder": (lambda b: ns.Proof.load(b.folder), ": is a folder; give the name of a file"),
     "load of a text": (lambda _: CellSets.load(__file__), "not a file of neuronshield.CellSets/1 ("),
     "load of a set": (lambda b: NeuronSet.load(b.neurons), "load(path): path must be str or a path, got NeuronSet"),
     "overlap(scores)": (lambda b: ns.overlap(b.scores, k=4), "stats must be Stats, got Scores; capture makes them"),

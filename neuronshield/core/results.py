@@ -337,6 +337,8 @@ def reading(path: str | os.PathLike[str], form: str) -> Iterator[None]:
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+        if isinstance(error, InputError) and str(error).startswith(f"{path}: "):
+            raise
         why = f"{error.args[0]!r} is missing" if type(error) is KeyError else str(error)
         raise InputError(f"{path}: not a file of {form} ({why:.200})") from None
 

@@ -17,7 +17,7 @@ def checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
 
     >>> _ = Path("a.txt").write_text("done")
     >>> checksums(Path("."), ["a.txt", "gone.txt"])["a.txt"][:12]
-    'd1fa65a10cf8'
+    'a4c3ed04a95a'
 
     Args:
         folder: the run folder.

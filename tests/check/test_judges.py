@@ -97,6 +97,7 @@ def test_a_judge_need_not_be_of_a_family_whose_neurons_we_know(monkeypatch: pyte
         return torch.nn.Linear(2, 2), tiny.tokenizer()
 
     monkeypatch.setattr("neuronshield.model.checkpoint._from_pretrained", loaded)
+    monkeypatch.setattr("neuronshield.model.checkpoint.found", lambda *_, **__: {})  # the hub has it
     judge = load_judge("llama-guard-4", device="cpu")
     assert asked == ["meta-llama/Llama-Guard-4-12B"]
     assert judge.tokenizer.pad_token is not None

@@ -58,7 +58,7 @@ def test_moments_that_are_not_finite_are_refused_by_every_score_and_rule(value: 
 def test_norms_and_moments_of_other_shapes_are_refused():
     stats = made()
     with pytest.raises(
-        InputError, match=r"Stats: \('harmful', 'en', 'text', 0\) has shape \(3, 29\), but down_norms \(2, 29\)"
+        InputError, match=r"Stats: mean of \('harmful', 'en', 'text', 0\) has shape \(3, 29\), but down_norms \(2, 29\)"
     ):
         Stats(stats.groups, np.ones((2, D)), np.ones((2, D)), "last_prompt", 10_000, 60)
     with pytest.raises(InputError, match="norms of W_down that are not finite"):
