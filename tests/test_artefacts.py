@@ -160,6 +160,7 @@ def with_value(value: Any, at: tuple[Any, ...], new: Any) -> Any:
     return out
 
 
+@pytest.mark.slow
 def test_a_field_of_another_type_is_refused_though_the_checksum_is_right(saved: tuple[Any, Path, str], tmp_path: Path):
     made, path, form = saved
     arrays, about = opened(path, form)

@@ -184,6 +184,7 @@ def test_a_data_set_is_written_as_json_lines(
 Said = Callable[..., tuple[int, str, str]]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_finished_says_what_each_step_found_and_where_the_report_is(said: Said, copied: Path):
     status, out, err = said("run", "--config", str(copied / "run.toml"), "--out", str(copied), "--quiet")
     assert status == 0, err
@@ -193,6 +194,7 @@ def test_a_run_that_is_finished_says_what_each_step_found_and_where_the_report_i
     assert all(line.endswith("too few") for line in err.splitlines() if line.startswith("neuronshield"))
 
 
+@pytest.mark.slow
 def test_a_step_takes_what_is_not_given_from_the_folder(said: Said, copied: Path, caplog: pytest.LogCaptureFixture):
     status, _, _ = said("prove", "--out", str(copied), "--quiet")
     assert (status, caplog.messages[-1]) == (0, "prove: was done before; --overwrite runs it again")
@@ -221,6 +223,7 @@ class Full:
             raise self.error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "status", "line"),
     [(BrokenPipeError(32, "Broken pipe"), 141, ""),

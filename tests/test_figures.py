@@ -158,6 +158,7 @@ def test_cells_are_drawn_themselves_where_no_axis_tells_anything():
     assert set(figure.data[0].x) == set(given["cells"])
 
 
+@pytest.mark.slow
 def test_numbers_are_written_into_the_cells_while_they_fit():
     assert figures.overlap_heatmap(overlap(12)).data[0].texttemplate == "%{text}"
     assert figures.overlap_heatmap(overlap(13)).data[0].texttemplate is None

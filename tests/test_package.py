@@ -22,6 +22,7 @@ def test_importing_the_package_imports_neither_torch_nor_transformers():
     assert fresh(code) == "[]"
 
 
+@pytest.mark.slow
 def test_public_names_are_never_shadowed_by_modules():
     code = (
         "import neuronshield as ns, neuronshield.find.moments as c, neuronshield.run.pipeline, neuronshield.prove.verify; "
@@ -30,6 +31,7 @@ def test_public_names_are_never_shadowed_by_modules():
     assert fresh(code) == "module []"
 
 
+@pytest.mark.slow
 def test_names_that_are_short_here_have_their_own_in_their_modules_and_hide_nothing():
     assert (ns.open.__name__, ns.compare.__name__, ns.Run.__name__) == ("open_run", "compare_runs", "Run")
     assert fresh("import neuronshield as ns; ns.open; print(open is ns.open, open.__module__)") == "False io"

@@ -222,6 +222,7 @@ def test_the_natural_calls_work(bench: Bench):
     assert repr(bench.prompts.in_cells("en/text")).endswith(", 1 cell)")
 
 
+@pytest.mark.slow
 def test_what_users_see_offers_no_save_that_raises(bench: Bench, tmp_path: Path):
     own = [bench.stats, bench.scores, bench.sets, bench.neurons, ns.overlap(bench.stats, k=4)]
     for i, value in enumerate(own):
@@ -239,6 +240,7 @@ def test_what_users_see_offers_no_save_that_raises(bench: Bench, tmp_path: Path)
         assert "save" not in dir(value), type(value)
 
 
+@pytest.mark.slow
 def test_every_repr_is_a_line_and_every_table_a_screen(bench: Bench):
     long = ns.Prompt("an id " * 20, "how do i bake " * 50, "benign")
     shown = [bench.prompts, bench.prompts[0], long, bench.stats, bench.stats["en/text"].harmful, bench.scores, bench.sets,
@@ -251,6 +253,7 @@ def test_every_repr_is_a_line_and_every_table_a_screen(bench: Bench):
             assert html.count("<tr") <= 14
 
 
+@pytest.mark.slow
 def test_what_is_read_back_is_equal(bench: Bench, tmp_path: Path):
     overlap = ns.overlap(bench.stats, k=4)
     for i, value in enumerate([bench.stats, bench.scores, bench.sets, bench.neurons, overlap]):
@@ -280,6 +283,7 @@ def test_what_is_read_back_is_equal(bench: Bench, tmp_path: Path):
     assert ns.guard.Guard.load(guard.save(tmp_path / "g")) == guard
 
 
+@pytest.mark.slow
 def test_what_differs_is_not_equal(bench: Bench):
     assert bench.stats != replace(bench.stats, down_l1=bench.stats.down_l1 + 1)
     assert bench.scores != ns.contrast(bench.stats, "sas")

@@ -442,6 +442,7 @@ def many(seeds: int = 5) -> list[Row]:
     return [(f"{seed}{r[0]}", *r[1:]) for seed in range(seeds) for r in drawn(seed)]
 
 
+@pytest.mark.slow
 def test_a_gain_is_paired_by_request():
     before, after = many(), flipped(many(), 3)
     got = evaluation(after).gain(evaluation(before), "selectivity")
@@ -457,6 +458,7 @@ def test_a_gain_is_paired_by_request():
     assert high - low < 0.9 * math.hypot(one.high - one.low, two.high - two.low)
 
 
+@pytest.mark.slow
 def test_a_gain_over_several_is_over_their_mean_and_keeps_their_spread():
     mine, others = flipped(many(), 2), [many(), flipped(many(), 3), flipped(many(), 5)]
     got = evaluation(mine).gain([evaluation(o) for o in others], "refusal", [("en", "text"), ("sw", "text")])

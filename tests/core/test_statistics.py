@@ -259,6 +259,7 @@ def test_holm_steps_down():
     assert holm([]) == []
 
 
+@pytest.mark.slow
 def test_holm_and_equivalence_agree_with_statsmodels() -> None:
     from statsmodels.stats.multitest import multipletests
     from statsmodels.stats.weightstats import DescrStatsW

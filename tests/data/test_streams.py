@@ -78,6 +78,7 @@ class Generated:
             yield {"prompt": " ".join(words), "label": label, "pair_id": f"{i // 2}"}
 
 
+@pytest.mark.slow
 def test_capture_holds_a_bounded_number_of_prompts(llama: ns.Model, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(shards, "HELD", 100)
     monkeypatch.setattr(shards, "PROMPTS", 50)

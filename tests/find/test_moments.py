@@ -368,6 +368,7 @@ def test_results_cannot_be_changed(llama: ns.Model):
             setattr(value, name, 1)
 
 
+@pytest.mark.slow
 def test_tables_of_many_cells_fit_a_screen():
     zeros = np.zeros((2, 3))
     moments = Moments(4, zeros, zeros, zeros, zeros, zeros, zeros)

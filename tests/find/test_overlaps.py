@@ -243,6 +243,7 @@ def test_along_an_axis_is_the_mean_over_cells_that_differ_in_it_only(found: tupl
         got.along("language").along("language")
 
 
+@pytest.mark.slow
 def test_neurons_taken_out_are_out_of_sets_and_all_references(llava: ns.Model, stats: ns.Stats, found: tuple):
     _, raw, whole = found
     cells = whole.cells
@@ -318,6 +319,7 @@ def pair_of(got: ns.Overlap) -> tuple[float, float, float]:
     return tuple(float(getattr(got, name)[0, 1]) for name in ("shared", "shared_low", "shared_high"))  # type: ignore[return-value]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [0.0, 0.5, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_a_planted_share_is_recovered_and_inside_its_interval(shared: float):
     got = overlap(planted(1, shared=shared, d=1.0, n=64), method="effect_size", k=TRUE)

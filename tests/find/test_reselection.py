@@ -63,6 +63,7 @@ def stats(llama: ns.Model, prompts: ns.PromptSet) -> ns.Stats:
 
 
 # -- the whole selection, on other labels ------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize("combination", COMBINATIONS)
 @pytest.mark.parametrize("method", [*METHODS, "lape"])
 def test_other_labels_give_what_capture_and_top_give_on_them(
@@ -148,6 +149,7 @@ RULES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 def test_every_published_rule_is_run_again(llava: ns.Model, rule: str):
     """In Swahili, so that rules which join English or pictures read those requests with the same labels."""
@@ -265,6 +267,7 @@ def test_a_rule_that_chooses_nothing_grows_until_it_chooses_enough(stats: ns.Sta
         assert set(found) == best(magnitude, 6, set(wider))
 
 
+@pytest.mark.slow
 def test_a_rule_grows_on_where_doubling_adds_nothing_by_chance(stats: ns.Stats):
     """For every number of neurons up to the most that any size leaves, as many are found."""
     for rule, options in (

@@ -289,6 +289,7 @@ def test_significance_is_welch_with_benjamini_and_hochberg(raw: dict, stats: Sta
         assert 0 < len(neurons) < L * D
 
 
+@pytest.mark.slow
 def test_significance_keeps_its_false_discovery_rate_on_noise():
     """No neuron differs: over 200 draws the rule chooses any at all in at most 10 % of them, but for chance."""
     found = 0
@@ -347,6 +348,7 @@ def test_every_rule_is_tested():
     assert set(ASKED) == set(RULES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 def test_a_leaf_of_a_rule_chooses_again_what_it_chose(stats: Stats, rule: str):
     other = drawn(seed=1)[1]

@@ -47,6 +47,7 @@ def test_a_model_without_recurrent_layers_is_not_tried(llama: ns.Model) -> None:
     assert runs == []
 
 
+@pytest.mark.slow
 def test_padding_that_is_masked_only_until_the_first_answer_token_is_found() -> None:
     """MiniMax masks padding in the prompt; the state that it generates from is another."""
     torch.manual_seed(0)

@@ -343,6 +343,7 @@ def test_verify_leaves_the_model_as_it_was(confirm: ns.PromptSet):
 
 
 # -- wrong calls ------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [

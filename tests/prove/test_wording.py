@@ -35,6 +35,7 @@ def proof(found: planted.Worded, neurons: ns.NeuronSet, **options: Any) -> ns.Pr
     return ns.verify(found.model, neurons, PROMPTS, draws=25, **{**planted.ASK, **options})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("judge", [None, pytest.param(JUDGE, marks=pytest.mark.slow)], ids=["words", "judge"])
 @pytest.mark.parametrize("ends", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["ends", "goes on"])

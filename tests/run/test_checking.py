@@ -30,6 +30,7 @@ def judge(monkeypatch: pytest.MonkeyPatch) -> PrefixJudge:
     return JUDGE
 
 
+@pytest.mark.slow
 def test_each_condition_is_graded_again_as_it_would_have_been_by_that_judge(
     copied: Path, finished: Path, study: Path, judge: PrefixJudge, forwards: Callable[[], int]
 ):
@@ -55,6 +56,7 @@ def test_each_condition_is_graded_again_as_it_would_have_been_by_that_judge(
     assert "report.html" in {p.name for p in copied.iterdir()}
 
 
+@pytest.mark.slow
 def test_the_words_again_give_the_first_results_back(copied: Path, judge: PrefixJudge):
     before = computed(copied)
     regrade(copied, "wildguard")
@@ -67,6 +69,7 @@ def test_the_words_again_give_the_first_results_back(copied: Path, judge: Prefix
     assert read_results(copied)["check"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["grading", "moving"])
 def test_regrading_that_is_stopped_goes_on(
     copied: Path, judge: PrefixJudge, monkeypatch: pytest.MonkeyPatch, when: str

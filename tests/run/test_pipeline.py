@@ -157,6 +157,7 @@ def test_a_run_that_is_stopped_in_every_step_comes_to_the_results_of_one_that_wa
     assert {name for name in mine if mine[name] != other[name]} == set()
 
 
+@pytest.mark.slow
 def test_a_condition_that_is_trained_is_not_trained_again(
     copied: Path, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -234,6 +235,7 @@ def test_a_process_that_is_killed_leaves_its_finished_units_and_another_goes_on(
 
 
 # -- settings, studies and steps ---------------------------------------------------------------------------
+@pytest.mark.slow
 def test_steps_that_are_run_one_by_one_leave_what_a_run_leaves(finished: Path, study: Path, tmp_path: Path):
     with pytest.raises(InputError, match="no find yet; run 'neuronshield find' first"):
         small_step("prove", study, tmp_path / "out")
@@ -304,6 +306,7 @@ def test_other_settings_are_refused_before_anything_is_written(copied: Path, stu
     assert contents(copied) == before
 
 
+@pytest.mark.slow
 def test_a_step_that_is_run_again_makes_later_ones_stale_everywhere(copied: Path, study: Path):
     notes = copied / "adapter" / ".." / "notes.txt"
     notes.write_text("mine")

@@ -216,6 +216,7 @@ NAMED = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hostile", HOSTILE[:4])
 def test_no_key_changes_the_pages_structure(page: MakePage, hostile: str):
     def named(key: str) -> Page:
@@ -391,6 +392,7 @@ def test_the_summary_is_one_line_a_step(page: MakePage):
 
 
 # -- negative results are printed ------------------------------------------------------------------------
+@pytest.mark.slow
 def test_a_shield_that_did_not_beat_random_masks_is_said_to_have_not(page: MakePage):
     good, r = results(), results()
     r["check"]["beats_random_mask"] = False
@@ -481,6 +483,7 @@ def test_the_report_says_what_the_benign_prompts_were_used_for(page: MakePage, p
     assert ("weight" in text.split("Trained on")[1][:400]) == bool({"held", "texts"} & set(prompts))
 
 
+@pytest.mark.slow
 def test_a_proof_that_failed_and_a_shield_of_unproven_neurons_say_so(page: MakePage):
     r = results()
     r["prove"] |= {"passed": False, "word": "no", "reason": "necessity: mean failed"}
@@ -539,6 +542,7 @@ def test_missing_numbers_are_na_never_none_or_nan(page: MakePage):
     assert not re.search(r"\b(None|nan|NaN|inf)\b", shown.text)
 
 
+@pytest.mark.slow
 def test_one_cell_has_no_overlap(page: MakePage):
     r = results()
     r["find"]["overlap"] = None
@@ -557,6 +561,7 @@ def test_where_every_cell_was_trained_on_no_transfer_is_claimed(page: MakePage):
     assert "meant for" not in shown
 
 
+@pytest.mark.slow
 def test_steps_that_are_stale_are_named_before_anything_else(page: MakePage):
     r = results()
     assert "Stale" not in page(r).text
@@ -577,6 +582,7 @@ def test_a_report_of_the_first_steps_stops_where_they_stop(page: MakePage, steps
     assert len(summary(r).splitlines()) == steps
 
 
+@pytest.mark.slow
 def test_the_report_is_remade_from_results_alone_and_leaves_no_other_file(tmp_path: Path):
     write_results(tmp_path, results())
     (tmp_path / "report.html").write_text("old", encoding="utf-8")

@@ -46,6 +46,7 @@ def compared(evaluations: dict[str, Evaluation], trained: set[Cell]) -> CheckSec
     })  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cells", [1, 2, 3, 5, 8, 9])
 def test_a_tie_with_the_random_masks_is_no_gain(cells: int):
     names = (BASE, SHIELD, random_mask(1), random_mask(2), random_mask(3), LORA)
@@ -72,6 +73,7 @@ def test_a_shield_that_only_refuses_more_does_not_beat_the_masks():
     assert not found.beats_random_mask
 
 
+@pytest.mark.slow
 def test_one_mask_is_no_spread():
     evaluations = conditions(shield=0.9, mask=0.2)
     assert compared(evaluations, set()).beats_random_mask
@@ -89,6 +91,7 @@ def test_one_request_is_no_gain_either():
     assert not found.beats_random_mask
 
 
+@pytest.mark.slow
 def test_gains_are_computed_on_the_cells_that_were_not_trained():
     evaluations = conditions(shield=0.9, mask=0.2)
     found = compared(evaluations, {Cell("en", "text")})
@@ -119,6 +122,7 @@ def test_gains_are_computed_on_the_cells_that_were_not_trained():
     assert set(everything.means[BASE]) == {"all", "trained"}
 
 
+@pytest.mark.slow
 def test_examples_show_the_same_prompt_before_and_after():
     found = compared(conditions(shield=0.9, mask=0.2), set())
     assert len(found.examples) == 12
@@ -130,6 +134,7 @@ def same(a: object, b: object) -> bool:
     return to_json(a) == to_json(b)
 
 
+@pytest.mark.slow
 def test_every_section_survives_json():
     evaluations = conditions(shield=0.9, mask=0.2)
     trained = Trained(form="form", trained=7, param_fraction=0.01, losses=(2.5, 1.25), stopped=None)

@@ -261,6 +261,7 @@ def test_only_prompts_for_training_are_fitted_on(llama: ns.Model):
     assert a.provenance["seen"] == sorted({p.cluster for p in train})
 
 
+@pytest.mark.slow
 def test_on_the_organism_blind_cells_are_guarded_and_safe_prompts_of_the_fit_are_left_alone(organism_model: ns.Model):
     rows = organism.records(splits=["train"], languages=["en", "sw"], modalities=["text", "image"], max_pairs=11)
     prompts = ns.PromptSet.from_records(rows).in_cells(["en/text", "en/image", "sw/text"])

@@ -85,6 +85,7 @@ def test_the_loss_is_the_mean_over_rows_of_cross_entropy_and_weighted_kl(llama: 
     assert got == pytest.approx(want / 3, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_generic_text_is_held_where_it_was(llama: ns.Model):
     """Trained on nonsense against the text, the text moves; with retention of it, it moves less."""
     text = "here and one step to the red house of blue bread"

@@ -162,6 +162,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_step():
         masked_update(model, neurons(), tiny.prompts(), steps=3, progress=False)
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_the_seed_decides(llama: ns.Model):
     def losses(seed: int) -> tuple[float, ...]:
         return masked_update(llama, neurons(), tiny.prompts(), steps=25, lr=3e-2, seed=seed, progress=False).losses

@@ -240,6 +240,7 @@ CALLS: dict[str, tuple[Any, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", CALLS)
 def test_a_wrong_call_gets_one_line(llama: ns.Model, call: str):
     make, said = CALLS[call]
@@ -331,6 +332,7 @@ def own_answers(share: int = 1) -> ns.PromptSet:
     )
 
 
+@pytest.mark.slow
 def test_what_was_held_by_kl_and_what_was_taught_is_counted(llama: ns.Model):
     many: dict[str, Any] = {**SHORT, "steps": 8, "allow_unproven": True, "batch_size": 20}
     n = len(tiny.prompts().where(label="benign"))
