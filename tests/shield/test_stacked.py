@@ -47,7 +47,7 @@ def test_a_saved_adapter_gives_the_same_logits_under_plain_peft_and_here(
     assert (here - base).abs().max() > 1e-3
     back = ns.load_adapter(model, tmp_path / "adapter")
     for name, p in update.model.module.named_parameters():
-        if trainer == "plain":
+        if trainer in ("plain", "frozen set"):  # a product of two factors, whose last bit depends on the processor
             torch.testing.assert_close(dict(back.module.named_parameters())[name], p, rtol=1e-5, atol=1e-6)
         else:
             assert torch.equal(dict(back.module.named_parameters())[name], p), name
