@@ -201,7 +201,7 @@ HOLDS = {"half": ns.Intervention, "model": ns.Model, "prompts": ns.PromptSet, "s
 @pytest.mark.parametrize(
     ("variable", "name"),
     sorted({m for code in [*PYTHON, *SPANS] for m in re.findall(rf"(?<![\w./])({'|'.join(HOLDS)})\.([a-z_]+)\b(?![/.])", code)}
-           - {("prompts", "jsonl")}),  # a file
+           - {("prompts", "jsonl"), ("prompts", "parquet"), ("result", "json")}),  # files
 )  # fmt: skip
 def test_every_attribute_in_the_docs_exists(variable: str, name: str):
     kind = HOLDS[variable]
