@@ -64,7 +64,9 @@ def run(out: Path, *, after: float | None = None, by: signal.Signals = signal.SI
     except subprocess.TimeoutExpired:
         process.send_signal(by)
     said = process.communicate()[1]
-    if "Traceback" in said and "Exception ignored" not in said:  # Python drops a Ctrl-C that comes while an object is deleted
+    if (
+        "Traceback" in said and "Exception ignored" not in said
+    ):  # Python drops a Ctrl-C that comes while an object is deleted
         raise RuntimeError(said)
     return process.returncode
 
