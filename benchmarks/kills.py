@@ -114,7 +114,7 @@ def main() -> None:
             while True:
                 left = asked.kills - sum(where.values())
                 by = rng.choice(SIGNALS)
-                status = run(out, after=rng.uniform(3, 0.4 * seconds) if left > 0 else None, by=by)
+                status = run(out, after=rng.uniform(0.1, 0.7) * seconds if left > 0 else None, by=by)
                 if status == 0:
                     break
                 where[state(out)] += 1
