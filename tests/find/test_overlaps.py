@@ -354,7 +354,7 @@ def test_no_interval_has_zero_width():
 @pytest.mark.parametrize(("d", "n"), [(0.5, 128), (1.0, 32), (1.0, 128)])
 def test_planted_shares_and_reliabilities_over_many_data_sets(method: str, d: float, n: int):
     errors, inside, reliability = [], [], []
-    for seed in range(3):
+    for seed in range(6):
         for shared in (0.0, 0.5, 1.0):
             stats = planted(seed, shared=shared, d=d, n=n)
             got = overlap(stats, method=method, k=TRUE)
@@ -365,7 +365,7 @@ def test_planted_shares_and_reliabilities_over_many_data_sets(method: str, d: fl
                 errors.append(value - unrelated(shared))
                 inside.append(low <= unrelated(shared) <= high)
     assert abs(np.mean(reliability)) < 0.08
-    if len(errors) > 4:
+    if len(errors) > 9:
         assert abs(np.mean(errors)) < 0.12
         assert np.mean(inside) > 0.85
-    assert n == 32 or d == 0.5 or len(errors) == 9
+    assert n == 32 or d == 0.5 or len(errors) == 18
