@@ -6,7 +6,9 @@ for a file, `neuronshield.core.folders.replacing_folder` for a folder.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +18,9 @@ from typing import Any
 from .arguments import require
 from .errors import InputError
 
-__all__ = ["as_path", "beside", "reason", "replacing", "shipped", "write_text"]
+__all__ = ["as_path", "beside", "is_partial", "reason", "replacing", "sha256", "shipped", "write_text"]
+
+PARTIAL = re.compile(r"\..+\.[0-9a-f]{12}\.(partial|old)")  # as `beside` names them
 
 
 def shipped() -> Path:
@@ -74,6 +78,31 @@ def beside(path: Path, kind: str = "partial") -> Path:
         kind: its ending: "partial" for what is being written, "old" for what is being replaced.
     """
     return path.with_name(f".{path.name[:48]}.{secrets.token_hex(6)}.{kind}")
+
+
+def is_partial(name: str) -> bool:
+    """Whether a file or folder was being written when its process was killed.
+
+    >>> is_partial(beside(Path("out/a.txt")).name), is_partial("a.txt")
+    (True, False)
+
+    Args:
+        name: of the file or folder.
+    """
+    return PARTIAL.fullmatch(name) is not None
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes.
+
+    >>> sha256(write_text("a.txt", "done"))[:12]
+    'a4c3ed04a95a'
+
+    Args:
+        path: the file.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

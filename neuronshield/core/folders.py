@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import hashlib
 import os
 import shutil
 import sys
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import InputError
-from .files import as_path, beside, reason
+from .files import as_path, beside, reason, sha256
 from .results import from_json, load_json, save_json
 
 __all__ = ["MANIFEST", "check_files", "check_place", "list_files", "replacing_folder"]
@@ -152,12 +151,7 @@ def _manifest(folder: Path) -> _Manifest:
 
 def _unchanged(folder: Path, name: str, listed: dict[str, str]) -> bool:
     file = folder / name
-    return file.is_file() and listed.get(name) == _sha256(file)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file.is_file() and listed.get(name) == sha256(file)
 
 
 def list_files(folder: Path) -> None:
@@ -173,7 +167,7 @@ def list_files(folder: Path) -> None:
         folder: the folder.
     """
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
-    listed = _Manifest({p.relative_to(folder).as_posix(): _sha256(p) for p in files})
+    listed = _Manifest({p.relative_to(folder).as_posix(): sha256(p) for p in files})
     mode = save_json(folder / MANIFEST, FORMAT, listed).stat().st_mode
     for file in files:  # safetensors makes files that only their owner can read
         file.chmod(mode)

@@ -20,14 +20,10 @@ from torch import nn
 
 from ..core.errors import InputError
 from .gate import check_module
-from .hub import found, is_hub_id
+from .hub import SHIPPED, found, is_hub_id
 from .options import checked_device, checked_device_map, checked_dtype, quantization
 
-__all__ = ["SHIPPED", "in_one_line", "is_multimodal", "own_processor", "pretrained", "public_name"]
-
-
-#: Models of this package, by name.
-SHIPPED = ("organism", "smollm2")
+__all__ = ["in_one_line", "is_multimodal", "own_processor", "pretrained", "public_name"]
 
 
 def public_name(name: str) -> str:

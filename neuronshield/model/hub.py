@@ -13,7 +13,10 @@ from typing import Any
 
 from ..core.errors import InputError
 
-__all__ = ["ANSWER", "CONNECT", "found", "is_hub_id"]
+__all__ = ["ANSWER", "CONNECT", "SHIPPED", "found", "is_hub_id"]
+
+#: Names of the models that need no hub.
+SHIPPED = ("organism", "smollm2")
 
 CONNECT, ANSWER = 2.0, 10.0  # seconds
 
@@ -77,4 +80,4 @@ def is_hub_id(name: str) -> bool:
     Args:
         name: of a model.
     """
-    return name not in ("organism", "smollm2") and not Path(os.fspath(name)).exists()
+    return name not in SHIPPED and not Path(os.fspath(name)).exists()

@@ -19,9 +19,10 @@ from ..core.arguments import require
 from ..core.errors import InputError
 from ..data.languages import OpeningsArg, Prefixes, check_openings
 from .bridge import is_bridge, processor_of, unwrapped
-from .checkpoint import SHIPPED, in_one_line, is_multimodal, own_processor, pretrained, public_name
+from .checkpoint import in_one_line, is_multimodal, own_processor, pretrained, public_name
 from .families import EXPERTS, SITES, Site, find_decoder_layers, has_site, projections
 from .gate import check_module, check_pictures, check_processor
+from .hub import SHIPPED, is_hub_id
 from .mixtures import experts_of, flattened
 from .model import Model, require_model
 from .template import checked_options
@@ -203,7 +204,7 @@ def _elsewhere(
     """A hub id's module without its weights, its processor, and nnsight's wrapper that is traced on NDIF."""
     from .remote import wrap
 
-    if name in SHIPPED or Path(name).exists():
+    if not is_hub_id(name):
         raise InputError(f"load({name!r}, remote=True): give a hub id that NDIF serves, or remote='local'")
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if revision is not None:

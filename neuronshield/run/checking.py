@@ -9,8 +9,8 @@ The sections of results.json are made from these files alone, so that answers ca
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from ..check.attacks import AS_IT_IS, attacked
@@ -20,6 +20,7 @@ from ..check.judges import load_judge
 from ..check.regrading import regraded
 from ..core.results import from_json, to_json
 from ..data.prompts import Cell, PromptSet
+from ..model.model import Model
 from .answer_files import evaluation_files, write_answers
 from .checksums import checksums
 from .comparison import compare, compared_cells, curve_of
@@ -43,7 +44,7 @@ def check(job: Job) -> None:
     """
     done = job.get("shield", ShieldSection)
     for name in (BASE, *done.conditions):
-        _evaluate(job, name, lambda name=name: model_of(job, name), file=answer_file(name))  # type: ignore[misc]
+        job.evaluated(partial(model_of, job, name), name, answer_file(name), step="check")
     before, after = (Evaluation.load(job.out / answer_file(name)) for name in (BASE, SHIELD))
     if _shielded(before, after):
         _attack(job, done)
@@ -65,12 +66,6 @@ def answer_file(name: str) -> str:
     return f"check/answers/{file_name(name)}.json"
 
 
-def _evaluate(job: Job, name: str, make: Callable[[], object], *, file: str) -> None:
-    """Evaluate a condition unless that is finished; only then is its model made."""
-    if not (job.out / file).exists():
-        job.evaluated(make(), name, file, step="check")  # type: ignore[arg-type]
-
-
 def _shielded(before: Evaluation, after: Evaluation) -> list[Cell]:
     """The cells where the shield raised refusal."""
     return [c for c in after.cells() if after.cell(c).refusal.value >= before.cell(c).refusal.value + RISE]
@@ -84,7 +79,11 @@ def _attack(job: Job, done: ShieldSection) -> None:
     models = attacked(model_of(job, SHIELD), known, k=len(trained_neurons(job)), seed=job.seed, progress=job.progress)
     for name, model in models.items():
         if name != AS_IT_IS:
-            _evaluate(job, name, lambda model=model: model, file=f"check/attacks/{file_name(name)}.json")  # type: ignore[misc]
+            job.evaluated(partial(_itself, model), name, f"check/attacks/{file_name(name)}.json", step="check")
+
+
+def _itself(model: Model) -> Model:
+    return model
 
 
 # -- from files alone -----------------------------------------------------------------------------------------

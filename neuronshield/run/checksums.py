@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..core.errors import InputError
+from ..core.files import sha256
 from ..core.folders import MANIFEST
 
 __all__ = ["check_intact", "checksums"]
@@ -31,7 +31,7 @@ def checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
             files.append(path)
         elif (path / MANIFEST).is_file():
             files += sorted(path.rglob("*"))
-    return {file.relative_to(folder).as_posix(): _sha256(file) for file in files if file.is_file()}
+    return {file.relative_to(folder).as_posix(): sha256(file) for file in files if file.is_file()}
 
 
 def check_intact(folder: Path, step: str, listed: Mapping[str, str]) -> None:
@@ -47,11 +47,6 @@ def check_intact(folder: Path, step: str, listed: Mapping[str, str]) -> None:
     """
     for name, expected in listed.items():
         path = folder / name
-        if not path.is_file() or _sha256(path) != expected:
+        if not path.is_file() or sha256(path) != expected:
             gone = "is gone" if not path.exists() else f"is not the file that step {step} wrote"
             raise InputError(f"{path}: {gone}; put it back, or run 'neuronshield {step} --overwrite'")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

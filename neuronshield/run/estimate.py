@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool
 
 from ..check.evaluation import evaluate
 from ..core.neurons import NeuronSet
@@ -30,8 +29,8 @@ from ..prove.controls import random_like
 from ..prove.requirements import Requirement, requirements
 from ..shield.update import masked_update
 from .job import Opened
-from .plan import APART
-from .work import StepWork, work_of
+from .plan import told_apart
+from .work import StepWork, n_candidates, work_of
 
 __all__ = ["Estimate", "estimate"]
 
@@ -162,15 +161,15 @@ class _Probe:
     @classmethod
     def of(cls, about: Opened) -> _Probe:
         """The probe of a run."""
-        model, plan = about.model, about.plan
+        model = about.model
         rows = _sample(about.prompts.where(split="discover"))
         some = PromptSet(list(rows)[:PROBED])
-        k = plan.size.get("k") or int(plan.size["param_fraction"] * model.n_params / model.params_per_neuron)
+        k = n_candidates(about)
         start = NeuronSet(
             [(i % model.n_layers, i // model.n_layers) for i in range(k)], n_layers=model.n_layers, d_mlp=model.d_mlp
         )
         tokens = opening_tokens(model, openings_of(model, rows))
-        refusing = _refusing(rows, margins(model, rows, [None], tokens=tokens)[0] > 0)
+        refusing = told_apart(rows, margins(model, rows, [None], tokens=tokens)[0] > 0)
         answers = _answer_time(about, some)
         return cls(
             capture=_timed(lambda: capture(model, some, progress=False)) / len(some),
@@ -246,12 +245,3 @@ def _sample(prompts: PromptSet, each: int = 2) -> PromptSet:
         (first if n < each else more).append(p)
         chosen[p.cell, p.label] = n + 1
     return PromptSet([*first, *more[: max(0, PROBED - len(first))]])
-
-
-def _refusing(rows: PromptSet, found: Bool[np.ndarray, " prompt"]) -> list[Cell]:
-    """Cells whose harmful prompts are refused far more often than its benign ones."""
-    rates = {
-        (c, label): np.mean([f for f, p in zip(found, rows, strict=True) if p.cell == c and p.label == label] or [0.0])
-        for c in rows.cells() for label in ("harmful", "benign")
-    }  # fmt: skip
-    return [c for c in rows.cells() if rates[c, "harmful"] - rates[c, "benign"] >= APART]

@@ -15,7 +15,6 @@ it is written, so that `--overwrite` can remove what is ours and nothing else.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..core.errors import InputError
+from ..core.files import is_partial
 from ..core.folders import MANIFEST, check_place
 from ..core.provenance import versions
 from ..core.results import load_json, save_json, to_json
@@ -36,7 +36,6 @@ __all__ = ["FORMAT", "RunFolder", "check_folder", "open_folder", "read_results"]
 FORMAT = "neuronshield.results/6"
 STEP_FORMAT = "neuronshield.step/1"
 LOCK = ".lock"
-PARTIAL = re.compile(r"\..+\.[0-9a-f]{12}\.(partial|old)")  # as `core.files.beside` names them
 
 #: Endings of the files of finished units.
 UNITS = (".safetensors", ".json")
@@ -68,12 +67,7 @@ def check_folder(out: Path) -> Path:
 
 def _ours(path: Path) -> bool:
     """Whether a file may be left of a run that was stopped before it wrote its manifest."""
-    return path.name == LOCK or _is_partial(path.name)
-
-
-def _is_partial(name: str) -> bool:
-    """Whether a file or folder was being written when its process was killed."""
-    return PARTIAL.fullmatch(name) is not None
+    return path.name == LOCK or is_partial(path.name)
 
 
 @dataclass
@@ -258,7 +252,7 @@ class RunFolder:
         """Remove what a killed process left half written: at the top, and beside the files of the manifest."""
         names = [name for state in self.manifest.steps.values() for name in state.files]
         for folder in {self.path, *((self.path / name).parent for name in names)}:
-            for path in [p for p in folder.glob(".*") if _is_partial(p.name)]:
+            for path in [p for p in folder.glob(".*") if is_partial(p.name)]:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
@@ -294,13 +288,13 @@ def _remove_units(folder: Path) -> None:
         if path.is_dir():
             with suppress(OSError):
                 path.rmdir()
-        elif path.suffix in UNITS or _is_partial(path.name):
+        elif path.suffix in UNITS or is_partial(path.name):
             path.unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()
 
 
-# -- opening --------------------------------------------------------------------------------------------------
+# -- opened and locked --------------------------------------------------------------------------------------------------
 @contextmanager
 def open_folder(out: Path, study: Study | None, *, overwrite: bool = False) -> Iterator[RunFolder]:
     """The run folder of a study, made if it is missing and locked while the block runs.
@@ -369,7 +363,7 @@ def _hold(lock: IO[str], out: Path) -> None:
 
 def _any_finished(folder: RunFolder) -> bool:
     """Whether the run has finished a step or a unit of one."""
-    files = (path for path in folder.path.rglob("*") if path.is_file() and not _is_partial(path.name))
+    files = (path for path in folder.path.rglob("*") if path.is_file() and not is_partial(path.name))
     return any(str(path.relative_to(folder.path)) not in (*FIRST, LOCK) for path in files)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,6 +61,12 @@ class Opened:
     plan: Plan
     settings: Settings
     study: Study
+
+    @property
+    def taught(self) -> PromptSet:
+        """The prompts that are trained on."""
+        rows = self.prompts.for_step("train")
+        return rows.in_cells(self.plan.train_cells) if self.plan.train_cells else rows
 
 
 def open_job(
@@ -229,11 +236,13 @@ class Job:
             self._judge = load_judge(name)
         return self._judge
 
-    def evaluated(self, model: Model, name: str, file: str, *, step: str, prompts: PromptSet | None = None) -> None:
-        """Evaluate a condition, unless its file is there already.
+    def evaluated(
+        self, make: Callable[[], Model], name: str, file: str, *, step: str, prompts: PromptSet | None = None
+    ) -> None:
+        """Evaluate a condition, unless its file is there already; only then is its model made.
 
         Args:
-            model: of the condition.
+            make: gives the model of the condition.
             name: of the condition.
             file: relative to the folder.
             step: whose file it is.
@@ -243,7 +252,7 @@ class Job:
         if not path.exists():
             self.folder.own(file, step=step)
             evaluate(
-                model, self.prompts if prompts is None else prompts, name=name, judge=self.judge,
+                make(), self.prompts if prompts is None else prompts, name=name, judge=self.judge,
                 max_new_tokens=self.plan.max_new_tokens, seed=self.seed, engine=self.engine(step), progress=self.progress, **self.batch,
             ).save(path)  # fmt: skip
 

@@ -21,8 +21,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..core.arguments import one_of
 from ..core.progress import metered
 from ..data.prompts import Cell
@@ -41,7 +39,7 @@ from .checking import check
 from .folder import check_folder, open_folder, read_results, remove_file
 from .headlines import headlines
 from .job import Job, Opened, load_neurons, open_job
-from .plan import APART
+from .plan import told_apart
 from .report import write_report
 from .sections import FindSection, TopNeuron
 from .settings import Settings, read_settings, run_file, settings_of
@@ -100,14 +98,7 @@ def refusing_cells(job: Job) -> list[Cell]:
     prompts = job.prompts.for_step("discover")
     tokens = opening_tokens(job.model, openings_of(job.model, prompts))
     found = margins(job.model, prompts, [None], tokens=tokens, progress=job.progress, desc="refusals")[0] > 0
-    apart = {}
-    for cell in prompts.cells():
-        rates = [
-            np.mean([r for r, p in zip(found, prompts, strict=True) if p.cell == cell and p.label == label] or [0.0])
-            for label in ("harmful", "benign")
-        ]
-        apart[cell] = rates[0] - rates[1]
-    return [cell for cell, value in apart.items() if value >= APART]
+    return told_apart(prompts, found)
 
 
 # -- prove ----------------------------------------------------------------------------------------------
@@ -254,8 +245,7 @@ def _work(
 
 def _before(about: Opened) -> None:
     """What is found before the first step: a language without a refusal, and what each claim has and needs."""
-    rows = about.prompts.for_step("train")
-    for prompt in (rows.in_cells(about.plan.train_cells) if about.plan.train_cells else rows).where(label="harmful"):
+    for prompt in about.taught.where(label="harmful"):
         _ = prompt.target or refusal_for(prompt, about.model.prefixes.refusals)
     log_requirements(requirements(about.prompts))
 

@@ -17,6 +17,7 @@ from typing import Any
 from ..core.arguments import unknown_keywords
 from ..core.errors import InputError
 from ..core.files import write_text
+from ..model.hub import SHIPPED
 
 __all__ = ["PATHS", "Settings", "read_settings", "run_file", "settings_of", "write_settings"]
 
@@ -185,7 +186,7 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     return given
 
 
-def write_settings(path: str | os.PathLike[str], settings: Settings, **more: Any) -> Path:
+def write_settings(path: str | os.PathLike[str], settings: Settings) -> Path:
     """Path of the TOML file that settings were written to.
 
     No artefact holds an absolute path or a user name: a path is written relative to the file's folder, or as its last component where
@@ -197,7 +198,6 @@ def write_settings(path: str | os.PathLike[str], settings: Settings, **more: Any
     Args:
         path: the file.
         settings: those in force.
-        **more: settings that are no part of `Settings`, kept as comments.
     """
     import tomli_w
 
@@ -210,14 +210,11 @@ def write_settings(path: str | os.PathLike[str], settings: Settings, **more: Any
         name: list(v) if isinstance(v, tuple) else v for name, v in told.items() if v is not None and v not in ({}, ())
     }
     head = "# Settings of a run; neuronshield run --config FILE repeats it.\n"
-    head += "".join(f"# {name}: {value}\n" for name, value in more.items() if value is not None)
     return write_text(path, head + tomli_w.dumps(kept))
 
 
 def _kept_path(value: str, folder: Path) -> str:
     """How a path is written into a file of a folder: relative to it; a name that is no path as it is."""
-    from ..model.checkpoint import SHIPPED  # the command line reads the settings without torch
-
     if value in SHIPPED or not Path(value).exists():
         return value
     place = Path(os.path.abspath(value))  # noqa: PTH100  # links stay links: what reads the file joins names, too

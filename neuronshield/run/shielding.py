@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from ..core.neurons import NeuronSet
@@ -27,7 +28,7 @@ from .conditions import BASE, CLAMP, LORA, LOW_RANK, SHIELD, random_mask
 from .job import Job, load_neurons
 from .sections import ShieldSection, Trained
 
-__all__ = ["adapter_folder", "curve_files", "file_name", "model_of", "shield", "taught_rows", "trained_neurons"]
+__all__ = ["adapter_folder", "curve_files", "file_name", "model_of", "shield", "trained_neurons"]
 
 FORMAT = "neuronshield.condition/1"
 
@@ -38,7 +39,7 @@ def shield(job: Job) -> None:
     Args:
         job: its folder gets the adapters.
     """
-    neurons, rows = trained_neurons(job), taught_rows(job)
+    neurons, rows = trained_neurons(job), job.about.taught
     config = replace(job.plan.training, seed=job.seed, progress=job.progress)
     made = {name: _made(job, name, make) for name, make in _conditions(job, neurons, rows, config=config).items()}
     main = made[SHIELD]
@@ -127,11 +128,11 @@ def _unit(job: Job, name: str) -> Unit:
 def _follow(job: Job, name: str, update: Update) -> None:
     """Evaluate a condition after each step that was kept, on the cells that conditions are compared on."""
     test = job.prompts.for_step("test")
-    test = test.in_cells(compared_cells(test.cells(), set(taught_rows(job).cells())))
+    test = test.in_cells(compared_cells(test.cells(), set(job.about.taught.cells())))
     for step in sorted(update.snapshots):
         if step < len(update.losses):
             file = f"shield/curves/{file_name(name)}/{step}.json"
-            job.evaluated(update.at(step), f"{name}, {step} steps", file, step="shield", prompts=test)
+            job.evaluated(partial(update.at, step), f"{name}, {step} steps", file, step="shield", prompts=test)
 
 
 def curve_files(out: Path, name: str) -> dict[int, Path]:
@@ -142,16 +143,6 @@ def curve_files(out: Path, name: str) -> dict[int, Path]:
         name: of the condition.
     """
     return {int(f.stem): f for f in (out / "shield" / "curves" / file_name(name)).glob("[0-9]*.json")}
-
-
-def taught_rows(job: Job) -> PromptSet:
-    """The prompts that are trained on.
-
-    Args:
-        job: the run.
-    """
-    rows = job.prompts.for_step("train")
-    return rows.in_cells(job.plan.train_cells) if job.plan.train_cells else rows
 
 
 def trained_neurons(job: Job) -> NeuronSet:
@@ -199,5 +190,5 @@ def model_of(job: Job, name: str) -> Model:
     if name == BASE:
         return job.model
     if name == CLAMP:
-        return clamp_edit(job.model, trained_neurons(job), taught_rows(job)).model
+        return clamp_edit(job.model, trained_neurons(job), job.about.taught).model
     return load_adapter(job.model, adapter_folder(job, name))

@@ -13,7 +13,7 @@ from ..data.prompts import Cell
 from .comparison import compared_cells
 from .job import Opened
 
-__all__ = ["StepWork", "work_of"]
+__all__ = ["StepWork", "n_candidates", "work_of"]
 
 KINDS = 3  # of control sets that are drawn, and as many single sets
 
@@ -45,6 +45,16 @@ class StepWork:
     disk: int = 0
 
 
+def n_candidates(about: Opened) -> int:
+    """How many neurons step find takes.
+
+    Args:
+        about: the model, its prompts and the plan of the run.
+    """
+    size, model = about.plan.size, about.model
+    return size.get("k") or int(size["param_fraction"] * model.n_params / model.params_per_neuron)
+
+
 def work_of(about: Opened, refusing: Sequence[Cell], *, prompt_tokens: float = 0.0) -> list[StepWork]:
     """What each step computes.
 
@@ -59,7 +69,7 @@ def work_of(about: Opened, refusing: Sequence[Cell], *, prompt_tokens: float = 0
         prompt_tokens: of a prompt, mean.
     """
     prompts, plan, model = about.prompts, about.plan, about.model
-    k = plan.size.get("k") or int(plan.size["param_fraction"] * model.n_params / model.params_per_neuron)
+    k = n_candidates(about)
     neurons = model.n_layers * model.d_mlp
     discover, test = len(prompts.where(split="discover")), len(prompts.where(split="test"))
     find = StepWork("find", captured=discover, margins=discover, disk=len(prompts.cells()) * 2 * 8 * 3 * 8 * neurons)
@@ -69,11 +79,11 @@ def work_of(about: Opened, refusing: Sequence[Cell], *, prompt_tokens: float = 0
     of_set, graded = 5 * sets + 3, min(plan.graded, pairs) * (5 + 2 * 2 * KINDS)
     proved = round(pairs * of_set * 5 / 3 + pairs / 3 * k * 18) if pairs else len(rows)
     prove = StepWork("prove", captured=len(rows), margins=proved, answers=graded * 5 // 3 or len(rows), disk=10**6)
-    taught = prompts.where(split="train")
-    taught = taught.in_cells(plan.train_cells) if plan.train_cells else taught
-    own = len([p for p in taught.where(label="benign") if p.target is None])
+    own = len([p for p in about.taught.where(label="benign") if p.target is None])
     compared = len(
-        prompts.where(split="test").in_cells(compared_cells(prompts.where(split="test").cells(), set(taught.cells())))
+        prompts.where(split="test").in_cells(
+            compared_cells(prompts.where(split="test").cells(), set(about.taught.cells()))
+        )
     )
     trained, t = plan.random_masks + 2, plan.training
     adapter = 3 * k * model.d_model * 4 * (trained + 1)

@@ -48,8 +48,8 @@ def test_the_name_and_earlier_calls_change_nothing(llama: ns.Model):
     before = identity(llama)
     llama.tokenizer(["how do i", "how"], padding=True, truncation=True, max_length=4)
     assert identity(llama.replace(id="another", info={"note": 1})) == before
-    twin = ns.load(copy.deepcopy(llama.module), processor=tiny.tokenizer())
-    assert identity(twin) == before
+    again = ns.load(copy.deepcopy(llama.module), processor=tiny.tokenizer())
+    assert identity(again) == before
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8, torch.bool])

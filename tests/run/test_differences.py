@@ -25,10 +25,10 @@ def compared(finished: Path, other_seed: Path) -> RunComparison:
 
 
 @pytest.fixture
-def twin(finished: Path, tmp_path: Path) -> Path:
+def duplicate(finished: Path, tmp_path: Path) -> Path:
     """The same run in another folder."""
-    shutil.copytree(finished, tmp_path / "twin")
-    return tmp_path / "twin"
+    shutil.copytree(finished, tmp_path / "duplicate")
+    return tmp_path / "duplicate"
 
 
 def test_sets_are_compared_neuron_by_neuron(compared: RunComparison, finished: Path, other_seed: Path):
@@ -65,9 +65,9 @@ def test_models_of_other_shapes_share_no_neurons_and_say_so():
     assert text == "candidates, a and b: models of other shapes"
 
 
-def test_runs_with_the_same_test_prompts_are_compared_request_by_request(finished: Path, twin: Path):
-    found = ns.compare(finished, twin)
-    a, b = ns.open(finished).evaluations["shield"], ns.open(twin).evaluations["shield"]
+def test_runs_with_the_same_test_prompts_are_compared_request_by_request(finished: Path, duplicate: Path):
+    found = ns.compare(finished, duplicate)
+    a, b = ns.open(finished).evaluations["shield"], ns.open(duplicate).evaluations["shield"]
     frame = found.to_frame()
     for metric in ("refusal", "over_refusal", "selectivity"):
         row = frame[
@@ -125,12 +125,12 @@ def test_what_differs_between_the_runs_is_named_with_both_values(compared: RunCo
 
 
 def test_three_runs_are_compared_with_the_first_and_their_sets_with_each_other(
-    finished: Path, other_seed: Path, twin: Path
+    finished: Path, other_seed: Path, duplicate: Path
 ):
-    found = ns.compare(finished, ns.open(other_seed), str(twin))
-    assert found.names == ("seed-0", "seed-1", "twin")
+    found = ns.compare(finished, ns.open(other_seed), str(duplicate))
+    assert found.names == ("seed-0", "seed-1", "duplicate")
     pairs = found.overlaps()[["a", "b"]].drop_duplicates().values.tolist()
-    assert pairs == [["seed-0", "seed-1"], ["seed-0", "twin"], ["seed-1", "twin"]]
+    assert pairs == [["seed-0", "seed-1"], ["seed-0", "duplicate"], ["seed-1", "duplicate"]]
     measures = {m.measure for m in found.measured}
     assert len(found.measured) == 3 * len(measures)
     figure = found.figure()
@@ -145,13 +145,13 @@ def test_runs_in_folders_of_one_name_are_told_apart(finished: Path, tmp_path: Pa
     assert ns.compare(tmp_path / "a/out", tmp_path / "b/out").names == ("a/out", "b/out")
 
 
-def test_a_run_without_a_step_is_compared_by_what_it_has(finished: Path, twin: Path):
+def test_a_run_without_a_step_is_compared_by_what_it_has(finished: Path, duplicate: Path):
     from neuronshield.run.manifest import read_manifest, write_manifest
 
-    manifest = read_manifest(twin)
+    manifest = read_manifest(duplicate)
     assert manifest is not None
-    write_manifest(twin, type(manifest)(manifest.study, {"find": manifest.steps["find"]}, manifest.files))
-    found = ns.compare(finished, twin)
+    write_manifest(duplicate, type(manifest)(manifest.study, {"find": manifest.steps["find"]}, manifest.files))
+    found = ns.compare(finished, duplicate)
     assert found.overlaps()["set"].tolist() == ["candidates"]
     assert found.measured == ()
 
