@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .data.prompts import Cell, Prompt, PromptSet
     from .data.readers import read
     from .data.streams import PromptStream
+    from .explore.activations import activations
     from .find import baselines, overlaps, rules, scores, signs
     from .find.attribution import attribution
     from .find.moments import Stats, capture, record
@@ -56,6 +57,7 @@ _MEMBERS = {
     "data.prompts": ("Cell", "Prompt", "PromptSet"),
     "data.readers": ("read",),
     "data.streams": ("PromptStream",),
+    "explore.activations": ("activations",),
     "find.attribution": ("attribution",),
     "find.moments": ("Stats", "capture", "record"),
     "find.overlaps": ("Overlap", "overlap"),
@@ -115,6 +117,7 @@ __all__ = [
     "TrainingConfig",
     "Update",
     "__version__",
+    "activations",
     "attacks",
     "attribution",
     "baselines",
