@@ -80,7 +80,7 @@ def activations(
 
     >>> frame = activations(model, prompts[:4], neurons)
     >>> frame.shape, frame.columns.tolist()
-    ((69, 10), ['prompt', 'position', 'token', 'role', 'image', 'row', 'column', 'layer', 'index', 'value'])
+    ((66, 10), ['prompt', 'position', 'token', 'role', 'image', 'row', 'column', 'layer', 'index', 'value'])
     >>> frame.pivot_table("value", ["layer", "index"], "prompt", aggfunc="max").shape
     (3, 4)
 
@@ -98,8 +98,8 @@ def activations(
         progress: show a progress bar.
 
     Raises:
-        InputError: arguments of another type, neurons of another model, no prompts, a prompt that the model cannot read whole, or an activation that is
-            not finite.
+        InputError: arguments of another type, neurons of another model, no prompts, a prompt that the model cannot read whole,
+            or an activation that is not finite.
     """
     rows = as_prompts(model, prompts, call="activations")
     found = readings(model, rows, neurons, batch_size=batch_size, engine=engine, progress=progress)

@@ -2,7 +2,7 @@
 
 **Text.** The texts of all tokens, joined, are what the tokenizer decodes the prompt to. A character that is split over several
 tokens (Arabic or Chinese in byte-level BPE) is the text of the token that completes it; the tokens before it have the text "".
-So does a token that stands for a picture.
+A token that stands for a part of a picture has the text "" too.
 
 **Role.** A prompt's own words (of the user, of a system turn, of earlier turns) are "text". What the chat template, the tokenizer
 or the processor adds around them is "template". Where the words are in what the template writes is found by writing the template once
