@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import views
 
 import neuronshield as ns
 
@@ -66,6 +67,7 @@ def example() -> dict[str, Any]:
         "vlm": ns.load(module, processor=processor),
         "moe": ns.load(tiny.mixtral(), processor=tiny.tokenizer()),
         "prompts": tiny.prompts(),
+        "view": views.sample(),
         "neurons": ns.NeuronSet([(0, 3), (1, 5), (2, 7)], n_layers=3, d_mlp=29),
     }
 
