@@ -135,3 +135,47 @@ def sample(
         tuple(shared),
         ("This is a sample.",),
     )
+
+
+HOSTILE = (
+    "</script><script>pwned=1</script>",
+    "<img src=x onerror=pwned=1>",
+    "<!--<script>",
+    "'\"><b onclick='pwned=1'>&amp;&lt;",
+    "javascript:pwned=1",
+    "https://example.org/a.png",
+    "half \ud800 a character\u2028",
+    "\u202eoverridden\u202c\x00",
+)
+
+
+def hostile() -> View:
+    """A view whose every text tries to break out, and in which everything that can be missing is."""
+    a, b, c, d, e, f, g, h = HOSTILE
+    cell = "en/text"
+    long = tuple(TokenView(f" w{j}", "text") for j in range(2000))
+    first = (
+        template(a),
+        TokenView(b, "text"),
+        TokenView(g, "text"),
+        TokenView("a" * 300, "text"),
+        TokenView("\n", "text"),
+    )
+    loose = (*(TokenView("", "image", 0) for _ in range(6)), TokenView(h, "text"))
+    neurons = (
+        NeuronView(0, 3, a, None, b, None, (c, d), (e, f), {cell: None, "ar/image": 1.5, c: 2.0}, 0.0),
+        NeuronView(1, 5, "backup", Interval(-0.2, float("nan"), 0.1), "", -0.5, (), (), {}, 4.0),
+        NeuronView(1, 6, "candidate", Interval(float("nan"), 0.0, 1.0), "", 0.0, ("\n", " "), (), {cell: 0.0}, 1e-9),
+    )
+    nan = float("nan")
+    prompts = (
+        PromptView(a, b, "harmful", "en", "text", first, (), tuple((nan, 1.0, -4.0, 0.0, k) for k in range(3)), {}),
+        PromptView(d, d, "benign", "ar", "image", loose, (PictureView(picture(1), None),), ((0.5,) * 6 + (9.0,),) * 3,
+                   {a: SaidView(c, "refused"), b: SaidView(h, "")}, (SaidView(e, ""),) * 3),
+        PromptView("long", "long", "benign", "en", "text", long, (), ((0.0,) * 1500 + (3.0,) + (0.0,) * 499,) * 3, {a: SaidView("", "incoherent")}),
+    )  # fmt: skip
+    shared = (
+        SharedView((cell, c), None, ((0, 3), (9, 9))),
+        SharedView((cell, "ar/image"), Interval(-0.1, nan, 0.2), ()),
+    )
+    return View(b, a, ("en", "ar", d), ("text", "image", e), (a, b), neurons, prompts, shared, HOSTILE)
