@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from .data.readers import read
     from .data.streams import PromptStream
     from .explore.activations import activations
+    from .explore.extremes import top_prompts
+    from .explore.responses import before_after, dose_response
+    from .explore.words import vocabulary
     from .find import baselines, overlaps, rules, scores, signs
     from .find.attribution import attribution
     from .find.moments import Stats, capture, record
@@ -58,6 +61,9 @@ _MEMBERS = {
     "data.readers": ("read",),
     "data.streams": ("PromptStream",),
     "explore.activations": ("activations",),
+    "explore.extremes": ("top_prompts",),
+    "explore.responses": ("before_after", "dose_response"),
+    "explore.words": ("vocabulary",),
     "find.attribution": ("attribution",),
     "find.moments": ("Stats", "capture", "record"),
     "find.overlaps": ("Overlap", "overlap"),
@@ -121,12 +127,14 @@ __all__ = [
     "attacks",
     "attribution",
     "baselines",
+    "before_after",
     "capture",
     "clamp_edit",
     "compare",
     "contrast",
     "curves",
     "doctor",
+    "dose_response",
     "evaluate",
     "figures",
     "full_update",
@@ -150,8 +158,10 @@ __all__ = [
     "select",
     "shipped",
     "signs",
+    "top_prompts",
     "variants",
     "verify",
+    "vocabulary",
 ]
 
 

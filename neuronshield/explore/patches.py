@@ -123,7 +123,8 @@ def patches_of(model: Model, prompt: Prompt, row: Encoded) -> Patches:
     """
     if not prompt.images or model.image_token_id is None:
         return Patches({})
-    given = _Given(model, row, _runs(row.tokens["input_ids"], model.image_token_id), len(prompt.images))
+    runs = _runs(row.tokens["input_ids"], model.image_token_id)
+    given = _Given(model, row, runs, pictures=len(prompt.images))
     family = getattr(given.config, "model_type", "")
     rule = RULES.get(family)
     pictures = rule(given) if rule is not None else None

@@ -79,7 +79,7 @@ def roles_of(model: Model, prompt: Prompt, row: Encoded, *, texts: Sequence[str]
         texts: of its tokens, as `token_texts` gives them.
     """
     ids, image = row.tokens["input_ids"].tolist(), model.image_token_id
-    spans = _own_words(model, prompt, "".join(texts), _pictures_between(texts, ids, image))
+    spans = _own_words(model, prompt, "".join(texts), pictures=_pictures_between(texts, ids, image))
     ends = list(accumulate(map(len, texts)))
     out = []
     for token, text, end in zip(ids, texts, ends, strict=True):
@@ -99,7 +99,7 @@ def _pictures_between(texts: Sequence[str], ids: Sequence[int], image: int | Non
     return (sum(map(len, texts[: at[0]])), sum(map(len, texts[: at[-1]]))) if at else None
 
 
-def _own_words(model: Model, prompt: Prompt, decoded: str, pictures: Span | None) -> list[Span] | None:
+def _own_words(model: Model, prompt: Prompt, decoded: str, *, pictures: Span | None) -> list[Span] | None:
     """Where in the decoded text the prompt's own words are; None if that is not known."""
     written, spans = _written(model, prompt)
     if spans is None:

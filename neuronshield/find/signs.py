@@ -15,10 +15,9 @@ and their product says what the neuron does to the difference between harmful an
     contrast < 0, writes < 0    compliance-promoting: larger on benign prompts, writes towards compliance
     otherwise                   anti-refusal: its direct effect brings the margins of harmful and benign prompts together
 
-"Direct" is what later layers do not change: a neuron that later neurons read may do the opposite in all. `verify` measures the
-total effect, which in early layers can be unlike the direct one. Norms (the final one, and one behind the MLP where the family has
-it) are held at their scale on a prompt, softcaps at their slope there. So `writes` is a slope at one prompt, and its unit is logits
-per unit of activation.
+"Direct" is what later layers do not change (see `paths`): a neuron that later neurons read may do the opposite in all. `verify`
+measures the total effect, which in early layers can be unlike the direct one. Norms are held at their scale on a prompt, softcaps at
+their slope there. So `writes` is a slope at one prompt, and its unit is logits per unit of activation.
 
 Source: Elhage et al. (2021), "A Mathematical Framework for Transformer Circuits" (direct paths to the logits); nostalgebraist (2020),
 "Interpreting GPT: the logit lens".
@@ -28,7 +27,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -39,13 +37,10 @@ from ..core.errors import InputError
 from ..core.neurons import NeuronSet
 from ..data.languages import OpeningsArg
 from ..data.prompts import Prompt, PromptSet
-from ..model.encoding import batches
-from ..model.hooks import hooked
 from ..model.model import Model
-from ..model.norms import FrozenNorms
 from ..model.prefixes import OpeningTokens, opening_tokens, openings_of
-from ..model.running import running
 from .moments import check_inputs
+from .paths import direct_path
 
 __all__ = ["ANTI_REFUSAL", "COMPLIANCE_PROMOTING", "REFUSAL_PROMOTING", "Sign", "directions", "kind", "signs_of"]
 
@@ -172,45 +167,9 @@ def _directions(
 
 
 def _output_slopes(model: Model, prompt: Prompt, tokens: OpeningTokens) -> dict[int, Float[Tensor, " d_model"]]:
-    """Slope of the margin along the output of each layer's down-projection at the last position, by the direct path alone.
-
-    The path from a layer's output to the logits is the same for every layer: the residual stream carries it to the last layer
-    unchanged. So the gradient is taken in two parts, from the logits to the output of the last layer, and within each layer from its
-    output to its down-projection. Each layer's output is cut from the graph, which therefore never holds more than one layer.
-    """
-    (batch,) = batches(model, [prompt], batch_size=1, side="left")
-    names = range(model.n_layers)
-    downs = {layer: model.linear(layer, model.site.down) for layer in names}
-    layers = {layer: model.module.get_submodule(f"{model.layers_path}.{layer}") for layer in names}
-    written: dict[int, Tensor] = {}
-    ends: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def leaf(layer: int, _: Tensor, out: Tensor) -> Tensor:
-        written[layer] = out.detach().requires_grad_()
-        return written[layer].clone()  # a family may add to it in place
-
-    def cut(layer: int, _: Tensor, out: Any) -> Tensor | None:
-        if not isinstance(out, Tensor):  # a layer that returns more than its output stays in the graph
-            ends[layer] = out[0], out[0]
-            return None
-        ends[layer] = out, out.detach().requires_grad_()
-        return ends[layer][1].clone()
-
-    norms = FrozenNorms(model)
-    given = {**batch.encoding, **model.last_logits()}
-    width = int(batch.encoding["input_ids"].shape[1])
-    with running(model, rows=1, width=width), model.frozen(), norms.hooks:
-        with torch.no_grad():
-            model.module(**given)
-        with torch.enable_grad(), hooked(downs, after=leaf), hooked(layers, after=cut):
-            logits = model.module(**given).logits[0, -1].float()
-            total = logits[tokens.refusal].mean() - logits[tokens.compliance].mean()
-            last = max(ends)
-            (end,) = torch.autograd.grad(total, ends[last][1], retain_graph=True)
-            slopes = {
-                layer: torch.autograd.grad(
-                    ends[layer][0], out, grad_outputs=end.to(ends[layer][0].device), retain_graph=True
-                )[0]
-                for layer, out in written.items()
-            }
-    return {layer: slope.reshape(-1, slope.shape[-1]).float().sum(dim=0) for layer, slope in slopes.items()}
+    """Slope of the margin along the output of each layer's down-projection at the last position, by the direct path alone."""
+    with direct_path(model, prompt) as path:
+        weights = torch.zeros_like(path.logits)
+        weights[tokens.refusal] = 1 / len(tokens.refusal)
+        weights[tokens.compliance] = -1 / len(tokens.compliance)
+        return path.slopes(weights)

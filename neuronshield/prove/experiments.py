@@ -73,23 +73,26 @@ ENOUGH = 0.9  # share of the set's effect that counts as most of it
 
 
 # -- how much, how few, which group ---------------------------------------------------------------------------
-def dose_response(pairs: MatchedPairs, neurons: NeuronSet, random: Sequence[NeuronSet]) -> tuple[DosePoint, ...]:
+def dose_response(
+    pairs: MatchedPairs, neurons: NeuronSet, random: Sequence[NeuronSet], *, alphas: Sequence[float] = ALPHAS
+) -> tuple[DosePoint, ...]:
     """The dose-response curve: normalised change of the margin when the set's values are multiplied by alpha.
 
     Args:
         pairs: matched pairs.
         neurons: the set.
-        random: random sets; the first 20 are used.
+        random: random sets, all of which are used.
+        alphas: the factors.
     """
-    conditions = [Intervention(s, "scale", a) for a in ALPHAS for s in (neurons, *random[:BESIDE])]
-    harmful = pairs.on_harmful(conditions).reshape(len(ALPHAS), -1, len(pairs)) - pairs.harmful_margins
-    benign = pairs.on_benign([Intervention(neurons, "scale", a) for a in ALPHAS]) - pairs.benign_margins
+    conditions = [Intervention(s, "scale", a) for a in alphas for s in (neurons, *random)]
+    harmful = pairs.on_harmful(conditions).reshape(len(alphas), -1, len(pairs)) - pairs.harmful_margins
+    benign = pairs.on_benign([Intervention(neurons, "scale", a) for a in alphas]) - pairs.benign_margins
     return tuple(
         DosePoint(
             alpha, harmful=pairs.normalised_effect(mine[0]), benign=pairs.normalised_effect(other),
             random=Spread.of(pairs.normalised_effects(mine[1:])),
         )
-        for alpha, mine, other in zip(ALPHAS, harmful, benign, strict=True)
+        for alpha, mine, other in zip(alphas, harmful, benign, strict=True)
     )  # fmt: skip
 
 

@@ -337,7 +337,7 @@ def _experiments(
     others = pairs.split()[1]
     by_size = experiments.size(others, ranked)
     return Experiments(
-        dose_response=experiments.dose_response(pairs, neurons, random),
+        dose_response=experiments.dose_response(pairs, neurons, random[: experiments.BESIDE]),
         size=by_size,
         minimal=experiments.minimal(by_size),
         groups=experiments.groups(others, neurons, ranked),
