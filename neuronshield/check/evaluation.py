@@ -30,7 +30,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 from tqdm.auto import tqdm
 
 from ..core.arguments import at_least, check_seed, one_of, require
@@ -38,6 +37,7 @@ from ..core.display import count
 from ..core.equality import same
 from ..core.errors import InputError
 from ..core.intervals import clustered_rate
+from ..core.latex import latex_table
 from ..core.provenance import provenance
 from ..core.results import from_json, load_json, reading, save_json
 from ..core.statistics import Interval
@@ -45,6 +45,7 @@ from ..data.grading import Grade, grade
 from ..data.judging import Judge, check_judge, judged
 from ..data.languages import OpeningsArg
 from ..data.prompts import Cell, PromptSet
+from ..figures.paper import Figure
 from ..model.engine import Engine
 from ..model.engines import engine_of
 from ..model.generation import settings
@@ -284,7 +285,18 @@ class Evaluation:
             rows.append(row)
         return pd.DataFrame(rows)
 
-    def figure(self, metric: str = "selectivity") -> go.Figure:
+    def to_latex(self, *, metrics: Sequence[str] = ("refusal", "over_refusal", "selectivity")) -> str:
+        """The cells as a LaTeX `tabular` with `booktabs` rules, every rate with its interval.
+
+        Args:
+            metrics: of `METRICS`, in order.
+        """
+        for metric in metrics:
+            one_of(metric, METRICS, call="to_latex", name="metrics")
+        ends = [f"{m}{end}" for m in metrics for end in ("", "_low", "_high")]
+        return latex_table(self.to_frame()[["language", "modality", "n_harmful", "n_benign", *ends]])
+
+    def figure(self, metric: str = "selectivity") -> Figure:
         """A language x modality heatmap of a rate.
 
         Args:

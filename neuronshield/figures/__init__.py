@@ -2,7 +2,8 @@
 
 Every figure is returned and never shown. Effects are drawn with their intervals and beside their controls, overlaps relative to
 their noise and reliability, updates beside no update. The results' own `figure()` methods call these
-functions; they take no result class, so that `results.json` can be drawn as well.
+functions; they take no result class, so that `results.json` can be drawn as well. `figure.save("figure.pdf", width="column")` writes
+one for a paper. The report has the same figures as static SVG (`neuronshield.figures.drawings`).
 
     overlap_heatmap, layers, methods     find
     proof_figure                         prove

@@ -12,6 +12,7 @@ from plotly.subplots import make_subplots
 
 from ..core.arguments import one_of, require
 from ..core.errors import InputError
+from .paper import Figure
 from .style import ACCENT, DIVERGING, INK, MUTED, SECOND, SEQUENTIAL, THIRD, WARN, bounds, error_bars, number, styled
 
 #: Metrics of a cell and what a figure or a table calls them.
@@ -39,7 +40,7 @@ def _without_diagonal(matrix: Float[np.ndarray, "cell cell"]) -> Float[np.ndarra
     return out
 
 
-def layers(counts: Int[np.ndarray, "cell n_layers"], cells: Sequence[str], *, method: str) -> go.Figure:
+def layers(counts: Int[np.ndarray, "cell n_layers"], cells: Sequence[str], *, method: str) -> Figure:
     """A heatmap of how many of each cell's neurons lie in each layer.
 
     >>> ns.figures.layers(np.array([[3, 0], [1, 2]]), ["en/text", "sw/text"], method="sas").data[0].z.tolist()
@@ -71,7 +72,7 @@ def methods(
     *,
     effects: Mapping[str, Sequence[float]],
     sizes: Mapping[str, int],
-) -> go.Figure:
+) -> Figure:
     """Scores side by side: the overlap of the sets that they select, and the effect of ablating each set, per neuron.
 
     >>> effects = {"a": [0.5, 0.4, 0.7], "b": [0.1, 0.0, 0.2]}
@@ -112,7 +113,7 @@ def methods(
 
 
 # -- check ------------------------------------------------------------------------------------------------
-def grid(rates: Rates, metric: str = "selectivity") -> go.Figure:
+def grid(rates: Rates, metric: str = "selectivity") -> Figure:
     """Heatmaps of one metric over languages and modalities, one panel per condition, on one scale.
 
     >>> rates = {"no update": {"en/text": {"refusal": [0.9, 0.8, 1.0]}, "sw/text": {"refusal": [0.2, 0.1, 0.4]}}}
@@ -165,7 +166,7 @@ def _check_rates(rates: Any, call: str) -> None:
             require(cell, Mapping, call=call, name="every cell of rates", hint=hint)
 
 
-def transfer(rates: Rates, trained: Collection[str]) -> go.Figure:
+def transfer(rates: Rates, trained: Collection[str]) -> Figure:
     """Selectivity of every cell under every condition with its interval; cells that were trained on come last, with a star.
 
     >>> rates = {"shield": {"en/text": {"selectivity": [0.9, 0.8, 1.0]}, "sw/text": {"selectivity": [0.2, 0.1, 0.4]}}}

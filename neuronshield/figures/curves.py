@@ -9,13 +9,14 @@ import plotly.graph_objects as go
 
 from ..core.arguments import require
 from ..core.errors import InputError
+from .paper import Figure
 from .style import ACCENT, INK, MUTED, SECOND, THIRD, WARN, bounds, error_bars, number, styled
 
 #: condition -> points with "steps", "refusal" and "over_refusal" (value, low, high), as `results.json` has them
 Curves = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
-def training_curves(curves: Curves, main: str, *, level: float | None = None) -> go.Figure:
+def training_curves(curves: Curves, main: str, *, level: float | None = None) -> Figure:
     """Harmful refused against benign refused after more and more training steps, one line a condition.
 
     >>> rate = lambda value: [value, value - 0.1, value + 0.1]

@@ -12,6 +12,7 @@ from plotly.subplots import make_subplots
 
 from ..core.arguments import require
 from ..core.errors import InputError
+from .paper import Figure
 from .style import LINE, MUTED, SEQUENTIAL, number, styled
 
 ROW = 30  # pixels of one row
@@ -21,7 +22,7 @@ WRITTEN = 12  # names up to which numbers are written into the cells
 Table = Mapping[str, Any]
 
 
-def overlap_heatmap(table: Table) -> go.Figure:
+def overlap_heatmap(table: Table) -> Figure:
     """Heatmaps of `shared` along each axis, most sharing first; of the cells themselves where no axis has a number.
 
     The other measures are shown on hover. Without enough requests to tell, a cell says "n/a".
@@ -42,8 +43,7 @@ def overlap_heatmap(table: Table) -> go.Figure:
     require(table, Mapping, call=call, name="table", hint=hint)
     if missing := [name for name in ("cells", "method", "jaccard", "shared") if name not in table]:
         raise InputError(f"{call}: the table has no {missing[0]!r}; {hint}")
-    along = {axis: one for axis, one in table.get("along", {}).items() if np.isfinite(_off_diagonal(one)).any()}
-    panels = along or {"cell": table}
+    panels = panels_of(table)
     heights = [max(len(one["cells"]), 3) for one in panels.values()]
     gap = 92 / (ROW * sum(heights) + 92 * (len(heights) - 1)) if len(heights) > 1 else 0
     figure = make_subplots(
@@ -73,6 +73,23 @@ def overlap_heatmap(table: Table) -> go.Figure:
     return figure.update_layout(margin={"l": 40, "r": 16, "t": 112, "b": 70}, plot_bgcolor="white")
 
 
+def panels_of(table: Table) -> dict[str, Table]:
+    """The comparisons that are drawn, by axis: those with a number, else that of the cells themselves."""
+    along = {axis: one for axis, one in table.get("along", {}).items() if np.isfinite(_off_diagonal(one)).any()}
+    return along or {"cell": table}
+
+
+def sorted_shares(one: Table) -> tuple[list[str], Float[np.ndarray, "name name"], list[list[str]]]:
+    """Names, most sharing first, `shared` of each two (NaN where unknown, and on the diagonal), and what is said of each two."""
+    shared = _off_diagonal(one)
+    known = np.isfinite(shared)
+    means = np.divide(np.where(known, shared, 0).sum(axis=1), known.sum(axis=1), out=np.full(len(shared), -np.inf),
+                      where=known.any(axis=1))  # fmt: skip
+    order = np.argsort(-means, kind="stable")
+    said = [[_said(one, i, j) for j in order] for i in order]
+    return [str(one["cells"][i]) for i in order], shared[np.ix_(order, order)], said
+
+
 def _matrix(one: Table, name: str) -> Float[np.ndarray, "name name"]:
     """A measure of the table as numbers; NaN where it has none."""
     n = len(one["cells"])
@@ -89,15 +106,9 @@ def _off_diagonal(one: Table) -> Float[np.ndarray, "name name"]:
 
 def _traces(one: Table) -> list[go.Heatmap]:
     """The heatmap of what is known, and a grey one of what is not."""
-    shared = _off_diagonal(one)
-    known = np.isfinite(shared)
-    means = np.divide(np.where(known, shared, 0).sum(axis=1), known.sum(axis=1), out=np.full(len(shared), -np.inf),
-                      where=known.any(axis=1))  # fmt: skip
-    order = np.argsort(-means, kind="stable")
-    names = [str(one["cells"][i]) for i in order]
-    shared = shared[np.ix_(order, order)]
+    names, shared, said = sorted_shares(one)
     few = len(names) <= WRITTEN
-    hover = np.array([[_said(one, i, j) for j in order] for i in order], dtype=object)
+    hover = np.array([["<br>".join(lines.split("\n")) for lines in row] for row in said], dtype=object)
     text = np.array([[f"{x:.2f}" if np.isfinite(x) else "" for x in row] for row in shared], dtype=object)
     missing = ~np.isfinite(shared) & ~np.eye(len(names), dtype=bool)
     look = {"x": names, "y": names, "xgap": 1, "ygap": 1, "customdata": hover, "textfont": {"size": 10},
@@ -134,7 +145,7 @@ def _said(one: Table, i: int, j: int) -> str:
         "reliability": _two(values["reliability"]),
     }
     pair = f"{one['cells'][i]} with {one['cells'][j]}"
-    return "<br>".join([pair, *(f"{name} {value}" for name, value in said.items())])
+    return "\n".join([pair, *(f"{name} {value}" for name, value in said.items())])
 
 
 def _two(value: float) -> str:

@@ -11,6 +11,7 @@ from plotly.subplots import make_subplots
 
 from ..core.arguments import one_of, require
 from ..core.errors import InputError
+from .paper import Figure
 from .style import ACCENT, DIVERGING, INK, MUTED, SECOND, THIRD, WARN, bounds, error_bars, number, styled
 
 CONTROL_COLOURS = {"random": MUTED, "matched": SECOND, "permuted": THIRD}
@@ -18,7 +19,7 @@ SINGLE_SYMBOLS = ("x-thin-open", "cross-thin-open", "asterisk-open")
 EFFECTS = "margin claims: normalised effect (1 is the clean logit difference)<br>answers: change of a share of answers"
 
 
-def proof_figure(proof: Mapping[str, Any], what: str = "claims") -> go.Figure:
+def proof_figure(proof: Mapping[str, Any], what: str = "claims") -> Figure:
     """A figure of a proof: its claims beside every control set, or one of its experiments.
 
     >>> proof = ns.verify(model, neurons, prompts, draws=1, refusals=["sorry"], compliances=["sure"], progress=False)
@@ -32,7 +33,7 @@ def proof_figure(proof: Mapping[str, Any], what: str = "claims") -> go.Figure:
     Raises:
         InputError: no mapping, an unknown name, or an experiment that was not done.
     """
-    drawers: dict[str, Callable[[Mapping[str, Any]], go.Figure]] = {
+    drawers: dict[str, Callable[[Mapping[str, Any]], Figure]] = {
         "claims": _claims, "dose_response": _dose_response, "size": _size, "cross_cell": _cross_cell,
     }  # fmt: skip
     require(
@@ -48,7 +49,7 @@ def proof_figure(proof: Mapping[str, Any], what: str = "claims") -> go.Figure:
     return drawers[what](proof)
 
 
-def _claims(proof: Mapping[str, Any]) -> go.Figure:
+def _claims(proof: Mapping[str, Any]) -> Figure:
     """Each claim's effect with its interval, and every control set below it."""
     claims = proof["claims"]
     figure = go.Figure([*_control_points(claims), _set_points(claims)])
@@ -127,7 +128,7 @@ def _curve(x: Sequence[Any], rows: list[Any], *, name: str, colour: str) -> go.S
     )  # fmt: skip
 
 
-def _dose_response(proof: Mapping[str, Any]) -> go.Figure:
+def _dose_response(proof: Mapping[str, Any]) -> Figure:
     """Change of the refusal margin when the set's values are multiplied by alpha."""
     rows = proof["experiments"]["dose_response"]
     x = [r["alpha"] for r in rows]
@@ -142,7 +143,7 @@ def _dose_response(proof: Mapping[str, Any]) -> go.Figure:
     return figure.update_layout(legend={"y": -0.2}, margin={"b": 90})
 
 
-def _size(proof: Mapping[str, Any]) -> go.Figure:
+def _size(proof: Mapping[str, Any]) -> Figure:
     """Normalised effect of ablating the strongest members only."""
     rows = proof["experiments"]["size"]
     x = [r["size"] for r in rows]
@@ -159,7 +160,7 @@ def _size(proof: Mapping[str, Any]) -> go.Figure:
     return figure.update_layout(legend={"y": -0.2}, margin={"b": 90})
 
 
-def _cross_cell(proof: Mapping[str, Any]) -> go.Figure:
+def _cross_cell(proof: Mapping[str, Any]) -> Figure:
     """Source cell x target cell: effect of writing harmful values of one into benign prompts of the other."""
     rows = proof["experiments"]["cross_cell"]
     sources = list(dict.fromkeys(r["source"] for r in rows))

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
+from .paper import Figure
 from .style import ACCENT, INK, MUTED, SECOND, THIRD, WARN, error_bars, styled
 
 __all__ = ["compared_runs"]
 
 
-def compared_runs(rows: Sequence[tuple[str, str, tuple[float, float, float]]], runs: Sequence[str]) -> go.Figure:
+def compared_runs(rows: Sequence[tuple[str, str, tuple[float, float, float]]], runs: Sequence[str]) -> Figure:
     """One point a measure and run, with its interval.
 
     >>> figure = compared_runs([("necessity", "a", (0.6, 0.5, 0.7)), ("necessity", "b", (0.4, 0.3, 0.5))], ["a", "b"])

@@ -8,20 +8,23 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
+from .paper import Figure
+
 INK, MUTED, LINE = "#1b2733", "#66727f", "#e3e8ed"
 ACCENT, SECOND, THIRD, WARN = "#0b6e8a", "#d9822b", "#7a5ea8", "#b3364b"
 SEQUENTIAL = [[0.0, "#f4f7f9"], [0.25, "#b9dbe2"], [0.55, "#4aa3b5"], [1.0, "#0a4a63"]]
 DIVERGING = [[0.0, "#b3364b"], [0.5, "#f7f7f5"], [1.0, "#0b6e8a"]]
 
 
-def styled(figure: go.Figure, title: str, *, height: int) -> go.Figure:
-    """The figure with the shared fonts, colours and margins, and a title.
+def styled(figure: go.Figure, title: str, *, height: int) -> Figure:
+    """The figure, which can save itself, with the shared fonts, colours and margins, and a title.
 
     Args:
-        figure: is changed and returned.
+        figure: as plotly makes it.
         title: plain text.
         height: in pixels; the width follows the page.
     """
+    figure = Figure(figure)
     figure.update_layout(
         title={"text": title, "x": 0.01, "xanchor": "left", "font": {"size": 16, "color": INK}},
         font={"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 12, "color": INK},

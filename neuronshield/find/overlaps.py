@@ -30,7 +30,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 from jaxtyping import Float, Int
 
 from ..core.arguments import require
@@ -40,6 +39,7 @@ from ..core.errors import InputError
 from ..core.neurons import NeuronSet
 from ..core.results import from_json, load_arrays, reading, save_arrays, to_json
 from ..data.prompts import Cell
+from ..figures.paper import Figure
 from .cells import CellSets, SetHeader, anchored, pack, unpack
 from .comparisons import Shared, interval_of, jaccards, mean_of, reliabilities, shared_of
 from .groups import Stats
@@ -233,7 +233,7 @@ class Overlap:
         matrices["pairs"] = np.array(told)
         return Overlap(cells=names, **matrices, sets={}, method=self.method, provenance=self.provenance)
 
-    def figure(self) -> go.Figure:
+    def figure(self) -> Figure:
         """Heatmaps of `shared`: language x language and modality x modality, sorted, with intervals on hover.
 
         >>> overlap(ns.capture(model, prompts, progress=False), k=8).figure().data[0].y

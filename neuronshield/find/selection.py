@@ -24,16 +24,17 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 from jaxtyping import Float
 
 from ..core.arguments import at_least, one_of, require
 from ..core.display import count, short_table
 from ..core.equality import same
 from ..core.errors import InputError
+from ..core.latex import latex_table
 from ..core.neurons import NeuronSet
 from ..core.results import from_json, load_arrays, reading, save_arrays
 from ..data.prompts import Cell
+from ..figures.paper import Figure
 from .cells import CellSets, known_cell
 from .ranking import Choice, overall, per_layer
 from .set_sizes import named_size, size_of
@@ -250,7 +251,15 @@ class Scores:
             "kind": [kind(*pair) for pair in zip(contrast, writes, strict=True)],
         }
 
-    def figure(self, *, k: int = 64) -> go.Figure:
+    def to_latex(self, *, k: int = 20) -> str:
+        """The neurons of `top(k=k)` as a LaTeX `tabular` with `booktabs` rules.
+
+        Args:
+            k: neurons a cell.
+        """
+        return latex_table(self.to_frame(k=k), digits=3)
+
+    def figure(self, *, k: int = 64) -> Figure:
         """A heatmap of how many of each cell's k best neurons lie in each layer.
 
         >>> figure = ns.contrast(ns.capture(model, prompts, progress=False)).figure(k=8)

@@ -14,12 +14,13 @@ from typing import Any, get_type_hints
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from ..core.display import count
 from ..core.errors import InputError
+from ..core.latex import latex_table
 from ..core.neurons import NeuronSet
 from ..core.results import from_json, load_json, reading, save_json, to_json
+from ..figures.paper import Figure
 from .tables import (
     ANSWERS,
     TOO_FEW,
@@ -241,7 +242,14 @@ class Proof:
             })  # fmt: skip
         return pd.DataFrame(rows)
 
-    def figure(self, what: str = "claims") -> go.Figure:
+    def to_latex(self) -> str:
+        """The claims as a LaTeX `tabular` with `booktabs` rules: effect with its interval, strongest control, p, verdict."""
+        table = self.to_frame().drop(columns=["measure", "note"])
+        return latex_table(
+            table.rename(columns={"low": "effect_low", "high": "effect_high"}).assign(p=table["p"].map(_p))
+        )
+
+    def figure(self, what: str = "claims") -> Figure:
         """A figure of the claims beside every control set, or of an experiment.
 
         Args:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import plotly.graph_objects as go
 
 from ..check.cells import METRICS
 from ..check.evaluation import Evaluation
@@ -22,6 +21,7 @@ from ..core.display import own_names, short_table
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
 from ..core.statistics import NAN, Interval, difference
+from ..figures.paper import Figure
 from .conditions import SHIELD
 from .opened import Run, open_run
 
@@ -111,7 +111,7 @@ class RunComparison:
         ]  # fmt: skip
         return pd.DataFrame(rows)
 
-    def figure(self) -> go.Figure:
+    def figure(self) -> Figure:
         """Every measure of every run with its interval."""
         from ..figures import compared_runs
 
