@@ -54,5 +54,5 @@ def test_claims_cells_and_scores_have_their_tables(llama: ns.Model):
     assert only[5] == "--"
     scores = ns.contrast(ns.capture(llama, tiny.prompts(), progress=False))
     table = rows(scores.to_latex(k=2))
-    assert table[0] == ["cell", "rank", "layer", "index", "score"]
+    assert table[0] == ["cell", "rank", "layer", "index", "contribution"]
     assert len(table) == 1 + 2 * len(scores.cells)
