@@ -43,7 +43,12 @@ def opened(browser: Any, html: str, *, width: int = 1360, height: int = 1000, **
 
         tab.route("**/*", answer)
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda message: message.type in ("error", "warning") and errors.append(message.text))
+
+        def logged(message: Any) -> None:
+            if message.type in ("error", "warning"):
+                errors.append(message.text)
+
+        page.on("console", logged)
         page.goto(address)
         yield page
         assert asked == []

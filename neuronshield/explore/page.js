@@ -20,11 +20,12 @@ function mount(root, data, { onSelect = () => {} } = {}) {
   }
   const effect = (n) => (n.effect && n.effect[0] !== null ? n.effect[0] : -Infinity);
   ex.order = data.neurons.map((_, k) => k).sort((a, b) => effect(data.neurons[b]) - effect(data.neurons[a]) || a - b);
-  ex.cells = [...new Set(data.prompts.map((p) => p.cell))];
+  ex.cells = data.modalities.flatMap((m) => data.languages.map((l) => `${l}/${m}`)).filter((c) => data.prompts.some((p) => p.cell === c));
   ex.cell = ex.cells[0];
   ex.hasAlone = data.prompts.some((p) => p.alone.length);
   ex.tip = make("div", { class: "tip", role: "status", hidden: true });
-  ex.box = make("div", { class: "explorer", lang: "en" }, make("div", { class: "left" }, header(ex), sidebar(ex)), content(ex), ex.tip);
+  ex.box = make("div", { class: "explorer", lang: "en" },
+    make("div", { class: "panes" }, make("div", { class: "left" }, header(ex), sidebar(ex)), content(ex)), ex.tip);
   root.append(ex.box);
   hints(ex);
   const end = new AbortController();
@@ -142,13 +143,14 @@ function sidebar(ex) {
     make("div", { class: "filters" }, ex.query, ...ex.filters.map((f) => f.box)), ex.sharing, ex.total,
     make("div", { class: "axis muted", "aria-hidden": "true", "--zero": at(ex, 0) },
       make("span", { text: "effect of ablating it alone" }), make("i", { text: parseFloat(at(ex, 0)) > 30 ? percent(ex.low) : "" }), make("i", { text: "0", class: "zero" }), make("i", { text: percent(ex.high) })),
-    ex.list, ex.markedBar, key());
+    ex.list, ex.markedBar, key(ex));
 }
 
 const at = (ex, value) => `${((100 * (value - ex.low)) / (ex.high - ex.low)).toFixed(2)}%`;
 
-function key() {
-  const pairs = [["▲", "more active on harmful"], ["▽", "on benign"], ...Object.entries(STATUSES).map(([status, mark]) => [mark, status])];
+function key(ex) {
+  const statuses = Object.entries(STATUSES).filter(([status]) => ex.data.neurons.some((n) => n.status === status));
+  const pairs = [["▲", "more active on harmful"], ["▽", "on benign"], ...statuses.map(([status, mark]) => [mark, status])];
   return make("p", { class: "key muted" }, ...pairs.flatMap(([mark, meaning]) => [make("span", {}, make("b", { text: mark, "aria-hidden": "true" }), ` ${meaning}`), " "]), "Arrow keys step, space marks.");
 }
 
@@ -352,7 +354,7 @@ function controls(ex) {
   ex.where = make("h3");
   ex.tally = make("p", { class: "tally", role: "status" });
   const overlay = make("input", { type: "checkbox", checked: true, onchange: () => ex.box.classList.toggle("bare", !overlay.checked) });
-  const switches = [make("fieldset", { class: "conditions" }, make("legend", { text: "Answers" }), ...radios)];
+  const switches = [make("fieldset", { class: "conditions", hidden: names.length < 2 }, make("legend", { text: "Answers" }), ...radios)];
   if (ex.data.pictures.length) switches.push(make("label", { class: "check" }, overlay, "activation on pictures"));
   return make("div", { class: "controls" }, make("div", { class: "line" }, ex.where, ex.legend), make("div", { class: "line" }, ...switches), ex.tally);
 }
@@ -402,14 +404,14 @@ function draw(ex, group) {
 const reply = (ex, p, name) => ex.data.said[name === ALONE ? p.alone[ex.current] : p.answers[name]];
 
 function tally(ex) {
+  const first = ex.data.conditions[0], changed = ex.condition !== first;
   const texts = ["harmful", "benign"].map((label) => {
     const mine = ex.data.prompts.filter((p) => p.cell === ex.cell && p.label === label);
     const refused = (c) => mine.filter((p) => (reply(ex, p, c) || ["", ""])[1] === "refused").length;
     const graded = mine.filter((p) => (reply(ex, p, ex.condition) || ["", ""])[1]).length;
-    const first = ex.data.conditions[0];
-    return graded ? `${label}: ${refused(ex.condition)} of ${graded} refused${ex.condition === first ? "" : ` (${first}: ${refused(first)})`}` : `${label}: not graded`;
-  });
-  ex.tally.textContent = `Answers ${ex.condition === ALONE ? "with this neuron ablated" : `“${ex.condition}”`}: ${texts.join("; ")}. Of the prompts shown here only.`;
+    return graded ? `${refused(ex.condition)} of ${graded} ${label}${changed ? ` (${first}: ${refused(first)})` : ""}` : "";
+  }).filter(Boolean);
+  ex.tally.textContent = texts.length ? `Refused, ${ex.condition}: ${texts.join(", ")}; of the prompts shown here.` : "No answers were graded here.";
 }
 
 function promptRow(ex, p) {
@@ -475,11 +477,11 @@ function pictures(ex, row) {
     return size && r >= 0 && c >= 0 && r < size[0] && c < size[1];
   };
   image.forEach((j) => known(j) || loose.push(j));
-  p.pictures.forEach(([number, size], i) => {
+  p.pictures.forEach(([number, size, area], i) => {
     const patches = image.filter((j) => place.get(j)[0] === i && known(j)).map((j) => [j, place.get(j)[1], place.get(j)[2]]);
     const label = `picture ${i + 1} of the ${p.label} request${row.hidden ? ", hidden" : ""}`;
     const picture = row.hidden ? make("div", { class: "veil", text: "hidden" }) : make("img", { src: ex.data.pictures[number], alt: "", draggable: "false" });
-    box.append(figure(row, picture, { patches, size: size || [1, 1], label }));
+    box.append(figure(row, picture, { patches, size: size || [1, 1], area, label }));
   });
   if (loose.length) {
     const label = `${count(loose.length, "picture token")} in the order the model reads them; their place in the picture is not known`;
@@ -489,8 +491,9 @@ function pictures(ex, row) {
   return box;
 }
 
-function figure(row, picture, { patches, size, label }) {
-  const canvas = make("canvas", { width: size[1], height: size[0] });
+function figure(row, picture, { patches, size, area = [0, 0, 1, 1], label }) {
+  const [left, top, right, bottom] = area.map((v) => 100 * v); // of the picture, in percent
+  const canvas = make("canvas", { width: size[1], height: size[0], "--left": `${left}%`, "--top": `${top}%`, "--width": `${right - left}%`, "--height": `${bottom - top}%` });
   const element = make("div", { class: picture ? "picture" : "strip", role: "img", tabindex: "0", "aria-label": label }, picture, canvas);
   const entry = { canvas, patches, label, element, size, at: [0, 0], picture: Boolean(picture) };
   element.figure = entry;
@@ -537,9 +540,9 @@ function hints(ex) {
     ex.tip.textContent = words;
     ex.tip.hidden = false;
     const from = element.getBoundingClientRect(), own = ex.tip.getBoundingClientRect();
-    const left = Math.max(4, Math.min(from.left + from.width / 2 - own.width / 2, window.innerWidth - own.width - 4));
-    ex.tip.style.left = `${left}px`;
-    ex.tip.style.top = `${from.top - own.height - 6 > 0 ? from.top - own.height - 6 : from.bottom + 6}px`;
+    const box = ex.box.getBoundingClientRect(), middle = from.left + from.width / 2 - own.width / 2 - box.left;
+    ex.tip.style.left = `${Math.max(4, Math.min(middle, box.width - own.width - 4))}px`;
+    ex.tip.style.top = `${(from.top - own.height - 6 > 0 ? from.top - own.height - 6 : from.bottom + 6) - box.top}px`;
   };
   const token = (element) => {
     const { row } = element.closest(".tokens"), j = Number(element.dataset.j);
@@ -612,7 +615,7 @@ function overlaps(ex) {
     make("h2", { text: "Neurons that cells share" }),
     make("p", { class: "lead", text: "Overlap of the best neurons of two cells: 0 is the overlap of unrelated benign groups, 1 is that of two halves of one cell." }),
     make("p", { class: "legend" }, make("span", { text: "0" }), make("i", { class: "ramp one", "aria-hidden": "true" }), make("span", { text: "1" }), make("span", { class: "muted", text: "hatched: too few requests to tell" })),
-    make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Overlap of cells" }, table), ex.sharedBox);
+    make("div", { class: "sharing-panes" }, make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Overlap of cells" }, table), ex.sharedBox));
 }
 
 const measured = (pair) => pair.overlap && pair.overlap[0] !== null;

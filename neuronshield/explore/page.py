@@ -246,7 +246,7 @@ def _prompt(prompt: PromptView, said: dict[SaidView, int], pictures: dict[str, i
         "tokens": [t.text for t in prompt.tokens],
         "roles": "".join(ROLES.get(t.role, "t") for t in prompt.tokens),
         "patches": _flat([(t.image, t.row, t.column) for t in image]),
-        "pictures": [[pictures.setdefault(p.source, len(pictures)), p.grid] for p in prompt.pictures],
+        "pictures": [[pictures.setdefault(p.source, len(pictures)), p.grid, p.box] for p in prompt.pictures],
         "answers": {name: said.setdefault(answer, len(said)) for name, answer in prompt.answers.items()},
         "alone": [said.setdefault(answer, len(said)) for answer in prompt.alone],
     }

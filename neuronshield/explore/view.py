@@ -72,10 +72,12 @@ class PictureView:
     Attributes:
         source: the picture as a `data:` URI.
         grid: rows and columns of its tokens; None where their order is not known.
+        box: left, top, right and bottom edge of what the grid covers, as fractions of the picture's width and height.
     """
 
     source: str
     grid: tuple[int, int] | None
+    box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,7 @@ def colours() -> list[dict[str, np.ndarray]]:
     found = []
     for block in re.findall(r"--bg: #[^}]*", page.style()):
         hexes = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", block))
-        srgb = {k: np.array([int(v[i : i + 2], 16) / 255 for i in (1, 3, 5)]) for k, v in hexes.items()}
+        srgb = {k: np.array([int(h[i : i + 2], 16) / 255 for i in (1, 3, 5)]) for k, h in hexes.items()}
         found.append({k: np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4) for k, v in srgb.items()})
     return found
 
@@ -211,9 +211,9 @@ def test_text_is_readable_on_the_strongest_colours_and_the_ends_differ_for_every
     for text in ("muted", "hot-ink", "cold-ink"):
         assert min(contrast(c[text], c["bg"]), contrast(c[text], c["panel"])) >= 4.5, text
     for kind, matrix in BLINDNESS.items():
-        hot, cold, ground = (lab(matrix @ c[k]) for k in ("hot", "cold", "bg"))
+        hot, cold, base = (lab(matrix @ c[k]) for k in ("hot", "cold", "bg"))
         assert np.linalg.norm(hot - cold) > 40, kind
-        assert min(np.linalg.norm(hot - ground), np.linalg.norm(cold - ground)) > 30, kind
+        assert min(np.linalg.norm(hot - base), np.linalg.norm(cold - base)) > 30, kind
 
 
 # ---- in a browser ----
