@@ -58,8 +58,8 @@ def dose_response(
     >>> frame = dose_response(model, neurons, prompts, alphas=[0, 1, 2], draws=2, **options)
     >>> frame.columns.tolist()
     ['alpha', 'harmful', 'harmful_low', 'harmful_high', 'benign', ..., 'random', 'random_low', 'random_high']
-    >>> frame["harmful"].round(4).tolist()[1]                     # multiplied by 1, nothing changes
-    -0.0
+    >>> frame["harmful"].abs().lt(1e-4).tolist()                     # multiplied by 1, nothing changes
+    [False, True, False]
 
     A change of 1 is as large as the clean logit difference, the mean margin of harmful minus that of benign prompts. `harmful` and `benign` are
     the changes on either label with their 95 % intervals over requests, `random` the mean, smallest and largest change of random sets on the

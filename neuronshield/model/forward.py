@@ -281,7 +281,7 @@ def margins(
         conditions: interventions; None for a clean run.
         tokens: first-token ids by language, from `opening_tokens`.
         batch_size: prompts a forward.
-        frozen: every norm of the residual stream keeps the mean and scale of the clean run at the last prompt token (see
+        frozen: every norm of the residual stream keeps the scale of the clean run at the last prompt token (see
             `norms`).
         prepared: what `prepare` made of the same prompts.
         progress: show a progress bar.

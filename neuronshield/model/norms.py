@@ -1,19 +1,19 @@
 """Norms held at what they were in a clean run, so that only what is read of an edit moves the logits.
 
 A norm divides what it reads by its size. Removing anything large from the residual stream makes every later norm scale up what
-is left, and moves the logits although nothing reads what was removed. With the mean mu and the size s of the clean run, the
-output of an edited run x' is put at
+is left, and moves the logits although nothing reads what was removed. With the size s of the clean run, the output of an edited run
+x' is put at
 
-    gamma * (x' - mu) / s + beta        (mu = 0 and beta = 0 for RMS norms)
+    gamma * (x' - mean x') / s + beta        (of an RMS norm without the mean and beta)
 
-at the last position, for every norm of the residual stream.
+at the last position, for every norm of the residual stream. A held norm is linear: it keeps taking out the mean, which nothing behind it
+reads.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from einops import repeat
 from torch import Tensor, nn
 
@@ -44,30 +44,28 @@ class FrozenNorms:
         inside = [m for layer in layers for m in layer.children()]  # type: ignore[attr-defined]
         self.modules = [m for m in (*inside, *owner.children()) if _is_norm(m, model.d_model)]
         self.hooks = hooked(self.modules, after=self._hold)
-        self._clean: dict[int, tuple[Tensor, Tensor]] = {}
+        self._clean: dict[int, Tensor] = {}
         self._rows = 1
 
     def _hold(self, key: int, x: Tensor, out: Tensor) -> Tensor | None:
-        """Remember mean and size the first time; later, the output under those."""
+        """Remember the size the first time; later, the output under it."""
         module: Any = self.modules[key]
         if x.ndim == 3:
             self._rows = len(x)  # OPT flattens batch and position before some of its norms
         last = by_row(x, self._rows)[:, -1].float()
-        centred = isinstance(module, nn.LayerNorm)
-        mean = last.mean(dim=-1, keepdim=True) if centred else torch.zeros_like(last[:, :1])
+        centred = "layernorm" in type(module).__name__.lower()
+        read = last - last.mean(dim=-1, keepdim=True) if centred else last
         epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", 0.0))
-        size = ((last - mean).pow(2).mean(dim=-1, keepdim=True) + epsilon).sqrt()
+        size = (read.pow(2).mean(dim=-1, keepdim=True) + epsilon).sqrt()
         if key not in self._clean:
-            self._clean[key] = mean, size
+            self._clean[key] = size
             return None
-        times = len(last) // len(self._clean[key][0])
-        mean0, size0 = (repeat(v, "batch one -> (times batch) one", times=times) for v in self._clean[key])
-        weight, bias = (getattr(module, name, None) if centred else None for name in ("weight", "bias"))
+        size0 = repeat(self._clean[key], "batch one -> (times batch) one", times=len(last) // len(self._clean[key]))
+        bias = getattr(module, "bias", None) if centred else None
         bias = 0.0 if bias is None else bias
-        shift = 0.0 if weight is None else weight * (mean - mean0) / size0
         out = out.clone()
         view = by_row(out, self._rows)
-        view[:, -1] = ((view[:, -1] - bias) * size / size0 + shift + bias).to(out.dtype)
+        view[:, -1] = ((view[:, -1] - bias) * size / size0 + bias).to(out.dtype)
         return out
 
 

@@ -14,6 +14,7 @@ from oracles import TOKENS, margin_by_hand, some
 import neuronshield as ns
 from neuronshield.model.forward import margins
 from neuronshield.model.intervention import Intervention
+from neuronshield.model.norms import FrozenNorms
 
 
 def test_with_norms_frozen_what_nothing_reads_has_no_effect_at_all() -> None:
@@ -41,7 +42,7 @@ def test_with_norms_frozen_what_nothing_reads_has_no_effect_at_all() -> None:
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_frozen_norms_equal_the_same_by_hand(request: pytest.FixtureRequest, name: str) -> None:
-    """The last layer's neuron, with the final norm's mean and scale of the clean run."""
+    """The last layer's neuron, with the final norm's scale of the clean run."""
     model: ns.Model = request.getfixturevalue(name)
     prompts = some(name)
     got = margins(
@@ -63,7 +64,7 @@ def test_frozen_norms_equal_the_same_by_hand(request: pytest.FixtureRequest, nam
             if name == "llama":
                 out = norm.weight * moved / (x.pow(2).mean() + norm.variance_epsilon).sqrt()
             else:
-                out = norm.weight * (moved - x.mean()) / (x.var(unbiased=False) + norm.eps).sqrt() + norm.bias
+                out = norm.weight * (moved - moved.mean()) / (x.var(unbiased=False) + norm.eps).sqrt() + norm.bias
             logits = model.module.lm_head(out).double()
         assert margin == pytest.approx(margin_by_hand(logits), rel=2e-3, abs=2e-4)
 
@@ -88,6 +89,27 @@ def test_norms_of_a_family_that_flattens_its_batch_are_frozen_too() -> None:
             for handle in handles:
                 handle.remove()
             x, moved = seen["x"], seen["x"] + (4.0 - seen["h"]) * down.weight[:, 7]
-            out = norm.weight * (moved - x.mean()) / (x.var(unbiased=False) + norm.eps).sqrt() + norm.bias
+            out = norm.weight * (moved - moved.mean()) / (x.var(unbiased=False) + norm.eps).sqrt() + norm.bias
             logits = module.lm_head(out).double()
         assert margin == pytest.approx(margin_by_hand(logits), rel=2e-3, abs=2e-4)
+
+
+@pytest.mark.parametrize("family", families.FAMILIES, ids=lambda family: family.name)
+def test_a_held_norm_of_any_family_is_linear_and_reads_what_it_reads_when_it_is_free(family: families.Family) -> None:
+    model = family.load()
+    norms = FrozenNorms(model)
+    torch.manual_seed(0)
+    for module in norms.modules:
+        hold = FrozenNorms(model)
+        hold.modules[:] = [module]
+        hold.hooks.modules = {0: module}
+        x, u = torch.randn(1, 4, model.d_model) + 3, torch.randn(1, 4, model.d_model)
+        flat = torch.ones(1, 4, model.d_model)
+        with torch.no_grad():
+            free, shifted = module(x)[:, -1], module(x + flat)[:, -1]
+            with hold.hooks:
+                held = [module(x + step)[:, -1] for step in (0 * u, 0 * u, u, 2 * u, flat)]
+        torch.testing.assert_close(held[0], free)
+        torch.testing.assert_close(held[1], free, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(held[3] - held[1], 2 * (held[2] - held[1]), rtol=1e-3, atol=1e-4)
+        assert torch.allclose(held[4], free, atol=1e-4) == torch.allclose(shifted, free, atol=1e-4)
