@@ -36,7 +36,7 @@ from ..model.forward import read_layers
 from ..model.model import Model
 from .folds import fold_of, folds_of
 from .groups import Group, Moments, Stats
-from .running import ARRAYS
+from .running import ARRAYS, RunningMoments
 from .shards import shards_by_group
 
 __all__ = ["Group", "Moments", "Stats", "capture", "moments_of", "record", "record_moments", "record_norms"]
@@ -237,20 +237,23 @@ def _groups(
     tick: Callable[[int], Any],
 ) -> dict[Group, Moments]:
     """Moments by the key of each prompt in float32, in the order of the prompts; `tick` is told of prompts that are done."""
-    groups: dict[Group, Moments] = {}
+    present = list(dict.fromkeys(keys))
+    number = {key: i for i, key in enumerate(present)}
+    merges = len(present) < len(keys)  # a group of one prompt is in one batch: nothing is added to it
+    running = RunningMoments(
+        (len(present), model.n_layers, model.d_mlp),
+        dtype=torch.float64 if merges else torch.float32,
+        device=model.device,
+    )
     for batch in batches(model, prompts, batch_size=batch_size, responses=_targets(prompts, tokens)):
-        present = list(dict.fromkeys(keys[row] for row in batch.rows))
-        member = torch.tensor([present.index(keys[row]) for row in batch.rows], device=model.device)
-        counts, sums = _trace_moments(model, batch, tokens, member=member, n_groups=len(present))
-        if not all(np.isfinite(part[counts.numpy() > 0]).all() for part in sums[:2]):
+        own = list(dict.fromkeys(number[keys[row]] for row in batch.rows))
+        member = torch.tensor([own.index(number[keys[row]]) for row in batch.rows], device=model.device)
+        counts, sums = _trace_moments(model, batch, tokens, member=member, n_groups=len(own))
+        if not bool(sums[:2, counts > 0].isfinite().all()):
             raise InputError(f"capture: {_not_finite(model, prompts, batch, tokens=tokens)}")
-        for i, key in enumerate(present):
-            n = int(counts[i])
-            if n:
-                new = Moments(n, *(part[i] for part in sums))
-                groups[key] = groups[key].merge(new) if key in groups else new
+        running.add(torch.tensor(own), counts, sums)
         tick(len(batch.rows))
-    return {key: groups[key].astype(np.float32) for key in dict.fromkeys(keys) if key in groups}
+    return {present[i]: moments for i, moments in running.moments()}
 
 
 def _not_finite(model: Model, prompts: Sequence[Prompt], batch: Batch, *, tokens: str) -> str:
@@ -271,8 +274,8 @@ def _not_finite(model: Model, prompts: Sequence[Prompt], batch: Batch, *, tokens
 
 def _trace_moments(
     model: Model, batch: Batch, tokens: str, *, member: Int[Tensor, " batch"], n_groups: int
-) -> tuple[Tensor, list[np.ndarray]]:
-    """Tokens of each group, and the fields of `Moments` after n, each [group, n_layers, d_mlp], from one traced forward."""
+) -> tuple[Int[Tensor, " group"], Float[Tensor, "field group n_layers d_mlp"]]:
+    """Tokens of each group, and the fields of `Moments` after n, from one traced forward; on the model's device."""
     mask = batch.roles[tokens]
     group = member[mask.nonzero()[:, 0]]
     owner = torch.nn.functional.one_hot(group, n_groups).T.float()  # [group, token]
@@ -294,8 +297,7 @@ def _trace_moments(
 
     silent = torch.zeros(6, n_groups, model.d_mlp, dtype=torch.float32, device=mask.device)
     layers = [silent if part is None else part for part in read_layers(model, batch, moments)]
-    fields = rearrange(layers, "layer field group neuron -> field group layer neuron")
-    return counts.cpu(), list(fields.cpu().numpy())
+    return counts.long(), rearrange(layers, "layer field group neuron -> field group layer neuron")
 
 
 def record(model: Model, prompts: Sequence[Prompt], *, batch_size: int = 32) -> Float[Tensor, "prompt n_layers d_mlp"]:

@@ -18,17 +18,21 @@ Source: Chan, Golub, LeVeque (1983), "Algorithms for computing the sample varian
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
+from torch import Tensor
 
 from ..core.display import own_names
 from ..data.prompts import Cell
 
-__all__ = ["ARRAYS", "BothLabels", "Group", "Moments", "by_group", "merged"]
+__all__ = ["ARRAYS", "BothLabels", "Group", "Moments", "RunningMoments", "by_group", "merged"]
+
+ON_DEVICE = 2**30  # bytes of running moments that may stay on a GPU
 
 
 class Group(NamedTuple):
@@ -188,6 +192,61 @@ def merged(parts: Sequence[Moments]) -> Moments:
         least=np.minimum.reduce([part.least for part in parts]).astype(np.float64),
         share=mean_of("share"),
     )
+
+
+class RunningMoments:
+    """Moments of several groups that grow batch by batch, in float64 on the model's device as long as they are small there.
+
+    The arithmetic is that of `merged` with two parts, for all groups of a batch at once. A batch is added where it was computed, so
+    nothing waits for a GPU but the check that its moments are finite.
+
+    Args:
+        shape: how many groups there are to be, layers of the model, neurons of a layer.
+        dtype: float64; float32 serves where no group is added to twice.
+        device: of the model.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], *, dtype: torch.dtype, device: torch.device) -> None:
+        here = device.type == "cpu" or dtype.itemsize * len(ARRAYS) * int(np.prod(shape)) <= ON_DEVICE
+        # a device such as MPS has no float64
+        self.device = device if here and device.type in ("cpu", "cuda") else torch.device("cpu")
+        self.counts = torch.zeros(shape[0], dtype=torch.long)
+        self.fields = torch.zeros((len(ARRAYS), *shape), dtype=dtype, device=self.device)
+        self.fields[ARRAYS.index("least")] = torch.inf
+
+    def add(
+        self,
+        groups: Int[Tensor, " part"],
+        counts: Int[Tensor, " part"],
+        fields: Float[Tensor, "field part n_layers d_mlp"],
+    ) -> None:
+        """Merge the moments of some tokens into those of their groups (Chan's update).
+
+        Args:
+            groups: numbers of the groups, each at most once.
+            counts: tokens of each; a group without tokens stays as it was.
+            fields: moments of each, in the order of `ARRAYS`.
+        """
+        counts = counts.cpu()
+        seen = counts > 0
+        groups, counts = groups[seen], counts[seen]
+        new = fields[:, seen.to(fields.device)].to(self.device, self.fields.dtype)
+        at = groups.to(self.device)
+        before, after = self.counts[groups], self.counts[groups] + counts
+        had, has = (n.to(self.device, self.fields.dtype)[:, None, None] for n in (before, counts))
+        old = self.fields[:, at]
+        out = old + (new - old) * (has / after.to(has.device, has.dtype)[:, None, None])
+        mean, m2, least = (ARRAYS.index(name) for name in ("mean", "m2", "least"))
+        out[m2] = old[m2] + had * (old[mean] - out[mean]) ** 2 + new[m2] + has * (new[mean] - out[mean]) ** 2
+        out[least] = torch.minimum(old[least], new[least])
+        self.fields[:, at] = out
+        self.counts[groups] = after
+
+    def moments(self) -> Iterator[tuple[int, Moments]]:
+        """Number and moments, float32, of every group that has tokens."""
+        fields = self.fields.to(torch.float32).cpu().numpy()
+        for i in self.counts.nonzero()[:, 0].tolist():
+            yield i, Moments(int(self.counts[i]), **dict(zip(ARRAYS, fields[:, i], strict=True)))
 
 
 def by_group(
