@@ -15,7 +15,7 @@ from neuronshield.model.forward import answer_logits
 NEURONS = ns.NeuronSet([(0, 3), (1, 5), (2, 7)], n_layers=3, d_mlp=29)
 ASK: dict[str, Any] = {"refusals": ["sorry"], "compliances": ["sure"], "progress": False}
 REFUSE, COMPLY = (tiny.WORDS.index(word) for word in ("sorry", "sure"))
-GREY = {"max_new_tokens": 5, "batch_size": 4, "progress": False}
+SHORT: dict[str, Any] = {"max_new_tokens": 5, "batch_size": 4, "progress": False}
 
 
 def margin(model: ns.Model, rows: list[ns.Prompt], intervention: ns.Intervention | None = None) -> np.ndarray:
@@ -60,11 +60,11 @@ def test_only_prompts_to_confirm_on_are_read_where_some_are_so_marked(llama: ns.
 def test_answers_and_grades_are_those_of_generate_and_evaluate(llama: ns.Model):
     rows = tiny.prompts()[:9]
     change = ns.Intervention(NEURONS, "clamp", 8.0, positions="all")
-    frame = ns.before_after(llama, rows, change, refusals=["sorry"], compliances=["sure"], **GREY)
+    frame = ns.before_after(llama, rows, change, refusals=["sorry"], compliances=["sure"], **SHORT)
     assert frame["prompt"].tolist() == [p.id for p in rows]
     assert frame["cell"].tolist() == [str(p.cell) for p in rows]
     assert frame["label"].tolist() == [p.label for p in rows]
-    clean = ns.evaluate(llama, rows, refusals=["sorry"], compliances=["sure"], **GREY)
+    clean = ns.evaluate(llama, rows, refusals=["sorry"], compliances=["sure"], **SHORT)
     assert frame["before"].tolist() == [a.response for a in clean.answers]
     assert frame["before_grade"].tolist() == [a.outcome for a in clean.answers]
     assert frame["after"].tolist() == ns.generate(llama, rows, intervention=change, max_new_tokens=5)
@@ -78,7 +78,7 @@ def test_a_neuron_that_says_sorry_turns_answers_into_refusals():
     model = ns.load(module, processor=tiny.tokenizer())
     only = ns.NeuronSet([(2, 7)], n_layers=3, d_mlp=29)
     told = ["how do i bake bread", "how do i paint the house"]
-    options = {"refusals": ["sorry"], "compliances": ["sure"], **GREY, "max_new_tokens": 1}
+    options: dict[str, Any] = {"refusals": ["sorry"], "compliances": ["sure"], **SHORT, "max_new_tokens": 1}
     frame = ns.before_after(model, told, ns.Intervention(only, "clamp", 50.0, positions="all"), **options)
     assert frame["after_grade"].tolist() == ["refused", "refused"]
     frame = ns.before_after(model, told, ns.Intervention(only, "clamp", -50.0, positions="all"), **options)
