@@ -140,7 +140,8 @@ def sample(
 HOSTILE = (
     "</script><script>pwned=1</script>",
     "<img src=x onerror=pwned=1>",
-    "<!--<script>",
+    "<!--<script >",
+    "</script x><style>*{display:none}</style >",
     "'\"><b onclick='pwned=1'>&amp;&lt;",
     "javascript:pwned=1",
     "https://example.org/a.png",
@@ -151,7 +152,7 @@ HOSTILE = (
 
 def hostile() -> View:
     """A view whose every text tries to break out, and in which everything that can be missing is."""
-    a, b, c, d, e, f, g, h = HOSTILE
+    a, b, c, i, d, e, f, g, h = HOSTILE
     cell = "en/text"
     long = tuple(TokenView(f" w{j}", "text") for j in range(2000))
     first = (
@@ -163,7 +164,7 @@ def hostile() -> View:
     )
     loose = (*(TokenView("", "image", 0) for _ in range(6)), TokenView(h, "text"))
     neurons = (
-        NeuronView(0, 3, a, None, b, None, (c, d), (e, f), {cell: None, "ar/image": 1.5, c: 2.0}, 0.0),
+        NeuronView(0, 3, a, None, b, None, (c, d, i), (e, f), {cell: None, "ar/image": 1.5, c: 2.0}, 0.0),
         NeuronView(1, 5, "backup", Interval(-0.2, float("nan"), 0.1), "", -0.5, (), (), {}, 4.0),
         NeuronView(1, 6, "candidate", Interval(float("nan"), 0.0, 1.0), "", 0.0, ("\n", " "), (), {cell: 0.0}, 1e-9),
     )

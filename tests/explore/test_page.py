@@ -53,6 +53,7 @@ def test_hostile_texts_are_data_and_change_no_tag_of_the_page():
     calm, wild = Parsed(page.document(SAMPLE)), Parsed(page.document(HOSTILE))
     assert [tag for tag, _ in wild.tags] == [tag for tag, _ in calm.tags]
     assert wild.title == HOSTILE.title
+    assert not set("<>&") & set(wild.scripts[0])
     read = json.loads(wild.scripts[0])
     assert read["notes"] == [note.replace("\ud800", "?") for note in views.HOSTILE]
     assert read["prompts"][0]["tokens"][:2] == [HOSTILE.prompts[0].tokens[0].text, HOSTILE.prompts[0].tokens[1].text]
@@ -326,6 +327,20 @@ def test_hover_and_focus_tell_the_exact_value_of_tokens_and_patches(tab: Any):
     assert float(said.split(" · ")[1].replace("−", "-")) == pytest.approx(shown.values[0][j], abs=1e-3)
 
 
+def test_patches_are_painted_at_their_place_by_size_and_sign(tab: Any):
+    tab.get_by_role("button", name="English, image:").click()
+    shown = next(p for p in SAMPLE.prompts if p.cell == "en/image")
+    want = np.zeros((5, 5))
+    for token, value in zip(shown.tokens, shown.values[0], strict=True):
+        if token.row is not None:
+            want[token.row, token.column] = value / SAMPLE.neurons[0].scale
+    pixels = "c => [...c.getContext('2d').getImageData(0, 0, 5, 5).data]"
+    got = np.array(tab.locator(".picture canvas").first.evaluate(pixels)).reshape(5, 5, 4)
+    np.testing.assert_allclose(got[..., 3] / 255, 0.8 * abs(want), atol=0.005)
+    strong = abs(want) > 0.1
+    assert ((got[..., 2] > got[..., 0]) == (want < 0))[strong].all()
+
+
 def test_a_pair_of_cells_filters_the_list_to_the_neurons_they_share(tab: Any):
     tab.get_by_role("tab", name="Neurons that cells share").click()
     pair = next(s for s in SAMPLE.shared if s.cells == ("en/text", "sw/image"))
@@ -358,6 +373,7 @@ def test_the_selection_is_reported_and_can_be_set_from_outside(browser: Any):
 @pytest.mark.parametrize("width", [390, 1360])
 def test_hostile_texts_are_shown_and_do_nothing(browser: Any, width: int):
     with chrome.opened(browser, page.document(HOSTILE), width=width) as tab:
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
         assert tab.locator("h1").inner_text() == HOSTILE.title
         assert tab.locator("footer li").count() == len(views.HOSTILE)
         for _ in HOSTILE.neurons:
