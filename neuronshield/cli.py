@@ -24,6 +24,7 @@ from typing import Any
 import click
 
 from .core.errors import InputError, out_of_memory
+from .core.threads import leave_busy_cores
 from .run.options import engine_of_command, run_options, settings_of_command
 
 __all__ = ["main"]
@@ -89,6 +90,7 @@ def cli() -> None:
 def run(plan: bool, out: str, config: str | None, overwrite: bool, quiet: bool, verbose: bool, **given: Any) -> None:
     """Run all steps: find, prove, shield, check, report. A run that was stopped goes on where it was."""
     _show(verbose=verbose)
+    leave_busy_cores()
     where = engine_of_command(given)
     asked = settings_of_command(given, config)
     if plan:
@@ -113,6 +115,7 @@ def _step(name: str, text: str) -> None:
         from .run.settings import run_file
 
         _show(verbose=verbose)
+        leave_busy_cores()
         where = engine_of_command(given)
         kept = run_file(out)  # what is not given is as it was in the steps before
         asked = settings_of_command(given, config or (None if kept is None else str(kept)))
@@ -144,6 +147,16 @@ def report(out: str) -> None:
     from .run.report import write_report
 
     _say(str(write_report(Path(out))))
+
+
+@cli.command()
+@click.argument("out", type=click.Path())
+@click.option("--save", type=click.Path(), help="File to write it to; explorer.html in the run folder without it.")
+def explore(out: str, save: str | None) -> None:
+    """Write a page that shows the neurons of a run: what each reads, writes and does."""
+    from .run.exploring import write_explorer
+
+    _say(str(write_explorer(Path(out), None if save is None else Path(save))))
 
 
 @cli.command()

@@ -23,6 +23,7 @@ from ..find.overlaps import overlap
 from ..model.engine import InProcess
 from ..model.forward import margins
 from ..model.intervention import Intervention
+from ..model.model import Model
 from ..model.prefixes import opening_tokens, openings_of
 from ..model.units import run_margins
 from ..prove.controls import random_like
@@ -136,7 +137,8 @@ class _Probe:
     """Seconds that one piece of work takes, measured on a few prompts of the run.
 
     Attributes:
-        capture, margin, answer, training: of one prompt, one margin, one answer, one training step.
+        capture, margin, training: of one prompt, one margin, one training step.
+        answer, again: of the first answer to a prompt, and of its answer under another condition.
         overlap: of the overlap of all cells.
         prompt_tokens: of a prompt, mean.
         refusing: cells in which the model refuses.
@@ -145,6 +147,7 @@ class _Probe:
     capture: float
     margin: float
     answer: float
+    again: float
     training: float
     overlap: float
     prompt_tokens: float
@@ -153,10 +156,14 @@ class _Probe:
     def seconds(self, work: StepWork) -> float:
         """Seconds that a step takes."""
         own = self.overlap if work.step == "find" else 0.0
-        return own + (
-            work.captured * self.capture + work.margins * self.margin + work.answers * self.answer
+        answers = work.first * self.answer + (work.answers - work.first) * self.again
+        return (
+            own
+            + work.captured * self.capture
+            + work.margins * self.margin
+            + answers
             + work.training_steps * self.training
-        )  # fmt: skip
+        )
 
     @classmethod
     def of(cls, about: Opened) -> _Probe:
@@ -170,11 +177,12 @@ class _Probe:
         )
         tokens = opening_tokens(model, openings_of(model, rows))
         refusing = told_apart(rows, margins(model, rows, [None], tokens=tokens)[0] > 0)
-        answers = _answer_time(about, some)
+        answer, again = _answer_times(about, some, start)
         return cls(
             capture=_timed(lambda: capture(model, some, progress=False)) / len(some),
             margin=_margin_time(about, start, refusing),
-            answer=answers / len(some),
+            answer=answer / len(some),
+            again=again / len(some),
             training=_step_time(about, start),
             overlap=_overlap(about),
             prompt_tokens=float(np.mean([len(model.tokenizer(p.prompt)["input_ids"]) for p in some])),
@@ -194,14 +202,23 @@ def _margin_time(about: Opened, neurons: NeuronSet, cells: Sequence[Cell]) -> fl
     return _timed(lambda: run_margins(runner, model, some, conditions=changed, tokens=tokens)) / (len(some) * DRAWN)
 
 
-def _answer_time(about: Opened, rows: PromptSet) -> float:
-    """Seconds of the evaluation of some prompts, once they are encoded."""
+def _answer_times(about: Opened, rows: PromptSet, neurons: NeuronSet) -> tuple[float, float]:
+    """Seconds of the evaluation of some prompts once they are encoded: by the model, and then by one that was trained for as many steps
+    as the first snapshot."""
+    asked = rows.marked("test")
 
-    def once() -> object:
-        return evaluate(about.model, rows.marked("test"), max_new_tokens=about.plan.max_new_tokens, progress=False)
+    def once(model: Model, prompts: PromptSet) -> float:
+        return _timed(lambda: evaluate(model, prompts, max_new_tokens=about.plan.max_new_tokens, progress=False))
 
-    once()
-    return _timed(once)
+    once(
+        about.model, rows.marked("test")
+    )  # encodes them; these are other prompts, so that no answer of `asked` is known yet
+    first = once(about.model, asked)
+    training = about.plan.training
+    config = replace(training, steps=min([training.steps, *training.snapshots]), snapshots=(), progress=False)
+    taught = _sample(about.prompts.where(split="train"))
+    update = masked_update(about.model, neurons, taught, allow_unproven=True, config=config)
+    return first, once(update.model, asked)
 
 
 def _step_time(about: Opened, neurons: NeuronSet) -> float:

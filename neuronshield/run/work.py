@@ -27,6 +27,7 @@ class StepWork:
         captured: prompts whose neurons are recorded.
         margins: prompts read under an intervention.
         answers: answers generated.
+        first: answers of them to prompts that no other condition has answered; the others are faster (`neuronshield.model.drafts`).
         training_steps: optimiser steps.
         forwards: prompts read, each token of an answer and each training prompt counted once.
         tokens: of these, about.
@@ -38,6 +39,7 @@ class StepWork:
     captured: int = 0
     margins: int = 0
     answers: int = 0
+    first: int = 0
     training_steps: int = 0
     forwards: int = 0
     tokens: int = 0
@@ -78,7 +80,8 @@ def work_of(about: Opened, refusing: Sequence[Cell], *, prompt_tokens: float = 0
     sets = 1 + KINDS * (plan.draws + 1)
     of_set, graded = 5 * sets + 3, min(plan.graded, pairs) * (5 + 2 * 2 * KINDS)
     proved = round(pairs * of_set * 5 / 3 + pairs / 3 * k * 18) if pairs else len(rows)
-    prove = StepWork("prove", captured=len(rows), margins=proved, answers=graded * 5 // 3 or len(rows), disk=10**6)
+    answers = graded * 5 // 3 or len(rows)
+    prove = StepWork("prove", captured=len(rows), margins=proved, answers=answers, first=answers, disk=10**6)
     own = len([p for p in about.taught.where(label="benign") if p.target is None])
     compared = len(
         prompts.where(split="test").in_cells(
@@ -89,12 +92,12 @@ def work_of(about: Opened, refusing: Sequence[Cell], *, prompt_tokens: float = 0
     adapter = 3 * k * model.d_model * 4 * (trained + 1)
     shield = StepWork(
         "shield", training_steps=trained * t.steps, answers=trained * (own + len(t.snapshots) * compared) + 2 * own,
-        disk=adapter + trained * len(t.snapshots) * compared * 1000,
+        first=own + compared, disk=adapter + trained * len(t.snapshots) * compared * 1000,
     )  # fmt: skip
     conditions, attacks = trained + 3, 3
     check = StepWork(
         "check", captured=discover + test, training_steps=40, answers=(conditions + attacks) * test,
-        disk=(conditions + attacks) * test * 2000,
+        first=test - compared, disk=(conditions + attacks) * test * 2000,
     )  # fmt: skip
     return [_counted(work, prompt_tokens, about) for work in (find, prove, shield, check)]
 
