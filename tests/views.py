@@ -172,7 +172,7 @@ def hostile() -> View:
     prompts = (
         PromptView(a, b, "harmful", "en", "text", first, (), tuple((nan, 1.0, -4.0, 0.0, k) for k in range(3)), {}),
         PromptView(d, d, "benign", "ar", "image", loose, (PictureView(picture(1), None),), ((0.5,) * 6 + (9.0,),) * 3,
-                   {a: SaidView(c, "refused"), b: SaidView(h, "")}, (SaidView(e, ""),) * 3),
+                   {a: SaidView(c, "refused"), b: SaidView(h, "")}, (None, SaidView(e, ""), None)),
         PromptView("long", "long", "benign", "en", "text", long, (), ((0.0,) * 1500 + (3.0,) + (0.0,) * 499,) * 3, {a: SaidView("", "incoherent")}),
     )  # fmt: skip
     shared = (

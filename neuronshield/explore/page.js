@@ -22,7 +22,7 @@ function mount(root, data, { onSelect = () => {} } = {}) {
   ex.order = data.neurons.map((_, k) => k).sort((a, b) => effect(data.neurons[b]) - effect(data.neurons[a]) || a - b);
   ex.cells = data.modalities.flatMap((m) => data.languages.map((l) => `${l}/${m}`)).filter((c) => data.prompts.some((p) => p.cell === c));
   ex.cell = ex.cells[0];
-  ex.hasAlone = data.prompts.some((p) => p.alone.length);
+  ex.hasAlone = data.prompts.some((p) => p.alone.some((said) => said !== null));
   ex.tip = make("div", { class: "tip", role: "status", hidden: true });
   ex.box = make("div", { class: "explorer", lang: "en" },
     make("div", { class: "panes" }, make("div", { class: "left" }, header(ex), sidebar(ex)), content(ex)), ex.tip);
@@ -406,10 +406,10 @@ const reply = (ex, p, name) => ex.data.said[name === ALONE ? p.alone[ex.current]
 function tally(ex) {
   const first = ex.data.conditions[0], changed = ex.condition !== first;
   const texts = ["harmful", "benign"].map((label) => {
-    const mine = ex.data.prompts.filter((p) => p.cell === ex.cell && p.label === label);
-    const refused = (c) => mine.filter((p) => (reply(ex, p, c) || ["", ""])[1] === "refused").length;
-    const graded = mine.filter((p) => (reply(ex, p, ex.condition) || ["", ""])[1]).length;
-    return graded ? `${refused(ex.condition)} of ${graded} ${label}${changed ? ` (${first}: ${refused(first)})` : ""}` : "";
+    const outcome = (p, c) => (reply(ex, p, c) || ["", ""])[1];
+    const graded = ex.data.prompts.filter((p) => p.cell === ex.cell && p.label === label && outcome(p, ex.condition));
+    const refused = (c) => graded.filter((p) => outcome(p, c) === "refused").length;
+    return graded.length ? `${refused(ex.condition)} of ${graded.length} ${label}${changed ? ` (${first}: ${refused(first)})` : ""}` : "";
   }).filter(Boolean);
   ex.tally.textContent = texts.length ? `Refused, ${ex.condition}: ${texts.join(", ")}; of the prompts shown here.` : "No answers were graded here.";
 }

@@ -286,6 +286,10 @@ def test_the_switch_shows_answers_and_outcomes_of_its_condition(tab: Any):
     tab.get_by_label("set ablated", exact=True).check()
     assert outcomes() == want("set ablated")
     assert "as it is: refused" in tab.locator(".answer").first.inner_text()
+    tally = (
+        "Refused, set ablated: 0 of 3 harmful (as it is: 3), 0 of 3 benign (as it is: 0); of the prompts shown here."
+    )
+    assert tab.locator(".tally").inner_text() == tally
     tab.get_by_label("this neuron ablated").check()
     assert outcomes()[0] == "complied"
     tab.get_by_role("button", name="Next neuron").click()
@@ -384,6 +388,9 @@ def test_hostile_texts_are_shown_and_do_nothing(browser: Any, width: int):
         tab.get_by_role("tab", name="Neuron", exact=True).click()
         tab.get_by_role("button", name="Arabic, image:").click()
         assert "6 picture tokens, place not known" in tab.locator(".row").first.inner_text()
+        tab.get_by_label("this neuron ablated").check()
+        assert "no answer under this condition" in tab.locator(".answer").first.inner_text()
+        assert tab.locator(".tally").inner_text() == "No answers were graded here."
         assert tab.evaluate("typeof pwned") == "undefined"
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
 
