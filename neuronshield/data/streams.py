@@ -36,7 +36,7 @@ class _Request(NamedTuple):
 
 
 class PromptStream:
-    """Prompts that are read a few at a time. `ns.capture` takes one in place of a `PromptSet`.
+    """Prompts that are read a few at a time. `ns.capture` and `ns.top_prompts` take one in place of a `PromptSet`.
 
     >>> stream = ns.PromptStream.from_parquet(prompts.to_parquet("prompts.parquet"))
     >>> stream, sum(1 for _ in stream)
