@@ -33,6 +33,10 @@ __all__ = ["data", "describe", "document", "fragment", "script", "style"]
 PICTURE = re.compile(r"data:image/(png|jpeg|gif|webp);base64,[A-Za-z0-9+/=]+\Z")
 #: Largest whole number of an encoded activation; its negative less 1 says that a value is not known.
 STEPS = 32767
+#: A page of its own takes the keyboard at once; a frame in a notebook leaves it where it is.
+START = """const view = mount(document.getElementById("explorer"), JSON.parse(document.getElementById("data").textContent));
+if (window.top === window) view.focus();
+"""
 ROLES = {"template": "p", "text": "t", "image": "i"}
 
 
@@ -50,10 +54,7 @@ def document(view: View) -> str:
         InputError: a prompt's values do not match its tokens and the view's neurons, or a picture is not a `data:` URI of a raster
             format.
     """
-    css, js = (
-        style(),
-        f'{script()}\nmount(document.getElementById("explorer"), JSON.parse(document.getElementById("data").textContent)).focus();\n',
-    )
+    css, js = style(), f"{script()}\n{START}"
     policy = f"default-src 'none'; img-src data:; style-src '{_digest(css)}'; script-src '{_digest(js)}'; base-uri 'none'; form-action 'none'"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -248,7 +249,7 @@ def _prompt(prompt: PromptView, said: dict[SaidView, int], pictures: dict[str, i
         "patches": _flat([(t.image, t.row, t.column) for t in image]),
         "pictures": [[pictures.setdefault(p.source, len(pictures)), p.grid, p.box] for p in prompt.pictures],
         "answers": {name: said.setdefault(answer, len(said)) for name, answer in prompt.answers.items()},
-        "alone": [said.setdefault(answer, len(said)) for answer in prompt.alone],
+        "alone": [None if a is None else said.setdefault(a, len(said)) for a in prompt.alone],
     }
 
 

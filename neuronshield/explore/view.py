@@ -107,7 +107,7 @@ class PromptView:
         pictures: its pictures.
         values: activation [neuron, token], rounded to three significant digits, in the order of the view's neurons.
         answers: by condition of the view; those with a neuron ablated by (layer, index) are in `alone`.
-        alone: the answer with one neuron ablated, in the order of the view's neurons; empty where that was not asked for.
+        alone: the answer with one neuron ablated, in the order of the view's neurons, None where it is not known; empty without any.
     """
 
     id: str
@@ -119,7 +119,7 @@ class PromptView:
     pictures: tuple[PictureView, ...]
     values: tuple[tuple[float, ...], ...]
     answers: Mapping[str, SaidView]
-    alone: tuple[SaidView, ...] = ()
+    alone: tuple[SaidView | None, ...] = ()
 
     @property
     def cell(self) -> str:

@@ -433,6 +433,8 @@ def test_two_frames_on_a_page_share_nothing_with_it_or_each_other(browser: Any):
     )
     with chrome.opened(browser, around + page.fragment(SAMPLE) + page.fragment(SAMPLE)) as tab:
         first, second = (tab.frame_locator("iframe").nth(i) for i in range(2))
+        first.locator("h1").wait_for()
+        assert tab.evaluate("document.activeElement.tagName") == "BODY"  # the keyboard stays with the notebook
         tab.locator("iframe").nth(1).scroll_into_view_if_needed()
         second.get_by_role("button", name="Next neuron").click()
         tab.locator("iframe").nth(0).scroll_into_view_if_needed()
