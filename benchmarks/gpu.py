@@ -2,7 +2,7 @@
 
 1. capture: time of capture over the bare decoder of the same batches, in turn, and the share of a matrix product's FLOP/s it reaches.
 2. update: time of a step of the masked update over steps of its baselines, in turn (`update.py`).
-3. ray: one replica against two on one card, capture of the same prompts in turn; gpus_per_replica is 0.5.
+3. ray: one replica against two on one card, capture of the same prompts in turn; the three replicas of the two engines have 0.3 of it each.
 
 Models: SmolLM2-135M-Instruct, and a Llama of 7 billion parameters (the sizes of LLaVA-1.5-7B's language model) with random weights, which
 reads the organism's tokens. Prompts have about TOKENS tokens. --shape tiny takes a small Llama instead, to try the script without a GPU.
@@ -153,7 +153,7 @@ def ray_rows(name: str, model: ns.Model, rounds: int) -> list[dict[str, Any]]:
     ray.init(num_cpus=4, num_gpus=int(gpu), include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     found: list[ns.Stats] = []
     try:
-        engines = {n: ns.RayEngine(replicas=n, gpus_per_replica=0.5 if gpu else 0) for n in (1, 2)}
+        engines = {n: ns.RayEngine(replicas=n, gpus_per_replica=0.3 if gpu else 0) for n in (1, 2)}
         start = clock()
         found = [ns.capture(model, prompts, engine=e, progress=False) for e in engines.values()]
         ready = clock() - start

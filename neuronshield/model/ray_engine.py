@@ -38,7 +38,10 @@ from .replica import Replica, packed, spec_of, weights_of
 
 __all__ = ["RayEngine", "shared"]
 
+logger = logging.getLogger("neuronshield")
+
 TRIES = 3  # of a unit whose replica dies
+PATIENCE = 30.0  # seconds until it is said that a replica has no model yet
 AHEAD = 3  # units under way or waiting to be given back, for each replica
 STORE = 2**29  # bytes of the object store of a cluster that is started here
 
@@ -136,6 +139,15 @@ class _Pool:
         """The replicas, started on first use."""
         self.actors += [self.start() for _ in range(self.replicas - len(self.actors))]
         return self.actors
+
+    def why_waiting(self) -> str:
+        """What is said when a replica takes long: it may load, or the cluster may have no room for it."""
+        have, free = self.ray.cluster_resources(), self.ray.available_resources()
+        room = ", ".join(f"{free.get(kind, 0):g} of {have[kind]:g} {kind}s" for kind in ("GPU", "CPU") if kind in have)
+        return (
+            f"waiting for a replica that takes {self.gpus:g} GPUs and {self.threads} CPUs: it loads its model, or it has no room "
+            f"(free: {room}); close other engines of this process, or lower replicas= or gpus_per_replica="
+        )
 
     def end(self, actor: Any) -> None:
         """End a replica."""
@@ -332,6 +344,8 @@ class _There:
             actors = []
             for actor, reference in pending:
                 try:
+                    if not ray.wait([reference], timeout=PATIENCE)[0]:
+                        logger.warning(self.pool.why_waiting())
                     self._patch(actor, ray.get(reference))
                     self.pool.actors.append(actor)
                 except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:

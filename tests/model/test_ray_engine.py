@@ -57,6 +57,17 @@ def test_two_workers_give_the_bits_of_none_and_the_handlers_of_signals_stay(llam
     assert [a.response for a in here.answers] == [a.response for a in there.answers]
 
 
+def test_a_replica_that_the_cluster_has_no_room_for_is_said_to_wait(
+    llama: ns.Model, engine: ns.RayEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    assert "free: " in engine.pool.why_waiting()
+    assert f"takes 0 GPUs and {engine.pool.threads} CPUs" in engine.pool.why_waiting()
+    monkeypatch.setattr(ray_engine, "PATIENCE", 0.0)
+    other = llama.replace(id="other")
+    ns.capture(other, tiny.prompts(), batch_size=4, engine=engine, progress=False)
+    assert "waiting for a replica" in caplog.text
+
+
 def test_changed_weights_are_sent_and_the_organism_is_loaded_by_its_name(
     organism_model: ns.Model, engine: ns.RayEngine, monkeypatch: pytest.MonkeyPatch
 ):
