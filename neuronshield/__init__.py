@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .data.readers import read
     from .data.streams import PromptStream
     from .explore.activations import activations
+    from .explore.explorer import Explorer
     from .explore.extremes import top_prompts
     from .explore.responses import before_after, dose_response
     from .explore.words import vocabulary
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from .run import report
     from .run.differences import compare_runs as compare
     from .run.doctor import doctor
+    from .run.exploring import explore
     from .run.opened import Run
     from .run.opened import open_run as open
     from .shield import guard, variants
@@ -61,6 +63,7 @@ _MEMBERS = {
     "data.readers": ("read",),
     "data.streams": ("PromptStream",),
     "explore.activations": ("activations",),
+    "explore.explorer": ("Explorer",),
     "explore.extremes": ("top_prompts",),
     "explore.responses": ("before_after", "dose_response"),
     "explore.words": ("vocabulary",),
@@ -78,6 +81,7 @@ _MEMBERS = {
     "prove.verify": ("verify",),
     "run.differences": ("compare_runs",),
     "run.doctor": ("doctor",),
+    "run.exploring": ("explore",),
     "run.opened": ("Run", "open_run"),
     "shield.unmasked": ("full_update", "plain_lora"),
     "shield.edits": ("clamp_edit", "low_rank_edit"),
@@ -107,6 +111,7 @@ _SUBMODULES = {
 __all__ = [
     "Cell",
     "Evaluation",
+    "Explorer",
     "InputError",
     "Intervention",
     "Model",
@@ -136,6 +141,7 @@ __all__ = [
     "doctor",
     "dose_response",
     "evaluate",
+    "explore",
     "figures",
     "full_update",
     "generate",

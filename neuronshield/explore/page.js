@@ -284,7 +284,7 @@ function content(ex) {
 
 function notes(ex) {
   if (!ex.data.notes.length) return null;
-  return make("footer", {}, make("h3", { text: "What is not known or was left out" }), make("ul", {}, ...ex.data.notes.map((text) => make("li", { text, dir: "auto" }))));
+  return make("footer", {}, make("h3", { text: "How it was measured, and what is not known" }), make("ul", {}, ...ex.data.notes.map((text) => make("li", { text, dir: "auto" }))));
 }
 
 function about(ex) {

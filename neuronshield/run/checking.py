@@ -3,6 +3,7 @@
     check/answers/<name>.json    the evaluation of a condition, a unit that is finished or begun again
     check/attacks/<name>.json    the same of the attacked shield
     answers.parquet              every answer of check and of the curves of step shield
+    check/view.safetensors       what the explorer shows (`view_files`)
 
 The sections of results.json are made from these files alone, so that answers can be graded again without the model.
 """
@@ -25,6 +26,7 @@ from .answer_files import evaluation_files, write_answers
 from .checksums import checksums
 from .comparison import compare, compared_cells, curve_of
 from .conditions import BASE, SHIELD
+from .exploring import write_view
 from .folder import RunFolder, open_folder, read_results, remove_file, write_results
 from .job import Job
 from .report import write_report
@@ -50,6 +52,7 @@ def check(job: Job) -> None:
         _attack(job, done)
     job.folder.own("answers.parquet", step="check")
     write_answers(job.out)
+    write_view(job)
     for name, section in _sections(job.out, done).items():
         job.put(name, section)
 

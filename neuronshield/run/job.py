@@ -32,7 +32,7 @@ from .plan import Plan, given_prompts, in_force, plan_for, with_all_splits
 from .sections import Count, PromptSummary
 from .settings import Settings, write_settings
 
-__all__ = ["Job", "Opened", "load_neurons", "open_job"]
+__all__ = ["Job", "Opened", "load_neurons", "load_options", "open_job"]
 
 T = TypeVar("T")
 
@@ -86,10 +86,7 @@ def open_job(
         InputError: bad prompts or an unknown model (the prompts are read first, they fail faster), settings that do not fit them, or
             a prompt of any step that the model cannot read whole.
     """
-    given = {name: getattr(settings, name) for name in LOADED}
-    wanted: dict[str, Any] = {
-        name: list(v) if isinstance(v, tuple) else v for name, v in given.items() if v not in (None, False, (), {})
-    }
+    wanted = load_options(settings)
     if isinstance(model, Model) and wanted:
         name = next(iter(wanted))
         raise InputError(
@@ -111,6 +108,19 @@ def open_job(
         answers["adapter"] = Path(settings.adapter).name
     study = study_of(loaded, read, seed=settings.seed, dealt=dealt, answers=answers)
     return Opened(loaded, read, plan=plan, settings=settings, study=study)
+
+
+def load_options(settings: Settings) -> dict[str, Any]:
+    """How the model of a run is loaded: the options of `load` that the settings have.
+
+    >>> load_options(Settings(dtype="bfloat16"))
+    {'dtype': 'bfloat16'}
+
+    Args:
+        settings: of the run.
+    """
+    given = {name: getattr(settings, name) for name in LOADED}
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in given.items() if v not in (None, False, (), {})}
 
 
 def _named(prompts: str | os.PathLike[str] | PromptSet | None) -> str | None:
