@@ -86,7 +86,7 @@ def finite(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
 
-def side_by_side(charts: Sequence[Chart], *, gap: int = 26, most: int = 760) -> Chart:
+def side_by_side(charts: Sequence[Chart], *, gap: int = 26, most: int = 900) -> Chart:
     """Charts in rows from left to right, a new row where the next does not fit.
 
     >>> side_by_side([Chart("", 30, 10), Chart("", 30, 20)], gap=5).width

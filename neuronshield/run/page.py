@@ -1,30 +1,31 @@
-"""The parts of a page: tables, figures and numbers as HTML. Every text is escaped; the page loads nothing."""
+"""The parts of a page: tables, figures, terms and numbers as HTML. Every text is escaped; the page loads nothing."""
 
 from __future__ import annotations
 
+import json
+import math
+import re
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
-import plotly.io as pio
+from ..figures.svg import FIGURE_CSS, Drawing, dark_steps
+from .glossary import TERMS, key_of
 
-CSS = """
-:root{--ink:#1b2733;--muted:#66727f;--line:#e3e8ed;--accent:#0b6e8a;--bad:#b3364b;--page:#f4f6f8;--card:#fff;--main:#eef6f8;color-scheme:light dark}
-@media (prefers-color-scheme:dark){:root{--ink:#e4e9ee;--muted:#9aa7b4;--line:#33404d;--accent:#4fb3cc;--bad:#e8798c;--page:#12181f;--card:#1b242e;--main:#22313b}.figure{border-radius:8px}}
-*{box-sizing:border-box}body{margin:0;background:var(--page);color:var(--ink);font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-main{max-width:1120px;margin:0 auto;padding:32px 20px 60px}h1{font-size:27px;margin:0 0 4px}header p{color:var(--muted);margin:0 0 22px}
-h2{font-size:20px;margin:0 0 6px}section{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:22px 24px;margin:18px 0}
-.cards{list-style:none;padding:0;margin:0;display:grid;gap:10px}.cards li{background:var(--card);border:1px solid var(--line);border-left:5px solid var(--muted);border-radius:8px;padding:10px 14px;display:flex;gap:14px}
-.cards b{flex:0 0 62px;text-transform:uppercase;font-size:12px;letter-spacing:.06em;padding-top:2px;color:var(--muted)}
-.cards .good{border-left-color:var(--accent)}.cards .bad{border-left-color:var(--bad)}
-.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:13.5px;margin:10px 0;width:100%}th,td{padding:6px 10px;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}
-th{color:var(--muted);font-weight:600;white-space:nowrap}td.n{font-variant-numeric:tabular-nums;white-space:nowrap}td.n:last-child{white-space:normal}tr.main td{font-weight:600;background:var(--main)}
-.passed{color:var(--accent);font-weight:600}.failed{color:var(--bad);font-weight:600}.stale{background:var(--card);border:1px solid var(--bad);border-left-width:5px;border-radius:8px;padding:10px 14px;margin:0 0 10px}.note{color:var(--muted);font-size:13.5px}
-.figure{margin:14px -8px 0;overflow-x:auto}details{margin-top:12px}summary{cursor:pointer;color:var(--accent)}code{font-size:12.5px}
-@media (max-width:480px){main{padding:20px 10px 40px}section{padding:16px 14px}.cards li{flex-direction:column;gap:2px}.cards b{flex:none}}
-@media print{:root{--page:#fff;--card:#fff;--ink:#000;--muted:#444}main{max-width:none;padding:0}section{border:0;padding:8px 0}.cards li,.figure,tr{break-inside:avoid}.scroll,.figure{overflow:visible}}
-"""
+#: Words of verdicts and outcomes that a table marks.
+MARKED = ("passed", "failed", "too few requests to tell", "not tested")
+
+
+def asset(name: str) -> str:
+    """A file of this package as text: "report.css" or "report.js"."""
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
+def styles() -> str:
+    """The style sheets of the page: that of the figures is an element of its own, which a saved figure takes along."""
+    css = asset("report.css").replace("/*DARK*/", dark_steps())
+    return f'<style id="figure-style">{FIGURE_CSS}</style><style>{css}</style>'
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]], main: int | None = None) -> str:
@@ -35,26 +36,63 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]], main: int | None =
     True
 
     Args:
-        head: names of the columns.
+        head: names of the columns; none for a table without a head.
         rows: cells, as text or numbers.
         main: the row that is set in bold.
     """
     body = ""
     for i, row in enumerate(rows):
         cells = "".join(
-            f'<td class="{"n" if j else ""} {v if v in ("passed", "failed") else ""}">{escape(str(v))}</td>'
+            f'<td class="{"n" if j else ""} {v.replace(" ", "-") if v in MARKED else ""}" dir="auto">{_value(str(v))}</td>'
             for j, v in enumerate(row)
         )
         body += f'<tr class="{"main" if i == main else ""}">{cells}</tr>'
-    titles = "".join(f"<th>{escape(h)}</th>" for h in head)
-    return f'<div class="scroll"><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'
+    titles = "".join(f'<th scope="col">{escape(h)}</th>' for h in head)
+    thead = f"<thead><tr>{titles}</tr></thead>" if head else ""
+    return f'<div class="scroll" tabindex="0"><table>{thead}<tbody>{body}</tbody></table></div>'
 
 
-def drawing(figure: go.Figure) -> str:
-    """A figure as HTML; plotly.js is in the page once."""
-    config = {"displaylogo": False, "responsive": True}
-    html = pio.to_html(figure, full_html=False, include_plotlyjs=False, config=config)
-    return f'<div class="figure">{html}</div>'
+def _value(text: str) -> str:
+    """A cell's text; the interval of a number moves to the next line as a whole."""
+    number = re.fullmatch(r"([+-]?\d+\.\d+) (\[[-+\d., n/a]+\])(.*)", text)
+    return f'{number[1]} <span class="ends">{number[2]}</span>{escape(number[3])}' if number else escape(text)
+
+
+def figure(drawing: Drawing, key: str) -> str:
+    """A figure as HTML, with its numbers beside it for whoever saves them.
+
+    Args:
+        drawing: the figure.
+        key: of the page's figures; ids begin with it.
+    """
+    numbers = json.dumps({"head": drawing.head, "rows": drawing.rows}, separators=(",", ":"), allow_nan=False)
+    for sign in "<>&":
+        numbers = numbers.replace(sign, f"\\u{ord(sign):04x}")
+    buttons = "".join(
+        f'<button type="button" data-save="{kind}">{kind.upper()}</button>' for kind in ("png", "svg", "csv")
+    )
+    return (
+        f'<figure id="figure-{key}"><figcaption>{escape(drawing.title)}</figcaption>'
+        f'<div class="scroll" tabindex="0">{drawing.svg(key)}</div>'
+        f'<div class="tools" role="group" aria-label="Save: {escape(drawing.title)}">{buttons}</div>'
+        f'<script type="application/json">{numbers}</script></figure>'
+    )
+
+
+def term(name: str, shown: str = "") -> str:
+    """A term with its definition on hover and focus; a link to the glossary.
+
+    >>> from neuronshield.run.page import term
+    >>> term("request", "requests")
+    '<a class="term" href="#term-request" aria-describedby="term-request">requests</a>'
+
+    Args:
+        name: one of `glossary.TERMS`.
+        shown: the words on the page, if not the name.
+    """
+    assert name in TERMS, name
+    key = key_of(name)
+    return f'<a class="term" href="#{key}" aria-describedby="{key}">{escape(shown or name)}</a>'
 
 
 def note(text: str) -> str:
@@ -62,14 +100,24 @@ def note(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>'
 
 
+def folded(title: str, html: str, *, is_open: bool = False) -> str:
+    """HTML that is folded away under a title."""
+    return f"<details{' open' * is_open}><summary>{escape(title)}</summary>{html}</details>"
+
+
 def sentence(text: str) -> str:
     """The text with a capital letter."""
     return text[:1].upper() + text[1:]
 
 
+def known(value: float | None) -> bool:
+    """Whether there is a number: not None, not NaN, not infinite."""
+    return value is not None and math.isfinite(value)
+
+
 def num(value: float | None, spec: str = ".2f") -> str:
     """A number in a format; "n/a" where there is none."""
-    return "n/a" if value is None else format(value, spec)
+    return "n/a" if value is None or not math.isfinite(value) else format(value, spec)
 
 
 def interval(values: Sequence[float | None], spec: str = ".2f") -> str:

@@ -23,8 +23,8 @@ from ..shield.objective import Taught
 from .conditions import BASE, LORA, RANDOM_MASKS, SHIELD, over
 
 __all__ = [
-    "AttackSection", "CheckSection", "Count", "FindSection", "Means", "OverlapTable", "PromptSummary", "ShieldSection", "ShownAnswer",
-    "TopNeuron", "Trained", "check_results", "means",
+    "AttackSection", "CheckSection", "Count", "FindSection", "Means", "ModelSummary", "OverlapTable", "PromptSummary", "Sections",
+    "ShieldSection", "ShownAnswer", "TopNeuron", "Trained", "means", "sections_of",
 ]  # fmt: skip
 
 
@@ -253,8 +253,17 @@ class OverlapTable:
 
 
 @dataclass(frozen=True)
-class _Model:
-    """What the page says of the model."""
+class ModelSummary:
+    """What is said of the model.
+
+    Attributes:
+        model: its id.
+        fingerprint: of its weights.
+        dtype: of its weights.
+        n_layers: layers of the language backbone.
+        d_mlp: neurons a layer.
+        n_params: parameters.
+    """
 
     model: str
     fingerprint: str
@@ -264,11 +273,43 @@ class _Model:
     n_params: int
 
 
-#: The type of every part of results.json that is shown; those in the first line are in every file.
+@dataclass(frozen=True)
+class Sections:
+    """results.json, read back; a step that was not run is None.
+
+    Attributes:
+        model: the model.
+        prompts: the prompts of the job.
+        seed: of every draw.
+        versions: of the packages.
+        seconds: that each step took.
+        stale: steps whose inputs have changed since they were run.
+        find: step find.
+        prove: step prove.
+        shield: step shield.
+        check: step check.
+        attack: the attacks of step check.
+    """
+
+    model: ModelSummary
+    prompts: PromptSummary
+    seed: int
+    versions: dict[str, str]
+    seconds: dict[str, float] = field(default_factory=dict)
+    stale: tuple[str, ...] = ()
+    find: FindSection | None = None
+    prove: Proof | None = None
+    shield: ShieldSection | None = None
+    check: CheckSection | None = None
+    attack: AttackSection | None = None
+
+
+#: Parts that every results.json has.
+HEAD = ("model", "prompts", "seed", "versions")
+#: The type of every part that is read as it is.
 PARTS: dict[str, Any] = {
-    "prompts": PromptSummary, "seed": int, "versions": dict[str, str],
-    "seconds": dict[str, float], "stale": list[str], "find": FindSection, "shield": ShieldSection, "check": CheckSection,
-    "attack": AttackSection,
+    "prompts": PromptSummary, "seed": int, "versions": dict[str, str], "seconds": dict[str, float], "stale": tuple[str, ...],
+    "find": FindSection, "shield": ShieldSection, "check": CheckSection, "attack": AttackSection,
 }  # fmt: skip
 
 
@@ -292,13 +333,13 @@ def _check_names(results: Mapping[str, Any]) -> None:
         raise InputError(f"cells: {odd[0]!r:.60} is no cell of the prompts")
 
 
-def check_results(results: Mapping[str, Any]) -> None:
-    """Raise unless every part of results.json has the fields and the types that it must have.
+def sections_of(results: Mapping[str, Any]) -> Sections:
+    """What results.json holds, every part with the fields and the types that it must have.
 
-    >>> check_results({"model": {"model": "m"}})
+    >>> sections_of({"model": {"model": "m"}})
     Traceback (most recent call last):
         ...
-    neuronshield.core.errors.InputError: results.json: model: _Model: field 'fingerprint' is missing; run the step again
+    neuronshield.core.errors.InputError: results.json: model: ModelSummary: field 'fingerprint' is missing; run the step again
 
     Args:
         results: what results.json holds.
@@ -307,15 +348,17 @@ def check_results(results: Mapping[str, Any]) -> None:
         InputError: a missing, unknown or ill-typed field.
     """
     part = "model"
+    found: dict[str, Any] = {}
     try:
         about = from_json(dict[str, Any], results.get("model"))
-        from_json(_Model, {f.name: about[f.name] for f in fields(_Model) if f.name in about})
+        known = {f.name: about[f.name] for f in fields(ModelSummary) if f.name in about}
+        found["model"] = from_json(ModelSummary, known)
         for part, kind in PARTS.items():
-            if part in results or part in ("prompts", "seed", "versions"):
-                from_json(kind, results.get(part))
+            if part in results or part in HEAD:
+                found[part] = from_json(kind, results.get(part))
         part = "prove"
         if part in results:
-            Proof.from_dict(results[part])
+            found[part] = Proof.from_dict(results[part])
         part = "find"
         if results.get(part, {}).get("overlap") is not None:
             from_json(OverlapTable, results[part]["overlap"])
@@ -326,6 +369,7 @@ def check_results(results: Mapping[str, Any]) -> None:
             _check_names(results)
     except InputError as error:
         raise InputError(f"results.json: {part}: {error}; run the step again") from None
+    return Sections(**found)
 
 
 def means(evaluation: Evaluation, cells: Iterable[Cell]) -> Means:

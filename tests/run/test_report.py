@@ -1,15 +1,14 @@
 """The page shows what results.json holds, and nothing from it becomes part of the page's structure.
 
 The page is read back with the standard library's HTML parser: what a browser would take for tags,
-attributes, text and script. The pipeline's own run is in `test_pipeline.py`; here results are planted.
+attributes, text and script. The pipeline's own run is in `test_pipeline.py`; here results are planted. What a browser does with
+the page is in `test_report_in_browser.py`.
 """
 
 from __future__ import annotations
 
-import base64
 import copy
 import json
-import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,13 +16,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pandas as pd
 import pytest
 from planted_results import CELLS, CLAIMS, CONDITIONS, proof, results
 
 from neuronshield import InputError, NeuronSet
 from neuronshield.core.statistics import Interval
 from neuronshield.prove.tables import AnswerRate, Claim, ControlSummary, Experiments
+from neuronshield.run.answer_files import COLUMNS
 from neuronshield.run.folder import FORMAT, write_results
 from neuronshield.run.report import summary, write_report
 
@@ -32,8 +32,10 @@ NAN = float("nan")
 
 # -- reading the page back -------------------------------------------------------------------------------
 VOID = {"meta", "br", "img", "link", "input", "hr"}
-#: plotly names its divs at random
-RANDOM = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+#: Elements of figures: their attributes are positions, which depend on the width of texts.
+SVG = {"svg", "text", "rect", "line", "path", "circle", "polygon", "g", "desc"}
+#: Attributes whose values the page decides, whatever the results say.
+FIXED = {"class", "href", "id", "type", "role", "aria-describedby", "src", "style", "name", "content"}
 
 
 class Page(HTMLParser):
@@ -52,10 +54,10 @@ class Page(HTMLParser):
         assert self.open == [], "every tag is closed"
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, tuple((k, RANDOM.sub("ID", v) if v else v) for k, v in attrs)))
+        self.tags.append((tag, tuple(attrs)))
         if tag not in VOID:
             self.open.append(tag)
-        if tag not in ("b", "i"):
+        if tag not in ("b", "i", "a", "span"):
             self.texts.append(" ")
         if tag == "tr":
             self.cells.append([])
@@ -79,26 +81,24 @@ class Page(HTMLParser):
         """The first table row that begins so."""
         return next(c for c in self.cells if c and c[0] == first)
 
-    def figures(self) -> list[tuple[list[dict[str, Any]], dict[str, Any]]]:
-        """(traces, layout) of every plotly figure, arrays decoded."""
-        found = []
-        for script in self.scripts[1:]:
-            at = script.index("[", script.index("Plotly.newPlot("))
-            traces, end = json.JSONDecoder().raw_decode(script, at)
-            layout, _ = json.JSONDecoder().raw_decode(script, script.index("{", end))
-            found.append((decoded(traces), layout))
-        return found
+    @property
+    def structure(self) -> list[tuple[str, tuple[tuple[str, str | None], ...]]]:
+        """Every element with its attributes, and the values of those that the results have no say in."""
+        return [
+            (tag, () if tag in SVG else tuple((k, v if k in FIXED else None) for k, v in attrs))
+            for tag, attrs in self.tags
+        ]
 
+    @property
+    def tables(self) -> list[str]:
+        """The scripts that hold numbers of figures."""
+        return self.scripts[:-1]
 
-def decoded(value: Any) -> Any:
-    """Plotly's base64 arrays as nested lists."""
-    if isinstance(value, list):
-        return [decoded(v) for v in value]
-    if isinstance(value, dict) and "bdata" in value:
-        array = np.frombuffer(base64.b64decode(value["bdata"]), value["dtype"])
-        shape = [int(n) for n in str(value.get("shape", len(array))).split(",")]
-        return array.reshape(shape).tolist()
-    return {k: decoded(v) for k, v in value.items()} if isinstance(value, dict) else value
+    def figure(self, key: str) -> list[list[Any]]:
+        """The numbers of a figure."""
+        keys = [dict(attrs)["id"] for tag, attrs in self.tags if tag == "figure"]
+        rows: list[list[Any]] = json.loads(self.tables[keys.index(f"figure-{key}")])["rows"]
+        return rows
 
 
 @pytest.fixture
@@ -147,9 +147,9 @@ def poisoned(poison: str) -> dict[str, Any]:
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_nothing_a_prompt_or_a_model_says_changes_the_pages_structure(page: MakePage, hostile: str):
     mild, wild = page(poisoned("x")), page(poisoned(hostile))
-    assert wild.tags == mild.tags
-    assert len(wild.scripts) == len(mild.scripts) == 1 + len(wild.figures())
-    assert wild.scripts[0] == mild.scripts[0]
+    assert wild.structure == mild.structure
+    assert len(wild.scripts) == len(mild.scripts)
+    assert wild.scripts[-1] == mild.scripts[-1]
     assert wild.styles == mild.styles
 
 
@@ -228,9 +228,36 @@ def test_no_key_changes_the_pages_structure(page: MakePage, hostile: str):
         return page(r)
 
     wild, mild = named(hostile), named("x")
-    assert wild.tags == mild.tags
+    assert wild.structure == mild.structure
     assert len(wild.scripts) == len(mild.scripts)
-    assert all("<" not in script for script in wild.scripts[1:])
+    assert all("<" not in table for table in wild.tables)
+
+
+def answers(poison: str) -> pd.DataFrame:
+    """answers.parquet of two prompts, in which every text ends in `poison`."""
+    rows = [
+        (condition + poison * (condition not in ("no update", "shield")), pd.NA, f"{label}{poison}", "en" + poison, "text", label + poison,
+         "r" + poison, "how do i" + poison, "Sure" + poison, "complied" + poison, False, None, False, None, None, "words")
+        for condition in ("no update", "shield", "plain LoRA") for label in ("harmful", "benign")
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"steps": "Int64"})
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_nothing_in_the_answers_or_in_names_of_prompts_changes_the_pages_structure(
+    page: MakePage, tmp_path: Path, hostile: str
+):
+    def shown(poison: str) -> Page:
+        answers(poison).to_parquet(tmp_path / "answers.parquet")
+        prompts = {"id": ["harmful" + poison], "split": ["test"], "request": ["r"], "images": [["00" + poison]]}
+        pd.DataFrame(prompts).to_parquet(tmp_path / "prompts.parquet")
+        return page(results())
+
+    wild, mild = shown(hostile), shown("x")
+    assert wild.structure == mild.structure
+    assert wild.scripts == mild.scripts
+    assert wild.text.count(" ".join(f"Sure{hostile}".split())) == 6
+    assert "The picture cannot be read any more." in wild.text
 
 
 @pytest.mark.parametrize("hostile", HOSTILE[:-1])
@@ -245,28 +272,43 @@ def test_what_they_say_is_shown_letter_by_letter(page: MakePage, hostile: str):
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_no_script_holds_a_tag_and_each_reads_back_as_json(page: MakePage, hostile: str):
     shown = page(poisoned(hostile))
-    for script in shown.scripts[1:]:
-        assert "<" not in script
-        assert "pwned" not in re.sub(r'"(?:[^"\\]|\\.)*"', "", script)  # only ever inside a JSON string
-    axes = [trace["x"] for traces, _ in shown.figures() for trace in traces if trace["type"] == "heatmap"]
-    assert sorted(f"{c}{hostile}" for c in CELLS) in map(sorted, axes)  # the overlap's
+    for table in shown.tables:
+        assert "<" not in table
+        assert "pwned" not in re.sub(r'"(?:[^"\\]|\\.)*"', "", table)  # only ever inside a JSON string
+    names = {name for row in shown.figure("overlap") for name in row[1:3]}
+    assert names == {f"{c}{hostile}" for c in CELLS}
 
 
 def test_the_page_loads_nothing_from_anywhere(page: MakePage):
     shown = page(results())
-    loading = {"src", "href", "srcset", "data", "action", "poster", "background", "formaction", "xlink:href"}
+    loading = {"src", "srcset", "data", "action", "poster", "background", "formaction", "xlink:href"}
     assert [(t, a) for t, attrs in shown.tags for a in attrs if a[0] in loading] == []
+    assert {a[1][0] for _, attrs in shown.tags for a in attrs if a[0] == "href" and a[1]} == {"#"}
     assert not {t for t, _ in shown.tags} & {"link", "iframe", "object", "embed", "img", "base", "form"}
     assert not [a for _, attrs in shown.tags for a in attrs if a[0] == "http-equiv" or a[0].startswith("on")]
-    assert "url(" not in shown.styles[0]
-    assert "@import" not in shown.styles[0]
-    for script in shown.scripts[1:]:
-        assert "http" not in script
-        assert "//" not in script
-    # maps are the one kind of figure for which plotly.js fetches outlines
-    kinds = {trace["type"] for traces, _ in shown.figures() for trace in traces}
-    assert kinds == {"heatmap", "scatter"}
-    assert "plotly.js v" in shown.scripts[0][:500]  # the library itself is inside
+    for style in shown.styles:
+        assert "url(" not in style
+        assert "@import" not in style
+    assert not re.search(r"https?:|\bfetch\b|XMLHttpRequest|eval\(|innerHTML", "".join(shown.scripts))
+
+
+def test_every_figure_is_seen_without_a_script_and_described(page: MakePage):
+    shown = page(results())
+    figures = [dict(attrs) for tag, attrs in shown.tags if tag == "svg"]
+    assert len(figures) == len(shown.tables) > 10
+    ids = {dict(attrs).get("id") for _, attrs in shown.tags}
+    for drawn in figures:
+        assert drawn["role"] == "img"
+        assert set((drawn["aria-labelledby"] or "").split()) <= ids
+
+
+def test_every_term_leads_to_its_definition_and_no_id_is_given_twice(page: MakePage):
+    shown = page(results())
+    ids = [i for _, attrs in shown.tags for k, i in attrs if k == "id"]
+    assert len(ids) == len(set(ids))
+    links = [v[1:] for t, attrs in shown.tags for k, v in attrs if t == "a" and k == "href" and v]
+    assert set(links) <= set(ids)
+    assert len([v for v in links if v.startswith("term-")]) >= 10
 
 
 # -- the page says what the results say ------------------------------------------------------------------
@@ -337,38 +379,28 @@ def test_every_control_stands_beside_the_shield(page: MakePage):
 
 def test_the_pages_figures_hold_the_numbers_of_the_results(page: MakePage):
     r = results()
-    overlap, per_layer, claims, dose, _, cross_cell, curves, grid, transfer = page(r).figures()
-    numbers, grey = overlap[0]
-    shared, names = r["find"]["overlap"]["shared"], [str(c) for c in CELLS]
-    for i, a in enumerate(numbers["y"]):
-        for j, b in enumerate(numbers["x"]):
-            value = None if a == b else shared[names.index(a)][names.index(b)]  # 1 by definition
-            got = numbers["z"][i][j]
-            assert math.isnan(got) if got is not None and value is None else got == value, (a, b)
-            assert grey["text"][i][j] == ("n/a" if value is None and a != b else "")
-    assert per_layer[0][0]["z"] == list(r["find"]["per_layer"].values())
-    assert next(t for t in claims[0] if t["name"] == "the set")["x"] == [0.61, 0.08]
-    assert next(t for t in dose[0] if t.get("name") == "the set, harmful prompts")["y"] == [-2, -1, 0, 1]
-    assert cross_cell[0][0]["z"] == [[0.29] * 3]
-    assert [t["name"] for t in curves[0]] == CONDITIONS[1:]
-    for trace in curves[0]:
-        points = r["check"]["curves"][trace["name"]]
-        assert (trace["x"], trace["y"]) == ([p["over_refusal"][0] for p in points], [p["refusal"][0] for p in points])
-    shown = ["no update", "shield", "random mask 2", "plain LoRA"]  # the best of the random masks
-    assert [a["text"] for a in grid[1]["annotations"]] == shown
-    assert [t["name"] for t in transfer[0]] == shown
-    for condition, panel, points in zip(shown, grid[0], transfer[0], strict=True):
-        values = {cell: m["selectivity"] for cell, m in r["check"]["cells"][condition].items()}
-        for i, language in enumerate(panel["y"]):
-            for j, modality in enumerate(panel["x"]):
-                want = values.get(f"{language}/{modality}", [None])[0]
-                got = panel["z"][i][j]
-                assert (got is None or math.isnan(got)) if want is None else got == pytest.approx(want)
-        assert points["x"] == ["en/image", "sw/text", "en/text *"]  # trained cells apart, starred
-        for x, y, up, down in zip(points["x"], points["y"], points["error_y"]["array"],
-                                  points["error_y"]["arrayminus"], strict=True):  # fmt: skip
-            want = values[x.removesuffix(" *")]
-            assert (y, y + up, y - down) == pytest.approx((want[0], want[2], want[1]))
+    shown = page(r)
+    shared = r["find"]["overlap"]["shared"]
+    assert sorted(row[3] for row in shown.figure("overlap") if row[3] is not None) == sorted(
+        [shared[0][1], shared[1][2]]
+    )
+    assert [row[2] for row in shown.figure("layers")] == [
+        n for counts in r["find"]["per_layer"].values() for n in counts
+    ]
+    assert shown.figure("claims-margin")[0] == ["the set", "value", 0.61, 0.08]
+    assert [row[2] for row in shown.figure("dose-response") if row[1] == "harmful"] == [-2, -1, 0, 1]
+    assert {row[2] for row in shown.figure("cross-cell")} == {0.29}
+    for name in CONDITIONS[1:]:
+        points = r["check"]["curves"][name]
+        assert [row[2:4] for row in shown.figure("curves") if row[0] == name] == [
+            [p["over_refusal"][0], p["refusal"][0]] for p in points
+        ]
+    drawn = ["no update", "shield", "random mask 2", "plain LoRA"]  # the best of the random masks
+    for key, column in (("selectivity", 0), ("transfer", 1)):
+        assert list(dict.fromkeys(row[column] for row in shown.figure(key))) == drawn
+    for cell, name, *values in shown.figure("transfer"):
+        assert values == r["check"]["cells"][name][cell.removesuffix(" *")]["selectivity"]
+    assert shown.figure("transfer")[-1][0] == "en/text *"  # trained cells apart, starred
 
 
 def test_the_summary_is_one_line_a_step(page: MakePage):
@@ -380,15 +412,16 @@ def test_the_summary_is_one_line_a_step(page: MakePage):
     # effect with its interval, strongest control, requests, cost
     assert "necessity: mean 0.08 [-0.03, 0.21], strongest control 0.07 (matched)" in lines[1]
     p = r["prove"]
-    assert f"{p['n_requests']} requests; {p['cost']['margins']} margins, {p['cost']['answers']} answers" in lines[1]
-    assert "19 proven neurons trained: 4321 numbers, 0.350%" in lines[2]
+    assert f"{p['n_requests']} requests; {p['cost']['margins']:,} margins, {p['cost']['answers']} answers" in lines[1]
+    assert "19 proven neurons trained: 4,321 numbers, 0.350%" in lines[2]
     assert lines[3].endswith(
         "cells it did not train on: at the same benign refusal (0.08) the shield refuses 0.37 of harmful prompts and 2 masks of random "
         "neurons 0.31; it beats them (+0.06 [+0.02, +0.11]); over plain LoRA -0.04 [-0.08, +0.01]"
     )
     shown = page(r).text
     for line in lines:
-        assert line.split(maxsplit=1)[1] in shown
+        if not line.startswith("prove"):
+            assert line.split(maxsplit=1)[1][1:] in shown
 
 
 # -- negative results are printed ------------------------------------------------------------------------
@@ -511,7 +544,7 @@ def test_what_was_not_tested_is_shown_as_such_without_numbers(page: MakePage):
     r["prove"] = nothing.to_dict()
     shown = page(r)
     assert shown.row("verdict") == ["verdict", "Not tested"]
-    assert "prove not tested: the model refuses nothing; 16 requests" in " ".join(shown.text.split())
+    assert "Not tested: the model refuses nothing." in shown.text
     assert shown.row("necessity: zero") == ["necessity: zero", "n/a [n/a, n/a]", "n/a", "n/a", "not tested", ""]
     assert "model refuses nowhere" in summary(r)
     assert "prove   not tested: the model refuses nothing; 16 requests" in summary(r)
@@ -523,7 +556,7 @@ def test_the_first_screen_names_the_claims_that_failed(page: MakePage):
     r["prove"] |= {"passed": False, "word": "no", "reason": reason}
     r["prove"]["verified"]["members"] = []
     assert "prove   no: not shown to cause refusals; failed: specificity, utility; necessity: mean" in summary(r)
-    assert "no: not shown to cause refusals; failed: specificity, utility; necessity: mean" in page(r).text
+    assert "No: not shown to cause refusals; failed: specificity, utility." in page(r).text
 
 
 def test_missing_numbers_are_na_never_none_or_nan(page: MakePage):
@@ -546,7 +579,7 @@ def test_missing_numbers_are_na_never_none_or_nan(page: MakePage):
 def test_one_cell_has_no_overlap(page: MakePage):
     r = results()
     r["find"]["overlap"] = None
-    assert len(page(r).figures()) == len(page(results()).figures()) - 1
+    assert len(page(r).tables) == len(page(results()).tables) - 1
 
 
 def test_where_every_cell_was_trained_on_no_transfer_is_claimed(page: MakePage):
@@ -568,7 +601,7 @@ def test_steps_that_are_stale_are_named_before_anything_else(page: MakePage):
     shown = page({**r, "stale": ["shield", "check" + HOSTILE[0]]})
     assert "Stale: shield and check" + HOSTILE[0] in shown.text
     assert shown.text.index("Stale:") < shown.text.index("candidate neurons")
-    assert page({**r, "stale": ["shield", "checkx"]}).tags == shown.tags
+    assert page({**r, "stale": ["shield", "checkx"]}).structure == shown.structure
 
 
 # -- the file --------------------------------------------------------------------------------------------
@@ -578,7 +611,8 @@ def test_a_report_of_the_first_steps_stops_where_they_stop(page: MakePage, steps
     for later in ("find", "prove", "shield", "check")[steps:]:
         del r[later]
     shown = page(r)
-    assert [t for t, _ in shown.tags].count("section") == steps
+    assert [t for t, _ in shown.tags].count("section") == steps + 1  # and the glossary
+    assert shown.text.count("Not run yet.") == 4 - steps
     assert len(summary(r).splitlines()) == steps
 
 
@@ -587,10 +621,10 @@ def test_the_report_is_remade_from_results_alone_and_leaves_no_other_file(tmp_pa
     write_results(tmp_path, results())
     (tmp_path / "report.html").write_text("old", encoding="utf-8")
     assert write_report(str(tmp_path)) == tmp_path / "report.html"
-    first = RANDOM.sub("", (tmp_path / "report.html").read_text(encoding="utf-8"))
+    first = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert first.startswith("<!doctype html>")
     write_report(tmp_path)
-    assert RANDOM.sub("", (tmp_path / "report.html").read_text(encoding="utf-8")) == first
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == first
     assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "results.json"]
 
 
