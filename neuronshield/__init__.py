@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from .data.prompts import Cell, Prompt, PromptSet
     from .data.readers import read
     from .data.streams import PromptStream
-    from .explore.activations import activations
-    from .explore.explorer import Explorer
-    from .explore.extremes import top_prompts
-    from .explore.responses import before_after, dose_response
-    from .explore.words import vocabulary
+    from .explorer.activations import activations
+    from .explorer.notebook import Explorer
+    from .explorer.extremes import top_prompts
+    from .explorer.responses import before_after, dose_response
+    from .explorer.words import vocabulary
     from .find import baselines, overlaps, rules, scores, signs
     from .find.attribution import attribution
     from .find.moments import Stats, capture, record
@@ -62,11 +62,11 @@ _MEMBERS = {
     "data.prompts": ("Cell", "Prompt", "PromptSet"),
     "data.readers": ("read",),
     "data.streams": ("PromptStream",),
-    "explore.activations": ("activations",),
-    "explore.explorer": ("Explorer",),
-    "explore.extremes": ("top_prompts",),
-    "explore.responses": ("before_after", "dose_response"),
-    "explore.words": ("vocabulary",),
+    "explorer.activations": ("activations",),
+    "explorer.notebook": ("Explorer",),
+    "explorer.extremes": ("top_prompts",),
+    "explorer.responses": ("before_after", "dose_response"),
+    "explorer.words": ("vocabulary",),
     "find.attribution": ("attribution",),
     "find.moments": ("Stats", "capture", "record"),
     "find.overlaps": ("Overlap", "overlap"),

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from neuronshield.core.statistics import Interval
-from neuronshield.explore.view import (
+from neuronshield.explorer.view import (
     AS_IT_IS,
     NeuronView,
     PictureView,

@@ -18,11 +18,11 @@ from ..core.errors import InputError
 from ..core.neurons import NeuronSet
 from ..core.statistics import Interval
 from ..data.prompts import Cell, Prompt, PromptSet
-from ..explore.balance import balanced
-from ..explore.explorer import Explorer
-from ..explore.gather import Known, gather
-from ..explore.storage import save_view
-from ..explore.view import SharedView, View
+from ..explorer.balance import balanced
+from ..explorer.notebook import Explorer
+from ..explorer.gather import Known, gather
+from ..explorer.storage import save_view
+from ..explorer.view import SharedView, View
 from ..find.groups import Stats
 from ..model.encoding import as_prompts
 from ..model.model import Model
@@ -62,7 +62,7 @@ def explore(
     >>> ns.explore("out").save("explorer.html")                                 # doctest: +SKIP
 
     The last line of a notebook's cell shows it; `save` writes it to a file. With the extra `explore` it is alive in a notebook: see
-    `neuronshield.explore.explorer`.
+    `neuronshield.explorer.notebook`.
 
     Args:
         model: the model; or the folder of a run, and then nothing else but `progress`.

@@ -6,10 +6,10 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from ..explore.page import fragment
-from ..explore.replies import KnownAnswers
-from ..explore.storage import load_view
-from ..explore.view import AS_IT_IS, SaidView, View
+from ..explorer.page import fragment
+from ..explorer.replies import KnownAnswers
+from ..explorer.storage import load_view
+from ..explorer.view import AS_IT_IS, SaidView, View
 from .answer_files import read_answers
 from .conditions import BASE, SHIELD
 from .manifest import Manifest, read_manifest

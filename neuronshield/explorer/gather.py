@@ -96,7 +96,7 @@ def gather(
 ) -> View:
     """What an explorer shows of neurons on these prompts.
 
-    >>> from neuronshield.explore.balance import balanced
+    >>> from neuronshield.explorer.balance import balanced
     >>> view = gather(model, neurons, balanced(prompts, 8), max_new_tokens=3)
     >>> len(view.neurons), len(view.prompts), view.conditions
     (3, 8, ('as it is', 'set ablated', 'random set ablated'))

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 import neuronshield as ns
-from neuronshield.explore.spans import roles_of, token_texts
+from neuronshield.explorer.spans import roles_of, token_texts
 from neuronshield.model.encoding import render
 from neuronshield.model.encodings import encoded_rows
 

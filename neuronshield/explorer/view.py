@@ -1,6 +1,6 @@
 """What an explorer shows, as plain data: neurons, prompts with their tokens, answers, and cells.
 
-`neuronshield.explore.gather` makes a `View` from a model or a finished run, `neuronshield.explore.page` draws it. Nothing here
+`neuronshield.explorer.gather` makes a `View` from a model or a finished run, `neuronshield.explorer.page` draws it. Nothing here
 reads a model, so a view can be saved, drawn again and tested without one.
 """
 

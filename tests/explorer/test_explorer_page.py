@@ -17,8 +17,8 @@ import views
 
 from neuronshield import InputError
 from neuronshield.core.statistics import Interval
-from neuronshield.explore import page
-from neuronshield.explore.view import PictureView, SaidView, TokenView, View
+from neuronshield.explorer import page
+from neuronshield.explorer.view import PictureView, SaidView, TokenView, View
 
 LANGUAGES = ("en", "zh", "ar", "sw")
 SAMPLE = views.sample(7, 3, LANGUAGES)

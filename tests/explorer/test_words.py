@@ -11,7 +11,7 @@ import tiny
 import torch
 
 import neuronshield as ns
-from neuronshield.explore.words import written_by
+from neuronshield.explorer.words import written_by
 from neuronshield.model.hooks import hooked
 
 NEURONS = ns.NeuronSet([(0, 3), (2, 7), (2, 11)], n_layers=3, d_mlp=29)

@@ -12,7 +12,7 @@ from families import FAMILIES
 
 import neuronshield as ns
 from neuronshield.core.journal import Journal
-from neuronshield.explore.activations import COLUMNS, readings
+from neuronshield.explorer.activations import COLUMNS, readings
 from neuronshield.model.engine import InProcess
 
 PAIRS = [(0, 3), (0, 28), (2, 7)]
@@ -68,7 +68,7 @@ def test_finished_units_come_from_the_journal(llama: ns.Model, tmp_path: Path, m
     rows, engine = list(tiny.prompts())[:9], InProcess(Journal(tmp_path / "journal"))
     first = ns.activations(llama, rows, NEURONS, batch_size=2, engine=engine)
     assert first.equals(ns.activations(llama, rows, NEURONS, batch_size=2))
-    monkeypatch.setattr("neuronshield.explore.activations.values_of", None)
+    monkeypatch.setattr("neuronshield.explorer.activations.values_of", None)
     assert first.equals(ns.activations(llama, rows, NEURONS, batch_size=2, engine=engine))
 
 

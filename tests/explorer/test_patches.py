@@ -15,7 +15,7 @@ from families import FAMILIES, PICTURED, VISION
 from PIL import Image
 
 import neuronshield as ns
-from neuronshield.explore.patches import Grid, Patch, Patches, patches_of
+from neuronshield.explorer.patches import Grid, Patch, Patches, patches_of
 from neuronshield.model.encodings import encoded_rows
 
 OUTPUT = re.compile(r"(attn|attention)\.(out_proj|o_proj|proj|projection_layer)\.(weight|bias)$")

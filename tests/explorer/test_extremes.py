@@ -11,7 +11,7 @@ import torch
 
 import neuronshield as ns
 from neuronshield.core.journal import Journal
-from neuronshield.explore import extremes
+from neuronshield.explorer import extremes
 from neuronshield.model.engine import InProcess
 
 PAIRS = [(0, 3), (2, 7)]
