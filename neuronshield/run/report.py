@@ -23,6 +23,7 @@ from .page import asset, figure, folded, styles, term
 from .proof_section import proof_section
 from .samples import picture_uris, prompt_rows, requests_by_split, sample_answers
 from .sections import FindSection, Sections, sections_of
+from .view_files import report_part
 
 __all__ = ["summary", "write_report"]
 
@@ -89,7 +90,7 @@ def _parts(folder: Path, found: Sections, rows: Any) -> list[tuple[str, str, str
         shown, total = sample_answers(folder)
         pictures = picture_uris(folder, rows, {s.id for s in shown})
         made.append(("answers", "Answers", answer_section(shown, pictures, total=total, check=found.check)))
-    if explorer := _explorer(folder):
+    if explorer := report_part(folder):
         made.insert(1, ("explorer", "Neurons", explorer))
     return [*made, ("glossary", "Glossary", glossary())]
 
@@ -97,11 +98,6 @@ def _parts(folder: Path, found: Sections, rows: Any) -> list[tuple[str, str, str
 def _title(step: str) -> str:
     question = STEPS[step]
     return f"{step.capitalize()}: {question[0].lower()}{question[1:]}"
-
-
-def _explorer(folder: Path) -> str:
-    """The neurons of a run, one by one; nothing where they have not been gathered."""
-    return ""
 
 
 def _lead(sentence: str) -> str:
