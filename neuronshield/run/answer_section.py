@@ -68,7 +68,7 @@ def _filters(shown: Sequence[Shown], n: int) -> str:
 
 def _article(s: Shown, pictures: Sequence[str | None]) -> str:
     drawn = "".join(
-        f'<img src="{escape(uri)}" alt="picture of the prompt" loading="lazy">'
+        f'<img src="{escape(uri)}" alt="picture of the prompt">'
         if uri
         else '<span class="gone">The picture cannot be read any more.</span>'
         for uri in pictures

@@ -13,6 +13,8 @@ from typing import Any
 from ..figures.svg import FIGURE_CSS, Drawing, dark_steps
 from .glossary import TERMS, key_of
 
+#: What is written of a p-value below 0.001.
+LEAST_P = "< 0.001"
 #: Words of verdicts and outcomes that a table marks.
 MARKED = ("passed", "failed", "too few requests to tell", "not tested")
 
@@ -54,6 +56,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]], main: int | None =
 
 def _value(text: str) -> str:
     """A cell's text; the interval of a number moves to the next line as a whole."""
+    if text == LEAST_P:
+        return f'<span class="whole">{escape(text)}</span>'
     number = re.fullmatch(r"([+-]?\d+\.\d+) (\[[-+\d., n/a]+\])(.*)", text)
     return f'{number[1]} <span class="ends">{number[2]}</span>{escape(number[3])}' if number else escape(text)
 
@@ -137,4 +141,4 @@ def spread(values: Sequence[float] | None) -> str:
 
 def p_text(value: float | None) -> str:
     """A p-value with three decimals, or "< 0.001"."""
-    return "< 0.001" if value is not None and value < 0.001 else num(value, ".3f")
+    return LEAST_P if value is not None and value < 0.001 else num(value, ".3f")
