@@ -290,14 +290,16 @@ def _words(
 ) -> dict[Address, Written]:
     """What each neuron writes, over the languages that have prefixes; over the first of them only, where that is enough."""
     languages: list[str] = []
+    missing: list[str] = []
     for language in dict.fromkeys(p.language for p in prompts):
         mine = [p for p in prompts if p.language == language]
         try:
             opening_tokens(model, openings_of(model, mine))
         except InputError as error:
-            notes.append(f"What neurons add to prefixes of {language!r} is not known: {error}.")
+            missing.append(f"What neurons add to prefixes of {language!r} is not known: {error}")
         else:
             languages.append(language)
+    notes += [f"{note}{'' if languages else '; English prefixes are taken instead'}." for note in missing]
     chosen = [p for p in prompts if p.language in (languages[:1] if first else languages)]
     try:
         found = written_by(model, neurons, prompts=PromptSet(chosen) if chosen else None)

@@ -29,7 +29,7 @@ from ..model.model import Model
 from ..prove.verdict import Proof
 from ..shield.loading import load
 from .folder import open_folder
-from .job import Job, load_options, open_job
+from .job import IN_PYTHON, Job, load_options, open_job
 from .opened import Run, open_run
 from .view_files import VIEW, known_answers, saved_view
 
@@ -134,7 +134,7 @@ def _itself(model: Model) -> Model:
 def _opened(run: Run) -> Any:
     """The model and the prompts of a run, read again; they must be those that were studied."""
     settings = run.settings
-    if settings.prompts == "given in Python":
+    if settings.prompts is not None and Path(settings.prompts).name == IN_PYTHON:
         raise InputError(
             f"{run.folder}: the prompts of this run were given in Python and are not kept; "
             "use explore(model, run.candidates, prompts, proof=run.proof, stats=run.stats)"

@@ -32,12 +32,15 @@ from .plan import Plan, given_prompts, in_force, plan_for, with_all_splits
 from .sections import Count, PromptSummary
 from .settings import Settings, write_settings
 
-__all__ = ["Job", "Opened", "load_neurons", "load_options", "open_job"]
+__all__ = ["IN_PYTHON", "Job", "Opened", "load_neurons", "load_options", "open_job"]
 
 T = TypeVar("T")
 
 #: Files of a run that belong to no step.
 HEAD = ("run.toml", "run.log", "prompts.parquet", "results.json", "report.html")
+
+#: What run.toml says of prompts that were not read from a file.
+IN_PYTHON = "given in Python"
 
 #: Settings that say how a named model is loaded.
 LOADED = ("revision", "dtype", "device", "device_map", "quantize", "adapter", "trust_remote_code", "template_options",
@@ -126,7 +129,7 @@ def load_options(settings: Settings) -> dict[str, Any]:
 def _named(prompts: str | os.PathLike[str] | PromptSet | None) -> str | None:
     """The prompts as a setting: a set that is no file cannot be read from a configuration file."""
     if isinstance(prompts, PromptSet):
-        return "given in Python"
+        return IN_PYTHON
     return None if prompts is None else os.fspath(prompts)
 
 
