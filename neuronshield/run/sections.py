@@ -23,7 +23,7 @@ from ..shield.objective import Taught
 from .conditions import BASE, LORA, RANDOM_MASKS, SHIELD, over
 
 __all__ = [
-    "AttackSection", "CheckSection", "Count", "FindSection", "Means", "ModelSummary", "OverlapTable", "PromptSummary", "Sections",
+    "AttackSection", "CheckSection", "Count", "FindSection", "Means", "ModelFacts", "OverlapTable", "PromptSummary", "Sections",
     "ShieldSection", "ShownAnswer", "TopNeuron", "Trained", "means", "sections_of",
 ]  # fmt: skip
 
@@ -253,7 +253,7 @@ class OverlapTable:
 
 
 @dataclass(frozen=True)
-class ModelSummary:
+class ModelFacts:
     """What is said of the model.
 
     Attributes:
@@ -291,7 +291,7 @@ class Sections:
         attack: the attacks of step check.
     """
 
-    model: ModelSummary
+    model: ModelFacts
     prompts: PromptSummary
     seed: int
     versions: dict[str, str]
@@ -339,7 +339,7 @@ def sections_of(results: Mapping[str, Any]) -> Sections:
     >>> sections_of({"model": {"model": "m"}})
     Traceback (most recent call last):
         ...
-    neuronshield.core.errors.InputError: results.json: model: ModelSummary: field 'fingerprint' is missing; run the step again
+    neuronshield.core.errors.InputError: results.json: model: ModelFacts: field 'fingerprint' is missing; run the step again
 
     Args:
         results: what results.json holds.
@@ -351,8 +351,8 @@ def sections_of(results: Mapping[str, Any]) -> Sections:
     found: dict[str, Any] = {}
     try:
         about = from_json(dict[str, Any], results.get("model"))
-        known = {f.name: about[f.name] for f in fields(ModelSummary) if f.name in about}
-        found["model"] = from_json(ModelSummary, known)
+        known = {f.name: about[f.name] for f in fields(ModelFacts) if f.name in about}
+        found["model"] = from_json(ModelFacts, known)
         for part, kind in PARTS.items():
             if part in results or part in HEAD:
                 found[part] = from_json(kind, results.get(part))
