@@ -163,7 +163,10 @@ def _prove(found: Sections, requests: Mapping[str, int]) -> Card:
     assert found.prove is not None
     p = found.prove
     reason, *more = p.reason.split("; ")  # the section below has all of it
-    said = [f"{p.word}: {reason}", *(part for part in more[:1] if part.startswith("failed: "))]
+    said = [
+        reason if reason.startswith(p.word) else f"{p.word}: {reason}",
+        *(part for part in more[:1] if part.startswith("failed: ")),
+    ]
     verdict = "; ".join(said)
     if p.verified:
         said.append(f"{len(p.verified)} of {len(p.neurons)} neurons verified")

@@ -22,7 +22,8 @@
     return svg;
   };
   const text = (figure) => new XMLSerializer().serializeToString(alone(figure));
-  const quoted = (v) => (v === null ? "" : /[",\n]/.test(v) || /^[=+\-@]/.test(v) && typeof v === "string" ? '"' + String(v).replaceAll('"', '""') + '"' : String(v));
+  const plain = (v) => (v === null ? "" : typeof v === "string" && /^[=+\-@]/.test(v) ? "'" + v : String(v)); // no formula of a spreadsheet
+  const quoted = (v) => (/[",\n]/.test(plain(v)) ? '"' + plain(v).replaceAll('"', '""') + '"' : plain(v));
   const savers = {
     svg: (figure, name) => save(new Blob([text(figure)], { type: "image/svg+xml" }), name),
     csv: (figure, name) => {
@@ -56,7 +57,7 @@
       }
       prompt.hidden = !any;
     }
-    shown.textContent = `${n} answers shown`;
+    shown.textContent = `${n} answer${n === 1 ? "" : "s"} shown`;
   };
   for (const f of filters) f.onchange = filter;
 

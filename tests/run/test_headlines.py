@@ -60,6 +60,8 @@ def test_too_few_requests_are_neither_good_nor_bad(verdicts: tuple[str, str], to
     r = results()
     r["prove"] = replace(proof(claims), passed=False, wording=None, retest=None, reason="so").to_dict()
     card = told(r)["prove"]
+    r["prove"]["reason"] = f"{r['prove']['word']}: necessity: mean"
+    assert told(r)["prove"].verdict.lower().count(r["prove"]["word"]) == 1
     assert (card.tone, card.verdict.split(":")[0]) == (tone, word)
 
 

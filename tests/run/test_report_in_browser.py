@@ -78,7 +78,7 @@ def test_answers_are_filtered_by_condition_cell_label_and_outcome(page: Any):
     assert shown() == (4, "4 answers shown")
     page.select_option("[data-filter=cell]", "ar/image")
     page.select_option("[data-filter=label]", "benign")
-    assert shown() == (1, "1 answers shown")
+    assert shown() == (1, "1 answer shown")
     page.select_option("[data-filter=outcome]", "refused")
     assert shown() == (0, "0 answers shown")
 
