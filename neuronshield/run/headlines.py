@@ -164,7 +164,7 @@ def _prove(found: Sections, requests: Mapping[str, int]) -> Card:
     p = found.prove
     reason, *more = p.reason.split("; ")  # the section below has all of it
     said = [
-        reason if reason.startswith(p.word) else f"{p.word}: {reason}",
+        reason if reason.startswith(f"{p.word}:") else f"{p.word}: {reason}",
         *(part for part in more[:1] if part.startswith("failed: ")),
     ]
     verdict = "; ".join(said)
