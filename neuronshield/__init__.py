@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from .data.readers import read
     from .data.streams import PromptStream
     from .explorer.activations import activations
-    from .explorer.notebook import Explorer
     from .explorer.extremes import top_prompts
+    from .explorer.notebook import Explorer
     from .explorer.responses import before_after, dose_response
     from .explorer.words import vocabulary
     from .find import baselines, overlaps, rules, scores, signs

@@ -9,7 +9,7 @@ function panel(model, languages) {
   const text = make("textarea", { rows: 3, "aria-label": "Your prompt", placeholder: "Your prompt", dir: "auto" });
   const file = make("input", { type: "file", accept: "image/*", "aria-label": "Picture" });
   const language = make("select", { "aria-label": "Language of the prompt" }, ...languages.map((l) => make("option", { value: l, text: l })));
-  const factor = make("input", { type: "range", min: -1, max: 2, step: 0.1, value: 0, "aria-label": "Factor" });
+  const factor = make("input", { type: "range", min: -1, max: 2, step: 0.1, value: 0 });
   const chosen = make("span", { role: "status" });
   const before = make("div", { class: "trial" }), after = make("div", { class: "trial" }), problem = make("p", { class: "problem", role: "alert" });
   const run = make("button", { type: "button", class: "run", text: "Answer" });
@@ -53,7 +53,7 @@ function panel(model, languages) {
   model.on("change:neurons", label);
   model.on("change:answered", reply);
   label();
-  const scaling = make("div", { class: "line" }, factor, chosen);
+  const scaling = make("div", { class: "line" }, make("label", {}, "factor ", factor), chosen);
   const box = make("section", { class: "live", "aria-label": "Your own prompt" },
     make("h2", { text: "Your own prompt" }),
     make("p", { class: "muted", text: "Answered as the model is, and with the selected neurons' values multiplied at the last token of the prompt: 0 ablates, 1 changes nothing. Marks in the list select neurons; without any it is the current one." }),
@@ -65,13 +65,14 @@ function panel(model, languages) {
 function render({ model, el }) {
   const data = JSON.parse(JSON.stringify(model.get("data"))); // `mount` adds to it
   const own = panel(model, data.languages);
-  const outer = make("div", { class: "explorer-live" });
+  const outer = make("div", { class: "explorer-live", "data-lm-suppress-shortcuts": "true" }); // keys are the page's, not JupyterLab's
   el.append(outer);
   const pick = (neurons) => (model.set("neurons", neurons), model.save_changes());
   const explorer = mount(outer, data, { onSelect: pick });
   const whole = make("button", { type: "button", text: `Select all ${model.get("whole").length} of the set`, onclick: () => (explorer.select(model.get("whole")), pick(model.get("whole"))) });
   own.scaling.append(whole);
   outer.querySelector(".explorer").append(own.box);
+  outer.querySelector(".main").setAttribute("role", "group"); // the notebook is the page's main part
   explorer.select(model.get("neurons"));
   return () => (own.end(), explorer.remove());
 }

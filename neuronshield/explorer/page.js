@@ -262,7 +262,7 @@ function content(ex) {
   const neuron = make("div", { id: `${ex.id}-neuron` },
     make("div", { class: "heading" }, ex.title, make("span", { class: "steps" }, step(-1, "↑", "Previous neuron"), step(1, "↓", "Next neuron"))),
     ex.tags, ex.sentence, ex.words, grid(ex), controls(ex), ex.rows, notes(ex));
-  const main = make("main", {}, neuron);
+  const main = make("div", { class: "main", role: "main" }, neuron);
   if (ex.data.shared.length) {
     const panel = overlaps(ex);
     panel.hidden = true;
@@ -284,7 +284,7 @@ function content(ex) {
 
 function notes(ex) {
   if (!ex.data.notes.length) return null;
-  return make("footer", {}, make("h3", { text: "How it was measured, and what is not known" }), make("ul", {}, ...ex.data.notes.map((text) => make("li", { text, dir: "auto" }))));
+  return make("section", { class: "notes" }, make("h3", { text: "How it was measured, and what is not known" }), make("ul", {}, ...ex.data.notes.map((text) => make("li", { text, dir: "auto" }))));
 }
 
 function about(ex) {

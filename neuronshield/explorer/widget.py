@@ -57,9 +57,9 @@ def _widget_class() -> Any:
         _esm = f"{script()}\n{here.joinpath('live.js').read_text('utf-8')}"
         _css = f"{style()}\n{here.joinpath('live.css').read_text('utf-8')}"
         data = traitlets.Dict().tag(sync=True)
-        whole = traitlets.List().tag(sync=True)
+        whole: Any = traitlets.List().tag(sync=True)
         pictures = traitlets.Bool().tag(sync=True)
-        neurons = traitlets.List().tag(sync=True)
+        neurons: Any = traitlets.List().tag(sync=True)
         asked = traitlets.Dict().tag(sync=True)
         answered = traitlets.Dict().tag(sync=True)
 

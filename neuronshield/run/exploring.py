@@ -19,8 +19,8 @@ from ..core.neurons import NeuronSet
 from ..core.statistics import Interval
 from ..data.prompts import Cell, Prompt, PromptSet
 from ..explorer.balance import balanced
-from ..explorer.notebook import Explorer
 from ..explorer.gather import Known, gather
+from ..explorer.notebook import Explorer
 from ..explorer.storage import save_view
 from ..explorer.view import SharedView, View
 from ..find.groups import Stats
@@ -91,7 +91,9 @@ def explore(
             )
         return _explore_run(Path(model), progress=progress)
     call = "explore(model, neurons, prompts)"
-    require(neurons, NeuronSet, call=call, name="neurons", hint="wrap (layer, index) pairs in NeuronSet(...)")
+    chosen: NeuronSet = require(
+        neurons, NeuronSet, call=call, name="neurons", hint="wrap (layer, index) pairs in NeuronSet(...)"
+    )
     if prompts is None:
         raise InputError(f"{call}: no prompts; give a PromptSet, or a list of strings")
     require(proof, (Proof, type(None)), call=call, name="proof")
@@ -100,10 +102,10 @@ def explore(
     check_seed(seed, call="explore")
     sample = balanced(as_prompts(model, prompts, call="explore"), n_prompts)
     view = gather(
-        model, neurons, sample, known=Known(proof=proof, stats=stats), max_new_tokens=max_new_tokens, batch_size=batch_size,
+        model, chosen, sample, known=Known(proof=proof, stats=stats), max_new_tokens=max_new_tokens, batch_size=batch_size,
         seed=seed, progress=progress,
     )  # fmt: skip
-    own = neurons if proof is None or not len(proof.verified) else proof.verified
+    own = chosen if proof is None or not len(proof.verified) else proof.verified
     return Explorer(view, neurons=_of_model(own, model), model=lambda: model, max_new_tokens=max_new_tokens)
 
 

@@ -298,7 +298,7 @@ def test_the_switch_shows_answers_and_outcomes_of_its_condition(tab: Any):
 
 def test_hiding_leaves_no_harmful_text_and_no_harmful_picture_on_the_page(tab: Any):
     tab.get_by_role("button", name="English, image:").click()
-    everything = tab.locator("main").inner_html()
+    everything = tab.get_by_role("main").inner_html()
     assert "destroy" in everything
     tab.get_by_label("hide them").check()
     for row in tab.locator(".row.harmful").all():
@@ -379,7 +379,7 @@ def test_hostile_texts_are_shown_and_do_nothing(browser: Any, width: int):
     with chrome.opened(browser, page.document(HOSTILE), width=width) as tab:
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
         assert tab.locator("h1").inner_text() == HOSTILE.title
-        assert tab.locator("footer li").count() == len(views.HOSTILE)
+        assert tab.locator(".notes li").count() == len(views.HOSTILE)
         for _ in HOSTILE.neurons:
             tab.keyboard.press("ArrowDown")
         tab.get_by_role("tab", name="Neurons that cells share").click()

@@ -51,7 +51,7 @@ def test_only_where_a_kernel_runs_it_is_alive(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_without_the_extra_it_is_still_and_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(notebook, "find_spec", lambda name: None)
+    monkeypatch.setattr(notebook, "find_spec", lambda _: None)
     assert explorer()._repr_mimebundle_() is None
     with pytest.raises(ns.InputError, match=r"neuronshield\[explore\]"):
         _ = explorer().live

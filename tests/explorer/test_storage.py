@@ -31,7 +31,7 @@ def test_the_page_of_a_view_is_that_of_its_file(tmp_path: Path):
 def test_a_file_of_something_else_or_with_other_numbers_is_refused(tmp_path: Path):
     view = views.sample()
     (tmp_path / "b").write_text("{}", encoding="utf-8")
-    with pytest.raises(InputError, match="neuronshield.View/1"):
+    with pytest.raises(InputError, match=r"neuronshield\.View/1"):
         load_view(tmp_path / "b")
     path = save_view(view, tmp_path / "view")
     content = path.read_bytes()
