@@ -6,6 +6,7 @@ for a file, `neuronshield.core.folders.replacing_folder` for a folder.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -23,6 +24,7 @@ __all__ = ["as_path", "beside", "is_partial", "reason", "replacing", "sha256", "
 PARTIAL = re.compile(r"\..+\.[0-9a-f]{12}\.(partial|old)")  # as `beside` names them
 
 
+@functools.cache
 def shipped() -> Path:
     """The folder of shipped files: inside an installed wheel, or `assets` at the root of a checkout.
 
