@@ -28,6 +28,7 @@ COMMANDS = {
     "shield": COMMON,
     "check": COMMON,
     "report": {"out"},
+    "explore": {"out", "save"},
     "regrade": {"out", "judge"},
     "answers": {"out", "cell", "condition", "label", "export"},
     "compare": {"runs", "figure"},
@@ -138,6 +139,7 @@ def test_a_bug_is_no_bad_input(said: Callable[..., tuple[int, str, str]], monkey
         (["run", "--replicas", "2"], "--replicas is an option of --engine ray"),
         (["answers", "nowhere"], "nowhere: no answers.parquet; run 'neuronshield check' first"),
         (["regrade", "nowhere", "--judge", "words"], "nowhere: holds no run"),
+        (["explore", "nowhere"], "nowhere: holds no run"),
         (["compare", "nowhere"], "give two runs or more"),
         (["compare", "nowhere", "there"], "nowhere: holds no run"),
         (
