@@ -122,8 +122,11 @@ def gather(
     found = readings(model, prompts, read, batch_size=batch_size, progress=progress)
     means = _benign_means(model, found, read=read, stats=known.stats)
     notes: list[str] = []
-    facts = _facts(model, found, read=read, known=known, wanted=wanted, notes=notes, seed=seed, batch_size=batch_size)
-    shown = _shown(wanted, facts, found=found, notes=notes)
+    differences = _differences(found, read, stats=known.stats, notes=notes)
+    shown, effects = _shown(
+        model, found, wanted=wanted, differences=differences, proof=known.proof, notes=notes, seed=seed, batch_size=batch_size
+    )  # fmt: skip
+    facts = _facts(model, prompts, shown, differences=differences, effects=effects, proof=known.proof, notes=notes)
     answering = Answering(model, prompts, max_new_tokens, batch_size=batch_size, progress=progress, known=known.answers)
     answers = answering.all(changed, random, means=means)
     alone = answering.alone(shown[:ALONE], means=means)
@@ -139,7 +142,7 @@ def gather(
         }
         one = tuple(each[i] for each in alone) + (None,) * (len(shown) - len(alone))
         views.append(_prompt(reading, part, said, alone=one))
-    notes += [note for note in dict.fromkeys(reading.note for reading in found) if note]
+    notes += [f"{note.rstrip('.')}." for note in dict.fromkeys(reading.note for reading in found) if note]
     notes += _told(changed, random, alone, means=means, known=known)
     cells = list(dict.fromkeys(p.cell for p in prompts))
     about = [_counted(shown, facts), f"{count(len(prompts), 'prompt')} in {count(len(cells), 'cell')}", known.about]
@@ -170,7 +173,7 @@ def _sets(model: Model, members: NeuronSet, *, known: Known, seed: int) -> tuple
 def _benign_means(
     model: Model, found: Sequence[Reading], *, read: NeuronSet, stats: Stats | None
 ) -> dict[Cell, Float[np.ndarray, "n_layers d_mlp"]]:
-    """The benign mean of every neuron that is read, by cell: of the moments, else of the cell's benign prompts, else of all benign ones."""
+    """The benign mean of every neuron that is read, by cell: of the moments, else of the cell's benign prompts, else of all."""
     layer, index = np.array(list(read)).T
     benign = [r for r in found if r.prompt.label == "benign"]
     captured = set() if stats is None else set(stats.cells())
@@ -181,26 +184,49 @@ def _benign_means(
         elif mine := [r for r in benign if r.prompt.cell == cell] or benign:
             out[cell] = np.zeros((model.n_layers, model.d_mlp))
             out[cell][layer, index] = np.mean([r.values[:, -1] for r in mine], axis=0)
-    return out
+    left = {r.prompt.cell for r in found} - set(out)
+    return {**out, **dict.fromkeys(left, np.mean(list(out.values()), axis=0))} if out and left else out
 
 
 # -- what is known of each neuron -------------------------------------------------------------------------
-def _facts(
-    model: Model, found: Sequence[Reading], *, read: NeuronSet, known: Known, wanted: NeuronSet, notes: list[str], seed: int,
-    batch_size: int,
-) -> _Facts:  # fmt: skip
-    proof, prompts = known.proof, [r.prompt for r in found]
-    differences = _differences(found, read, stats=known.stats, notes=notes)
-    members = {} if proof is None else {m.neuron: m for m in proof.members}
+def _shown(
+    model: Model, found: Sequence[Reading], *, wanted: NeuronSet, differences: dict[Address, dict[str, float | None]],
+    proof: Proof | None, notes: list[str], seed: int, batch_size: int,
+) -> tuple[list[Address], dict[Address, Interval]]:  # fmt: skip
+    """The neurons of the view, strongest effect first, as many as a page can hold, and their effects.
+
+    Without a proof effects are measured, of as many neurons as are shown: those that differ most between harmful and benign prompts.
+    """
+    effects = {} if proof is None else {m.neuron: m.alone for m in proof.members}
+
+    def strength(at: Address) -> tuple[float, float]:
+        effect = effects.get(at)
+        value = -np.inf if effect is None or not np.isfinite(effect.value) else effect.value
+        return value, sum(abs(d) for d in differences[at].values() if d is not None)
+
+    most = min(MOST, max(LEAST, VALUES // sum(len(reading.tokens) for reading in found)))
+    shown = sorted(wanted, key=strength, reverse=True)[:most]
+    if len(shown) < len(wanted):
+        by = "differ most between harmful and benign requests" if proof is None else "have the largest effects"
+        notes.append(f"Of {count(len(wanted), 'neuron')} the {most} that {by} are shown.")
     if proof is None:
-        effects = _effects(model, prompts, wanted, notes=notes, seed=seed, batch_size=batch_size)
+        prompts = [reading.prompt for reading in found]
+        effects = _effects(model, prompts, NeuronSet(shown), notes=notes, seed=seed, batch_size=batch_size)
+        shown.sort(key=strength, reverse=True)
     else:
-        effects = {at: m.alone for at, m in members.items()}
         notes.append("Effects are those of the proof, on the requests that chose its members.")
-    words = _words(model, prompts, wanted, notes=notes, first=proof is not None)
+    return shown, effects
+
+
+def _facts(
+    model: Model, prompts: Sequence[Prompt], shown: Sequence[Address], *, differences: dict[Address, dict[str, float | None]],
+    effects: dict[Address, Interval], proof: Proof | None, notes: list[str],
+) -> _Facts:  # fmt: skip
+    members = {} if proof is None else {m.neuron: m for m in proof.members}
+    words = _words(model, prompts, NeuronSet(shown), notes=notes, first=proof is not None)
     writes: dict[Address, float | None] = {at: w.refusal - w.compliance for at, w in words.items()}
     kinds = {}
-    for at in wanted:
+    for at in shown:
         sign = members[at].sign if at in members else None
         if sign is not None and np.isfinite(sign.writes):
             writes[at], kinds[at] = sign.writes, sign.kind
@@ -209,7 +235,7 @@ def _facts(
             kinds[at] = kind(float(np.mean(known_ones or [0.0])), writes.get(at) or 0.0)
     return _Facts(
         effects=effects, differences=differences, writes=writes, kinds=kinds, words=words,
-        statuses={at: _status(at, proof) for at in wanted},
+        statuses={at: _status(at, proof) for at in shown},
     )  # fmt: skip
 
 
@@ -262,7 +288,9 @@ def _effects(
         pairs = _refusing(pairs)
         fall = pairs.harmful_margins - pairs.on_harmful([pairs.ablate(NeuronSet([at])) for at in neurons])
     except InputError as error:
-        notes.append(f"The effect of ablating each neuron alone was not measured: {error}.")
+        notes.append(
+            f"The effect of ablating each neuron alone was not measured: {str(error).removeprefix('verify: ')}."
+        )
         return {}
     if not pairs.clean_logit_difference.low > 0:
         notes.append(
@@ -310,22 +338,6 @@ def _words(
 
 
 # -- what is shown ----------------------------------------------------------------------------------------
-def _shown(wanted: NeuronSet, facts: _Facts, *, found: Sequence[Reading], notes: list[str]) -> list[Address]:
-    """The neurons of the view, strongest effect first, as many as a page can hold."""
-
-    def strength(at: Address) -> tuple[float, float]:
-        effect = facts.effects.get(at)
-        value = -np.inf if effect is None or not np.isfinite(effect.value) else effect.value
-        return value, sum(abs(d) for d in facts.differences[at].values() if d is not None)
-
-    order = sorted(wanted, key=strength, reverse=True)
-    tokens = sum(len(reading.tokens) for reading in found)
-    most = min(MOST, max(LEAST, VALUES // tokens))
-    if len(order) > most:
-        notes.append(f"The strongest {most} of {count(len(order), 'neuron')} are shown.")
-    return order[:most]
-
-
 def _neuron(at: Address, facts: _Facts, scale: float) -> NeuronView:
     words = facts.words.get(at)
     return NeuronView(
@@ -373,5 +385,5 @@ def _told(
             f"Random set ablated: the same of {count(len(random), 'neuron')} drawn at random in the same layers."
         )
     if alone:
-        told.append(f"This neuron ablated: known of the {len(alone)} neurons with the largest effect.")
+        told.append(f"This neuron ablated: known of {count(len(alone), 'neuron')} with the largest effect.")
     return told

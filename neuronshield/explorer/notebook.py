@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ..core.display import count
 from ..core.errors import InputError
 from ..core.files import write_text
 from ..core.neurons import NeuronSet
@@ -88,7 +89,7 @@ class Explorer:
         return write_text(path, document(self.view))
 
     def __repr__(self) -> str:
-        return f"Explorer({len(self.view.neurons)} neurons, {len(self.view.prompts)} prompts)"
+        return f"Explorer({count(len(self.view.neurons), 'neuron')}, {count(len(self.view.prompts), 'prompt')})"
 
     def _repr_html_(self) -> str:
         return fragment(self.view)

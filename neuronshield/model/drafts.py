@@ -79,6 +79,8 @@ def remember(model: Model, prompt: Prompt, ids: Sequence[int]) -> None:
         prompt: what was asked.
         ids: what was answered, with the token that ended it, if one did.
     """
+    if model.image_token_id in ids:  # as a part of a prompt it asks for a picture
+        return
     known = _DRAFTS.setdefault(model.processor, _Drafts()).known
     given = tuple(ids)
     known[prompt] = [given, *(d for d in known.get(prompt, []) if d != given)][:KEPT]

@@ -151,6 +151,17 @@ def test_the_ablation_of_a_refusal_circuit_turns_refusals_into_compliance(circui
     assert outcomes == {AS_IT_IS: {"refused"}, SET_ABLATED: {"complied"}, RANDOM_ABLATED: {"refused"}}
 
 
+def test_a_cell_without_benign_prompts_anywhere_is_ablated_to_the_mean_of_the_captured_cells(llama: ns.Model):
+    english = ns.PromptSet([p for p in tiny.prompts() if p.language == "en"])
+    stats = ns.capture(llama, english, progress=False)
+    rows = [english.where(label="harmful")[0], tiny.prompts().where(language="sw", label="harmful")[0]]
+    view = gather(llama, NEURONS, rows, known=Known(stats=stats), **WHAT)
+    change = ns.Intervention.mean_of(NEURONS, stats, cell="en/text")
+    assert [p.answers[SET_ABLATED].text for p in view.prompts] == ns.generate(
+        llama, rows, intervention=change, max_new_tokens=3
+    )
+
+
 def test_known_answers_are_not_generated_again(llama: ns.Model):
     sample = balanced(tiny.prompts(), 4)
     given = {AS_IT_IS: {sample[0].id: SaidView("known", "refused")}, "shielded": {sample[1].id: SaidView("no", "")}}
@@ -184,9 +195,11 @@ def test_of_many_neurons_and_long_prompts_the_strongest_are_shown(llama: ns.Mode
     whole = gather(llama, everything, sample, **WHAT)
     monkeypatch.setattr("neuronshield.explorer.gather.VALUES", 1)
     view = gather(llama, everything, sample, **WHAT)
-    assert at(view) == at(whole)[:LEAST]
-    assert [n.scale for n in view.neurons] == [n.scale for n in whole.neurons[:LEAST]]
-    assert any(f"The strongest {LEAST} of 58" in note for note in view.notes)
+    largest = sorted(whole.neurons, key=lambda n: -sum(abs(d or 0) for d in n.differences.values()))[:LEAST]
+    kept = {(n.layer, n.index) for n in largest}
+    assert at(view) == [name for name in at(whole) if name in kept]
+    assert list(view.neurons) == [n for n in whole.neurons if (n.layer, n.index) in kept]
+    assert any(f"Of 58 neurons the {LEAST} that differ most" in note for note in view.notes)
 
 
 def test_a_set_of_whole_layers_has_no_random_set(llama: ns.Model):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from families import FAMILIES
 from oracles import NEURONS, WORD, some
 
 import neuronshield as ns
@@ -223,3 +224,14 @@ def test_what_is_kept_of_lower_layers_is_bounded(monkeypatch: pytest.MonkeyPatch
     kept = drafts._DRAFTS[model.processor].lower.rows.values()
     assert 0 < sum(r.value.numel() * 4 for some in kept for r in some.values()) <= 5000
     assert all(w == wanted[0] for w in wanted)
+
+
+def test_an_answer_that_holds_the_token_of_a_picture_is_no_draft() -> None:
+    family = next(f for f in FAMILIES if f.name == "Qwen2.5-VL")
+    model = family.load()
+    prompt = next(p for p in tiny.prompts(pictures=True) if p.images)
+    plain = generate(model, prompt, max_new_tokens=3)
+    drafts.remember(
+        model, prompt, [int(model.image_token_id or 0), 2]
+    )  # read as a part of the prompt it asks for a picture
+    assert generate(model, prompt, max_new_tokens=3) == plain
