@@ -172,6 +172,46 @@ def test_known_answers_are_not_generated_again(llama: ns.Model):
     assert ["shielded" in p.answers for p in view.prompts] == [False, True, False, False]
 
 
+def test_the_prompts_that_are_left_are_ablated_to_the_means_of_their_own_cells(
+    llama: ns.Model, monkeypatch: pytest.MonkeyPatch
+):
+    sample, stats = balanced(tiny.prompts(), 4), ns.capture(llama, tiny.prompts(), progress=False)
+    asked: list[tuple[list[ns.Prompt], ns.Intervention]] = []
+
+    def spied(
+        model: ns.Model, prompts: list[ns.Prompt], *, intervention: ns.Intervention | None, **options: Any
+    ) -> list[str]:
+        if intervention is not None and intervention.neurons == NEURONS:
+            asked.append((prompts, intervention))
+        return ns.generate(model, prompts, intervention=intervention, **options)
+
+    monkeypatch.setattr("neuronshield.explorer.replies.generate", spied)
+    given = {SET_ABLATED: {sample[0].id: SaidView("known", "")}}
+    gather(llama, NEURONS, sample, known=Known(stats=stats, answers=given), **WHAT)
+    ((prompts, change),) = asked
+    assert [p.id for p in prompts] == [p.id for p in sample[1:]]
+    np.testing.assert_allclose(change.value, [stats.moments("benign", p.cell).mean for p in prompts], rtol=1e-5)
+
+
+def test_effects_are_of_cells_in_which_the_model_tells_the_labels_apart(circuit: planted.Planted, refusing: ns.Model):
+    refused = [replace(p, split=None) for p in balanced(planted.prompts(), 12)]
+    words = ["one", "two", "red", "blue", "green", "step"]
+    answered = [  # no harm is in them, so that neither label is refused
+        replace(
+            p,
+            id=f"{p.id}-sw",
+            language="sw",
+            prompt=f"{words[k // 2 % 6]} {p.label} bake bread",
+            pair_id=f"sw-{k // 2}",
+        )
+        for k, p in enumerate(refused)
+    ]
+    chosen = ns.NeuronSet(sorted(circuit.causal)[:3], **planted.SHAPE)
+    mixed, alone = (gather(refusing, chosen, rows, **WHAT) for rows in ([*refused, *answered], refused))
+    assert [n.effect for n in mixed.neurons] == [pytest.approx(n.effect, abs=1e-5) for n in alone.neurons]
+    assert len(mixed.prompts) == 2 * len(alone.prompts)
+
+
 def test_prompts_without_labels_to_compare_and_of_unknown_languages_are_shown_and_what_is_not_known_is_said(
     llama: ns.Model,
 ):
