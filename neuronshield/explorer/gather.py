@@ -184,8 +184,10 @@ def _benign_means(
         elif mine := [r for r in benign if r.prompt.cell == cell] or benign:
             out[cell] = np.zeros((model.n_layers, model.d_mlp))
             out[cell][layer, index] = np.mean([r.values[:, -1] for r in mine], axis=0)
-    left = {r.prompt.cell for r in found} - set(out)
-    return {**out, **dict.fromkeys(left, np.mean(list(out.values()), axis=0))} if out and left else out
+    if out:
+        overall = np.mean(list(out.values()), axis=0)
+        out |= {r.prompt.cell: overall for r in found if r.prompt.cell not in out}
+    return out
 
 
 # -- what is known of each neuron -------------------------------------------------------------------------
