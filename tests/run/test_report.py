@@ -184,7 +184,7 @@ def test_text_where_a_number_is_due_is_refused_by_its_name():
     [
         ("model",), ("prompts",), ("versions",), ("seed",), ("model", "fingerprint"), ("model", "n_params"), ("prompts", "cells"),
         ("find", "anchor"), ("find", "overlap", "shared"), ("prove", "claims"), ("prove", "claims", 0, "effect"),
-        ("shield", "conditions", "shield", "losses"), ("check", "gains_in_selectivity"), ("check", "curves"), ("attack",), ("shield",),
+        ("shield", "conditions", "shield", "losses"), ("check", "gains_in_selectivity"), ("check", "curves"), ("attack",),
         ("check", "curves", "shield"), ("check", "cells", "no update"), ("check", "cells", "shield", "en/text"),
         ("check", "means", "shield", "untrained"), ("check", "matched", "over plain LoRA"),
     ],
@@ -198,6 +198,15 @@ def test_what_is_missing_is_named_in_one_line_and_there_is_no_page(tmp_path: Pat
     assert "\n" not in str(caught.value)
     assert str(where[-1]) in str(caught.value)
     assert not (tmp_path / "report.html").exists()
+
+
+def test_a_check_of_a_shield_that_is_being_trained_again_is_not_shown(tmp_path: Path):
+    r = results()
+    del r["shield"]
+    write_results(tmp_path, r)
+    text = write_report(tmp_path).read_text(encoding="utf-8")
+    assert [line.split()[0] for line in summary(r).splitlines()] == ["find", "prove"]
+    assert text.count("not run") >= 2
 
 
 def test_an_overlap_of_other_rows_than_cells_is_refused():
