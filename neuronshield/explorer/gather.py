@@ -37,7 +37,7 @@ from .storage import three_digits
 from .view import NeuronView, PromptView, SaidView, SharedView, View
 from .words import Written, written_by
 
-__all__ = ["Known", "gather"]
+__all__ = ["ALONE", "Known", "gather"]
 
 Address = tuple[int, int]
 

@@ -22,10 +22,10 @@ import nnsight
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from ..core.arguments import at_least
 from ..core.errors import InputError
+from ..core.progress import bar
 from ..data.prompts import Prompt
 from .drafts import confirmed, remember
 from .edits import Edit, check_conditions, edits_for
@@ -105,14 +105,14 @@ def generate(
     check_conditions(model, rows, [intervention], generated=max_new_tokens)
     check_prompts(model, rows, extra=max_new_tokens)
     settings: dict[str, Any] = {"intervention": intervention, "max_new_tokens": max_new_tokens}
-    with tqdm(total=len(rows), desc=desc, unit="prompt", disable=not progress, leave=False) as bar:
+    with bar(len(rows), desc=desc, unit="answer", show=progress) as tick:
         ids = confirmed(
-            model, rows, lambda row: _answers(model, rows, [row], bar=None, batch_size=1, **settings)[row],
+            model, rows, lambda row: _answers(model, rows, [row], tick=None, batch_size=1, **settings)[row],
             ends=_ends(model), batch_size=batch_size, **settings,
         )  # fmt: skip
-        bar.update(len(ids))
+        tick(len(ids))
         left = [row for row in range(len(rows)) if row not in ids]
-        ids |= _answers(model, rows, left, bar=bar, batch_size=batch_size, **settings)
+        ids |= _answers(model, rows, left, tick=tick, batch_size=batch_size, **settings)
     out = [text.strip() for text in decoded(model.tokenizer, [list(ids[row]) for row in range(len(rows))])]
     return out[0] if isinstance(prompts, (str, Prompt)) else out
 
@@ -125,7 +125,7 @@ def _answers(
     intervention: Intervention | None,
     max_new_tokens: int,
     batch_size: int,
-    bar: Any,
+    tick: Callable[[int], None] | None,
 ) -> dict[int, tuple[int, ...]]:
     """Token ids of the answers to some rows, each with the token that ended it; they are kept as drafts."""
     out: dict[int, tuple[int, ...]] = {}
@@ -137,8 +137,8 @@ def _answers(
             end = next((i for i, token in enumerate(ids) if token in ends), len(ids))
             out[row] = tuple(ids[: end + 1])
             remember(model, prompts[row], out[row])
-        if bar is not None:
-            bar.update(len(batch.rows))
+        if tick is not None:
+            tick(len(batch.rows))
     return out
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from typing import Any
 from ..core.arguments import at_least, check_seed, require
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
+from ..core.progress import metered
 from ..core.statistics import Interval
 from ..data.prompts import Cell, Prompt, PromptSet
 from ..explorer.balance import balanced
-from ..explorer.gather import Known, gather
+from ..explorer.gather import ALONE, Known, gather
 from ..explorer.notebook import Explorer
 from ..explorer.storage import save_view
 from ..explorer.view import SharedView, View
@@ -101,12 +102,19 @@ def explore(
     at_least(1, "explore", n_prompts=n_prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
     check_seed(seed, call="explore")
     sample = balanced(as_prompts(model, prompts, call="explore"), n_prompts)
-    view = gather(
+    view = _gathered(
         model, chosen, sample, known=Known(proof=proof, stats=stats), max_new_tokens=max_new_tokens, batch_size=batch_size,
         seed=seed, progress=progress,
     )  # fmt: skip
     own = chosen if proof is None or not len(proof.verified) else proof.verified
     return Explorer(view, neurons=_of_model(own, model), model=lambda: model, max_new_tokens=max_new_tokens)
+
+
+def _gathered(model: Model, neurons: NeuronSet, sample: Sequence[Prompt], *, progress: bool, **options: Any) -> View:
+    """What an explorer shows, with one line of progress for all that it computes."""
+    answers = len(sample) * (3 + min(ALONE, len(neurons)))
+    with metered("explore", {"prompt": len(sample), "answer": answers}, show=progress):
+        return gather(model, neurons, sample, progress=progress, **options)
 
 
 def _of_model(neurons: Any, model: Model) -> NeuronSet:
@@ -183,7 +191,7 @@ def run_view(run: Run, model: Model, prompts: PromptSet, *, progress: bool = Fal
     )  # fmt: skip
     size = {} if run.settings.batch_size is None else {"batch_size": run.settings.batch_size}
     tokens = run.settings.max_new_tokens or MAX_NEW_TOKENS
-    return gather(
+    return _gathered(
         model, run.candidates, sample, known=known, max_new_tokens=tokens, seed=seed, progress=progress, **size
     )
 
