@@ -218,7 +218,9 @@ def main() -> None:
             del model
     for part, rows in done.items():
         title, columns = TABLES[part]
-        write_result(f"gpu-{part}", title, columns=columns, rows=rows, settings=f"{args.rounds} rounds in turn", device=device)
+        write_result(
+            f"gpu-{part}", title, columns=columns, rows=rows, settings=f"{args.rounds} rounds in turn", device=device
+        )
 
 
 if __name__ == "__main__":
