@@ -36,7 +36,7 @@ from neuronshield.model.encoding import batches
 
 TOKENS, PROMPTS = 256, 256
 SPREAD = "{:.2f} ({:.2f} to {:.2f})"
-SHAPES: dict[str, dict[str, int]] = {
+SHAPES: dict[str, dict[str, Any]] = {
     "7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32},
     "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4},
 }  # fmt: skip
