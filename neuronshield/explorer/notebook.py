@@ -96,7 +96,10 @@ class Explorer:
 
     def _repr_mimebundle_(self, **kinds: Any) -> Any:
         """The live page, where there can be one; a notebook keeps the frame beside it."""
-        return self.live._repr_mimebundle_(**kinds) if find_spec("anywidget") is not None and _kernel_runs() else None
+        if find_spec("anywidget") is None or not _kernel_runs():
+            return None
+        bundle, about = self.live._repr_mimebundle_(**kinds)
+        return {**bundle, "text/plain": repr(self)}, about
 
 
 def _kernel_runs() -> bool:

@@ -160,7 +160,7 @@ function option(ex, neuron, k) {
   if (value !== null) {
     track.append(make("i", { class: value < 0 ? "bar minus" : "bar", "--from": at(ex, Math.min(0, value)), "--to": at(ex, Math.max(0, value)) }));
     if (low !== null && high !== null) track.append(make("i", { class: "whisker", "--from": at(ex, low), "--to": at(ex, high) }));
-  } else track.append(make("em", { text: "not measured" }));
+  } else track.append(make("em", { text: "n/a" }));
   const effect = value === null ? "effect not measured" : `effect ${percent(value)}${low === null || high === null ? "" : `, ${percent(low)} to ${percent(high)}`}`;
   const side = neuron.leaning ? `more active on ${neuron.leaning}` : "no side known";
   const label = `Layer ${neuron.layer}, index ${neuron.index}; ${effect}; ${side}; ${neuron.status}${neuron.kind && neuron.kind !== neuron.status ? `, ${neuron.kind}` : ""}`;

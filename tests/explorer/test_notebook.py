@@ -48,6 +48,7 @@ def test_only_where_a_kernel_runs_it_is_alive(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=1)))
     bundle = explorer()._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in json.dumps(bundle)
+    assert bundle[0]["text/plain"] == repr(explorer())
 
 
 def test_without_the_extra_it_is_still_and_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
