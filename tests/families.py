@@ -330,7 +330,7 @@ def check_capture(family: Family) -> None:
                     for batch in batches(model, list(rows), batch_size=size, side=side):
                         member = torch.zeros(len(batch.rows), dtype=torch.long)
                         counts, values = _trace_moments(model, batch, role, member=member, n_groups=1)
-                        part = Moments(int(counts[0]), *(v[0] for v in values))
+                        part = Moments(int(counts[0]), *(v[0].numpy() for v in values))
                         got = part if got is None else got.merge(part)
                     assert got is not None
                     assert got.n == wanted.n, (role, got.n, wanted.n)
