@@ -106,7 +106,7 @@ class Answering:
         return out | {name: given for name, given in self.known.items() if name not in out}
 
     def alone(self, neurons: Sequence[tuple[int, int]], *, means: Means) -> list[list[SaidView]]:
-        """The answers with each neuron ablated alone, [neuron][prompt].
+        """The answers to each prompt with each neuron ablated alone, by neuron.
 
         Args:
             neurons: as (layer, index).

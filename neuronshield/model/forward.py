@@ -281,7 +281,7 @@ def margins(
         conditions: interventions; None for a clean run.
         tokens: first-token ids by language, from `opening_tokens`.
         batch_size: prompts a forward.
-        frozen: every norm of the residual stream keeps the scale of the clean run at the last prompt token (see
+        frozen: every norm of the residual stream keeps the mean and scale of the clean run at the last prompt token (see
             `norms`).
         prepared: what `prepare` made of the same prompts.
         progress: show a progress bar.
@@ -325,7 +325,7 @@ def _runs(
     """Numbers of the conditions that were run together, and their logits; a shortcut that gives others is dropped."""
     hold: Any = nullcontext()
     if frozen:
-        hold = FrozenNorms(model).hooks
+        hold = FrozenNorms(model, mean=True).hooks
         with running(model), hold:
             _logits(model, prompts, batch, conditions=[None], shared=shared)
     shared.calls += 1
@@ -352,7 +352,7 @@ def _alone(
 ) -> Float[Tensor, " vocab"]:
     """Logits of one prompt by itself, unpadded, in a full forward under one condition."""
     batch = collate(model, [prompts[row]], side="left", rows=[row])
-    hold: Any = FrozenNorms(model).hooks if frozen else nullcontext()
+    hold: Any = FrozenNorms(model, mean=True).hooks if frozen else nullcontext()
     for each in [None, condition] if frozen else [condition]:  # frozen norms remember the clean run
         with running(model), hold:
             logits, _ = _logits(model, prompts, batch, conditions=[each], shared=Shared(dict(batch.encoding)))

@@ -42,7 +42,7 @@ def test_with_norms_frozen_what_nothing_reads_has_no_effect_at_all() -> None:
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_frozen_norms_equal_the_same_by_hand(request: pytest.FixtureRequest, name: str) -> None:
-    """The last layer's neuron, with the final norm's scale of the clean run."""
+    """The last layer's neuron, with the final norm's mean and scale of the clean run."""
     model: ns.Model = request.getfixturevalue(name)
     prompts = some(name)
     got = margins(
@@ -64,7 +64,7 @@ def test_frozen_norms_equal_the_same_by_hand(request: pytest.FixtureRequest, nam
             if name == "llama":
                 out = norm.weight * moved / (x.pow(2).mean() + norm.variance_epsilon).sqrt()
             else:
-                out = norm.weight * (moved - moved.mean()) / (x.var(unbiased=False) + norm.eps).sqrt() + norm.bias
+                out = norm.weight * (moved - x.mean()) / (x.var(unbiased=False) + norm.eps).sqrt() + norm.bias
             logits = model.module.lm_head(out).double()
         assert margin == pytest.approx(margin_by_hand(logits), rel=2e-3, abs=2e-4)
 
@@ -89,7 +89,7 @@ def test_norms_of_a_family_that_flattens_its_batch_are_frozen_too() -> None:
             for handle in handles:
                 handle.remove()
             x, moved = seen["x"], seen["x"] + (4.0 - seen["h"]) * down.weight[:, 7]
-            out = norm.weight * (moved - moved.mean()) / (x.var(unbiased=False) + norm.eps).sqrt() + norm.bias
+            out = norm.weight * (moved - x.mean()) / (x.var(unbiased=False) + norm.eps).sqrt() + norm.bias
             logits = module.lm_head(out).double()
         assert margin == pytest.approx(margin_by_hand(logits), rel=2e-3, abs=2e-4)
 
