@@ -36,6 +36,7 @@ from .work import StepWork, n_candidates, work_of
 __all__ = ["Estimate", "estimate"]
 
 PROBED = 48  # prompts of the probe, at most, beside two of every cell and label
+ANSWERED = 256  # prompts of the probe that are answered, at most: batches of few prompts say too little of full ones
 DRAWN = 96  # control sets of the probe
 STEPS = 6  # of training in the probe
 
@@ -177,12 +178,13 @@ class _Probe:
         )
         tokens = opening_tokens(model, openings_of(model, rows))
         refusing = told_apart(rows, margins(model, rows, [None], tokens=tokens)[0] > 0)
-        answer, again = _answer_times(about, some, start)
+        asked = PromptSet(list(_sample(about.prompts.where(split="test"), each=ANSWERED))[:ANSWERED])
+        answer, again = _answer_times(about, asked, start)
         return cls(
             capture=_timed(lambda: capture(model, some, progress=False)) / len(some),
             margin=_margin_time(about, start, refusing),
-            answer=answer / len(some),
-            again=again / len(some),
+            answer=answer / len(asked),
+            again=again / len(asked),
             training=_step_time(about, start),
             overlap=_overlap(about),
             prompt_tokens=float(np.mean([len(model.tokenizer(p.prompt)["input_ids"]) for p in some])),
