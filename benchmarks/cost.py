@@ -20,7 +20,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from result_files import write_result
+from result_files import spread, write_result
 
 import neuronshield as ns
 from neuronshield import organism
@@ -97,8 +97,8 @@ def measured(name: str, *, rounds: int) -> dict[str, Any]:
             seconds.append(took)
             shares.append(2 * parameters * tokens / took / fast)
     return {
-        "model": model.id, "parameters": parameters / 1e6, "tokens": tokens, "seconds": [median(seconds), min(seconds), max(seconds)],
-        "share": [median(shares), min(shares), max(shares)],
+        "model": model.id, "parameters": parameters / 1e6, "tokens": tokens, "seconds": spread(seconds),
+        "share": spread(shares),
     }  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 import update
 from capture import BATCH
-from result_files import write_result
+from result_files import spread, write_result
 
 import neuronshield as ns
 from neuronshield import organism
@@ -78,11 +78,6 @@ def clock() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
-
-
-def spread(values: list[float]) -> list[float]:
-    """Median, smallest and largest."""
-    return [median(values), min(values), max(values)]
 
 
 def in_turn(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -66,6 +67,11 @@ def source(device: str = "cpu") -> dict[str, str]:
         "commit": head.stdout.strip() or "of no checkout", "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "machine": f"{os.cpu_count()} CPU cores, {gpu}",
     }  # fmt: skip
+
+
+def spread(values: Sequence[float]) -> list[float]:
+    """Median, smallest and largest of some rounds."""
+    return [median(values), min(values), max(values)]
 
 
 def text(data: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from result_files import write_result
+from result_files import spread, write_result
 
 import neuronshield as ns
 from neuronshield import organism
@@ -181,11 +181,6 @@ def empty(prompts: Sequence[ns.Prompt]) -> Unit:
     """A unit with one prompt, whose time is that of the call."""
     options = {"tokens": "last_prompt", "batch_size": 1, "folds": [0]}
     return Unit(f"{moments.__name__}:moments_of", (prompts[0],), options=options)
-
-
-def spread(values: Sequence[float]) -> list[float]:
-    """Median, smallest and largest."""
-    return [median(values), min(values), max(values)]
 
 
 if __name__ == "__main__":

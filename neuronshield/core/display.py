@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-__all__ = ["ROWS", "count", "own_names", "short_table"]
+__all__ = ["ROWS", "count", "in_script", "own_names", "short_table"]
 
 #: Rows of a table that fit a screen.
 ROWS = 12
@@ -24,6 +24,18 @@ def count(n: int, noun: str) -> str:
         noun: singular; its plural ends in s.
     """
     return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def in_script(json: str) -> str:
+    """JSON that can stand inside a script element: it holds no sign that HTML reads.
+
+    >>> in_script('["</script>"]')
+    '["\\\\u003c/script\\\\u003e"]'
+
+    Args:
+        json: text in which these signs stand in strings only.
+    """
+    return json.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def short_table(frame: pd.DataFrame, *, title: str = "", rows: int = ROWS, index: bool = False) -> str:

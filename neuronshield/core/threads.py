@@ -56,6 +56,6 @@ def leave_busy_cores() -> None:
     """Have libraries that are loaded from now on start no more threads than there are free cores, unless OMP_NUM_THREADS says how many."""
     if "OMP_NUM_THREADS" in os.environ:
         return
-    free, usable = free_cores()
-    if free < (os.cpu_count() or 1) or usable < (os.cpu_count() or 1):
+    free, _ = free_cores()
+    if free < (os.cpu_count() or 1):
         os.environ["OMP_NUM_THREADS"] = str(free)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..core.arguments import at_least
-from ..core.display import count
+from ..core.display import count, in_script
 from ..core.errors import InputError
 from ..core.statistics import finite
 from .view import NeuronView, PromptView, SaidView, View
@@ -261,7 +261,7 @@ def _flat(rows: Sequence[tuple[int | None, ...]]) -> list[int]:
 def _json(value: Any) -> str:
     """JSON that can stand inside a script element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return _clean(text).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return in_script(_clean(text))
 
 
 def _clean(text: str) -> str:

@@ -178,7 +178,7 @@ class _Probe:
         )
         tokens = opening_tokens(model, openings_of(model, rows))
         refusing = told_apart(rows, margins(model, rows, [None], tokens=tokens)[0] > 0)
-        asked = PromptSet(list(_sample(about.prompts.where(split="test"), each=ANSWERED))[:ANSWERED])
+        asked = about.prompts.where(split="test")[:ANSWERED]
         answer, again = _answer_times(about, asked, start)
         return cls(
             capture=_timed(lambda: capture(model, some, progress=False)) / len(some),

@@ -11,7 +11,7 @@ from ..core.statistics import Interval
 from ..find.overlaps import AXES
 from ..prove.tables import TOO_FEW, Claim
 from .conditions import BASE, LORA, RANDOM_MASKS, SHIELD, over
-from .page import interval, known, num, signed
+from .page import capital, interval, known, num, signed
 from .sections import OverlapTable, Sections, sections_of
 
 __all__ = ["STEPS", "Card", "cards", "headlines", "summary"]
@@ -188,12 +188,8 @@ def _prove(found: Sections, requests: Mapping[str, int]) -> Card:
     verified = f"{len(p.verified)} of {len(p.neurons)} neurons verified."
     tone = "good" if p.passed else "open" if p.word in (TOO_FEW, "not tested") else "bad"
     return Card(
-        "prove", tone, sentence="; ".join(said), verdict=f"{_capital(verdict)}. {verified}", cost=cost, requests=f"{p.n_requests} (confirm)", **facts
+        "prove", tone, sentence="; ".join(said), verdict=f"{capital(verdict)}. {verified}", cost=cost, requests=f"{p.n_requests} (confirm)", **facts
     )  # fmt: skip
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _shield(found: Sections, requests: Mapping[str, int]) -> Card:
@@ -238,7 +234,7 @@ def _check(found: Sections, requests: Mapping[str, int]) -> Card:
     }  # fmt: skip
     if not known(masks.difference.value):
         why = f"{cells}: the shield cannot be compared with masks of random neurons at the same benign refusal"
-        return Card("check", "open", sentence=why, verdict=_capital(why) + ".", value="n/a", **facts)
+        return Card("check", "open", sentence=why, verdict=capital(why) + ".", value="n/a", **facts)
     verb = "beats" if c.beats_random_mask else "does NOT beat"
     sentence = (
         f"{cells}: at the same benign refusal ({num(masks.benign)}) the shield refuses {num(masks.harmful)} of harmful prompts and "

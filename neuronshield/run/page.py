@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ..core.display import in_script
 from ..figures.svg import FIGURE_CSS, Drawing, dark_steps
 from .glossary import TERMS, key_of
 
@@ -70,8 +71,6 @@ def figure(drawing: Drawing, key: str) -> str:
         key: of the page's figures; ids begin with it.
     """
     numbers = json.dumps({"head": drawing.head, "rows": drawing.rows}, separators=(",", ":"), allow_nan=False)
-    for sign in "<>&":
-        numbers = numbers.replace(sign, f"\\u{ord(sign):04x}")
     buttons = "".join(
         f'<button type="button" data-save="{kind}">{kind.upper()}</button>' for kind in ("png", "svg", "csv")
     )
@@ -79,7 +78,7 @@ def figure(drawing: Drawing, key: str) -> str:
         f'<figure id="figure-{key}"><figcaption>{escape(drawing.title)}</figcaption>'
         f'<div class="scroll" tabindex="0">{drawing.svg(key)}</div>'
         f'<div class="tools" role="group" aria-label="Save: {escape(drawing.title)}">{buttons}</div>'
-        f'<script type="application/json">{numbers}</script></figure>'
+        f'<script type="application/json">{in_script(numbers)}</script></figure>'
     )
 
 
@@ -109,7 +108,7 @@ def folded(title: str, html: str, *, is_open: bool = False) -> str:
     return f"<details{' open' * is_open}><summary>{escape(title)}</summary>{html}</details>"
 
 
-def sentence(text: str) -> str:
+def capital(text: str) -> str:
     """The text with a capital letter."""
     return text[:1].upper() + text[1:]
 

@@ -11,7 +11,7 @@ from ..find.signs import Sign
 from ..prove.tables import ALONE, ANSWERS, ANTI_REFUSAL, IN_A_GROUP, MARGIN, Claim, Experiments
 from ..prove.verdict import Proof
 from .headlines import strongest
-from .page import figure, folded, interval, note, num, p_text, sentence, spread, table, term
+from .page import capital, figure, folded, interval, note, num, p_text, spread, table, term
 
 EFFECT = "normalised effect [95 %]"
 
@@ -31,7 +31,7 @@ def proof_section(p: Proof, seconds: float | None = None) -> str:
     kinds = ", ".join(f"{n} {kind}" for kind, n in p.controls.sets.items())
     margin, answers = ([c for c in p.claims if c.measure == kind] for kind in (MARGIN, ANSWERS))
     text = (
-        f"<p>{escape(sentence(p.reason))}.</p>"
+        f"<p>{escape(capital(p.reason))}.</p>"
         + _drawn(margin, MARGIN)
         + _drawn(answers, ANSWERS)
         + _summary(p, seconds)
@@ -59,7 +59,7 @@ def _summary(p: Proof, seconds: float | None) -> str:
     """The verdict, and what it rests on, as a table of two columns."""
     claims = {c.name: c for c in p.claims}
     mean, refusals = (claims.get(k) for k in ("necessity: mean", "refusals: necessity"))
-    rows = [["verdict", sentence(p.word)]]
+    rows = [["verdict", capital(p.word)]]
     if mean and mean.verdict != "not tested":
         effect = f"{interval(mean.effect)}, as a share of the clean logit difference"
         rows += [["effect of ablating the set on the refusal margin", effect], ["strongest control", strongest(mean)]]

@@ -19,7 +19,7 @@ from .check_section import check_section, shield_section
 from .folder import read_results
 from .glossary import glossary
 from .headlines import STEPS, Card, cards, summary
-from .page import asset, figure, folded, styles, term
+from .page import asset, capital, figure, folded, styles, term
 from .proof_section import proof_section
 from .samples import picture_uris, prompt_rows, requests_by_split, sample_answers
 from .sections import FindSection, Sections, sections_of
@@ -101,7 +101,7 @@ def _title(step: str) -> str:
 
 
 def _lead(sentence: str) -> str:
-    return f'<p class="lead">{escape(sentence[:1].upper() + sentence[1:])}.</p>' if sentence else ""
+    return f'<p class="lead">{escape(capital(sentence))}.</p>' if sentence else ""
 
 
 def _card(card: Card) -> str:

@@ -1,4 +1,4 @@
-"""The live page: in plain Chromium against a stand-in for the kernel, and in JupyterLab against a kernel that runs the organism."""
+"""The live page: in plain Chromium against a fake kernel, and in JupyterLab against a kernel that runs the organism."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ window.kernel = {
 
 
 def page() -> str:
-    """The widget's module and style in a page with a stand-in for the kernel."""
+    """The widget's module and style in a page with a fake kernel."""
     live = Explorer(VIEW, neurons=SET, model=lambda: None).live  # type: ignore[arg-type,return-value]
     state = json.dumps({name: getattr(live, name) for name in SHARED}).replace("<", "\\u003c")
     module = str(live._esm).replace("export default { render };", "window.render = render;")
