@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from . import figures
     from .check import attacks, curves, judges
     from .check.evaluation import Evaluation, evaluate
+    from .core.directions import Directions
     from .core.errors import InputError
     from .core.neurons import NeuronSet
     from .data import shipped
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 
 _MEMBERS = {
     "check.evaluation": ("Evaluation", "evaluate"),
+    "core.directions": ("Directions",),
     "core.errors": ("InputError",),
     "core.neurons": ("NeuronSet",),
     "data.prompts": ("Cell", "Prompt", "PromptSet"),
@@ -110,6 +112,7 @@ _SUBMODULES = {
 
 __all__ = [
     "Cell",
+    "Directions",
     "Evaluation",
     "Explorer",
     "InputError",

@@ -8,6 +8,8 @@ A set therefore carries its provenance beside its members: model, revision, data
 A set is immutable. `|`, `&`, `-` and `^` work as on Python sets and record both parents. `provenance["selection"]`, where it is
 known, says how the set was selected, so that the selection can be run again (`find.reselection`): {"rule": ..., "cell": ...}, or
 {"op": "&", "of": [...]} for a combination.
+
+A set may also name numbers at another site of the layer (`neuronshield.core.sites`): (l, i) is then number i of layer l there.
 """
 
 from __future__ import annotations
@@ -23,17 +25,16 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from .arguments import require
+from .arguments import one_of, require
 from .display import short_table
 from .errors import InputError
 from .provenance import combined_provenance
 from .results import from_json, load_arrays, reading, save_arrays
+from .sites import VALUES, said_if_other
 
-__all__ = ["NEURON_VALUE", "NeuronSet"]
-
+__all__ = ["NeuronSet"]
 
 FORMAT = "neuronshield.NeuronSet/2"
-NEURON_VALUE = "input of the MLP down-projection, act(W_gate x) * (W_up x) (TransformerLens hook_post)"
 
 
 class NeuronSpace(Protocol):
@@ -45,6 +46,8 @@ class NeuronSpace(Protocol):
     def n_layers(self) -> int: ...
     @property
     def d_mlp(self) -> int: ...
+    @property
+    def d_model(self) -> int: ...
     @property
     def n_params(self) -> int: ...
     @property
@@ -60,6 +63,7 @@ class _Header:
     n_layers: int | None
     d_mlp: int | None
     provenance: dict[str, Any] = field(default_factory=dict)
+    site: str = said_if_other()
 
 
 class NeuronSet:
@@ -75,15 +79,18 @@ class NeuronSet:
     Args:
         pairs: (layer, index) pairs of whole numbers; both count from 0, duplicates collapse.
         n_layers: layers of the model the neurons belong to; None if it is not known.
-        d_mlp: neurons a layer of that model. When the shape is given, members are checked against it, and so are the two
-            sides of `|`, `&`, `-`, `^`.
+        d_mlp: neurons a layer of that model; d_model at the site "attention". When the shape is given, members are checked
+            against it, and so are the two sides of `|`, `&`, `-`, `^`.
         provenance: anything JSON can hold about where the set came from.
+        site: "neuron", "gate", "up" or "attention" (see `neuronshield.core.sites`); None for that of `pairs`, which is "neuron"
+            unless they are a set of another.
 
     Raises:
-        InputError: something that is not pairs, a pair outside the shape, or two sets of different shapes combined.
+        InputError: something that is not pairs, a pair outside the shape, an unknown site, or two sets of different shapes or
+            sites combined.
     """
 
-    __slots__ = ("_members", "d_mlp", "n_layers", "provenance")
+    __slots__ = ("_members", "d_mlp", "n_layers", "provenance", "site")
 
     def __init__(
         self,
@@ -92,6 +99,7 @@ class NeuronSet:
         n_layers: int | None = None,
         d_mlp: int | None = None,
         provenance: dict[str, Any] | None = None,
+        site: str | None = None,
     ) -> None:
         for name, size in (("n_layers", n_layers), ("d_mlp", d_mlp)):
             if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
@@ -111,6 +119,8 @@ class NeuronSet:
         self.n_layers = n_layers
         self.d_mlp = d_mlp
         self.provenance: dict[str, Any] = dict(provenance or {})
+        self.site = getattr(pairs, "site", "neuron") if site is None else site
+        one_of(self.site, VALUES, call="NeuronSet", name="site")
 
     # -- a set of pairs -------------------------------------------------------------------------------
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -123,7 +133,7 @@ class NeuronSet:
         return pair in self._members
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, NeuronSet) and self._members == other._members
+        return isinstance(other, NeuronSet) and (self._members, self.site) == (other._members, other.site)
 
     def __hash__(self) -> int:
         return hash(self._members)
@@ -149,8 +159,11 @@ class NeuronSet:
         if len(shapes) > 1:
             raise InputError(f"cannot combine neuron sets of models with different shapes: {sorted(shapes)}")
         n_layers, d_mlp = shapes.pop() if shapes else (None, None)
+        if self.site != other.site:
+            raise InputError(f"neurons {op} ...: cannot combine a set at site {self.site!r} with one at {other.site!r}")
         about = combined_provenance(self.provenance, other.provenance, op=op)
-        return NeuronSet(operator(self._members, other._members), n_layers=n_layers, d_mlp=d_mlp, provenance=about)
+        members = operator(self._members, other._members)
+        return NeuronSet(members, n_layers=n_layers, d_mlp=d_mlp, provenance=about, site=self.site)
 
     @staticmethod
     def intersection(*sets: NeuronSet | Mapping[Any, NeuronSet]) -> NeuronSet:
@@ -220,35 +233,55 @@ class NeuronSet:
             model: the model the neurons belong to.
 
         Raises:
-            InputError: not a model.
+            InputError: not a model, or a set of another site than "neuron".
         """
+        self.needs_neurons("param_fraction(model)")
         if not hasattr(model, "params_per_neuron"):
             got = type(model).__name__
             raise InputError(f"param_fraction(model): model must be a model, got {got}; load one with ns.load")
         return len(self) * model.params_per_neuron / model.n_params
 
-    def check_model(self, model: NeuronSpace) -> None:
+    def needs_neurons(self, call: str) -> None:
+        """Raise unless the set is at the site "neuron".
+
+        >>> neurons.needs_neurons("masked_update")
+
+        Args:
+            call: what needs them, for the message.
+
+        Raises:
+            InputError: it is at another site.
+        """
+        if self.site != "neuron":
+            what = f"{self.site!r} ({VALUES[self.site]})"
+            raise InputError(f"{call}: the set is at site {what}; this needs neurons, the numbers at site 'neuron'")
+
+    def check_model(self, model: NeuronSpace, *, any_site: bool = False) -> None:
         """Raise unless the set can belong to this model.
 
         >>> neurons.check_model(model)
 
         Args:
             model: the model whose shape and weights are compared.
+            any_site: take sets of other sites than "neuron" too.
 
         Raises:
-            InputError: another shape, a neuron the model has not, or provenance of other weights.
+            InputError: another shape, a neuron the model has not, provenance of other weights, or another site.
         """
-        shape, other = (model.n_layers, model.d_mlp), (self.n_layers, self.d_mlp)
+        if not any_site:
+            self.needs_neurons(f"neurons of {model.id!r}")
+        width = model.d_model if self.site == "attention" else model.d_mlp
+        shape, other = (model.n_layers, width), (self.n_layers, self.d_mlp)
         if None not in other and other != shape:
             raise InputError(
                 f"the neuron set is of a model of {other[0]} layers x {other[1]} neurons; {model.id!r} has "
                 f"{shape[0]} x {shape[1]}: select neurons on this model"
             )
         for layer, index in self:
-            if layer >= model.n_layers or index >= model.d_mlp:
+            if layer >= model.n_layers or index >= width:
                 raise InputError(
                     f"neuron ({layer}, {index}) does not exist in {model.id!r} "
-                    f"({model.n_layers} layers x {model.d_mlp}); was the set made for another model?"
+                    f"({model.n_layers} layers x {width}); was the set made for another model?"
                 )
         weights = self.provenance.get("fingerprint")
         if weights is not None and weights != model.fingerprint:
@@ -269,8 +302,9 @@ class NeuronSet:
             value: the activation to set, in the units of the model's activations.
 
         Raises:
-            InputError: an empty set.
+            InputError: an empty set, or a set of another site than "neuron".
         """
+        self.needs_neurons("to_transformer_lens")
         if not self:
             raise InputError("to_transformer_lens: hooks on an empty neuron set do nothing; pass at least one neuron")
 
@@ -290,13 +324,12 @@ class NeuronSet:
         >>> neurons.to_frame().shape
         (3, 2)
         """
-        import pandas as pd
-
         return pd.DataFrame(list(self), columns=["layer", "index"])
 
     def __repr__(self) -> str:
         n, layers = len(self), len(self.per_layer())
-        return f"NeuronSet({n} neuron{'' if n == 1 else 's'} in {layers} layer{'' if layers == 1 else 's'})"
+        site = "" if self.site == "neuron" else f", site={self.site!r}"
+        return f"NeuronSet({n} neuron{'' if n == 1 else 's'} in {layers} layer{'' if layers == 1 else 's'}{site})"
 
     def _repr_html_(self) -> str:
         shown = {
@@ -305,8 +338,7 @@ class NeuronSet:
         }
         counts = self.per_layer()
         table = pd.DataFrame({"layer": list(counts), "neurons": list(counts.values()), "index": list(shown.values())})
-        method = str(self.provenance.get("method", ""))
-        return short_table(table, title=f"{self!r} {method}".strip())
+        return short_table(table, title=f"{self!r} {self.provenance.get('method', '')}".strip())
 
     # -- files ----------------------------------------------------------------------------------------
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -323,7 +355,7 @@ class NeuronSet:
             TypeError: provenance that JSON cannot hold.
         """
         pairs = np.array(list(self), dtype=np.int32).reshape(-1, 2)
-        header = _Header(self.n_layers, self.d_mlp, self.provenance)
+        header = _Header(self.n_layers, self.d_mlp, self.provenance, self.site)
         return save_arrays(path, FORMAT, arrays={"layer": pairs[:, 0], "index": pairs[:, 1]}, about=header)
 
     @staticmethod
@@ -343,7 +375,7 @@ class NeuronSet:
         with reading(path, FORMAT):
             header = from_json(_Header, about)
             pairs = zip(arrays["layer"].tolist(), arrays["index"].tolist(), strict=True)
-            return NeuronSet(pairs, n_layers=header.n_layers, d_mlp=header.d_mlp, provenance=header.provenance)
+            return NeuronSet(pairs, **vars(header))
 
 
 def _pairs(pairs: Any) -> Iterator[tuple[int, int]]:

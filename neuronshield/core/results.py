@@ -32,7 +32,7 @@ __all__ = [
 T = TypeVar("T")
 #: Public classes whose `load` reads a file, as a user writes them.
 LOADABLE = {
-    **{name: f"ns.{name}" for name in ("Evaluation", "NeuronSet", "Overlap", "Proof", "Scores", "Stats")},
+    **{name: f"ns.{name}" for name in ("Directions", "Evaluation", "NeuronSet", "Overlap", "Proof", "Scores", "Stats")},
     "CellSets": "neuronshield.find.cells.CellSets",
     "Guard": "ns.guard.Guard",
 }
@@ -68,7 +68,8 @@ def to_json(value: Any) -> Any:
     if callable(own):
         return own()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        told = {field: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {f.name: to_json(v) for f, v in told.items() if not (f.metadata.get("said_if_other") and v == f.default)}
     if isinstance(value, Mapping):
         return {str(k): to_json(v) for k, v in value.items()}
     if isinstance(value, (set, frozenset)):

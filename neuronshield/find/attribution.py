@@ -24,9 +24,9 @@ from torch import Tensor
 
 from ..core.arguments import at_least
 from ..core.errors import InputError
-from ..core.neurons import NEURON_VALUE
 from ..core.provenance import provenance
 from ..core.results import to_json
+from ..core.sites import NEURON_VALUE
 from ..data.languages import OpeningsArg
 from ..data.prompts import Cell, Prompt, PromptSet
 from ..model.edits import edits_for

@@ -21,8 +21,8 @@ from tqdm.auto import tqdm
 
 from ..core.arguments import at_least, require
 from ..core.errors import InputError
-from ..core.neurons import NEURON_VALUE
 from ..core.provenance import provenance
+from ..core.sites import NEURON_VALUE
 from ..data.languages import OpeningsArg
 from ..data.prompts import Cell, Prompt, PromptSet
 from ..model.answers import Example, answer_loss, examples

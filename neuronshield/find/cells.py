@@ -16,6 +16,7 @@ from ..core.display import short_table
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
 from ..core.results import from_json, load_arrays, reading, save_arrays
+from ..core.sites import said_if_other
 from ..data.prompts import Cell
 
 __all__ = ["CellSets", "anchored", "known_cell", "pack", "unpack"]
@@ -32,12 +33,14 @@ class SetHeader:
         n_layers: layers of the model.
         d_mlp: neurons a layer.
         provenance: of the set.
+        site: of the set.
     """
 
     cell: str
     n_layers: int | None
     d_mlp: int | None
     provenance: dict[str, Any] = field(default_factory=dict)
+    site: str = said_if_other()
 
 
 class CellSets(Mapping[Cell, NeuronSet]):
@@ -185,7 +188,9 @@ def pack(sets: CellSets) -> tuple[dict[str, np.ndarray], list[SetHeader]]:
         sets: one a cell.
     """
     members = [(i, layer, index) for i, neurons in enumerate(sets.values()) for layer, index in neurons]
-    headers = [SetHeader(str(cell), s.n_layers, s.d_mlp, provenance=s.provenance) for cell, s in sets.items()]
+    headers = [
+        SetHeader(str(cell), s.n_layers, s.d_mlp, provenance=s.provenance, site=s.site) for cell, s in sets.items()
+    ]
     return {"members": np.array(members, dtype=np.int32).reshape(-1, 3)}, headers
 
 
@@ -211,7 +216,7 @@ def unpack(arrays: Mapping[str, np.ndarray], headers: list[SetHeader]) -> CellSe
         raise ValueError("two sets are of the same cell")
     return CellSets(
         {
-            h.cell: NeuronSet(pairs, n_layers=h.n_layers, d_mlp=h.d_mlp, provenance=h.provenance)
+            h.cell: NeuronSet(pairs, n_layers=h.n_layers, d_mlp=h.d_mlp, provenance=h.provenance, site=h.site)
             for h, pairs in zip(headers, members, strict=True)
         }
     )

@@ -16,7 +16,7 @@ from ..core.statistics import discoveries
 from ..data.prompts import Cell
 from .groups import Stats
 from .ranking import Choice, per_layer, places
-from .scores import METHODS, Columns, effect_size, sas
+from .scores import METHODS, columns_of, effect_size, sas
 from .selection import Scores, chosen
 
 __all__ = [
@@ -45,7 +45,7 @@ def safeneuron(stats: Stats, cell: Cell, options: Options) -> Choice:
     Source: SafeNeuron (2026), arXiv 2602.12158.
     """
     harmful, benign = stats[cell]
-    columns = Columns(stats.down_norms, stats.down_l1)
+    columns = columns_of(stats, "sas")
     d, z = (method(harmful, benign, columns)[0] for method in (effect_size, sas))
     higher = harmful.mean > benign.mean
     mask = (d > options["tau"]) | ((z > options["tau_z"]) & higher)
@@ -115,9 +115,11 @@ def ss_neurons(stats: Stats, cell: Cell, options: Options) -> Choice:
     Source: Zhang et al. (2026), "Who Transfers Safety?", arXiv 2602.01283.
     """
 
+    columns = columns_of(stats, "ss_neurons")
+
     def monolingual(row: Cell) -> Choice:
         # E ||MLP without i - MLP||^2
-        rank, against = ((m.m2 / m.n + m.mean**2) * stats.down_norms**2 for m in stats[row])
+        rank, against = ((m.m2 / m.n + m.mean**2) * columns.l2**2 for m in stats[row])
         return per_layer(rank, against, _part("ss_neurons", "p", options["p"], of=stats.d_mlp))
 
     return _intersection([monolingual(row) for row in dict.fromkeys((cell, Cell(ANCHOR, cell.modality)))])
@@ -222,7 +224,7 @@ def mean_difference(stats: Stats, cell: Cell, options: Options) -> Choice:
     difference = stats[cell].harmful.mean - stats[cell].benign.mean
     scores = Scores(
         [cell], difference[None], None, method="mean_difference", n_params=stats.n_params,
-        params_per_neuron=stats.params_per_neuron,
+        params_per_neuron=stats.params_per_neuron, site=stats.site,
     )  # fmt: skip
     return chosen(scores, cell, size=options)
 
@@ -240,7 +242,7 @@ def _difference(
     stats: Stats, cell: Cell, *, rule: str, method: str, parts: tuple[float, float], whole: bool = False
 ) -> Choice:
     """The top p on harmful prompts minus the top q on benign ones, per layer or of all layers together."""
-    rank, against = METHODS[method](*stats[cell], Columns(stats.down_norms, stats.down_l1))
+    rank, against = METHODS[method](*stats[cell], columns_of(stats, method))
     assert against is not None
     shape = rank.shape
     if whole:

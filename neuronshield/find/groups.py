@@ -17,11 +17,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.arguments import require
+from ..core.arguments import one_of, require
 from ..core.display import count, short_table
 from ..core.equality import same
 from ..core.errors import InputError
 from ..core.results import from_json, load_arrays, reading, save_arrays
+from ..core.sites import VALUES, said_if_other
 from ..data.prompts import Cell, Prompt
 from .folds import folds_of
 from .running import ARRAYS, BothLabels, Group, Moments, by_group, merged
@@ -41,6 +42,7 @@ class _Header:
     n_params: int
     params_per_neuron: int
     provenance: dict[str, Any]
+    site: str = said_if_other()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -55,12 +57,13 @@ class Stats:
 
     Attributes:
         groups: moments by (label, language, modality, fold).
-        down_norms: ||W_down[:, i]||_2 of every neuron.
-        down_l1: ||W_down[:, i]||_1 of every neuron.
+        down_norms: ||W_down[:, i]||_2 of every neuron; 1 at other sites, whose numbers own no column.
+        down_l1: ||W_down[:, i]||_1 of every neuron; 1 at other sites.
         tokens: role of the tokens that were counted.
         n_params: parameters of the model.
         params_per_neuron: weights that one neuron owns.
         provenance: model, data hash, seed, versions, and the requests `seen`.
+        site: which numbers of a layer were read (`neuronshield.core.sites`).
     """
 
     groups: dict[Group, Moments]
@@ -70,8 +73,10 @@ class Stats:
     n_params: int
     params_per_neuron: int
     provenance: dict[str, Any] = field(default_factory=dict)
+    site: str = "neuron"
 
     def __post_init__(self) -> None:
+        one_of(self.site, VALUES, call="Stats", name="site")
         shape = np.shape(self.down_norms)
         others = {"down_l1": np.shape(self.down_l1)}
         others |= {f"{name} of {tuple(g)}": getattr(m, name).shape for g, m in self.groups.items() for name in ARRAYS}
@@ -149,7 +154,7 @@ class Stats:
 
     @property
     def d_mlp(self) -> int:
-        """Neurons a layer."""
+        """Neurons a layer; d_model at the site "attention"."""
         return int(self.down_norms.shape[1])
 
     def cells(self) -> list[Cell]:
@@ -216,6 +221,7 @@ class Stats:
             n_params=self.n_params,
             params_per_neuron=self.params_per_neuron,
             provenance=self.provenance,
+            site=self.site,
         )
         arrays |= {"down_norms": self.down_norms, "down_l1": self.down_l1}
         return save_arrays(path, FORMAT, arrays=arrays, about=header)
@@ -249,6 +255,7 @@ class Stats:
                 n_params=header.n_params,
                 params_per_neuron=header.params_per_neuron,
                 provenance=header.provenance,
+                site=header.site,
             )
 
     def __eq__(self, other: object) -> bool:
@@ -259,7 +266,8 @@ class Stats:
 
     def __repr__(self) -> str:
         n = sum(m.n for m in self.groups.values())
-        return f"Stats({n} tokens [{self.tokens}], {count(len(self.cells()), 'cell')}, {self.n_layers} x {self.d_mlp} neurons)"
+        what = "neurons" if self.site == "neuron" else f"numbers at site {self.site!r}"
+        return f"Stats({n} tokens [{self.tokens}], {count(len(self.cells()), 'cell')}, {self.n_layers} x {self.d_mlp} {what})"
 
     def _repr_html_(self) -> str:
         rows = [(g.language, g.modality, g.label, m.n) for g, m in self.groups.items()]

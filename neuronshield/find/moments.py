@@ -23,9 +23,9 @@ from torch import Tensor
 
 from ..core.arguments import at_least, check_seed, one_of, require
 from ..core.errors import InputError
-from ..core.neurons import NEURON_VALUE
 from ..core.progress import bar
 from ..core.provenance import provenance
+from ..core.sites import VALUES
 from ..data.prompts import Prompt, PromptSet
 from ..data.streams import PromptStream
 from ..model.encoding import Batch, Role, batches, check_prompts
@@ -34,8 +34,10 @@ from ..model.engines import engine_of
 from ..model.families import by_row
 from ..model.forward import read_layers
 from ..model.model import Model
+from ..model.places import width_of
 from .folds import fold_of, folds_of
 from .groups import Group, Moments, Stats
+from .last_tokens import at_last, check_rows, not_finite_activations
 from .running import ARRAYS, RunningMoments
 from .shards import shards_by_group
 
@@ -50,6 +52,7 @@ def capture(
     prompts: PromptSet | PromptStream,
     *,
     tokens: Role = "last_prompt",
+    site: str = "neuron",
     batch_size: int = 32,
     seed: int = 0,
     engine: Engine | str | None = None,
@@ -67,23 +70,26 @@ def capture(
             a hash of their names.
         tokens: role of the tokens to count: the last token of the prompt, all of the prompt, its image tokens, its text
             tokens, or those of the response. "response" reads each prompt's `target` as the answer. Padding never counts.
+        site: "neuron", or which numbers of a layer are read instead: "gate", "up" or "attention" (`neuronshield.core.sites`).
         batch_size: prompts in a forward.
         seed: decides which requests go to which fold.
         engine: where the shards are computed: None for this process, "ray", or an engine (`neuronshield.model.engine`).
         progress: show a progress bar.
 
     Raises:
-        InputError: arguments of another type, a wrong seed, no prompts, a role that no prompt has, "response" without `target`, an
-            activation that is not finite, or too little memory.
+        InputError: arguments of another type, a wrong seed, no prompts, a role that no prompt has, "response" without `target`, a
+            site that the model does not have, an activation that is not finite, or too little memory.
     """
     if not isinstance(prompts, PromptStream):
         check_inputs("capture", model, prompts)
     require(model, Model, call="capture(model, prompts)", name="model")
     one_of(tokens, ROLES, call="capture", name="tokens")
+    one_of(site, VALUES, call="capture", name="site")
+    width = width_of(model, site)
     at_least(1, "capture", batch_size=batch_size)
     check_seed(seed, call="capture")
     chosen = prompts.for_step("discover")
-    options = {"tokens": tokens, "batch_size": batch_size}
+    options = {"tokens": tokens, "batch_size": batch_size, **({} if site == "neuron" else {"site": site})}
     order: dict[Group, None] = {}
     units = _units(_dealt(model, chosen, seed, tokens=tokens), order, options)
     total = len(chosen) if isinstance(chosen, PromptSet) else None
@@ -97,11 +103,13 @@ def capture(
         raise InputError("capture: no prompts")
     if not groups:
         raise InputError(f"capture: no prompt has a token of role {tokens!r}")
+    norms = [model.down_norms(p).numpy() if site == "neuron" else np.ones((model.n_layers, width)) for p in (2, 1)]
     return Stats(
         groups={key: groups[key].astype(np.float32) for key in order if key in groups},
-        down_norms=model.down_norms().numpy(),
-        down_l1=model.down_norms(1).numpy(),
+        down_norms=norms[0],
+        down_l1=norms[1],
         tokens=tokens,
+        site=site,
         n_params=model.n_params,
         params_per_neuron=model.params_per_neuron,
         provenance=provenance(
@@ -109,7 +117,7 @@ def capture(
             chosen,
             seen=chosen if isinstance(chosen, PromptSet) else chosen.seen,
             tokens=tokens,
-            neuron_value=NEURON_VALUE,
+            neuron_value=VALUES[site],
             seed=seed,
         ),
     )
@@ -163,7 +171,7 @@ def moments_of(model: Model, unit: Unit, context: Context) -> Result:
 
     Args:
         model: the model.
-        unit: prompts, with options "tokens", "batch_size" and the "folds" of the prompts.
+        unit: prompts, with options "tokens", "batch_size", the "folds" of the prompts, and "site" where it is not "neuron".
         context: is told of batches that are done.
 
     Raises:
@@ -173,8 +181,8 @@ def moments_of(model: Model, unit: Unit, context: Context) -> Result:
         Group(p.label, p.language, p.modality, fold=fold)
         for p, fold in zip(unit.prompts, unit.options["folds"], strict=True)
     ]
-    tokens, batch_size = unit.options["tokens"], unit.options["batch_size"]
-    found = _groups(model, unit.prompts, keys, tokens=tokens, batch_size=batch_size, tick=context.tick)
+    options = {name: value for name, value in unit.options.items() if name != "folds"}
+    found = _groups(model, unit.prompts, keys, **options, tick=context.tick)
     arrays = {name: np.stack([getattr(m, name) for m in found.values()]) for name in ARRAYS} if found else {}
     return arrays, {"groups": [list(key) for key in found], "counts": [m.n for m in found.values()]}
 
@@ -235,45 +243,30 @@ def _groups(
     tokens: str,
     batch_size: int,
     tick: Callable[[int], Any],
+    site: str = "neuron",
 ) -> dict[Group, Moments]:
     """Moments by the key of each prompt in float32, in the order of the prompts; `tick` is told of prompts that are done."""
     present = list(dict.fromkeys(keys))
     number = {key: i for i, key in enumerate(present)}
     merges = len(present) < len(keys)  # a group of one prompt is in one batch: nothing is added to it
     running = RunningMoments(
-        (len(present), model.n_layers, model.d_mlp),
+        (len(present), model.n_layers, width_of(model, site)),
         dtype=torch.float64 if merges else torch.float32,
         device=model.device,
     )
     for batch in batches(model, prompts, batch_size=batch_size, responses=_targets(prompts, tokens)):
         own = list(dict.fromkeys(number[keys[row]] for row in batch.rows))
         member = torch.tensor([own.index(number[keys[row]]) for row in batch.rows], device=model.device)
-        counts, sums = _trace_moments(model, batch, tokens, member=member, n_groups=len(own))
+        counts, sums = _trace_moments(model, batch, tokens, member=member, n_groups=len(own), site=site)
         if not bool(sums[:2, counts > 0].isfinite().all()):
-            raise InputError(f"capture: {_not_finite(model, prompts, batch, tokens=tokens)}")
+            raise InputError(f"capture: {not_finite_activations(model, prompts, batch, tokens=tokens, site=site)}")
         running.add(torch.tensor(own), counts, sums)
         tick(len(batch.rows))
     return {present[i]: moments for i, moments in running.moments()}
 
 
-def _not_finite(model: Model, prompts: Sequence[Prompt], batch: Batch, *, tokens: str) -> str:
-    """What is said of a batch with activations, or their squares, that are not finite: the first layer, and one prompt."""
-    mask = batch.roles[tokens]
-
-    def wrong(layer: int, h: Tensor, envoy: Any) -> Tensor:
-        here = mask.to(h.device)[..., None]
-        return (~(h.float() ** 2).isfinite() & here).flatten(1).any(dim=1).to(mask.device)
-
-    found = read_layers(model, batch, wrong)
-    layer, rows = next(((i, x) for i, x in enumerate(found) if x is not None and bool(x.any())), (0, mask.any(dim=1)))
-    return (
-        f"layer {layer} has activations that are not finite on prompt {prompts[batch.rows[int(rows.int().argmax())]].id!r}; "
-        "load with dtype='float32' or 'bfloat16', or check the checkpoint's weights"
-    )
-
-
 def _trace_moments(
-    model: Model, batch: Batch, tokens: str, *, member: Int[Tensor, " batch"], n_groups: int
+    model: Model, batch: Batch, tokens: str, *, member: Int[Tensor, " batch"], n_groups: int, site: str = "neuron"
 ) -> tuple[Int[Tensor, " group"], Float[Tensor, "field group n_layers d_mlp"]]:
     """Tokens of each group, and the fields of `Moments` after n, from one traced forward; on the model's device."""
     mask = batch.roles[tokens]
@@ -291,16 +284,20 @@ def _trace_moments(
         index = group.to(h.device)[:, None].expand_as(chosen)
         least = torch.full_like(mean, torch.inf).scatter_reduce_(0, index, size, "amin")
         positive = share @ (chosen > 0).float()
-        out = by_row(envoy.output, len(mask))[here].float().norm(dim=-1, keepdim=True)
-        part = share @ (size / out.clamp(min=1e-12))
+        part = torch.zeros_like(mean)
+        if site == "neuron":
+            out = by_row(envoy.output, len(mask))[here].float().norm(dim=-1, keepdim=True)
+            part = share @ (size / out.clamp(min=1e-12))
         return torch.stack([mean, m2, share @ size, positive, least, part]).detach().to(mask.device)
 
-    silent = torch.zeros(6, n_groups, model.d_mlp, dtype=torch.float32, device=mask.device)
-    layers = [silent if part is None else part for part in read_layers(model, batch, moments)]
+    silent = torch.zeros(6, n_groups, width_of(model, site), dtype=torch.float32, device=mask.device)
+    layers = [silent if part is None else part for part in read_layers(model, batch, moments, site=site)]
     return counts.long(), rearrange(layers, "layer field group neuron -> field group layer neuron")
 
 
-def record(model: Model, prompts: Sequence[Prompt], *, batch_size: int = 32) -> Float[Tensor, "prompt n_layers d_mlp"]:
+def record(
+    model: Model, prompts: Sequence[Prompt], *, site: str = "neuron", batch_size: int = 32
+) -> Float[Tensor, "prompt n_layers d_mlp"]:
     """Every neuron at the last prompt token of each prompt (float32): donors for patching and resampling.
 
     It keeps one vector a prompt. For many prompts use `capture`, whose memory does not grow with them.
@@ -311,18 +308,21 @@ def record(model: Model, prompts: Sequence[Prompt], *, batch_size: int = 32) -> 
     Args:
         model: the model.
         prompts: the rows, in order.
+        site: which numbers are read, as for `capture`; at "attention" d_model in place of d_mlp.
         batch_size: prompts in a forward.
 
     Raises:
-        InputError: arguments of another type, an activation that is not finite, or too little memory.
+        InputError: arguments of another type, a site that the model does not have, an activation that is not finite, or too little
+            memory.
     """
     check_rows("record", model, prompts)
+    one_of(site, VALUES, call="record", name="site")
     at_least(1, "record", batch_size=batch_size)
 
     def value(h: Tensor, envoy: Any, last: Tensor) -> Tensor:
         return h[last].detach().float()
 
-    return _at_last(model, prompts, value, width=model.d_mlp, batch_size=batch_size)
+    return at_last(model, prompts, value, width=width_of(model, site), batch_size=batch_size, site=site)
 
 
 def record_norms(model: Model, prompts: Sequence[Prompt], *, batch_size: int = 32) -> Float[Tensor, "prompt n_layers"]:
@@ -345,48 +345,4 @@ def record_norms(model: Model, prompts: Sequence[Prompt], *, batch_size: int = 3
     def value(h: Tensor, envoy: Any, last: Tensor) -> Tensor:
         return by_row(envoy.output, len(last))[last].detach().float().norm(dim=-1, keepdim=True)
 
-    return _at_last(model, prompts, value, width=1, batch_size=batch_size)[..., 0]
-
-
-def check_rows(call: str, model: Any, prompts: Any) -> None:
-    """Raise unless a call was given a model and a sequence of prompts, in this order.
-
-    >>> check_rows("record", model, prompts[:4])
-
-    Args:
-        call: the function, for the message.
-        model: what was given first.
-        prompts: what was given second.
-
-    Raises:
-        InputError: other types, or the two swapped.
-    """
-    call = f"{call}(model, prompts)"
-    require(model, Model, call=call, name="model", hint="the model comes first" if isinstance(prompts, Model) else "")
-    require(prompts, Sequence, call=call, name="prompts", hint="a PromptSet, or a list of prompts")
-    for prompt in prompts:
-        require(prompt, Prompt, call=call, name="every row of prompts", hint="PromptSet.from_records reads dicts")
-
-
-def _at_last(
-    model: Model,
-    prompts: Sequence[Prompt],
-    value: Callable[[Tensor, Any, Tensor], Tensor],
-    *,
-    width: int,
-    batch_size: int,
-) -> Float[Tensor, "prompt n_layers width"]:
-    """What `value` gives for each layer at the last prompt token of each prompt, from (activations, envoy, mask)."""
-    out = torch.empty(len(prompts), model.n_layers, width, dtype=torch.float32)
-    for batch in batches(model, prompts, batch_size=batch_size):
-        mask = batch.roles["last_prompt"]
-        silent = torch.zeros(len(mask), width, dtype=torch.float32, device=mask.device)
-
-        def last(layer: int, h: Tensor, envoy: Any, mask: Tensor = mask) -> Tensor:
-            return value(h, envoy, mask.to(h.device)).to(mask.device)
-
-        layers = [silent if part is None else part for part in read_layers(model, batch, last)]
-        out[batch.rows] = rearrange(layers, "layer prompt neuron -> prompt layer neuron").cpu()
-        if not bool(out[batch.rows].isfinite().all()):
-            raise InputError(f"record: {_not_finite(model, prompts, batch, tokens='last_prompt')}")
-    return out
+    return at_last(model, prompts, value, width=1, batch_size=batch_size)[..., 0]

@@ -113,7 +113,9 @@ def reselect(tree: Tree, stats: Stats, *, n: int | None = None, leave_out: Neuro
     """
     require(tree, Mapping, call="reselect(tree, stats)", name="tree", hint="neurons.provenance['selection']")
     require(stats, Stats, call="reselect(tree, stats)", name="stats")
-    return _select(tree, partial(run_leaf, stats=stats), n=n, leave_out=leave_out)
+    found = _select(tree, partial(run_leaf, stats=stats), n=n, leave_out=leave_out)
+    shape: dict[str, Any] = {"n_layers": found.n_layers, "d_mlp": found.d_mlp}
+    return NeuronSet(list(found), **shape, provenance=found.provenance, site=stats.site)
 
 
 def _select(tree: Tree, run: RunLeaf, *, n: int | None, leave_out: NeuronSet | None) -> NeuronSet:
@@ -283,7 +285,7 @@ def selection_of(
             (snip, change_score), or cells that these prompts do not have.
     """
     call = "selection_of(model, neurons, prompts)"
-    require(neurons, NeuronSet, call=call, name="neurons")
+    require(neurons, NeuronSet, call=call, name="neurons").needs_neurons(call)
     check_inputs("selection_of", model, prompts)
     require(stats, (Stats, type(None)), call=call, name="stats", hint="capture makes them: capture(model, prompts)")
     if neurons.d_mlp is not None and (neurons.n_layers, neurons.d_mlp) != (model.n_layers, model.d_mlp):

@@ -320,7 +320,8 @@ def _set(leaf: Mapping[str, Any], stats: Stats, mask: np.ndarray) -> NeuronSet:
         "size": dict(leaf.get("size") or leaf["options"]), "selection": dict(leaf),
     }  # fmt: skip
     n_layers, d_mlp = mask.shape
-    return NeuronSet(np.argwhere(mask), n_layers=n_layers, d_mlp=d_mlp, provenance={**stats.provenance, **about})
+    given = {**stats.provenance, **about}
+    return NeuronSet(np.argwhere(mask), n_layers=n_layers, d_mlp=d_mlp, provenance=given, site=stats.site)
 
 
 def _leaf_scores(leaf: Mapping[str, Any], stats: Stats) -> Scores:

@@ -228,6 +228,26 @@ def wanda(harmful: Moments, benign: Moments, columns: Columns) -> Ranking:
 METHODS: dict[str, Callable[[Moments, Moments, Columns], Ranking]] = {
     method.__name__: method for method in (contribution, effect_size, sas, cett, precise_shield, sn_tune, wanda)
 }
+ANY_SITE = ("effect_size", "sas", "lape")  # read no column of W_down
+
+
+def columns_of(stats: Stats, method: str) -> Columns:
+    """Norms of the columns of W_down, for a method that may read them.
+
+    >>> columns_of(ns.capture(model, prompts, progress=False), "contribution").l2.shape
+    (3, 29)
+
+    Args:
+        stats: moments from `capture`.
+        method: name of a score or a rule.
+
+    Raises:
+        InputError: it reads columns, which only neurons own, and the moments are of another site.
+    """
+    if stats.site != "neuron" and method not in ANY_SITE:
+        others = f"use {', '.join(ANY_SITE)}, or select's safeneuron, significance, mean_difference"
+        raise InputError(f"{method}: reads columns of W_down; numbers at site {stats.site!r} own none; {others}")
+    return Columns(l2=stats.down_norms, l1=stats.down_l1)
 
 
 # -- the score of every neuron in every cell ---------------------------------------------------------------
@@ -244,11 +264,10 @@ def contrast(stats: Stats, method: str = "contribution") -> Scores:
             activates, so that `top` takes the most language-specific ones (subtract them from a set with `-`).
 
     Raises:
-        InputError: no `Stats`, unknown method, or no cell with both labels; for "lape", fewer than two languages.
+        InputError: no `Stats`, unknown method, as `columns_of`, or no cell with both labels; for "lape", fewer than two languages.
     """
-    require(
-        stats, Stats, call="contrast(stats)", name="stats", hint="capture makes them: contrast(capture(model, prompts))"
-    )
+    hint = "capture makes them: contrast(capture(model, prompts))"
+    require(stats, Stats, call="contrast(stats)", name="stats", hint=hint)
     one_of(method, [*METHODS, "lape"], call="contrast", name="method")
     if method == "lape":
         cells = list(dict.fromkeys(g.cell for g in stats.groups))
@@ -279,8 +298,7 @@ def score_pairs(stats: Stats, cells: list[Cell], *, pairs: list[tuple[Moments, M
         InputError: unknown method.
     """
     one_of(method, METHODS, call="contrast of pairs", name="method")
-    columns = Columns(l2=stats.down_norms, l1=stats.down_l1)
-    rankings = [METHODS[method](harmful, benign, columns) for harmful, benign in pairs]
+    rankings = [METHODS[method](harmful, benign, columns_of(stats, method)) for harmful, benign in pairs]
     return _scores(stats, cells, rankings=rankings, pairs=pairs, method=method)
 
 
@@ -302,6 +320,7 @@ def _scores(
         params_per_neuron=stats.params_per_neuron,
         provenance=stats.provenance,
         difference=None if pairs is None else np.stack([harmful.mean - benign.mean for harmful, benign in pairs]),
+        site=stats.site,
     )
 
 

@@ -33,6 +33,7 @@ from ..core.errors import InputError
 from ..core.latex import latex_table
 from ..core.neurons import NeuronSet
 from ..core.results import from_json, load_arrays, reading, save_arrays
+from ..core.sites import said_if_other
 from ..data.prompts import Cell
 from ..figures.paper import Figure
 from .cells import CellSets, known_cell
@@ -60,6 +61,7 @@ class _Header:
     n_params: int
     params_per_neuron: int
     provenance: dict[str, Any]
+    site: str = said_if_other()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -80,6 +82,7 @@ class Scores:
         provenance: model, data hash, versions, and the requests `seen`.
         difference: m_h - m_b, the mean activation on harmful prompts minus that on benign prompts; None where the score's prompts
             do not tell it (`snip`, `change_score`).
+        site: which numbers of a layer are scored (`neuronshield.core.sites`).
     """
 
     cells: list[Cell]
@@ -90,6 +93,7 @@ class Scores:
     params_per_neuron: int
     provenance: dict[str, Any] = field(default_factory=dict)
     difference: Float[np.ndarray, "cell n_layers d_mlp"] | None = None
+    site: str = "neuron"
 
     def __post_init__(self) -> None:
         call, kept = (
@@ -152,7 +156,7 @@ class Scores:
 
         Raises:
             InputError: no size, an unnamed one or several, or one that gives no neuron or more than there are; an unknown sign,
-                or one of scores without `difference`.
+                or one of scores without `difference`; `param_fraction` of another site than "neuron".
         """
         if unnamed:
             raise InputError(f"top({unnamed[0]!r:.40}): name the size, as in top(k=64); one of {', '.join(SIZES)}")
@@ -165,7 +169,7 @@ class Scores:
             about = {"method": self.method, "cell": str(cell), "size": size}
             about = {**self.provenance, **about, "selection": {"rule": "top", **about, "sign": sign}}
             n_layers, d_mlp = mask.shape
-            sets[cell] = NeuronSet(np.argwhere(mask), n_layers=n_layers, d_mlp=d_mlp, provenance=about)
+            sets[cell] = NeuronSet(np.argwhere(mask), n_layers=n_layers, d_mlp=d_mlp, provenance=about, site=self.site)
         return CellSets(sets)
 
     def _warn(self, cell: Cell, choice: Choice, *, size: Mapping[str, Any], sign: str | None) -> None:
@@ -184,6 +188,10 @@ class Scores:
         """Neurons that a size asks for."""
         n_layers, d_mlp = self.values.shape[1:]
         size = size_of("top", name, value)
+        if name == "param_fraction" and self.site != "neuron":
+            raise InputError(
+                f"top(param_fraction=...): the scores are of site {self.site!r}, whose numbers own no weights; use k="
+            )
         count = int(size) if name in ("k", "per_layer") else int(min(size * self._unit(name), 1e18) + 1e-9)
         limit = d_mlp if name == "per_layer" else n_layers * d_mlp
         if not 1 <= count <= limit:
@@ -298,6 +306,7 @@ class Scores:
             n_params=self.n_params,
             params_per_neuron=self.params_per_neuron,
             provenance=self.provenance,
+            site=self.site,
         )
         return save_arrays(path, FORMAT, arrays=arrays, about=header)
 
@@ -329,6 +338,7 @@ class Scores:
                 params_per_neuron=header.params_per_neuron,
                 provenance=header.provenance,
                 difference=arrays.get("difference"),
+                site=header.site,
             )
 
     def _repr_html_(self) -> str:
@@ -342,7 +352,8 @@ class Scores:
 
     def __repr__(self) -> str:
         _, n_layers, d_mlp = self.values.shape
-        return f"Scores({self.method}, {count(len(self.cells), 'cell')}, {n_layers} x {d_mlp} neurons)"
+        what = "neurons" if self.site == "neuron" else f"numbers at site {self.site!r}"
+        return f"Scores({self.method}, {count(len(self.cells), 'cell')}, {n_layers} x {d_mlp} {what})"
 
 
 def chosen(

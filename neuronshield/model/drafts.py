@@ -26,13 +26,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..data.prompts import Prompt
-from .edits import Edit, edits_for
+from .edits import Edit, edits_for, site_of
 from .encoding import Batch, batches
 from .families import by_row
-from .hooks import hooked
 from .intervention import Intervention
 from .lower import Lower, digests, from_layer, kept_at
 from .model import Model
+from .places import place_of
 from .rotary import parts_of, stretched
 from .running import running
 from .shortcuts import agree, takes_cache
@@ -216,9 +216,8 @@ class _Reader:
             fired[layer] = sum(edit.apply(by_row(h, rows)) for edit in at_prompt[layer])
             return h
 
-        downs = {layer: model.linear(layer, model.site.down) for layer in edits}
         options = {"use_cache": False} if model.forward_takes("use_cache") else {}
-        hold = hooked(downs, before=change)
+        hold = place_of(model, site_of([self.intervention])).changing(model, edits, change)
         with running(model, rows=rows, width=width, traced=False), torch.no_grad(), hold:
             out = model.module(**encoding, **options, **model.last_logits(n + 1)).logits
         if fired != expected:

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from ..core.errors import InputError
+from ..core.neurons import NeuronSet
 from ..data.prompts import Prompt
 from .encoding import Batch
 from .intervention import Intervention
 from .model import Model
 
-__all__ = ["Edit", "check_conditions", "edits_for"]
+__all__ = ["Edit", "check_conditions", "edits_for", "site_of"]
 
 
 class Edit(NamedTuple):
@@ -28,11 +29,12 @@ class Edit(NamedTuple):
         scale: whether `new` is a factor.
         start: first row of the forward that it changes.
         stop: the row after the last.
-        indices: the neurons, [k].
+        indices: the neurons, [k]; of directions, their numbers.
         new: what they become, a number or [rows or 1, k].
         where: the tokens, [rows, pos]; None for the last position.
         active: which rows it changes, [rows]; None for all. Used where `where` is None.
         tokens: how many tokens it must touch.
+        basis: of directions, the orthonormal vectors whose coordinates it changes, [k, d_model]; None for neurons.
     """
 
     scale: bool
@@ -43,6 +45,7 @@ class Edit(NamedTuple):
     where: Tensor | None
     active: Tensor | None
     tokens: int
+    basis: Tensor | None = None
 
     def apply(self, h: Tensor) -> int:
         """How many tokens were touched; `h` is changed in place.
@@ -56,6 +59,8 @@ class Edit(NamedTuple):
             h: activations of the layer, [rows, pos, d_mlp].
         """
         mine, indices = h[self.start : self.stop], self.indices.to(h.device)  # layers may be on different devices
+        if self.basis is not None:
+            return self._project(mine, self.basis.to(h.device))
         if self.where is None:
             old = mine[:, -1, indices]
             new = old * self.new if self.scale else torch.as_tensor(self.new, dtype=h.dtype, device=h.device)
@@ -71,6 +76,24 @@ class Edit(NamedTuple):
             new = new[:, None, :] if new.ndim == 2 else new
         mine[:, :, indices] = torch.where(self.where[..., None].to(h.device), new, old)
         return int(self.where.sum())
+
+    def _project(self, mine: Tensor, basis: Tensor) -> int:
+        """How many tokens were touched: their coordinates in a basis are changed, what is orthogonal to it stays. In float32."""
+        last = mine.shape[1] - 1
+        where = self.where
+        if where is None:
+            rows = torch.ones(len(mine), dtype=torch.bool) if self.active is None else self.active
+            where = torch.zeros(mine.shape[:2], dtype=torch.bool)
+            where[:, last] = rows.to(where.device)
+        row, pos = where.to(mine.device).nonzero(as_tuple=True)
+        stream = mine[row, pos].float()
+        old = stream @ basis.T
+        new = torch.as_tensor(self.new, dtype=old.dtype, device=old.device)
+        if new.ndim == 2 and len(new) > 1:
+            new = new[row]
+        change = old * new if self.scale else new
+        mine[row, pos] = (stream + (change - old) @ basis).to(mine.dtype)
+        return len(row)
 
 
 def edits_for(
@@ -104,6 +127,7 @@ def edits_for(
         tokens = int(where.sum()) if where is not None else n if active is None else int(active.sum())
         if not tokens:
             continue
+        basis = part.basis(model.device)
         for layer, members in part.neurons.by_layer().items():
             if layer in idle:
                 continue
@@ -117,6 +141,7 @@ def edits_for(
                 where=where,
                 active=active,
                 tokens=tokens,
+                basis=basis,
             )
             edits.setdefault(layer, []).append(edit)
             expected[layer] = expected.get(layer, 0) + tokens
@@ -145,6 +170,24 @@ def _where(prompts: Sequence[Prompt], batch: Batch, condition: Intervention, *, 
     return where if active is None else where & active[:, None]
 
 
+def site_of(conditions: Sequence[Intervention | None]) -> str:
+    """The site that conditions change in one forward; "neuron" where none changes anything.
+
+    >>> site_of([None, ns.Intervention(neurons, "zero")])
+    'neuron'
+
+    Args:
+        conditions: all at the same site; None for a clean one.
+
+    Raises:
+        RuntimeError: conditions at several sites, which go through forwards of their own.
+    """
+    sites = {c.neurons.site for c in conditions if c is not None}
+    if len(sites) > 1:
+        raise RuntimeError(f"one forward changes one site, not {sorted(sites)}")
+    return next(iter(sites), "neuron")
+
+
 def check_conditions(
     model: Model, prompts: Sequence[Prompt], conditions: Sequence[Intervention | None], *, generated: int = 0
 ) -> None:
@@ -163,7 +206,10 @@ def check_conditions(
     """
     present = [c for c in conditions if c is not None]
     for neurons in {id(c.neurons): c.neurons for c in present}.values():
-        neurons.check_model(model)
+        if isinstance(neurons, NeuronSet):
+            neurons.check_model(model, any_site=True)
+        else:
+            neurons.check_model(model)
     for condition in present:
         condition.check(model, prompts)
         if condition.positions == "response" and not generated:

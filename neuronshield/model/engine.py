@@ -288,7 +288,7 @@ def part_of(
     def part(condition: Intervention | None) -> Intervention | None:
         if condition is None or (condition.cells is not None and not cells & set(condition.cells)):
             return None
-        if every or condition.value is None or condition.value.ndim < 3:
+        if every or not condition.by_prompt:
             return condition
         place = storage(condition.value)
         if place not in cut:

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from ..core.errors import InputError
 
-__all__ = ["PARTS", "SITES", "TRAITS", "Site", "Traits", "by_row", "idle_layers", "image_token_id", "traits"]
+__all__ = [
+    "ATTENTION", "PARTS", "SITES", "TRAITS", "Site", "Traits", "attention_of", "by_row", "idle_layers", "image_token_id", "traits",
+]  # fmt: skip
 
 
 class Site(NamedTuple):
@@ -56,6 +58,21 @@ SITES = (
     Site("feed_forward.w2", "feed_forward.w3", "feed_forward.w1"),  # LFM2
     Site("shared_mlp.output_linear", "shared_mlp.input_linear", "shared_mlp.input_linear"),  # Granite 4 hybrid
     Site("mlp_block.down_proj", "mlp_block.up_proj", "mlp_block.gate_proj"),  # RecurrentGemma
+)
+
+
+#: Addresses of the output projection of attention in a decoder layer, by family; a layer has at most one of them.
+ATTENTION = (
+    "self_attn.o_proj",  # Llama, Qwen, Mistral, Gemma, Phi-3, and most others
+    "cross_attn.o_proj",  # Llama 3.2 Vision, in the layers that read the picture
+    "self_attn.dense",  # Phi-1/2
+    "self_attn.out_proj",  # OPT, XGLM, LFM2
+    "self_attention.dense",  # Falcon, BLOOM
+    "attention.dense",  # GPT-NeoX
+    "attn.c_proj",  # GPT-2
+    "attn.out_proj",  # GPT-J, CodeGen
+    "attn.attention.out_proj",  # GPT-Neo
+    "temporal_block.o_proj",  # RecurrentGemma
 )
 
 
@@ -257,6 +274,19 @@ def _candidates(decoder: nn.Module) -> Iterator[nn.Module]:
         inner = getattr(decoder, name, None)
         if isinstance(inner, nn.Module):
             yield inner
+
+
+def attention_of(layer: nn.Module) -> str | None:
+    """Address of the output projection of the attention block in a layer; None if it has no block that is known.
+
+    >>> attention_of(model.module.model.layers[0])
+    'self_attn.o_proj'
+
+    Args:
+        layer: a decoder layer.
+    """
+    names = {name for name, _ in layer.named_modules()}
+    return next((address for address in ATTENTION if address in names), None)
 
 
 def has_site(layer: nn.Module, site: Site) -> bool:

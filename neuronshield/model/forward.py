@@ -27,12 +27,13 @@ from ..core.errors import InputError
 from ..core.neurons import NeuronSet
 from ..core.progress import bar
 from ..data.prompts import Prompt
-from .edits import check_conditions, edits_for
+from .edits import check_conditions, edits_for, site_of
 from .encoding import PER_TOKEN, Batch, as_prompts, batches, collate
 from .families import by_row
 from .intervention import Intervention, require_intervention
 from .model import Model
 from .norms import FrozenNorms
+from .places import place_of
 from .prefixes import OpeningTokens, margin
 from .running import not_finite, running
 from .shortcuts import TROUBLE, Shared, agree, forward_options, last_token_step, may_skip_layers, stack
@@ -45,7 +46,9 @@ STACKED_BYTES = 2**26  # and the most their copies of the cache may take: beyond
 
 
 # -- reading ----------------------------------------------------------------------------------------------
-def read_layers(model: Model, batch: Batch, fn: Callable[[int, Tensor, Any], Tensor]) -> list[Tensor | None]:
+def read_layers(
+    model: Model, batch: Batch, fn: Callable[[int, Tensor, Any], Tensor], *, site: str = "neuron"
+) -> list[Tensor | None]:
     """What `fn` gives for every layer in one traced forward that stops after the last layer; None for idle layers.
 
     >>> from neuronshield.model.encoding import collate
@@ -56,10 +59,16 @@ def read_layers(model: Model, batch: Batch, fn: Callable[[int, Tensor, Any], Ten
     Args:
         model: the model.
         batch: what it reads.
-        fn: called inside the trace as `fn(layer, h, envoy)` for each layer that runs, in order: h is the layer's neurons
-            [batch, pos, d_mlp] on that layer's device, `envoy` nnsight's name of its down-projection (`envoy.output`).
+        fn: called inside the trace as `fn(layer, h, envoy)` for each layer that runs, in order: h is what the layer has at the site,
+            such as its neurons [batch, pos, d_mlp], on that layer's device, `envoy` nnsight's name of the module there: of neurons
+            the down-projection (`envoy.output`).
+        site: "neuron", "gate", "up", "attention" or "residual" (see `places`).
+
+    Raises:
+        InputError: the model has no such site, or too little memory.
     """
-    envoys, idle, rows = model.envoys, model.idle(batch.encoding), len(batch.rows)
+    place, idle, rows = place_of(model, site), model.idle(batch.encoding), len(batch.rows)
+    envoys = place.envoys(model)
     width = batch.encoding["input_ids"].shape[1]
     with (
         running(model, rows=rows, width=width),
@@ -71,7 +80,7 @@ def read_layers(model: Model, batch: Batch, fn: Callable[[int, Tensor, Any], Ten
             if layer in idle:
                 kept.append(None)
             else:
-                kept.append(fn(layer, by_row(envoy.input, rows), envoy))
+                kept.append(fn(layer, by_row(place.read(envoy), rows), envoy))
         tracer.stop()
     return list(kept)
 
@@ -162,11 +171,11 @@ def _logits(
     """
     n, times = len(batch.rows), len(conditions)
     edits, expected = edits_for(model, prompts, batch, conditions=conditions)
-    first = min(edits, default=0)
+    place, first = place_of(model, site_of(conditions)), min(edits, default=0)
     known = shared.residual.get(first) if edits else None
     entry = None if known is None else stack(known, times)
     encoding = forward_options(model, shared, times, first=first if entry is not None else 0)
-    layers, envoys, idle = model.layer_envoys, model.envoys, model.idle(batch.encoding)
+    layers, envoys, idle = model.layer_envoys, place.envoys(model), model.idle(batch.encoding)
     skipped = [i for i in range(first) if i not in idle] if entry is not None else []
     rows, width = encoding["input_ids"].shape
     with (
@@ -181,9 +190,9 @@ def _logits(
             if layer in keep:
                 kept[layer] = layers[layer].input
             if layer in edits:
-                h = envoys[layer].input.clone()
+                h = place.read(envoys[layer]).clone()
                 fired[layer] = sum(edit.apply(by_row(h, n * times)) for edit in edits[layer])
-                envoys[layer].input = h
+                place.write(envoys[layer], h)
         result = tracer.result.save()
     if dict(fired) != expected:
         raise RuntimeError(f"an intervention on {model.id!r} fired {dict(fired)} times by layer, not {expected}")
@@ -233,7 +242,7 @@ def _share(model: Model, prompts: Sequence[Prompt], batch: Batch, *, layers: Seq
 
 
 def _chunks(conditions: Sequence[Intervention | None], batch: Batch, shared: Shared) -> list[list[int]]:
-    """Conditions that go through one forward together: as many as fit, with the same first layer."""
+    """Conditions that go through one forward together: as many as fit, with the same first layer and at the same site."""
     n, width = batch.encoding["input_ids"].shape
     limit = min(STACKED_ROWS // n, STACKED_TOKENS // (n * width))
     if shared.cache is not None:
@@ -242,9 +251,9 @@ def _chunks(conditions: Sequence[Intervention | None], batch: Batch, shared: Sha
         limit = min(STACKED_ROWS // n, STACKED_BYTES // max(size, 1))
     if any(k not in PER_TOKEN for k in shared.encoding):  # pictures: rows may not line up with prompts
         limit = 1
-    by_first: dict[int, list[int]] = {}
+    by_first: dict[tuple[int, str], list[int]] = {}
     for i, c in enumerate(conditions):
-        by_first.setdefault(_first_layer(c), []).append(i)
+        by_first.setdefault((_first_layer(c), site_of([c])), []).append(i)
     limit = max(limit, 1)
     return [group[at : at + limit] for group in by_first.values() for at in range(0, len(group), limit)]
 

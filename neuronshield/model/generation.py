@@ -28,11 +28,12 @@ from ..core.errors import InputError
 from ..core.progress import bar
 from ..data.prompts import Prompt
 from .drafts import confirmed, remember
-from .edits import Edit, check_conditions, edits_for
+from .edits import Edit, check_conditions, edits_for, site_of
 from .encoding import Batch, as_prompts, batches, check_prompts
 from .families import by_row
 from .intervention import Intervention, require_intervention
 from .model import Model
+from .places import place_of
 from .rotary import stretched
 from .running import not_finite, running
 from .shortcuts import keeps_cache
@@ -167,6 +168,7 @@ def decode(
     max_new_tokens: int,
     layers: Sequence[Collection[int]] = (),
     change: Change | None = None,
+    site: str = "neuron",
 ) -> tuple[Int[Tensor, "batch new"], dict[tuple[int, int], Any]]:
     """Greedy token ids of a left-padded batch, and what `change` returned at every (step, layer).
 
@@ -186,9 +188,10 @@ def decode(
             neurons that it may write to (pos is the prompt's length at step 0, then 1) and that takes their place. What it
             returns is kept. Without a cache it is called again for the tokens of earlier steps, which are read again, and what
             it returns then is not kept.
+        site: what is read and changed instead of neurons (see `places`).
 
     Raises:
-        InputError: logits that are not finite, or too little memory.
+        InputError: logits that are not finite, too little memory, or a site that the model does not have.
         RuntimeError: `change` was not called at a (step, layer) that it should have been called at.
     """
     from transformers import LogitsProcessorList
@@ -217,14 +220,15 @@ def decode(
             run(**encoding)
             return _checked(model, batch, answers[0][:, width:], checked=checked), {}
         again = not keeps_cache(model) or stretched(model.module, width + max_new_tokens)  # Phi-3 drops its cache there
-        visits, envoys = calls.visits(max_new_tokens, cached=not again), model.envoys
+        visits, place = calls.visits(max_new_tokens, cached=not again), place_of(model, site)
+        envoys = place.envoys(model)
         with model.traced.trace(fn=run, **encoding) as tracer:
             seen = nnsight.save({})
             for step in tracer.iter[: len(visits)]:
                 for layer in visits[step]:
-                    h = envoys[layer].input.clone()
+                    h = place.read(envoys[layer]).clone()
                     seen[step, layer] = calls.at(step, layer, by_row(h, rows))
-                    envoys[layer].input = h
+                    place.write(envoys[layer], h)
     new = _checked(model, batch, answers[0][:, width:], checked=checked)
     n = new.shape[1]
     missing = {(step, layer) for step, at in enumerate(visits[:n]) for layer in at} - set(seen)
@@ -320,7 +324,8 @@ def _generate_ids(
     def change(step: int, layer: int, h: Tensor) -> int:
         return sum(edit.apply(h) for edit in steps[step][layer])
 
-    ids, fired = decode(model, batch, max_new_tokens=n, layers=[list(at) for at in steps], change=change)
+    layers, site = [list(at) for at in steps], site_of([intervention])
+    ids, fired = decode(model, batch, max_new_tokens=n, layers=layers, change=change, site=site)
     expected = {
         (step, layer): sum(edit.tokens for edit in changes)
         for step, at in enumerate(steps[: ids.shape[1]])

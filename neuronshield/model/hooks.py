@@ -16,7 +16,7 @@ from torch import Tensor, nn
 __all__ = ["hooked", "skipped"]
 
 Before = Callable[[Any, Tensor], Tensor | None]
-After = Callable[[Any, Tensor, Tensor], Tensor | None]
+After = Callable[[Any, Tensor, Any], Any]
 
 
 class hooked:
@@ -34,7 +34,8 @@ class hooked:
     Args:
         modules: the modules; each is known to the callbacks by its position, or by its key in a mapping.
         before: called as `before(key, x)` with the module's first input, before it runs; a returned tensor replaces it.
-        after: called as `after(key, x, out)` with that input and the output; a returned tensor replaces the output.
+        after: called as `after(key, x, out)` with that input and the output; a returned tensor, or a tuple where a module gives
+            one, replaces the output.
     """
 
     def __init__(
@@ -117,8 +118,8 @@ def _before(key: Hashable, before: Before) -> Callable[..., Any]:
 
 
 def _after(key: Hashable, after: After) -> Callable[..., Any]:
-    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> Any:
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
         new = after(key, _first(args, kwargs), out)
-        return new if isinstance(new, Tensor) else None
+        return new if isinstance(new, (Tensor, tuple)) else None
 
     return hook

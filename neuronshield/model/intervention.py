@@ -12,6 +12,13 @@ says what becomes of a neuron's value h_i:
 
 `positions` names tokens by their role: "last_prompt", "prompt", "image", "text", "response" (every generated token that
 is read again) or "all" (prompt and response). `cells` restricts it to prompts of those cells.
+
+A set at another site (`NeuronSet.site`) is changed there, by the same kinds. `Directions` of the residual stream r with matrix V are
+changed by their coordinates V r, after each of their layers; what is orthogonal to them stays as it is:
+
+    zero         V r <- 0, so that r <- r - V^T V r
+    mean, clamp  V r <- values                           value a number, [k], or [prompt, k]
+    scale        V r <- alpha * V r                      value alpha
 """
 
 from __future__ import annotations
@@ -29,19 +36,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.arguments import one_of, require
+from ..core.directions import Directions
 from ..core.equality import same
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
 from ..data.prompts import Cell, Prompt
 from .model import Model
+from .places import width_of
+from .values import KINDS, KINDS_OF_DIRECTIONS, checked_value
 
 __all__ = ["KINDS", "POSITIONS", "Intervention", "require_intervention"]
 
-KINDS = ("zero", "mean", "resample", "scale", "clamp", "patch")
 POSITIONS = ("last_prompt", "prompt", "image", "text", "response", "all")
 FORMAT = "neuronshield.Intervention/1"
-NDIMS = {"scale": (0,), "clamp": (0, 2)}  # axes a value may have; the other kinds have 2 or 3
-SHAPES = {0: "a number", 2: "[n_layers, d_mlp]", 3: "[prompt, n_layers, d_mlp]"}
 
 
 class Means(Protocol):
@@ -70,11 +77,12 @@ class Intervention:
     34.0
 
     Args:
-        neurons: the set that is changed.
-        kind: "zero", "mean", "resample", "scale", "clamp" or "patch".
+        neurons: the set that is changed, at its site; or `Directions` of the residual stream.
+        kind: "zero", "mean", "resample", "scale", "clamp" or "patch"; of directions, not "resample" or "patch".
         value: none for "zero"; a number for "scale"; a number or [n_layers, d_mlp] for "clamp"; otherwise
             [n_layers, d_mlp] or [prompt, n_layers, d_mlp] (float32, torch or numpy), as `Stats.moments(...).mean`
-            and `record` give it. Only the entries of `neurons` are read.
+            and `record` give it; at the site "attention" d_model in place of d_mlp. Only the entries of `neurons` are read. Of k
+            directions, a number, [k] or [prompt, k].
         positions: role of the tokens it touches.
         cells: cells of the prompts it touches; None for all.
 
@@ -83,7 +91,7 @@ class Intervention:
             or of the wrong shape.
     """
 
-    neurons: NeuronSet
+    neurons: NeuronSet | Directions
     kind: Literal["zero", "mean", "resample", "scale", "clamp", "patch"]
     value: Any = None
     positions: Literal["last_prompt", "prompt", "image", "text", "response", "all"] = "last_prompt"
@@ -91,12 +99,13 @@ class Intervention:
 
     def __post_init__(self) -> None:
         require(
-            self.neurons, NeuronSet, call="Intervention(neurons, kind)", name="neurons",
+            self.neurons, (NeuronSet, Directions), call="Intervention(neurons, kind)", name="neurons",
             hint="the neuron set comes first" if isinstance(self.kind, NeuronSet) else "NeuronSet(pairs) makes one",
         )  # fmt: skip
         if not len(self.neurons):
             raise InputError("an intervention on an empty neuron set does nothing; pass at least one neuron")
-        one_of(self.kind, KINDS, call="Intervention", name="kind")
+        known, of = (KINDS, "") if isinstance(self.neurons, NeuronSet) else (KINDS_OF_DIRECTIONS, " of directions")
+        one_of(self.kind, known, call=f"Intervention{of}", name="kind")
         one_of(self.positions, POSITIONS, call="Intervention", name="positions")
         if (self.value is None) != (self.kind == "zero"):
             hint = "; Intervention.mean_of(neurons, stats, prompts) makes one from captured means"
@@ -110,33 +119,7 @@ class Intervention:
             given = [self.cells] if isinstance(self.cells, (str, Cell)) else self.cells
             object.__setattr__(self, "cells", tuple(Cell.of(c) for c in given))
         if self.value is not None:
-            object.__setattr__(self, "value", self._checked_value())
-
-    def _checked_value(self) -> Tensor:
-        """The value as float32 on the CPU."""
-        wanted = NDIMS.get(self.kind, (2, 3))
-        if np.iscomplexobj(self.value) or (isinstance(self.value, Tensor) and self.value.is_complex()):
-            raise InputError(f"kind={self.kind!r}: value is complex; expected real numbers")
-        try:
-            value = torch.as_tensor(self.value, dtype=torch.float32).detach().cpu()
-        except (TypeError, ValueError, RuntimeError):
-            raise InputError(
-                f"kind={self.kind!r}: value is a {type(self.value).__name__}; expected {' or '.join(map(SHAPES.get, wanted))}"  # type: ignore[arg-type]
-            ) from None
-        if value.ndim not in wanted:
-            raise InputError(
-                f"kind={self.kind!r}: value has shape {tuple(value.shape)}; expected "
-                f"{' or '.join(SHAPES[n] for n in wanted)}"
-            )
-        shape = (self.neurons.n_layers, self.neurons.d_mlp)
-        if value.ndim and any(n not in (None, m) for n, m in zip(shape, value.shape[-2:], strict=True)):
-            raise InputError(
-                f"kind={self.kind!r}: value has shape {tuple(value.shape)}; its last two axes must be the {shape[0]} layers "
-                f"and {shape[1]} neurons of the model that the neuron set is of"
-            )
-        if not torch.isfinite(value).all():
-            raise InputError(f"kind={self.kind!r}: value is not finite everywhere")
-        return value
+            object.__setattr__(self, "value", checked_value(self.neurons, self.kind, self.value))
 
     @classmethod
     def mean_of(
@@ -168,11 +151,16 @@ class Intervention:
             cells: cells of the prompts it touches; None for all.
 
         Raises:
-            InputError: neither prompts nor a cell, or nothing was captured for the label in a cell.
+            InputError: neither prompts nor a cell, means of another site, or nothing was captured for the label in a cell.
         """
         call = "Intervention.mean_of(neurons, stats, prompts)"
+        require(neurons, NeuronSet, call=call, name="neurons")
         if not hasattr(stats, "moments"):
             raise InputError(f"{call}: stats must be what capture returns, got {type(stats).__name__}")
+        if (site := getattr(stats, "site", "neuron")) != neurons.site:
+            raise InputError(
+                f"{call}: the set is at site {neurons.site!r}, the means are of site {site!r}; capture them there"
+            )
         if cell is not None:
             value = np.asarray(stats.moments(label, Cell.of(cell)).mean)
         elif prompts is None:
@@ -199,15 +187,17 @@ class Intervention:
             prompts: the prompts.
 
         Raises:
-            InputError: a value of another shape, or cells that no prompt is of.
+            InputError: a value of another shape, cells that no prompt is of, or a site that the model does not have.
         """
         call = "Intervention.check(model, prompts)"
         require(model, Model, call=call, name="model", hint="the model comes first")
         require(prompts, Sequence, call=call, name="prompts", hint="pass a PromptSet or a list of prompts")
+        width = width_of(model, self.neurons.site)
         if self.value is not None and self.value.ndim:
-            shape, neurons = tuple(self.value.shape), (model.n_layers, model.d_mlp)
-            if shape not in (neurons, (len(prompts), *neurons)):
-                raise InputError(f"value has shape {shape}; expected {neurons} or {(len(prompts), *neurons)}")
+            shape = tuple(self.value.shape)
+            one = (len(self.neurons),) if isinstance(self.neurons, Directions) else (model.n_layers, width)
+            if shape not in (one, (len(prompts), *one)):
+                raise InputError(f"value has shape {shape}; expected {one} or {(len(prompts), *one)}")
         if self.cells is not None and not any(p.cell in self.cells for p in prompts):
             raise InputError(f"no prompt is of the cells it names ({', '.join(map(str, self.cells))})")
 
@@ -226,9 +216,25 @@ class Intervention:
             return 0.0
         if not self.value.ndim:
             return float(self.value)
-        if self.value.ndim == 2:
-            return self.value[layer, members][None]
-        return self.value[:, layer, members][rows]
+        if isinstance(self.neurons, Directions):
+            return self.value[rows] if self.by_prompt else self.value[None]
+        return self.value[:, layer, members][rows] if self.by_prompt else self.value[layer, members][None]
+
+    @property
+    def by_prompt(self) -> bool:
+        """Whether its value has a row for each prompt."""
+        return self.value is not None and self.value.ndim == (2 if isinstance(self.neurons, Directions) else 3)
+
+    def basis(self, device: torch.device) -> Float[Tensor, "k d_model"] | None:
+        """The vectors of its directions; None of a neuron set.
+
+        >>> Intervention(neurons, "zero").basis(torch.device("cpu")) is None
+        True
+
+        Args:
+            device: where they go.
+        """
+        return torch.from_numpy(self.neurons.vectors).to(device) if isinstance(self.neurons, Directions) else None
 
     # -- files ----------------------------------------------------------------------------------------
     def to_json(self) -> str:
@@ -241,13 +247,11 @@ class Intervention:
             InputError: per-neuron values and a set that does not know its model's shape.
         """
         value = self._member_values()
-        if value is not None and value.ndim and None in (self.neurons.d_mlp, self.neurons.n_layers):
-            raise InputError("to_json: the neuron set does not know its shape; give it n_layers= and d_mlp=")
         about = {
             "format": FORMAT, "kind": self.kind, "positions": self.positions,
             "cells": None if self.cells is None else [str(c) for c in self.cells],
-            "n_layers": self.neurons.n_layers, "d_mlp": self.neurons.d_mlp, "provenance": self.neurons.provenance,
-            "neurons": [list(pair) for pair in self.neurons], "value": None if value is None else value.tolist(),
+            **_told(self.neurons, by_neuron=value is not None and bool(value.ndim)),
+            "value": None if value is None else value.tolist(),
         }  # fmt: skip
         return json.dumps(about, ensure_ascii=False)
 
@@ -268,11 +272,8 @@ class Intervention:
             about = json.loads(text)
             if about["format"] != FORMAT:
                 raise ValueError(f"format {about['format']!r}")
-            neurons = NeuronSet(
-                about["neurons"], n_layers=about["n_layers"], d_mlp=about["d_mlp"], provenance=about["provenance"]
-            )
-            value = about["value"]
-            if isinstance(value, list):
+            neurons, value = _read(about), about["value"]
+            if isinstance(value, list) and isinstance(neurons, NeuronSet):
                 short = torch.tensor(value, dtype=torch.float32)
                 value = torch.zeros(*short.shape[:-1], about["n_layers"], about["d_mlp"], dtype=torch.float32)
                 layer, index = torch.tensor(list(neurons)).T
@@ -285,7 +286,7 @@ class Intervention:
 
     def _member_values(self) -> Tensor | None:
         """The value, or of per-neuron values those of the members, the only ones that are used: [k] or [prompt, k]."""
-        if self.value is None or not self.value.ndim:
+        if self.value is None or not self.value.ndim or isinstance(self.neurons, Directions):
             return self.value
         layer, index = torch.tensor(list(self.neurons)).T
         return self.value[..., layer, index]
@@ -311,11 +312,15 @@ class Intervention:
         False
         """
         told = hashlib.sha256(f"{self.kind} {self.positions} {self.cells and list(map(str, self.cells))} ".encode())
-        pairs = np.array(list(self.neurons), dtype=np.int64)
-        told.update(pairs.tobytes())
-        if self.value is not None:
-            value = self.value.numpy()
-            value = value[..., pairs[:, 0], pairs[:, 1]] if value.ndim else value
+        if isinstance(self.neurons, Directions):
+            told.update(
+                f"{self.neurons.layers} {self.neurons.vectors.shape} ".encode() + self.neurons.vectors.tobytes()
+            )
+        else:
+            told.update(b"" if self.neurons.site == "neuron" else self.neurons.site.encode())
+            told.update(np.array(list(self.neurons), dtype=np.int64).tobytes())
+        if (values := self._member_values()) is not None:
+            value = values.numpy()
             told.update(f"{value.shape}".encode())
             told.update(np.ascontiguousarray(value).tobytes())
         return told.hexdigest()
@@ -335,7 +340,27 @@ class Intervention:
             what = f"{float(self.value):g}" if not self.value.ndim else f"[{', '.join(map(str, self.value.shape))}]"
             shown = f" {'by' if self.kind == 'scale' else 'to'} {what}"
         where = f", positions={self.positions!r}" + (f", cells={[str(c) for c in self.cells]}" if self.cells else "")
-        return f"Intervention({self.kind}{shown}, {repr(self.neurons)[10:-1]}{where})"
+        return f"Intervention({self.kind}{shown}, {repr(self.neurons).partition('(')[2][:-1]}{where})"
+
+
+def _told(neurons: NeuronSet | Directions, *, by_neuron: bool) -> dict[str, Any]:
+    """What is changed, as JSON can hold it."""
+    if isinstance(neurons, Directions):
+        about = {"directions": neurons.vectors.tolist(), "layers": list(neurons.layers), "n_layers": neurons.n_layers}
+        return {**about, "provenance": neurons.provenance}
+    if by_neuron and None in (neurons.d_mlp, neurons.n_layers):
+        raise InputError("to_json: the neuron set does not know its shape; give it n_layers= and d_mlp=")
+    site = {} if neurons.site == "neuron" else {"site": neurons.site}
+    shape = {"n_layers": neurons.n_layers, "d_mlp": neurons.d_mlp}
+    return {**site, **shape, "provenance": neurons.provenance, "neurons": [list(pair) for pair in neurons]}
+
+
+def _read(about: dict[str, Any]) -> NeuronSet | Directions:
+    """What `_told` told."""
+    shape = {"n_layers": about["n_layers"], "provenance": about["provenance"]}
+    if "directions" in about:
+        return Directions(np.array(about["directions"], dtype=np.float32), about["layers"], **shape)
+    return NeuronSet(about["neurons"], d_mlp=about["d_mlp"], site=about.get("site", "neuron"), **shape)
 
 
 def require_intervention(value: Any, call: str) -> None:

@@ -242,6 +242,22 @@ class Model:
         """nnsight's names of the down-projections, whose inputs are the neurons."""
         return [_walk(layer, self.site.down) for layer in self.layer_envoys]
 
+    @cached_property
+    def attention(self) -> tuple[str, ...]:
+        """Address of the output projection of attention in each layer.
+
+        Raises:
+            InputError: a layer without an attention block that is known.
+        """
+        layers: Any = self.module.get_submodule(self.layers_path)
+        found = [families.attention_of(layer) for layer in layers]
+        if None in found:
+            raise InputError(
+                f"site='attention': layer {found.index(None)} of {self.id!r} has no attention block that is known (a recurrent or "
+                "convolutional layer has none); use another site"
+            )
+        return tuple(map(str, found))
+
     def linear(self, layer: int, name: str) -> nn.Module:
         """The module at an address inside a decoder layer.
 

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..core.directions import Directions
 from ..core.errors import InputError
 from ..core.journal import Result
 from ..core.neurons import NeuronSet
@@ -32,6 +33,7 @@ from .identity import digests, identity, tensors
 from .intervention import Intervention
 from .load import load
 from .model import Model
+from .places import width_of
 
 __all__ = ["Parcel", "Replica", "Spec", "packed", "spec_of", "weights_of"]
 
@@ -121,40 +123,43 @@ class Parcel:
 
     Attributes:
         unit: the unit, without conditions.
-        conditions: for each condition what makes it again, and the number of its values.
-        values: (neurons, values of those neurons), each shared by one or more conditions.
-        shape: layers and neurons a layer of the model.
+        conditions: for each condition what makes it again, and the number of its values; one on directions as it is.
+        values: (neurons, values of those neurons, numbers a layer at their site), each shared by one or more conditions.
+        n_layers: layers of the model.
+        widths: numbers a layer at each site that a condition is at.
     """
 
     unit: Unit
     conditions: tuple[Any, ...]
-    values: tuple[tuple[np.ndarray, np.ndarray], ...]
-    shape: tuple[int, int]
+    values: tuple[tuple[np.ndarray, np.ndarray, int], ...]
+    n_layers: int
+    widths: dict[str, int]
 
     def unpacked(self) -> Unit:
         """The unit."""
-        whole = [self._whole(neurons, values) for neurons, values in self.values]
+        whole = [self._whole(neurons, values, width=width) for neurons, values, width in self.values]
         made: list[Intervention | None] = []
         for told in self.conditions:
-            if told is None:
-                made.append(None)
+            if told is None or isinstance(told, Intervention):
+                made.append(told)
                 continue
-            pairs, kind, positions, cells, number, value = told
-            neurons = NeuronSet(map(tuple, pairs.tolist()), n_layers=self.shape[0], d_mlp=self.shape[1])
+            pairs, site, kind, positions, cells, number, value = told
+            shape = (self.n_layers, self.widths[site])
+            neurons = NeuronSet(map(tuple, pairs.tolist()), n_layers=shape[0], d_mlp=shape[1], site=site)
             given = value if number is None else whole[number]
             one = Intervention(
                 neurons,
                 kind,
-                0.0 if kind == "scale" else None if kind == "zero" else torch.zeros(self.shape),
+                0.0 if kind == "scale" else None if kind == "zero" else torch.zeros(shape),
                 positions=positions,
                 cells=cells,
             )  # type: ignore[arg-type]
             made.append(one if given is None else one.with_value(given))
         return replace(self.unit, conditions=tuple(made))
 
-    def _whole(self, neurons: np.ndarray, values: np.ndarray) -> torch.Tensor:
+    def _whole(self, neurons: np.ndarray, values: np.ndarray, *, width: int) -> torch.Tensor:
         """Values with an entry for every neuron, as an intervention has them; those of other neurons are 0 and never read."""
-        out = torch.zeros(*values.shape[:-1], *self.shape, dtype=torch.float32)
+        out = torch.zeros(*values.shape[:-1], self.n_layers, width, dtype=torch.float32)
         layer, index = torch.from_numpy(neurons.T.copy())
         out[..., layer, index] = torch.from_numpy(values.copy())
         return out
@@ -175,19 +180,20 @@ def packed(model: Model, unit: Unit) -> Parcel:
     members: dict[Any, set[tuple[int, int]]] = {}
     shared: dict[Any, torch.Tensor] = {}
     for c in unit.conditions:
-        if c is not None and c.value is not None and c.value.ndim:
+        if c is not None and isinstance(c.neurons, NeuronSet) and c.value is not None and c.value.ndim:
             shared[storage(c.value)] = c.value
             members.setdefault(storage(c.value), set()).update(c.neurons)
     number = {name: i for i, name in enumerate(shared)}
     values = []
     for name, value in shared.items():
         pairs = np.array(sorted(members[name]), dtype=np.int64)
-        values.append((pairs, value[..., pairs[:, 0], pairs[:, 1]].numpy()))
+        values.append((pairs, value[..., pairs[:, 0], pairs[:, 1]].numpy(), value.shape[-1]))
     conditions = tuple(
-        None
-        if c is None
+        c
+        if c is None or isinstance(c.neurons, Directions)
         else (
             np.array(list(c.neurons), dtype=np.int64),
+            c.neurons.site,
             c.kind,
             c.positions,
             None if c.cells is None else [str(cell) for cell in c.cells],
@@ -202,8 +208,11 @@ def packed(model: Model, unit: Unit) -> Parcel:
         else p
         for p in unit.prompts
     )
-    shape = (model.n_layers, model.d_mlp)
-    return Parcel(replace(unit, prompts=prompts, conditions=()), conditions, values=tuple(values), shape=shape)
+    sites = {c.neurons.site for c in unit.conditions if c is not None and isinstance(c.neurons, NeuronSet)}
+    return Parcel(
+        replace(unit, prompts=prompts, conditions=()), conditions, values=tuple(values), n_layers=model.n_layers,
+        widths={site: width_of(model, site) for site in sorted(sites)},
+    )  # fmt: skip
 
 
 class Replica:

@@ -38,6 +38,7 @@ from ..find.moments import Stats, capture
 from ..find.reselection import Selection, pooled, selection_of
 from ..find.scores import language_entropy
 from ..model.model import Model
+from ..model.places import width_of
 
 __all__ = ["Controls", "Seed", "control_sets", "drawn_like", "matched_like", "random_like"]
 
@@ -107,7 +108,7 @@ def random_like(neurons: NeuronSet, model: Model, *, seed: Seed = 0, leave_out: 
     require(model, Model, call=call, name="model")
     require(leave_out, (NeuronSet, type(None)), call=call, name="leave_out")
     check_seed(seed, call="random_like", generator=True)
-    neurons.check_model(model)
+    neurons.check_model(model, any_site=True)
     found = drawn_like(neurons, model, seed=seed, leave_out=leave_out)
     held = found.per_layer()
     empty = [layer for layer in neurons.per_layer() if layer not in held]
@@ -135,10 +136,12 @@ def drawn_like(neurons: NeuronSet, model: Model, *, seed: Seed = 0, leave_out: N
     rng = np.random.default_rng(seed)
     barred = (neurons | leave_out if leave_out else neurons).by_layer()
     pairs: list[tuple[int, int]] = []
+    width = width_of(model, neurons.site)
     for layer, members in neurons.by_layer().items():
-        pool = np.setdiff1d(np.arange(model.d_mlp), barred[layer])
+        pool = np.setdiff1d(np.arange(width), barred[layer])
         pairs += [(layer, int(i)) for i in rng.choice(pool, min(len(members), len(pool)), replace=False)]
-    return _named(pairs, model, "random, same per layer")
+    about = {"method": "random, same per layer"}
+    return NeuronSet(pairs, n_layers=model.n_layers, d_mlp=width, provenance=about, site=neurons.site)
 
 
 def matched_like(
@@ -186,7 +189,7 @@ def matched_like(
                 taken.add(choice)
                 pairs.append((layer, choice))
     about = {"method": "matched on |h| and norm"}
-    return [NeuronSet(p, n_layers=n_layers, d_mlp=d_mlp, provenance=about) for p in chosen]
+    return [NeuronSet(p, n_layers=n_layers, d_mlp=d_mlp, provenance=about, site=neurons.site) for p in chosen]
 
 
 def control_sets(
@@ -320,8 +323,4 @@ def _best(neurons: NeuronSet, model: Model, *, score: Float[np.ndarray, "n_layer
     for layer, members in neurons.by_layer().items():
         order = np.setdiff1d(np.argsort(-score[layer], kind="stable"), members, assume_unique=True)
         pairs += [(layer, int(i)) for i in order[: len(members)]]
-    return _named(pairs, model, name)
-
-
-def _named(pairs: Sequence[tuple[int, int]], model: Model, method: str) -> NeuronSet:
-    return NeuronSet(pairs, n_layers=model.n_layers, d_mlp=model.d_mlp, provenance={"method": method})
+    return NeuronSet(pairs, n_layers=model.n_layers, d_mlp=model.d_mlp, provenance={"method": name})
