@@ -180,10 +180,11 @@ def chosen_neurons(call: str, model: Model, neurons: NeuronSet) -> NeuronSet:
         neurons: what was given as the neurons.
 
     Raises:
-        InputError: other types, no neurons, or neurons of another model.
+        InputError: other types, no neurons, neurons of another model, or a set of another site than "neuron".
     """
     require_model(model, call=f"{call}(model, ...)")
     require(neurons, NeuronSet, call=f"{call}(...)", name="neurons", hint="wrap (layer, index) pairs in NeuronSet(...)")
+    neurons.needs_neurons(call)
     if not len(neurons):
         raise InputError(f"{call}: the set has no neurons")
     return NeuronSet(neurons, n_layers=model.n_layers, d_mlp=model.d_mlp)

@@ -137,6 +137,7 @@ def signs_of(
             f"signs_of(difference=...): {difference.shape} numbers for {shape} neurons (n_layers, d_mlp) of {model.id!r}"
         )
     neurons = NeuronSet(neurons, n_layers=model.n_layers, d_mlp=model.d_mlp)  # members of another model are refused
+    neurons.needs_neurons("signs_of")
     writes = np.mean(list(_directions(model, prompts, tokens).values()), axis=0)
     pairs = [(float(difference[at]), float(writes[at])) for at in neurons]
     return tuple(Sign(contrast, writes=written, kind=kind(contrast, written)) for contrast, written in pairs)
