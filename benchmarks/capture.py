@@ -8,8 +8,8 @@ In turn in one process, on the same prompts, so that a noisy machine slows all a
     hooks       plain hooks that keep every activation of every token, as scripts do
     TransformerLens   run_with_cache of every hook_post (float32 only, where it has an adapter)
 
-The figures to quote are the ratios over "decoder", with their smallest and largest value over the rounds, and what is kept
-at the end. On a GPU the peak of memory above the model's own is printed as well.
+Writes benchmarks/results/capture-MODEL.json: the ratios over "decoder", with their smallest and largest value over the rounds, and what
+is kept at the end; on a GPU also the peak of memory above the model's own.
 `--model random-7b` is LLaVA-1.5-7B's shape with random weights (bfloat16; --layers for fewer of its 32).
 """
 
@@ -24,12 +24,21 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from result_files import write_result
 
 import neuronshield as ns
 from neuronshield import organism
 from neuronshield.model.encoding import Batch, batches
 
 BATCH = 32
+RATIO = "{:.2f} ({:.2f} to {:.2f})"
+NAMES = {
+    "decoder": "the language backbone alone",
+    "forward": "the whole model, nothing captured",
+    "capture": "capture: moments of every neuron",
+    "hooks": "plain hooks that keep every activation",
+    "TransformerLens": "TransformerLens, `run_with_cache` of every `hook_post`",
+}
 
 
 def random_7b(n_layers: int) -> ns.Model:
@@ -168,14 +177,20 @@ def main() -> None:
                     peak[name] = (torch.cuda.max_memory_allocated() - own) / 1e6
                 seconds.setdefault(name, []).append(time.perf_counter() - start)
                 kept[name] = sum(t.numel() * t.element_size() for t in held) / 1e6
-    where = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU threads"
-    print(f"{args.model}, {len(prompts)} prompts, {model.dtype}, {where}, {args.rounds} rounds\n")
-    print("| | time / decoder alone | MB kept |" + (" peak MB above the model |" if gpu else ""))
-    print("|---|---|---|" + ("---|" if gpu else ""))
+    over: list[dict[str, Any]] = []
     for name in todo:
         ratios = sorted(a / b for a, b in zip(seconds[name][1:], seconds["decoder"][1:], strict=True))
-        row = f"| {name} | {ratios[len(ratios) // 2]:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) | {kept[name]:.1f} |"
-        print(row + (f" {peak[name]:.0f} |" if gpu else ""))
+        over.append({"way": NAMES[name], "time": [ratios[len(ratios) // 2], ratios[0], ratios[-1]], "kept": kept[name]})
+        over[-1] |= {"emphasis": True} if name == "capture" else {}
+        over[-1] |= {"peak": peak[name]} if gpu else {}
+    columns: dict[str, tuple[str, str | None]] = {"way": ("", None), "time": ("time over the decoder alone", RATIO)}
+    columns |= {"kept": ("kept", "{:.1f} MB")} | ({"peak": ("peak above the model", "{:.0f} MB")} if gpu else {})
+    path = write_result(
+        f"capture-{args.model}", f"Time of {len(prompts)} prompts of {args.model} over the language backbone alone, and what is kept",
+        columns=columns, rows=over, settings=f"{model.dtype}, {args.rounds} rounds, one thread" if not gpu else model.dtype,
+        device=str(model.device),
+    )  # fmt: skip
+    print(path.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python benchmarks/kills.py --kills 40
 
-The organism, in two cells and with small settings, so that a run takes about a minute. It is started, killed after a random time by a
-random one of four signals, and started again, until it is done; then a new folder is begun, until there were enough kills. Every finished
-folder is compared with that of an undisturbed run: results.json without its times, every neuron set, every adapter, every answer.
+The organism, in two cells and with small settings, so that a run takes about a minute. It is started, killed at a random moment of the
+step it is in by a random one of four signals, and started again, twice in every step, until it is done; then a new folder is begun,
+until there were enough kills. Every finished folder is compared with that of an undisturbed run: results.json without its times, every neuron set, every adapter, every answer.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ SETTINGS = [
     "2",
     "--quiet",
 ]
+START = "before the first step"
+PER_STEP = 2
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
@@ -50,8 +53,16 @@ def command(out: Path) -> list[str]:
     return [sys.executable, "-c", begin, "run", "--out", str(out), *SETTINGS]
 
 
-def run(out: Path, *, after: float | None = None, by: signal.Signals = signal.SIGKILL) -> int:
-    """Exit status of a run, which is sent a signal after some seconds if it is still at work."""
+def run(
+    out: Path, *, by: signal.Signals = signal.SIGKILL, after: Callable[[str], float | None] = lambda _: None
+) -> int:
+    """Exit status of a run, which is sent a signal if it is still at work.
+
+    Args:
+        out: the run folder.
+        by: the signal.
+        after: seconds from the moment a step is seen to be at work to the signal; None for no signal in this step.
+    """
     process = subprocess.Popen(
         command(out),
         stdout=subprocess.DEVNULL,
@@ -59,10 +70,17 @@ def run(out: Path, *, after: float | None = None, by: signal.Signals = signal.SI
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    try:
-        process.wait(after)
-    except subprocess.TimeoutExpired:
-        process.send_signal(by)
+    seen: set[str] = set()
+    while process.poll() is None:
+        step = state(out)
+        if step not in seen and (wait := after(step)) is not None:
+            try:
+                process.wait(wait)
+            except subprocess.TimeoutExpired:
+                process.send_signal(by)
+            break
+        seen.add(step)
+        time.sleep(0.05)
     said = process.communicate()[1]
     if (
         "Traceback" in said and "Exception ignored" not in said
@@ -76,7 +94,7 @@ def state(out: Path) -> str:
     try:
         steps = json.loads((out / "manifest.json").read_text())["manifest"]["steps"]
     except FileNotFoundError:
-        return "before the first step"
+        return START
     return next(
         (name for name in ("find", "prove", "shield", "check") if not steps.get(name, {}).get("done")), "report"
     )
@@ -105,24 +123,31 @@ def main() -> None:
     finished, equal = 0, 0
     with tempfile.TemporaryDirectory() as folder:
         alone = Path(folder) / "alone"
-        start = time.perf_counter()
         if run(alone) != 0:
             raise RuntimeError("the undisturbed run failed")
-        seconds, wanted = time.perf_counter() - start, content(alone)
+        wanted = content(alone)
+        lengths = {START: 3.0, **json.loads((alone / "results.json").read_text())["seconds"]}
         while sum(where.values()) < asked.kills:
-            out = Path(folder) / f"killed-{finished}"
+            out, here = Path(folder) / f"killed-{finished}", Counter[str]()
+
+            def after(step: str, here: Counter[str] = here) -> float | None:
+                if sum(where.values()) >= asked.kills or here[step] >= PER_STEP or step not in lengths:
+                    return None
+                return rng.uniform(0.0, 0.8) * lengths[step]
+
             while True:
-                left = asked.kills - sum(where.values())
                 by = rng.choice(SIGNALS)
-                status = run(out, after=rng.uniform(0.1, 0.7) * seconds if left > 0 else None, by=by)
+                status = run(out, by=by, after=after)
                 if status == 0:
                     break
-                where[state(out)] += 1
+                step = state(out)
+                where[step] += 1
+                here[step] += 1
                 statuses[f"{by.name}: {status}"] += 1
-                print(sum(where.values()), by.name, status, state(out), flush=True)
+                print(sum(where.values()), by.name, status, step, flush=True)
             finished += 1
             equal += content(out) == wanted
-    steps = ("before the first step", "find", "prove", "shield", "check", "report")
+    steps = (START, "find", "prove", "shield", "check", "report")
     write_result(
         "kills", "Runs of the organism that were killed at random moments and continued, beside an undisturbed run",
         columns={"step": ("killed in step", None), "kills": ("kills", None)},

@@ -1,4 +1,4 @@
-"""Time and memory of a masked update: python benchmarks/update.py [--model smollm2] [--rounds 5]
+"""Time and memory of a masked update: python benchmarks/update.py [--rounds 5]
 
 One training step (forward, backward, optimiser) of the same batch, in turn, in one process: the masked update against a full
 fine-tune of the MLPs under gradient masks, PEFT's SHiRA and a plain LoRA of rank 8, each as a ratio. Then the memory that
@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from result_files import write_result
 from torch import nn
 
 import neuronshield as ns
@@ -31,6 +32,7 @@ from neuronshield.model.families import PARTS
 from neuronshield.shield.adapter import attach, places, quiet, shared_copy
 from neuronshield.shield.objective import step_loss
 
+MODEL = "smollm2"
 CONDITIONS = ("masked update", "masked update, last third", "gradient masks", "SHiRA", "plain LoRA r=8")
 
 
@@ -123,20 +125,19 @@ def memory(name: str, model_id: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--model", default="smollm2")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     if args.memory:
-        memory(args.memory, args.model)
+        memory(args.memory, MODEL)
         return
     extra = {}
     for name in CONDITIONS:
-        command = [sys.executable, __file__, "--model", args.model, "--memory", name]
+        command = [sys.executable, __file__, "--memory", name]
         said = subprocess.run(command, capture_output=True, text=True, check=True)
         extra[name] = float(said.stdout.strip().splitlines()[-1])
-    model = ns.load(args.model)
+    model = ns.load(MODEL)
     steps = {name: stepper(model, name) for name in CONDITIONS}
     seconds: dict[str, list[float]] = {name: [] for name in CONDITIONS}
     for _ in range(args.rounds + 1):  # the first warms up
@@ -144,15 +145,23 @@ def main() -> None:
             start = time.perf_counter()
             step()
             seconds[name].append(time.perf_counter() - start)
-    print(
-        f"{args.model}, a batch of 8, {args.rounds} rounds; the masked update over each, by round, smallest to largest"
-    )
-    print("| masked update over | step time | extra memory |\n|---|---|---|")
+    rows = []
     for mine in CONDITIONS[:2]:
         for name in CONDITIONS[2:]:
             ratios = sorted(a / b for a, b in zip(seconds[mine][1:], seconds[name][1:], strict=True))
-            print(f"| {mine}: {name} | {ratios[len(ratios) // 2]:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) | "
-                  f"{extra[mine] / extra[name]:.2f} ({extra[mine]:.0f} MB of {extra[name]:.0f} MB) |")  # fmt: skip
+            time_over = [ratios[len(ratios) // 2], ratios[0], ratios[-1]]
+            memory_over = [extra[mine] / extra[name], round(extra[mine]), round(extra[name])]
+            where = ", set in the last third of the layers" if mine != CONDITIONS[0] else ""
+            rows.append({"pair": name + where, "time": time_over, "memory": memory_over})
+    path = write_result(
+        "update-speed", "One training step and extra memory of a masked update of SmolLM2, over those of three others",
+        columns={"pair": ("masked update over", None), "time": ("step time", "{:.2f} ({:.2f} to {:.2f})"),
+                 "memory": ("extra memory", "{:.2f} ({:d} MB of {:d} MB)")},
+        rows=rows, settings=f"{args.rounds} rounds, one thread",
+        numbers={"neurons": (len(spread(model, 0)), None), "batch": (len(batch(model)), None), "target_time": (0.6, "{:.1f}"),
+                 "target_memory": (0.35, "{:.2f}")},
+    )  # fmt: skip
+    print(path.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Cost and verdict of verify: python benchmarks/verify.py [--model smollm2 --prompts advbench.jsonl --update]
 
 1. One control draw against one full forward of the same prompts, for sets in the upper half of the model: both run in
-   turn in the same process. The result is their ratio, with its smallest and largest value over rounds.
+   turn in the same process. Their ratio, with its smallest and largest value over rounds, goes to benchmarks/results/verify-speed.json.
 2. `verify` as a whole, in seconds, and its verdict. With --update the neurons found first are trained (masked update) on
    the "train" prompts, and the set is found again and verified on the updated model: a model that refuses. With --write
    the proof goes to benchmarks/results/smollm2-proof.json.
@@ -28,6 +28,7 @@ from neuronshield.model.prefixes import opening_tokens, openings_of
 from neuronshield.prove.controls import random_like
 
 GAIN, OUTCOMES = "{:+.2f} [{:+.2f}, {:+.2f}]", "{:.2f} / {:.2f} / {:.2f}"
+TIMES = "{:.1f} ({:.1f} to {:.1f})"
 
 
 def main() -> None:
@@ -119,7 +120,7 @@ def write_proof(found: dict[str, Any], *, prompts: str, device: str) -> Path:
 
 
 def ratio(model: ns.Model, prompts: ns.PromptSet, *, rounds: int) -> None:
-    """Full forward / control draw, per set."""
+    """Full forward / control draw, per set: benchmarks/results/verify-speed.json."""
     cell = prompts.cells()[0]
     rows = list(prompts.for_step("confirm").in_cells([cell]).where(label="harmful"))[:32]
     tokens = opening_tokens(model, openings_of(model, rows))
@@ -138,6 +139,7 @@ def ratio(model: ns.Model, prompts: ns.PromptSet, *, rounds: int) -> None:
         conditions = [ns.Intervention(s, "zero", positions=positions) for s in sets]
         margins(model, rows, conditions, tokens=tokens, batch_size=32)
 
+    row: dict[str, Any] = {"model": model.id}
     for positions in ("last_prompt", "prompt"):
         ratios = []
         for _ in range(rounds + 1):  # the first warms up
@@ -147,8 +149,14 @@ def ratio(model: ns.Model, prompts: ns.PromptSet, *, rounds: int) -> None:
             drawn(positions)
             ratios.append((middle - start) / (time.perf_counter() - middle))
         kept = sorted(ratios[1:])
-        print(f"{model.id}, {len(rows)} prompts, layers {layer} to {model.n_layers - 1}, positions {positions}: a control draw is "
-              f"{kept[len(kept) // 2]:.1f} ({kept[0]:.1f} to {kept[-1]:.1f}) times faster than a full forward, {rounds} rounds")  # fmt: skip
+        row[positions] = [kept[len(kept) // 2], kept[0], kept[-1]]
+    columns: dict[str, tuple[str, str | None]] = {"model": ("model", None)}
+    columns |= {"last_prompt": ("sets of the last token", TIMES), "prompt": ("sets of the whole prompt", TIMES)}
+    path = write_result(
+        "verify-speed", "How many times faster a control draw of verify is than a full forward of the same prompts",
+        columns=columns, rows=[row], numbers={"target": (1.6, "{:.1f}")}, settings=f"{len(rows)} prompts, sets of layers {layer} to {model.n_layers - 1}, one thread",
+    )  # fmt: skip
+    print(path.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":
