@@ -13,6 +13,7 @@ from ..prove.tables import TOO_FEW, Claim
 from .conditions import BASE, LORA, RANDOM_MASKS, SHIELD, over
 from .page import capital, interval, known, num, signed
 from .sections import OverlapTable, Sections, sections_of
+from .transfer import transfer
 
 __all__ = ["STEPS", "Card", "cards", "headlines", "summary"]
 
@@ -181,6 +182,7 @@ def _prove(found: Sections, requests: Mapping[str, int]) -> Card:
             "about": about if name == HEADLINE_CLAIMS[0] else f"{name}: normalised effect",
         }
         facts["control"] = control
+    said += [f"{a.question}: {a.word}" for a in transfer(found) if a.question != "transfer"]
     cost = ", ".join(
         [*_seconds(found, "prove"), *(f"{getattr(p.cost, what):,} {what}" for what in ("margins", "answers"))]
     )
@@ -232,15 +234,19 @@ def _check(found: Sections, requests: Mapping[str, int]) -> Card:
         "about": "more harmful prompts refused than by masks of random neurons, at the same benign refusal",
         "control": f"plain LoRA: {signed(lora.difference)}",
     }  # fmt: skip
+    crossed = next((a for a in transfer(found) if a.question == "transfer"), None)
+    said = f"{crossed.question}: {crossed.word} ({crossed.reason}); " if crossed else ""
     if not known(masks.difference.value):
-        why = f"{cells}: the shield cannot be compared with masks of random neurons at the same benign refusal"
+        why = f"{said}{cells}: the shield cannot be compared with masks of random neurons at the same benign refusal"
         return Card("check", "open", sentence=why, verdict=capital(why) + ".", value="n/a", **facts)
     verb = "beats" if c.beats_random_mask else "does NOT beat"
     sentence = (
-        f"{cells}: at the same benign refusal ({num(masks.benign)}) the shield refuses {num(masks.harmful)} of harmful prompts and "
+        f"{said}{cells}: at the same benign refusal ({num(masks.benign)}) the shield refuses {num(masks.harmful)} of harmful prompts and "
         f"{masks.n} mask{'s' * (masks.n != 1)} of random neurons {num(masks.others)}; it {verb} them "
         f"({signed(masks.difference)}); over plain LoRA {signed(lora.difference)}"
     )
     verdict = f"On {cells} the shield {verb} masks of random neurons."
+    if crossed:
+        verdict = f"Transfer: {crossed.word}. {verdict}"
     tone = "good" if c.beats_random_mask else "bad"
     return Card("check", tone, sentence=sentence, verdict=verdict, **_number(masks.difference, "+.2f"), **facts)

@@ -23,6 +23,7 @@ from .page import asset, capital, figure, folded, styles, term
 from .proof_section import proof_section
 from .samples import picture_uris, prompt_rows, requests_by_split, sample_answers
 from .sections import FindSection, Sections, sections_of
+from .transfer import transfer, transfer_section
 from .view_files import report_part
 
 __all__ = ["summary", "write_report"]
@@ -87,6 +88,11 @@ def _parts(folder: Path, found: Sections, rows: Any) -> list[tuple[str, str, str
         made.append(("shield", _title("shield"), shield_section(found.shield)))
     if found.check is not None and found.shield is not None and found.attack is not None:
         made.append(("check", _title("check"), check_section(found.check, shield=found.shield, attack=found.attack)))
+    if answers := transfer(found):
+        made.append(
+            ("transfer", "Transfer: is safety shared by cells, and did it transfer?", transfer_section(answers))
+        )
+    if found.check is not None:
         shown, total = sample_answers(folder)
         pictures = picture_uris(folder, rows, {s.id for s in shown})
         made.append(("answers", "Answers", answer_section(shown, pictures, total=total, check=found.check)))
