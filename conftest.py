@@ -12,9 +12,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the commands that tests star
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.insert(0, str(Path(__file__).parent / "tests"))
 
-from jaxtyping import install_import_hook
+import shapes
 
-install_import_hook("neuronshield", "shapes.check")  # array shapes are checked in every call while testing
+shapes.install()  # array shapes are checked in every call while testing
 
 import numpy as np
 import pytest
