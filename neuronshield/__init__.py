@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .core.errors import InputError
     from .core.neurons import NeuronSet
     from .data import shipped
+    from .data.conditions_of_images import image_conditions
     from .data.prompts import Cell, Prompt, PromptSet
     from .data.readers import read
     from .data.streams import PromptStream
@@ -61,6 +62,7 @@ _MEMBERS = {
     "core.directions": ("Directions",),
     "core.errors": ("InputError",),
     "core.neurons": ("NeuronSet",),
+    "data.conditions_of_images": ("image_conditions",),
     "data.prompts": ("Cell", "Prompt", "PromptSet"),
     "data.readers": ("read",),
     "data.streams": ("PromptStream",),
@@ -149,6 +151,7 @@ __all__ = [
     "full_update",
     "generate",
     "guard",
+    "image_conditions",
     "judges",
     "load",
     "load_adapter",

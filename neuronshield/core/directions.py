@@ -61,7 +61,7 @@ class Directions:
         InputError: vectors that are no numbers, not finite, or depend on the ones before them; no layer, or one outside the model.
     """
 
-    vectors: Float[np.ndarray, "k d_model"]
+    vectors: Any  # Float[np.ndarray, "k d_model"] once made
     layers: Sequence[int]
     n_layers: int | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -192,7 +192,7 @@ def _orthonormal(given: Any) -> Float[np.ndarray, "k d_model"]:
     call = "Directions(vectors, layers)"
     try:
         rows = np.asarray(given)
-        kept, rows = rows.astype(np.float32), rows.astype(np.float64)
+        kept, rows = rows.astype(np.float32, order="C"), rows.astype(np.float64)
     except (TypeError, ValueError, RuntimeError):
         raise InputError(f"{call}: vectors must be numbers [k, d_model], got {type(given).__name__}") from None
     if rows.ndim != 2 or not 1 <= len(rows) <= rows.shape[1]:
@@ -206,7 +206,7 @@ def _orthonormal(given: Any) -> Float[np.ndarray, "k d_model"]:
     if (wrong := np.flatnonzero(left <= LEAST * size)).size:
         what = "is zero" if not size[wrong[0]] else "lies in the span of the vectors before it"
         raise InputError(f"{call}: vector {wrong[0]} {what}; give independent vectors")
-    return (q * np.sign(np.diag(r)) + 0.0).T.astype(np.float32)  # no -0
+    return (q * np.sign(np.diag(r)) + 0.0).T.astype(np.float32, order="C")  # no -0
 
 
 def _layers(given: Any, n_layers: int | None) -> tuple[int, ...]:

@@ -355,7 +355,7 @@ class NeuronSet:
             TypeError: provenance that JSON cannot hold.
         """
         pairs = np.array(list(self), dtype=np.int32).reshape(-1, 2)
-        header = _Header(self.n_layers, self.d_mlp, self.provenance, self.site)
+        header = _Header(self.n_layers, self.d_mlp, self.provenance, site=self.site)
         return save_arrays(path, FORMAT, arrays={"layer": pairs[:, 0], "index": pairs[:, 1]}, about=header)
 
     @staticmethod

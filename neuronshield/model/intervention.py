@@ -234,7 +234,8 @@ class Intervention:
         Args:
             device: where they go.
         """
-        return torch.from_numpy(self.neurons.vectors).to(device) if isinstance(self.neurons, Directions) else None
+        # a copy: what a product rounds to may depend on where numpy put the numbers
+        return torch.tensor(self.neurons.vectors, device=device) if isinstance(self.neurons, Directions) else None
 
     # -- files ----------------------------------------------------------------------------------------
     def to_json(self) -> str:
