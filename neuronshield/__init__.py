@@ -2,8 +2,8 @@
 
 The names below are the whole front door; every one is imported when it is first used, so `import neuronshield` costs
 nothing. What is rarer lives in submodules that are names here too: `ns.scores`, `ns.rules`, `ns.signs`,
-`ns.baselines`, `ns.overlaps`, `ns.attacks`, `ns.curves`, `ns.guard`, `ns.judges`, `ns.figures`, `ns.report`, `ns.shipped`,
-`ns.variants`.
+`ns.baselines`, `ns.overlaps`, `ns.attacks`, `ns.curves`, `ns.guard`, `ns.judges`, `ns.protocols`, `ns.figures`, `ns.report`,
+`ns.shipped`, `ns.variants`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import figures
+    from . import figures, protocols
     from .check import attacks, curves, judges
     from .check.evaluation import Evaluation, evaluate
     from .core.directions import Directions
@@ -104,6 +104,7 @@ _SUBMODULES = {
     "guard": "shield.guard",
     "judges": "check.judges",
     "overlaps": "find.overlaps",
+    "protocols": "protocols",
     "report": "run.report",
     "rules": "find.rules",
     "scores": "find.scores",
@@ -161,6 +162,7 @@ __all__ = [
     "overlap",
     "overlaps",
     "plain_lora",
+    "protocols",
     "random_like",
     "read",
     "record",

@@ -270,6 +270,40 @@ def completion(shell: str) -> None:
 
 
 @cli.group()
+def protocol() -> None:
+    """Published protocols beside each other on one model."""
+
+
+@protocol.command("modality")
+@click.option("--model", default="organism", show_default=True, help="organism, smollm2, a folder or a hub id.")
+@click.option("--prompts", type=click.Path(), help="JSONL or Parquet file; the organism has its own.")
+@click.option("--cells", multiple=True, metavar="NAME", help="Language, modality or cell (en/image) that is compared.")
+@click.option("--out", default="neuronshield-protocol", show_default=True, type=click.Path(), help="Result folder.")
+@click.option("--rho", type=click.FLOAT, help="Part of a layer's neurons that the published rules rank first.")
+@click.option(
+    "--site", "sites", multiple=True, help="Where the behavioural protocol reads: neuron, gate, up, attention."
+)
+@click.option("--queries", type=click.INT, help="Prompts of a label, modality and split, at most.")
+@click.option("--controls", type=click.INT, help="Control neurons of a round.")
+@click.option("--rounds", type=click.INT, help="Rounds of the behavioural protocol.")
+@click.option("--draws", type=click.INT, help="Control sets of each kind.")
+@click.option("--judge", help="A name of ns.judges, such as wildguard.")
+@click.option("--dtype", help="float32, bfloat16, float16.")
+@click.option("--device", help="cpu, cuda, cuda:1.")
+@click.option("--batch-size", type=click.INT, help="Prompts a forward.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--quiet", is_flag=True, help="Print the verdicts only; no progress.")
+def compare_modalities(out: str, quiet: bool, **given: Any) -> None:
+    """Which neurons each protocol finds in text and in pictures, and what they do."""
+    from .run.protocol import compare_protocols
+
+    leave_busy_cores()
+    options = {name: value for name, value in given.items() if value not in (None, ())}
+    _say(str(compare_protocols(Path(out), progress=not quiet, **options)))
+    _say(f"\n{Path(out) / 'protocol.html'}")
+
+
+@cli.group()
 def organism() -> None:
     """The embedded model organism."""
 

@@ -36,6 +36,7 @@ COMMANDS = {
     "fetch": {"what", "out", "n", "seed"},
     "doctor": {"model", "dtype", "device", "quantize", "trust_remote_code"},
     "organism": set[str](),
+    "protocol": set[str](),
 }
 
 
@@ -62,6 +63,7 @@ def test_every_command_has_the_options_that_the_docs_name():
     for name, options in COMMANDS.items():
         assert {p.name for p in group.commands[name].params} == options, name
     assert set(group.commands["organism"].commands) == {"build"}  # type: ignore[attr-defined]
+    assert set(group.commands["protocol"].commands) == {"modality"}  # type: ignore[attr-defined]
 
 
 def test_help_lists_every_command_with_one_sentence(said: Callable[..., tuple[int, str, str]]):

@@ -9,6 +9,7 @@ one for a paper. The report has the same figures as static SVG (`neuronshield.fi
     proof_figure                         prove
     grid, transfer, training_curves      check
     compared_runs                        runs beside each other
+    protocol_effects                     published protocols beside each other
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from .cells import grid, layers, methods, transfer
 from .curves import training_curves
 from .overlaps import overlap_heatmap
 from .proof import proof_figure
+from .protocols import protocol_effects
 from .runs import compared_runs
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "methods",
     "overlap_heatmap",
     "proof_figure",
+    "protocol_effects",
     "training_curves",
     "transfer",
 ]

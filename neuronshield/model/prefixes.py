@@ -122,9 +122,10 @@ def margin(logits: Float[Tensor, "batch vocab"], tokens: Sequence[OpeningTokens]
         tokens: first-token ids for each row.
     """
     out = torch.empty(len(logits), dtype=torch.float32)
-    kinds = [(tuple(t.refusal), tuple(t.compliance)) for t in tokens]
-    for kind in dict.fromkeys(kinds):
-        rows = torch.tensor([i for i, k in enumerate(kinds) if k == kind], device=logits.device)
+    for kind in {
+        id(t): t for t in tokens
+    }.values():  # one object a language: comparing thousands of ids would take longer
+        rows = torch.tensor([i for i, t in enumerate(tokens) if t is kind], device=logits.device)
         refusal, compliance = (
             torch.logsumexp(logits[rows[:, None], torch.tensor(ids, device=logits.device)].float(), dim=1)
             for ids in kind

@@ -155,9 +155,16 @@ class Grader:
         )  # fmt: skip
         sample.work["answers"] += len(prompts)
         opened = in_thought(sample.model, prompts)
-        return self._graded(prompts, texts, opened)
+        return self.outcomes(prompts, texts, opened)
 
-    def _graded(self, prompts: Sequence[Prompt], texts: Sequence[str], opened: Sequence[bool]) -> Answers:
+    def outcomes(self, prompts: Sequence[Prompt], texts: Sequence[str], opened: Sequence[bool]) -> Answers:
+        """Answers by their grades.
+
+        Args:
+            prompts: what was asked.
+            texts: what was answered.
+            opened: which prompts end inside a thought that the chat template opened.
+        """
         words = self.openings.with_wordings()
         grades: list[Grade] = []
         complied: list[bool | None] = []
