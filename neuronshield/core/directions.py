@@ -135,9 +135,9 @@ class Directions:
         require(directions, Directions, call=call, name="directions")
         check_seed(seed, call=call)
         drawn = np.random.default_rng(seed).standard_normal(directions.vectors.shape)
-        about = {"method": "random", "seed": seed}
-        known = {k: directions.provenance[k] for k in ("model", "fingerprint") if k in directions.provenance}
-        return Directions(drawn, directions.layers, n_layers=directions.n_layers, provenance={**known, **about})
+        about: dict[str, Any] = {k: v for k, v in directions.provenance.items() if k in ("model", "fingerprint")}
+        about |= {"method": "random", "seed": seed}
+        return Directions(drawn, directions.layers, n_layers=directions.n_layers, provenance=about)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Path of the safetensors file that the directions were written to.

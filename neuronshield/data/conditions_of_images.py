@@ -108,7 +108,10 @@ def image_conditions(
         blank=png(Image.new("RGB", size, "white")),
         **given,
     )
-    texts = {"unrelated": {**UNRELATED, **(unrelated or {})}, "procedural": {**PROCEDURAL, **(procedural or {})}}
+    texts: dict[str, dict[str, Any]] = {
+        "unrelated": {**UNRELATED, **(unrelated or {})},
+        "procedural": {**PROCEDURAL, **(procedural or {})},
+    }
     for language in dict.fromkeys(p.language for p in prompts):
         for name, known in texts.items():
             if not known.get(language):

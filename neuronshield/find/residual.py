@@ -28,6 +28,8 @@ def record_residual(
 ) -> Float[np.ndarray, "prompt layer d_model"]:
     """What layers hand on at the last prompt token of each prompt (float32): the output of each, where `Directions` are changed.
 
+    A layer that does not run for a prompt (`Model.idle`) gives 0.
+
     >>> record_residual(model, prompts[:4], layers=[0, 2]).shape
     (4, 2, 20)
 

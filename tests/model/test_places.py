@@ -38,11 +38,14 @@ SITES = (*ENDS, "residual")
 def places(model: ns.Model, site: str, d_mlp: int) -> list[tuple[torch.nn.Module, slice]]:
     """The module of each layer and which of its outputs are at the site; shorter than the layers where some have none."""
     named = [(n, m) for n, m in model.module.named_modules() if not any(word in n for word in VISION)]
+    stack = next(m for _, m in named if isinstance(m, torch.nn.ModuleList) and len(m) == families.N_LAYERS)
     if site == "residual":
-        stack = next(m for _, m in named if isinstance(m, torch.nn.ModuleList) and len(m) == families.N_LAYERS)
         return [(layer, slice(None)) for layer in stack]
-    found = [(n, m) for n, m in named if n.endswith(ENDS[site]) and "expert" not in n]
+    inside = [(f".{n}", m) for layer in stack for n, m in layer.named_modules()]
+    if site != "attention" and any("expert" in n for n, _ in inside):
+        return []
     half = {"gate": slice(0, d_mlp), "up": slice(d_mlp, 2 * d_mlp)}.get(site, slice(None))
+    found = [(n, m) for n, m in inside if n.endswith(ENDS[site])]
     return [(m, half if n.endswith(("gate_up_proj", "input_linear")) else slice(None)) for n, m in found]
 
 
@@ -125,7 +128,7 @@ def read_and_changed(
         else ns.record(model, rows, site=site, batch_size=3)
     )
     for prompt, got in zip(rows, torch.as_tensor(own), strict=True):
-        seen = {}
+        seen: dict[int, torch.Tensor] = {}
         with torch.no_grad(), changed(where, lambda i, h, seen=seen: seen.update({i: h[-1]})):  # type: ignore[misc]
             model.module(**encode(model, prompt))
         for layer, h in seen.items():
@@ -167,8 +170,8 @@ def test_the_short_way_of_conditions_at_many_sites_gives_what_each_gives_alone(
     model: ns.Model = request.getfixturevalue(name)
     prompts = some(name)
     sites = ("neuron", "up", "attention", "residual") if name == "gpt2" else ("neuron", *SITES)
-    subjects = [Directions(np.eye(2, 20), layers=[1], n_layers=3)]
-    subjects += [ns.NeuronSet([(layer, 3)], site=site) for site in sites[:-1] for layer in (1, 2)]  # type: ignore[misc]
+    subjects: list[Any] = [Directions(np.eye(7, 20)[[j, j + 1]], layers=[1], n_layers=3) for j in (0, 5)]
+    subjects += [ns.NeuronSet([(layer, 3)], site=site) for site in sites[:-1] for layer in (1, 2)]
     for positions in ("last_prompt", "prompt"):
         conditions = [None, *(Intervention(what, "clamp", 2.0, positions) for what in subjects)]  # type: ignore[arg-type]
         together = margins(model, prompts, conditions, TOKENS, batch_size=5)
