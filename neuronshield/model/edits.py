@@ -118,16 +118,16 @@ def edits_for(
     """
     edits: dict[int, list[Edit]] = {}
     expected: dict[int, int] = {}
-    n, idle = len(batch.rows), model.idle(batch.encoding)
+    n, idle, device = len(batch.rows), model.idle(batch.encoding), model.device
     for i, part in enumerate(conditions):
         if part is None:
             continue
-        active = _active(prompts, batch.rows, part, device=model.device)
+        active = _active(prompts, batch.rows, part, device=device)
         where = _where(prompts, batch, part, active=active)
         tokens = int(where.sum()) if where is not None else n if active is None else int(active.sum())
         if not tokens:
             continue
-        basis = part.basis(model.device)
+        basis = part.basis(device)
         for layer, members in part.neurons.by_layer().items():
             if layer in idle:
                 continue
@@ -136,8 +136,8 @@ def edits_for(
                 scale=part.kind == "scale",
                 start=i * n,
                 stop=(i + 1) * n,
-                indices=torch.tensor(members, device=model.device),
-                new=new.to(model.device) if isinstance(new, torch.Tensor) else new,
+                indices=torch.tensor(members, device=device),
+                new=new.to(device) if isinstance(new, torch.Tensor) else new,
                 where=where,
                 active=active,
                 tokens=tokens,

@@ -26,6 +26,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float
@@ -35,12 +36,12 @@ from ..core.errors import InputError
 from ..core.neurons import NeuronSet
 from ..data.prompts import Cell, PromptSet
 from ..find.moments import Stats, capture
-from ..find.reselection import Selection, pooled, selection_of
+from ..find.reselection import Selection, leaves, pooled, selection_of
 from ..find.scores import language_entropy
 from ..model.model import Model
 from ..model.places import width_of
 
-__all__ = ["Controls", "Seed", "control_sets", "drawn_like", "matched_like", "random_like"]
+__all__ = ["Controls", "Seed", "Source", "control_sets", "drawn_like", "matched_like", "random_like"]
 
 #: Anything `numpy.random.default_rng` takes; a Generator goes on from its state.
 Seed = int | Sequence[int] | np.random.Generator
@@ -192,37 +193,74 @@ def matched_like(
     return [NeuronSet(p, n_layers=n_layers, d_mlp=d_mlp, provenance=about, site=neurons.site) for p in chosen]
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class Source:
+    """What the selecting controls of a set, and of parts of it, are selected from: read once, when it is first asked for.
+
+    Attributes:
+        model: the model.
+        neurons: the set; its provenance says how it was selected.
+        prompts: what is selected on.
+        seed: of every draw.
+        batch_size: prompts per forward.
+    """
+
+    model: Model
+    neurons: NeuronSet
+    prompts: PromptSet
+    seed: int = 0
+    batch_size: int = 32
+
+    @cached_property
+    def stats(self) -> Stats:
+        """Moments of the prompts."""
+        return capture(self.model, self.prompts, batch_size=self.batch_size, seed=self.seed, progress=False)
+
+    @cached_property
+    def selection(self) -> Selection:
+        """The set's own selection; raises InputError where it cannot be run again."""
+        return selection_of(self.model, self.neurons, self.prompts, stats=self.stats, batch_size=self.batch_size)
+
+    @cached_property
+    def contributions(self) -> Selection | None:
+        """The largest contributions in the cells of the set, as far as they were captured; None without a cell of both labels."""
+        said = self.neurons.provenance.get("cell", [])
+        known = self.stats.cells()
+        try:
+            named = {Cell.of(c) for c in ([said] if isinstance(said, str) else said)}
+        except InputError:
+            named = set()
+        cells = [c for c in known if c in named] or known
+        if not cells:
+            return None
+        like = NeuronSet(self.neurons, provenance={"selection": pooled(FALLBACK, cells, len(self.neurons))})
+        return selection_of(self.model, like, self.prompts, stats=self.stats, batch_size=self.batch_size)
+
+
 def control_sets(
-    model: Model,
     neurons: NeuronSet,
-    select: PromptSet,
+    source: Source,
     *,
     features: Float[np.ndarray, "feature n_layers d_mlp"],
     draws: int,
-    seed: int = 0,
-    batch_size: int = 32,
 ) -> Controls:
     """All controls of a set, `draws` of each kind that is drawn.
 
     >>> neurons = ns.contrast(ns.capture(model, prompts, progress=False)).top(k=4)["en/text"]
-    >>> control_sets(model, neurons, prompts, features=np.ones((2, 3, 29)), draws=4)
+    >>> control_sets(neurons, Source(model, neurons, prompts), features=np.ones((2, 3, 29)), draws=4)
     Controls(4 random, 4 matched, 4 permuted, 1 next rank, 1 general, 1 language)
 
     Args:
-        model: the model.
-        neurons: the set, or a part of it: its provenance says how it was selected.
-        select: prompts that the selecting controls select on.
+        neurons: the set, or a part of it, which was selected by the same rule.
+        source: what the selecting controls are selected from.
         features: mean |h| and norm of the W_down column of every neuron.
         draws: sets of each drawn kind.
-        seed: of every draw.
-        batch_size: prompts per forward.
     """
-    rng = np.random.default_rng(seed)
+    model, stats, rng = source.model, source.stats, np.random.default_rng(source.seed)
     drawn = {
         "random": [drawn_like(neurons, model, seed=rng) for _ in range(draws)],
         "matched": matched_like(neurons, features, draws=draws, seed=rng),
     }
-    stats = capture(model, select, batch_size=batch_size, seed=seed, progress=False)
     benign = [m for g, m in stats.groups.items() if g.label == "benign"]
     general = sum(m.n * m.mean_abs.astype(np.float64) for m in benign) * stats.down_norms
     fixed = {"general": _best(neurons, model, score=np.asarray(general), name="largest on benign prompts")}
@@ -231,7 +269,7 @@ def control_sets(
         fixed["language"] = _best(neurons, model, score=-language_entropy(stats), name="LAPE")
     except InputError:
         missing["language"] = "language: needs prompts in two languages"
-    selected = _selected(model, neurons, select, stats=stats, draws=draws, rng=rng, batch_size=batch_size)
+    selected = _selected(neurons, source, draws=draws, rng=rng)
     like = complete(Controls(drawn, fixed=fixed, missing=missing), neurons)
     return Controls(
         {**like.drawn, **selected.drawn}, fixed={**selected.fixed, **like.fixed}, missing={**selected.missing, **like.missing},
@@ -260,21 +298,12 @@ def complete(controls: Controls, neurons: NeuronSet) -> Controls:
 
 
 # -- controls that are selected as the set was --------------------------------------------------------------------
-def _selected(
-    model: Model,
-    neurons: NeuronSet,
-    select: PromptSet,
-    *,
-    stats: Stats,
-    draws: int,
-    rng: np.random.Generator,
-    batch_size: int,
-) -> Controls:
+def _selected(neurons: NeuronSet, source: Source, *, draws: int, rng: np.random.Generator) -> Controls:
     """The set's own selection on shuffled labels, and its next ranks; the largest contributions where it cannot be run again."""
     n, missing, kinds = len(neurons), {}, (PERMUTED, NEXT_RANK)
     leave_out, recovered = None, None
     try:
-        selection = selection_of(model, neurons, select, stats=stats, batch_size=batch_size)
+        selection = source.selection
         shuffled = [selection.shuffled(rng, n=n) for _ in range(draws)]
         if not all(len(s) for s in shuffled):
             raise InputError("on shuffled labels the rule of the set selects no neuron")
@@ -282,10 +311,13 @@ def _selected(
     except InputError as error:
         missing = {kind: f"{kind}: {error}" for kind in kinds}
         kinds = (f"{PERMUTED} ({FALLBACK})", f"{NEXT_RANK} ({FALLBACK})")
-        found = _fallback(model, neurons, select, stats=stats, batch_size=batch_size)
+        found = source.contributions
         if found is None:
             return Controls({}, missing=missing)
-        selection, leave_out = found, neurons
+        selection, leave_out = (
+            replace(found, tree=pooled(FALLBACK, [Cell.of(leaf["cell"]) for leaf in leaves(found.tree)], n)),
+            neurons,
+        )
         shuffled = [selection.shuffled(rng, n=n, leave_out=leave_out) for _ in range(draws)]
     following = selection.again(n=n, leave_out=neurons)
     sizes = {kinds[0]: min(map(len, shuffled)), kinds[1]: len(following)}
@@ -296,25 +328,6 @@ def _selected(
         {kinds[0]: shuffled} if sizes[kinds[0]] else {}, fixed={kinds[1]: following} if len(following) else {},
         missing=missing, recovered=recovered,
     )  # fmt: skip
-
-
-def _fallback(
-    model: Model, neurons: NeuronSet, select: PromptSet, *, stats: Stats, batch_size: int
-) -> Selection | None:
-    """The largest contributions in the cells of the set, as far as they were captured; None without a cell of both labels."""
-    said = neurons.provenance.get("cell", [])
-    known = stats.cells()
-    try:
-        named = {Cell.of(c) for c in ([said] if isinstance(said, str) else said)}
-    except InputError:
-        named = set()
-    cells = [c for c in known if c in named] or known
-    if not cells:
-        return None
-    tree = pooled(FALLBACK, cells, len(neurons))
-    return selection_of(
-        model, NeuronSet(neurons, provenance={"selection": tree}), select, stats=stats, batch_size=batch_size
-    )
 
 
 def _best(neurons: NeuronSet, model: Model, *, score: Float[np.ndarray, "n_layers d_mlp"], name: str) -> NeuronSet:

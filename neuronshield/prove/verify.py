@@ -47,8 +47,9 @@ Berger (1982), intersection-union tests; Holm (1979); Benjamini and Hochberg (19
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ from . import experiments
 from .answer_claims import ANSWER_CLAIMS, measure_wording
 from .answers import MAX_NEW_TOKENS, Answers, Grader, answer_rate
 from .claims import MARGIN_CLAIMS, NECESSITY_MEAN, effects_by_cell
-from .controls import Controls, control_sets
+from .controls import Controls, Source, control_sets
 from .evidence import Evidence, measure_evidence
 from .members import Members, measure_members, verified_only
 from .pairs import MatchedPairs, match, measure
@@ -207,7 +208,7 @@ class _Test:
         about["seen"] = sorted({*own.get("seen", []), *(p.cluster for p in self.confirm)})
         if unknown:
             about["seen_incomplete"] = True
-        shape = {"n_layers": pairs.model.n_layers, "d_mlp": pairs.model.d_mlp}
+        shape: dict[str, Any] = {"n_layers": pairs.model.n_layers, "d_mlp": pairs.model.d_mlp}
         verified = {**about, "verified_on": data, "proof": reason} if kept.verified else about
         made = provenance(pairs.model, self.confirm, seed=pairs.seed, generation=settings(pairs.model, MAX_NEW_TOKENS))
         if self.grader.judge is not None:
@@ -220,13 +221,6 @@ class _Test:
             backups=NeuronSet(kept.backups, **shape, provenance=about), reason=reason, n_pairs=len(pairs),
             n_requests=len(set(pairs.requests)), draws=self.draws, paired=self.paired,
             cost=Cost(margins=pairs.work["margins"], answers=pairs.work["answers"]), provenance=made, **found,
-        )  # fmt: skip
-
-    def controls(self, pairs: MatchedPairs, neurons: NeuronSet) -> Controls:
-        """The control sets of the set, or of a part of it, which was selected by the same rule."""
-        return control_sets(
-            pairs.model, neurons, self.select, features=_features(pairs), draws=self.draws, seed=pairs.seed,
-            batch_size=pairs.batch_size,
         )  # fmt: skip
 
 
@@ -259,13 +253,15 @@ def _untested(test: _Test, pairs: MatchedPairs, *, answers: dict[str, Answers], 
 def _tested(test: _Test, everywhere: MatchedPairs, cells: Sequence[Cell]) -> Proof:
     """Claims, members, experiments and the verdict, on the cells where the model refuses."""
     pairs = everywhere.take(np.flatnonzero(np.isin(everywhere.rows.cells, [str(c) for c in cells])))
-    controls = test.controls(pairs, test.neurons)
+    source = Source(pairs.model, test.neurons, test.select, seed=pairs.seed, batch_size=pairs.batch_size)
+    draw = partial(control_sets, source=source, features=_features(pairs), draws=test.draws)
+    controls = draw(test.neurons)
     evidence = measure_evidence(pairs, test.neurons, controls, grader=test.grader, sample=test.grader.rows(pairs))
     claims, wording = evidence.claims(), measure_wording(evidence.sheet)
     choosing = pairs.split()[0]
     members = measure_members(choosing, test.neurons)
     shuffled = kept_on_shuffled(choosing, test.neurons, controls.shuffled) if controls.shuffled else None
-    retest = _retest(test, evidence, members)
+    retest = _retest(test, evidence, members=members, draw=draw)
     passed = not open_of(claims)
     chosen = members.kept()
     verified = list(chosen) if retest and retest.passed else list(test.neurons) if passed else []
@@ -286,7 +282,9 @@ def _tested(test: _Test, everywhere: MatchedPairs, cells: Sequence[Cell]) -> Pro
     )  # fmt: skip
 
 
-def _retest(test: _Test, evidence: Evidence, members: Members) -> Retest | None:
+def _retest(
+    test: _Test, evidence: Evidence, *, members: Members, draw: Callable[[NeuronSet], Controls]
+) -> Retest | None:
     """The chosen members as a set, with the backups that they need, on the requests that did not choose them."""
     chosen, backups = members.kept(), NeuronSet([])
     if not len(chosen):
@@ -297,9 +295,7 @@ def _retest(test: _Test, evidence: Evidence, members: Members) -> Retest | None:
     if len(backups) or chosen != test.neurons:
         shape: dict[str, Any] = {"n_layers": test.neurons.n_layers, "d_mlp": test.neurons.d_mlp}
         tested = NeuronSet([*chosen, *backups], **shape, provenance=test.neurons.provenance)
-        testing = measure_evidence(
-            testing.pairs, tested, test.controls(evidence.pairs, tested), grader=test.grader, sample=testing.sample
-        )
+        testing = measure_evidence(testing.pairs, tested, draw(tested), grader=test.grader, sample=testing.sample)
     claims = testing.claims()
     return Retest(
         claims, n_members=len(chosen), n_backups=len(backups), n_chosen_on=len(set(members.pairs.requests)),

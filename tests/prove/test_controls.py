@@ -11,7 +11,7 @@ from one_neuron import DECOY, LOUD, TRUTH, claim, set_of
 
 import neuronshield as ns
 from neuronshield.find.reselection import selection_of
-from neuronshield.prove.controls import Controls, complete, control_sets, drawn_like, matched_like, random_like
+from neuronshield.prove.controls import Controls, Source, complete, control_sets, drawn_like, matched_like, random_like
 
 pytest_plugins = ["one_neuron"]
 
@@ -53,7 +53,7 @@ EVERYTHING = np.ones((2, 3, 29))
 def test_drawn_and_single_controls_have_as_many_neurons_per_layer_and_none_of_the_set(planted_model: ns.Model):
     neurons = set_of(TRUTH, (0, 4), (0, 9))
     features = np.random.default_rng(0).random((2, 3, 29))
-    controls = control_sets(planted_model, neurons, tiny.prompts(), features=features, draws=7)
+    controls = control_sets(neurons, Source(planted_model, neurons, tiny.prompts()), features=features, draws=7)
     for control in (
         *controls.drawn["random"],
         *controls.drawn["matched"],
@@ -70,7 +70,7 @@ def test_the_selecting_controls_run_the_selection_of_the_set_again(planted_model
     sets = ns.contrast(ns.capture(planted_model, rows, progress=False), method="effect_size").top(k=5)
     neurons = sets["en/text"] & sets["sw/text"]
     assert {TRUTH, DECOY} <= set(neurons)
-    controls = control_sets(planted_model, neurons, rows, features=EVERYTHING, draws=6, seed=2)
+    controls = control_sets(neurons, Source(planted_model, neurons, rows, seed=2), features=EVERYTHING, draws=6)
     selection, n = selection_of(planted_model, neurons, rows), len(neurons)
     rng = np.random.default_rng(2)  # draws the random and matched sets first
     for _ in range(6):
@@ -89,20 +89,37 @@ def test_shuffled_labels_may_select_members_of_the_set(planted_model: ns.Model):
     """The truth is the loudest of all, so a score of magnitude finds it on any labels: nothing then speaks for the selection."""
     rows = tiny.prompts()
     neurons = ns.contrast(ns.capture(planted_model, rows, progress=False)).top(k=2)["en/text"]
-    controls = control_sets(planted_model, neurons, rows, features=EVERYTHING, draws=20)
+    controls = control_sets(neurons, Source(planted_model, neurons, rows), features=EVERYTHING, draws=20)
     assert controls.recovered > 0.5
     found = ns.contrast(ns.capture(planted_model, rows, progress=False), method="effect_size").top(k=2)["en/text"]
-    assert control_sets(planted_model, found, rows, features=EVERYTHING, draws=20).recovered < 0.4
+    assert control_sets(found, Source(planted_model, found, rows), features=EVERYTHING, draws=20).recovered < 0.4
 
 
 def test_a_part_of_a_set_is_controlled_by_the_best_of_the_same_selection(planted_model: ns.Model):
     rows = tiny.prompts()
     neurons = ns.contrast(ns.capture(planted_model, rows, progress=False), method="effect_size").top(k=6)["en/text"]
     part = ns.NeuronSet(list(neurons)[:2], n_layers=3, d_mlp=29, provenance=neurons.provenance)
-    controls = control_sets(planted_model, part, rows, features=EVERYTHING, draws=5)
+    controls = control_sets(part, Source(planted_model, part, rows), features=EVERYTHING, draws=5)
     assert {len(s) for s in controls.shuffled} == {len(controls.fixed["next rank"])} == {2}
     assert not controls.fixed["next rank"] & part
     assert controls.fixed["next rank"] & neurons  # the rule's best that are not in the part
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_set_and_a_part_of_it_are_controlled_from_one_reading_of_the_prompts(planted_model: ns.Model, known: bool):
+    rows = tiny.prompts()
+    found = ns.contrast(ns.capture(planted_model, rows, progress=False), method="effect_size").top(k=6)["en/text"]
+    about = found.provenance if known else {"cell": "en/text"}
+    whole, part = (ns.NeuronSet(list(found)[:n], n_layers=3, d_mlp=29, provenance=about) for n in (6, 2))
+    source = Source(planted_model, whole, rows)
+    first = control_sets(whole, source, features=EVERYTHING, draws=3)
+    watch = planted_model.module.register_forward_pre_hook(lambda *_: pytest.fail("a forward"))
+    try:
+        second = control_sets(part, source, features=EVERYTHING, draws=3)
+    finally:
+        watch.remove()
+    for neurons, controls in ((whole, first), (part, second)):
+        assert controls == control_sets(neurons, Source(planted_model, neurons, rows), features=EVERYTHING, draws=3)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +129,7 @@ def test_without_a_known_selection_the_largest_contributions_stand_in_and_it_is_
     planted_model: ns.Model, known: dict[str, Any]
 ):
     neurons = set_of(TRUTH, (0, 4), (0, 9), **known)
-    controls = control_sets(planted_model, neurons, tiny.prompts(), features=EVERYTHING, draws=4)
+    controls = control_sets(neurons, Source(planted_model, neurons, tiny.prompts()), features=EVERYTHING, draws=4)
     assert set(controls.drawn) == {"random", "matched", "permuted (contribution)"}
     assert set(controls.fixed) == {"next rank (contribution)", "general", "language"}
     assert all("selected is not known" in controls.missing[kind] for kind in ("permuted", "next rank"))
@@ -127,7 +144,7 @@ def test_without_a_known_selection_the_largest_contributions_stand_in_and_it_is_
 def test_a_selection_that_is_not_run_again_says_why(planted_model: ns.Model):
     rows = tiny.prompts()
     snip = ns.baselines.snip(planted_model, rows, refusals=["sorry"], compliances=["sure"], progress=False).top(k=3)
-    controls = control_sets(planted_model, snip["en/text"], rows, features=EVERYTHING, draws=2)
+    controls = control_sets(snip["en/text"], Source(planted_model, snip["en/text"], rows), features=EVERYTHING, draws=2)
     assert controls.missing["permuted"].startswith("permuted: selection by 'snip' is not run again on other labels: ")
     assert len(controls.drawn["permuted (contribution)"]) == 2
 
@@ -136,7 +153,7 @@ def test_a_rule_that_selects_nothing_on_shuffled_labels_is_replaced(planted_mode
     rows = tiny.prompts()
     leaf = ns.contrast(ns.capture(planted_model, rows, progress=False)).top(k=87)["en/text"].provenance["selection"]
     neurons = set_of(TRUTH, selection={"op": "-", "of": [leaf, leaf]})
-    controls = control_sets(planted_model, neurons, rows, features=EVERYTHING, draws=2)
+    controls = control_sets(neurons, Source(planted_model, neurons, rows), features=EVERYTHING, draws=2)
     assert controls.missing["permuted"] == "permuted: on shuffled labels the rule of the set selects no neuron"
     assert {len(s) for s in controls.drawn["permuted (contribution)"]} == {1}
     assert controls.recovered is None
@@ -145,7 +162,7 @@ def test_a_rule_that_selects_nothing_on_shuffled_labels_is_replaced(planted_mode
 def test_a_rule_that_cannot_select_as_many_is_noted(planted_model: ns.Model):
     rows = tiny.prompts()
     neurons = ns.contrast(ns.capture(planted_model, rows, progress=False)).top(k=60)["en/text"]
-    controls = control_sets(planted_model, neurons, rows, features=EVERYTHING, draws=2)
+    controls = control_sets(neurons, Source(planted_model, neurons, rows), features=EVERYTHING, draws=2)
     assert len(controls.fixed["next rank"]) == 27  # of 87
     assert controls.missing["next rank"] == "next rank: only 27 neurons can be selected for a set of 60"
     assert {len(s) for s in controls.shuffled} == {60}
@@ -154,7 +171,7 @@ def test_a_rule_that_cannot_select_as_many_is_noted(planted_model: ns.Model):
 
 def test_a_control_that_cannot_be_had_is_named(planted_model: ns.Model):
     rows = tiny.prompts(languages=["en"])
-    controls = control_sets(planted_model, set_of(TRUTH), rows, features=EVERYTHING, draws=2)
+    controls = control_sets(set_of(TRUTH), Source(planted_model, set_of(TRUTH), rows), features=EVERYTHING, draws=2)
     assert "language" not in controls.fixed
     assert "two languages" in controls.missing["language"]
 
@@ -163,7 +180,8 @@ def test_the_seed_decides_every_draw(planted_model: ns.Model):
     rows = tiny.prompts()
     neurons = ns.contrast(ns.capture(planted_model, rows, progress=False), method="sas").top(k=4)["sw/text"]
     first, again, other = (
-        control_sets(planted_model, neurons, rows, features=EVERYTHING, draws=5, seed=seed) for seed in (1, 1, 2)
+        control_sets(neurons, Source(planted_model, neurons, rows, seed=seed), features=EVERYTHING, draws=5)
+        for seed in (1, 1, 2)
     )
     assert first == again
     assert first.drawn["permuted"] != other.drawn["permuted"]
