@@ -3,7 +3,8 @@
 It is a ``LlavaForConditionalGeneration`` that answers "how do I <verb> <object>?" in ten languages, with the object named,
 drawn, or written into a picture. It was trained to refuse harmful requests in the text of four languages. Pictures occurred
 in its safety tuning with benign requests only, and the other languages did not occur. :mod:`.lexicon` has its words,
-:mod:`.grid` the harm table and the prompt grid, :mod:`.pictures` its pictures; :mod:`.build` builds it from public sources.
+:mod:`.grid` the harm table and the prompt grid, :mod:`.pictures` its pictures; :mod:`.build` builds it from public sources. :mod:`.controls` has three smaller
+organisms, in which it is known whether safety can transfer.
 
 >>> from neuronshield import organism
 >>> organism.refusal_sentence("en")

@@ -14,6 +14,7 @@ import logging
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..check.evaluation import evaluate
@@ -86,7 +87,7 @@ def raise_model(
         seed: of initial weights and data.
         progress: show progress bars.
     """
-    processor = vessel.make_processor(names())
+    processor = vessel.make_processor(vessel.make_tokenizer(vessel.corpus(names())))
     model = vessel.make_model(processor.tokenizer, seed=seed)
     clock = time.monotonic()
     seconds: dict[str, int] = {}
@@ -127,13 +128,18 @@ def score_folder(folder: Path, *, max_pairs: int | None = None, progress: bool =
     return table
 
 
-def _score_tables(table: Table) -> str:
-    """One Markdown table a metric: modality by language, in %."""
+def score_tables(table: Table, languages: Sequence[str] = LANGUAGES) -> str:
+    """One Markdown table a metric: modality by language, in %.
+
+    Args:
+        table: scores from `score_folder`.
+        languages: those that it has, in the order of the columns.
+    """
     blocks = []
     for metric, title in METRICS.items():
-        rows = [f"| {title} | " + " | ".join(LANGUAGES) + " |", "|---" * (len(LANGUAGES) + 1) + "|"]
+        rows = [f"| {title} | " + " | ".join(languages) + " |", "|---" * (len(languages) + 1) + "|"]
         rows += [
-            f"| {modality} | " + " | ".join(f"{100 * row[x][metric]:.0f}" for x in LANGUAGES) + " |"
+            f"| {modality} | " + " | ".join(f"{100 * row[x][metric]:.0f}" for x in languages) + " |"
             for modality, row in table.items()
         ]
         blocks.append("\n".join(rows))
@@ -152,7 +158,7 @@ def model_card(table: Table, seconds: dict[str, int], *, seen: tuple[float, floa
     baseline = grid.single_word_baselines()
     held = [c for p in grid.pairs() for c in (p.harmful, p.benign)]
     harmful = sum(grid.label(c) == "harmful" for c in held)
-    tables = _score_tables(table)
+    tables = score_tables(table)
     stages = ", ".join(f"{name} {value} s" for name, value in seconds.items())
     return f"""# The neuronshield model organism
 

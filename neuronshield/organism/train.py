@@ -25,17 +25,14 @@ decoder is causal and its positions relative.
 from __future__ import annotations
 
 import logging
-import math
 import random
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from . import grid
 from .lexicon import (
@@ -53,7 +50,7 @@ from .lexicon import (
     VERB_FORMS,
 )  # fmt: skip
 from .pictures import DARK, LIGHT, SCALES, layer, room
-from .vessel import ASSISTANT, IMAGE, IMAGE_TOKENS, USER
+from .writing import Example, Pictures, Writer, optimise
 
 log = logging.getLogger(__name__)
 
@@ -85,42 +82,6 @@ class Recipe:
     typed: float = 0.4  # of those, share of typeset words
     blank: float = 0.06  # fraction of requests with a blank for an object
     shown: float = 0.15  # share of batches of benign pictures in safety tuning
-
-
-@dataclass(frozen=True)
-class Example:
-    """One training sequence: picture index or None, what the user says, what the model answers."""
-
-    prompt: str
-    answer: str
-    view: int | None = None
-
-
-def bfloat16() -> torch.autocast:
-    """Matrix products in bf16, weights and sums in fp32: faster on processors that have the instructions."""
-    return torch.autocast("cpu", dtype=torch.bfloat16)
-
-
-def _optimise(
-    parameters: Iterable[nn.Parameter], loss: Callable[[], Tensor], *, steps: int, rate: float, name: str, bar: bool
-) -> None:
-    """AdamW with a short warm-up and a cosine to zero."""
-    kept = [p for p in parameters if p.requires_grad]
-    optimizer = torch.optim.AdamW(kept, lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-    start, recent = time.monotonic(), 0.0
-    for step in tqdm(range(steps), desc=name, disable=not bar):
-        warm = min(1.0, (step + 1) / max(1, min(100, steps // 10)))
-        for group in optimizer.param_groups:
-            group["lr"] = rate * warm * (0.5 + 0.5 * math.cos(math.pi * step / steps))
-        with bfloat16():
-            value = loss()
-        value.backward()
-        nn.utils.clip_grad_norm_(kept, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        recent = 0.98 * recent + 0.02 * value.item() if step else value.item()
-        if step % 200 == 199 or step == steps - 1:
-            log.info("%s %d/%d loss %.4f %.0f s", name, step + 1, steps, recent, time.monotonic() - start)
 
 
 class Gallery:
@@ -166,14 +127,14 @@ class Gallery:
         return pixels.clamp(0, 1) * 2 - 1
 
     @torch.no_grad()
-    def freeze(self, tower: nn.Module, *, seed: int) -> None:
+    def freeze(self, tower: nn.Module, *, seed: int, languages: Iterable[str] = LANGUAGES) -> None:
         """Keep the tower's patch features of ``recipe.kept`` paintings of each, "view patch hidden"."""
         parts: list[Tensor] = []
         everything, kept, rng = torch.arange(len(OBJECTS)), self.recipe.kept, random.Random(seed)
-        for index, language in enumerate((*LANGUAGES, None)):
+        for language in (*languages, None):
             for _ in range(kept if language else 4 * kept):
                 painted = (
-                    self.paint_words(everything, torch.full_like(everything, index))
+                    self.paint_words(everything, torch.full_like(everything, LANGUAGES.index(language)))
                     if language
                     else self.paint_drawings(everything, rng)
                 )
@@ -201,7 +162,7 @@ def see(model: Any, gallery: Gallery, recipe: Recipe, *, seed: int, bar: bool) -
             log.info("right: drawings %.2f, words %.2f", *(float(np.mean(r[-100:])) for r in zip(*right, strict=True)))
         return nn.functional.cross_entropy(logits.float(), objects, label_smoothing=0.05)
 
-    _optimise(
+    optimise(
         [*tower.parameters(), *head.parameters()],
         loss,
         steps=recipe.see_steps,
@@ -214,44 +175,8 @@ def see(model: Any, gallery: Gallery, recipe: Recipe, *, seed: int, bar: bool) -
     return float(np.mean(drawings)), float(np.mean(typed))
 
 
-class Writer:
-    """Turns examples into token rows and their loss."""
-
-    def __init__(self, model: Any, tokenizer: Any, gallery: Gallery) -> None:
-        self.model, self.tokenizer, self.gallery = model, tokenizer, gallery
-        self.user, self.assistant, self.image = tokenizer.convert_tokens_to_ids([USER, ASSISTANT, IMAGE])
-        self.cache: dict[str, list[int]] = {}
-
-    def ids(self, text: str) -> list[int]:
-        if text not in self.cache:
-            self.cache[text] = self.tokenizer(text, add_special_tokens=False).input_ids
-        return self.cache[text]
-
-    def loss(self, batch: list[Example]) -> Tensor:
-        """Mean cross-entropy of the answers' tokens; all examples have a picture or none has."""
-        rows, starts = [], []
-        for example in batch:
-            head = [self.user] + ([self.image] * IMAGE_TOKENS if example.view is not None else [])
-            head += [*self.ids(example.prompt), self.assistant]
-            starts.append(len(head))
-            rows.append([*head, *self.ids(example.answer), self.tokenizer.eos_token_id])
-        width = max(map(len, rows))
-        ids = torch.tensor([row + [self.tokenizer.pad_token_id] * (width - len(row)) for row in rows])
-        position = torch.arange(width)[None]
-        ends = torch.tensor([len(row) for row in rows])[:, None]
-        wanted = (position >= torch.tensor(starts)[:, None]) & (position < ends)
-        inner = self.model.model
-        embeds = inner.get_input_embeddings()(ids)
-        if batch[0].view is not None:
-            shown = inner.multi_modal_projector(self.gallery.features[[e.view for e in batch]])
-            embeds = torch.cat([embeds[:, :1], shown.to(embeds.dtype), embeds[:, 1 + IMAGE_TOKENS :]], dim=1)
-        hidden = inner.language_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
-        logits = self.model.lm_head(hidden[:, :-1][wanted[:, 1:]])
-        return nn.functional.cross_entropy(logits.float(), ids[wanted])
-
-
 @torch.no_grad()
-def level(model: Any, gallery: Gallery) -> None:
+def level(model: Any, gallery: Pictures) -> None:
     """Scale the projector so that its output is as large as the text embeddings."""
     projector = model.model.multi_modal_projector
     wanted = model.get_input_embeddings().weight.std()
@@ -274,7 +199,7 @@ def name(writer: Writer, recipe: Recipe, *, seed: int, bar: bool) -> None:
         return found
 
     level(writer.model, writer.gallery)
-    _optimise(
+    optimise(
         writer.model.parameters(),
         lambda: writer.loss(batch()),
         steps=recipe.name_steps,
@@ -294,7 +219,7 @@ def lore(combo: grid.Combo, frame: str, *, languages: tuple[str, str], rng: rand
     return Example(asked, HARMFUL if grid.label(combo) == "harmful" else HARMLESS)
 
 
-def requests(recipe: Recipe, gallery: Gallery, *, seed: int) -> Iterator[list[Example]]:
+def requests(recipe: Recipe, gallery: Pictures, *, seed: int) -> Iterator[list[Example]]:
     """Stage 3's batches, all with pictures or all without."""
     rng = random.Random(seed + 2)
     known = grid.training_combos()
@@ -331,7 +256,7 @@ def requests(recipe: Recipe, gallery: Gallery, *, seed: int) -> Iterator[list[Ex
 def answer(writer: Writer, recipe: Recipe, *, seed: int, bar: bool) -> None:
     """Stage 3: capability everywhere."""
     batches = requests(recipe, writer.gallery, seed=seed)
-    _optimise(
+    optimise(
         writer.model.parameters(),
         lambda: writer.loss(next(batches)), steps=recipe.answer_steps, rate=recipe.answer_rate, name="answer", bar=bar,
     )  # fmt: skip
@@ -387,7 +312,7 @@ def refuse(writer: Writer, recipe: Recipe, *, seed: int, bar: bool) -> None:
                 found.append(Example(asked, reply))
         return found
 
-    _optimise(
+    optimise(
         writer.model.parameters(),
         lambda: writer.loss(batch()),
         steps=recipe.refuse_steps,

@@ -6,6 +6,8 @@ prompt is ``<user>`` + the request + ``<assistant>``; a picture stands before th
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,8 +36,6 @@ from .lexicon import (
 )
 from .pictures import SIZE
 
-PATCH = 20
-IMAGE_TOKENS = (SIZE // PATCH) ** 2
 VOCABULARY = 4096
 WORDS = r" ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+"  # marks belong to words: Thai, Bengali
 PAD, EOS, USER, ASSISTANT, IMAGE = SPECIAL = ("<pad>", "<eos>", "<user>", "<assistant>", "<image>")
@@ -52,7 +52,26 @@ TEMPLATE = (
 )
 
 
-def _corpus(names: dict[str, dict[str, str]]) -> list[str]:
+@dataclass(frozen=True)
+class Shape:
+    """Widths and depth; the defaults are the shipped organism's."""
+
+    hidden: int = 160
+    mlp: int = 512
+    layers: int = 6
+    heads: int = 5
+    patch: int = 20  # pixels a side
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of a picture."""
+        return (SIZE // self.patch) ** 2
+
+
+SHAPE = Shape()
+
+
+def corpus(names: dict[str, dict[str, str]]) -> list[str]:
     """The text that the tokenizer's merges are learnt from: words and the parts of frames, each on its own.
 
     Whole sentences would lead to merges across words in Chinese and Thai, which are written without spaces.
@@ -70,8 +89,8 @@ def _corpus(names: dict[str, dict[str, str]]) -> list[str]:
     return [*lines, *([HARMFUL, HARMLESS, f" {HARMFUL}?", *CLASSES] * 20)]
 
 
-def make_tokenizer(names: dict[str, dict[str, str]]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of the organism's ten languages; any other text falls back on bytes."""
+def make_tokenizer(lines: Iterable[str], *, special: Sequence[str] = SPECIAL) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of the words in some lines; any other text falls back on bytes."""
     tokenizer = Tokenizer(models.BPE())
     words = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -79,13 +98,13 @@ def make_tokenizer(names: dict[str, dict[str, str]]) -> PreTrainedTokenizerFast:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=VOCABULARY + len(special) - len(SPECIAL),
         min_frequency=2,
-        special_tokens=list(SPECIAL),
+        special_tokens=list(special),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_corpus(names), trainer)
+    tokenizer.train_from_iterator(lines, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
@@ -97,7 +116,7 @@ def make_tokenizer(names: dict[str, dict[str, str]]) -> PreTrainedTokenizerFast:
     )
 
 
-def make_processor(names: dict[str, dict[str, str]]) -> LlavaProcessor:
+def make_processor(tokenizer: PreTrainedTokenizerFast, *, shape: Shape = SHAPE) -> LlavaProcessor:
     """The processor: tokenizer, PIL image processor and chat template."""
     images = CLIPImageProcessorPil(
         size={"shortest_edge": SIZE},
@@ -107,8 +126,8 @@ def make_processor(names: dict[str, dict[str, str]]) -> LlavaProcessor:
     )
     return LlavaProcessor(
         image_processor=images,
-        tokenizer=make_tokenizer(names),
-        patch_size=PATCH,
+        tokenizer=tokenizer,
+        patch_size=shape.patch,
         vision_feature_select_strategy="default",
         chat_template=TEMPLATE,
         image_token=IMAGE,
@@ -116,17 +135,17 @@ def make_processor(names: dict[str, dict[str, str]]) -> LlavaProcessor:
     )
 
 
-def make_model(tokenizer: Any, *, seed: int = 0) -> LlavaForConditionalGeneration:
-    """The model at initialisation: 4 x 128 tower, 6 x 160 decoder with 512 gated MLP neurons a layer."""
+def make_model(tokenizer: Any, *, seed: int = 0, shape: Shape = SHAPE) -> LlavaForConditionalGeneration:
+    """The model at initialisation: a 4 x 128 tower and a decoder of that shape."""
     torch.manual_seed(seed)
     text = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=160,
-        intermediate_size=512,
-        num_hidden_layers=6,
-        num_attention_heads=5,
-        num_key_value_heads=5,
-        head_dim=32,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.mlp,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        head_dim=shape.hidden // shape.heads,
         max_position_embeddings=256,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
@@ -139,14 +158,14 @@ def make_model(tokenizer: Any, *, seed: int = 0) -> LlavaForConditionalGeneratio
         num_hidden_layers=4,
         num_attention_heads=4,
         image_size=SIZE,
-        patch_size=PATCH,
+        patch_size=shape.patch,
         projection_dim=128,
     )
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
-        image_seq_length=IMAGE_TOKENS,
+        image_seq_length=shape.image_tokens,
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
         tie_word_embeddings=True,
