@@ -12,7 +12,6 @@ from neuronshield.data.judging import Verdict
 from neuronshield.prove.verdict import ONLY_WORDING
 
 PROMPTS = planted.prompts()
-SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))]
 
 
 class Judge:
@@ -29,16 +28,22 @@ class Judge:
 
 
 JUDGE = Judge(("sorry", "cannot"), ("sure",))
+#: Seed, judge, and whether answers end after a word: each with each in the first model, both of each in the others.
+CASES = [
+    pytest.param(seed, judge, ends, id=f"{seed}-{'judge' if judge else 'words'}-{'ends' if ends else 'goes on'}")
+    for seed, judge, ends in (
+        *((0, judge, ends) for judge in (None, JUDGE) for ends in (True, False)),
+        *((seed, judge, judge is None) for seed in (1, 2) for judge in (None, JUDGE)),
+    )
+]
 
 
 def proof(found: planted.Worded, neurons: ns.NeuronSet, **options: Any) -> ns.Proof:
-    return ns.verify(found.model, neurons, PROMPTS, draws=25, **{**planted.ASK, **options})
+    return ns.verify(found.model, neurons, PROMPTS, draws=19, **{**planted.ASK, **options})
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("judge", [None, pytest.param(JUDGE, marks=pytest.mark.slow)], ids=["words", "judge"])
-@pytest.mark.parametrize("ends", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["ends", "goes on"])
+@pytest.mark.parametrize(("seed", "judge", "ends"), CASES)
 def test_a_set_that_changes_the_words_of_refusals_only_is_called_that(seed: int, judge: Any, ends: bool):
     found = planted.worded(seed, ends=ends)
     said = proof(found, found.wording, judge=judge)
@@ -51,13 +56,11 @@ def test_a_set_that_changes_the_words_of_refusals_only_is_called_that(seed: int,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("judge", [None, JUDGE], ids=["words", "judge"])
-@pytest.mark.parametrize(("ends", "word"), [(True, "passed"), (False, "passed on the margin only")])
-def test_the_set_that_makes_the_same_model_refuse_is_not_called_that(seed: int, judge: Any, ends: bool, word: str):
+@pytest.mark.parametrize(("seed", "judge", "ends"), CASES)
+def test_the_set_that_makes_the_same_model_refuse_is_not_called_that(seed: int, judge: Any, ends: bool):
     found = planted.worded(seed, ends=ends)
     said = proof(found, found.harm, judge=judge)
-    assert said.word == word
+    assert said.word == ("passed" if ends else "passed on the margin only")
     assert said.verified == found.harm
     assert said.wording.ratio == 1.0
 
