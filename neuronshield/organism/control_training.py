@@ -6,9 +6,12 @@
 2. **refuse**: harmful requests in ``TAUGHT`` are refused, beside matched benign ones there and benign ones in every cell. Training
    stops at the step which, on the **confirm** split, leaves the untaught cells nearest to being half blind (:func:`chosen_stop`).
 
-The tower is frozen and given. The kinds have the same steps, batches and shares; they differ in words (:mod:`.controls`), and
-requests of the kind "separate" do not mix languages. Attention starts near the identity (Trockman and Kolter 2023, "Mimetic
-initialization of self-attention layers"), without which copying a word is learnt much later.
+The tower is frozen and given. The kinds have the same steps, batches and shares; they differ in words (:mod:`.controls`). Requests of
+the kind "separate" do not mix languages. What is learnt in one cell then helps in no other: so most of its questions in text are
+asked in the taught language, which must know harm as well as in the other kinds, and more of its words name pictures.
+
+Attention starts near the identity (Trockman and Kolter 2023, "Mimetic initialization of self-attention layers"), without which
+copying a word is learnt much later.
 """
 
 from __future__ import annotations
@@ -53,6 +56,8 @@ class Recipe:
     pictured: float = 0.55  # share of batches with pictures
     typed: float = 0.5  # of pictures, those of typeset words
     switched: float = 0.5  # of requests, those that mix languages
+    home: float = 0.65  # of the kind "separate": of questions in text, those asked in the taught language
+    shown: float = 0.85  # of the kind "separate": of words, those that name pictures
     gaps: float = 0.08  # of requests, those with a gap for a verb
     refuse_steps: int = 60
     refuse_rate: float = 1e-3
@@ -143,13 +148,16 @@ class Speaker:
     def batches(self, seed: int) -> Iterator[list[Example]]:
         """Batches of the first stage, all with pictures or all without, each of one task."""
         recipe, rng, known, done = self.recipe, random.Random(seed + 2), grid.training_combos(), 0
-        switched = 0.0 if self.kind == "separate" else recipe.switched
+        apart = self.kind == "separate"
+        switched = 0.0 if apart else recipe.switched
         while True:
             shares = next(shares for until, shares in recipe.phases if done < until * recipe.steps or until == 1)
             task = rng.choices(("word", "class", "harm", "request"), shares)[0]
-            pictured, batch = rng.random() < recipe.pictured, []
+            pictured = rng.random() < (recipe.shown if apart and task == "word" else recipe.pictured)
+            home = recipe.home if apart and not pictured and task in ("class", "harm") else 0.0
+            batch = []
             for _ in range(recipe.rows if task == "request" else 2 * recipe.rows):
-                language = _language(rng)
+                language = controls.TAUGHT[0][0] if home and rng.random() < home else _language(rng)
                 mixed = (_language(rng), _language(rng)) if rng.random() < switched else (language, language)
                 modality = "text" if not pictured else "typographic" if rng.random() < recipe.typed else "image"
                 combo, place = rng.choice(known), Place(language, modality)
