@@ -72,6 +72,11 @@ def test_some_of_many_cells_are_shared_in_part():
     assert told(rows) == {"shared by languages": "shared in part"}
 
 
+def test_a_set_that_does_not_act_in_its_own_cell_is_not_asked_about_others():
+    rows = [crossing("en/text", "en/text", 0.8, width=0.9), crossing("en/text", "sw/text", 0.5)]
+    assert told(rows) == {"shared by languages": "not tested"}
+
+
 @pytest.mark.parametrize(
     ("activity", "word"),
     [
