@@ -240,6 +240,10 @@ class Scores:
                 f"to_frame(directions=...): {self.method} scores do not say on which prompts a neuron is larger"
             )
         call = "to_frame(directions=...)"
+        if self.site != "neuron":
+            raise InputError(
+                f"{call}: the scores are of site {self.site!r}, which writes nothing by itself; leave them out"
+            )
         require(directions, Mapping, call=call, name="directions", hint="signs.directions makes them, by language")
         if missing := [c for c in self.cells if c.language not in directions]:
             raise InputError(f"{call}: none for the language of {missing[0]}; there are {', '.join(directions)}")

@@ -116,6 +116,12 @@ def test_a_share_of_parameters_is_no_size_at_another_site(stats: dict[str, ns.St
         ns.contrast(stats["gate"], method="sas").top(param_fraction=0.01)
 
 
+def test_what_neurons_write_is_not_said_of_other_numbers(llama: ns.Model, stats: dict[str, ns.Stats]) -> None:
+    directions = ns.signs.directions(llama, tiny.prompts(), refusals=["sorry"], compliances=["sure"])
+    with pytest.raises(ns.InputError, match="the scores are of site 'up', which writes nothing by itself"):
+        ns.contrast(stats["up"], method="sas").to_frame(directions=directions)
+
+
 def test_files_keep_the_site_and_say_nothing_of_neurons(
     llama: ns.Model, stats: dict[str, ns.Stats], tmp_path: Path
 ) -> None:
