@@ -20,6 +20,7 @@ from result_files import TRIPLE, write_result
 
 import neuronshield as ns
 from neuronshield.core.statistics import Interval
+from neuronshield.organism.controls import records_of
 from neuronshield.protocols.comparison import ModalityProtocol
 from neuronshield.protocols.pages import write_folder
 from neuronshield.protocols.tables import Outcome, Overlapped
@@ -34,6 +35,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="organism, a folder, or a name that ns.load takes")
     parser.add_argument("--name", help="of the result; that of the model without it")
+    parser.add_argument(
+        "--folder", help="of a control organism that was built again; its prompts are those of the name"
+    )
     parser.add_argument("--prompts", help="a file; the organisms have their own")
     parser.add_argument("--cells", action="append", default=[], help="cells that are compared")
     parser.add_argument("--queries", type=int, default=64)
@@ -43,8 +47,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for the whole result")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    model = ns.load(args.model)
-    prompts = read_prompts(args.model, args.prompts, seed=0, cells=args.cells)
+    model = ns.load(args.folder or args.model)
+    if args.folder:
+        prompts = ns.PromptSet.from_records(records_of(args.model, max_pairs=32)).in_cells(args.cells)
+    else:
+        prompts = read_prompts(args.model, args.prompts, seed=0, cells=args.cells)
     options = {name: getattr(args, name) for name in ("queries", "controls", "draws", "rho")}
     started, cpu = time.perf_counter(), time.process_time()
     found = ns.protocols.modality(model, prompts, progress=False, **options)
@@ -52,9 +59,8 @@ def main() -> None:
     print(found)
     if args.out:
         write_folder(found, args.out)
-    name = args.name or Path(args.model).name
     write_result(
-        f"protocol-{name}", f"Protocols on {name}, {' and '.join(found.modalities)}", columns=columns(found),
+        f"protocol-{args.name or args.model}", f"Protocols on {args.model}, {' and '.join(found.modalities)}", columns=columns(found),
         rows=[*(row_of(found, o) for o in found.outcomes), directions(found)], numbers=numbers(found, *spent),
         settings=f"seed 0, {args.queries} prompts of a label, modality and split at most, {args.controls} control neurons a round, "
         f"{args.draws} control sets of a kind, rho {args.rho:g}, one thread",

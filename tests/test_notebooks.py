@@ -28,7 +28,7 @@ def outputs(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def test_there_is_one_for_each_step():
-    assert {p.stem for p in NOTEBOOKS} == {"quickstart", "explore", "overlap", "ablation", "masked_update"}
+    assert {p.stem for p in NOTEBOOKS} == {"quickstart", "explore", "overlap", "ablation", "masked_update", "modality"}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

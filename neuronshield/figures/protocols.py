@@ -89,8 +89,8 @@ def _effects(figure: go.Figure, found: Mapping[str, Any]) -> int:
         for at, (_, e) in zip(y, mine, strict=True):
             for spread in e["controls"].values():
                 low += [number(spread[1]), number(spread[2]), None]
-                place += [at + 0.06, at + 0.06, None]
-    look = {"color": MUTED, "width": 4}
+                place += [at + 0.11, at + 0.11, None]
+    look = {"color": "rgba(102, 114, 127, 0.5)", "width": 4}
     figure.add_trace(
         go.Scatter(x=low, y=place, mode="lines", name="control sets", line=look, hoverinfo="skip"), row=1, col=1
     )

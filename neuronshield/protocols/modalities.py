@@ -187,13 +187,15 @@ def _by_rule(
 ) -> Outcome:
     """What a published rule finds."""
     pick = pick_by_rule(rule, benches, stats, part=part)
-    try:
-        sets = pick([np.ones(len(b.prompts), dtype=bool) for b in benches], [b.harmful for b in benches])
-    except InputError as error:
-        return Outcome(
-            NAMES[rule], "neuron", (), overlap=None, rounds=(), effects=(), verdict=UNTESTED, reason=str(error)
-        )
-    missing = {b.modality: "no neuron is chosen" for b, found in zip(benches, sets, strict=True) if not found}
+    sets = pick([np.ones(len(b.prompts), dtype=bool) for b in benches], [b.harmful for b in benches])
+    if all(found is None for found in sets):
+        why = "no cell has harmful and benign prompts in all the cells that the rule reads: its own, and those it joins (English, the other modality)"
+        return Outcome(NAMES[rule], "neuron", (), overlap=None, rounds=(), effects=(), verdict=UNTESTED, reason=why)
+    missing = {
+        b.modality: "no cell in which the rule can choose" if found is None else "no neuron is chosen"
+        for b, found in zip(benches, sets, strict=True)
+        if not found
+    }
     chosen = [found or frozenset() for found in sets]
     return _outcome(
         reader, benches, sides, protocol=NAMES[rule], sets=chosen, missing=missing, rounds=(), pick=pick, first=chosen,
@@ -229,7 +231,7 @@ def _outcome(
     falls = [Fall(e.source, e.target, margin=e.margin, verdict=e.verdict) for e in effects]
     word, reason = verdict_of(falls, sides, missing=missing)
     overlap = None
-    if any(first):
+    if any(first) and protocol != NAMES["one_anchor"]:  # whose set is the same in both modalities by definition
         selected = "set" if list(first) == list(sets) else "candidates"
         overlap = overlapped(pick, benches, sets, selected=selected, seed=seed)
     found = tuple(FoundSet(b.modality, tuple(sorted(members))) for b, members in zip(benches, sets, strict=True))

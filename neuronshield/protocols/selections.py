@@ -1,7 +1,7 @@
 """What each protocol selects in the two modalities, and how far two selections agree.
 
 The published rules (`find.rules`) choose a set for each cell, by the labels of the prompts. The set of a modality is the union of the
-sets of its cells. The behavioural protocol selects **candidates** by a probe (`probes`), by what the model does: harmful prompts that
+sets of its cells; cells without all the cells that a rule joins with them (English, the other modality) have none. The behavioural protocol selects **candidates** by a probe (`probes`), by what the model does: harmful prompts that
 it refuses against benign ones that it answers.
 
 Two modalities that are asked the same requests share noise, and no selection finds the same neurons twice. So each selection is run
@@ -23,11 +23,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 
-from ..core.errors import InputError
 from ..data.prompts import Prompt
 from ..find.folds import SPLITS, folds_of
 from ..find.groups import Stats
-from ..find.rules import run_leaf
+from ..find.rules import cells_read, run_leaf
 from .bench import Bench
 from .probes import candidates, probe_scores
 from .tables import Overlapped
@@ -70,8 +69,9 @@ def pick_by_rule(rule: str, benches: Sequence[Bench], stats: Stats, *, part: flo
         for bench in benches:
             cells = [c for c in moments.cells() if c.modality == bench.modality]
             leaves = [{"rule": rule, "cell": str(cell), "options": options} for cell in cells]
-            members = frozenset(at for leaf in leaves for at in run_leaf(leaf, moments)[0])
-            found.append(members if cells else None)
+            ready = [leaf for leaf in leaves if set(cells_read(leaf)) <= set(map(str, moments.cells()))]
+            members = frozenset(at for leaf in ready for at in run_leaf(leaf, moments)[0])
+            found.append(members if ready else None)
         return tuple(found)
 
     return pick
@@ -131,25 +131,17 @@ def overlapped(
     null: list[float] = []
     for split in SPLITS:
         inside = [np.isin(fold, sorted(split[0])) for fold in folds]
-        one, other = (_picked(pick, rows, [b.harmful for b in benches]) for rows in (inside, [~x for x in inside]))
+        one, other = (pick(rows, [b.harmful for b in benches]) for rows in (inside, [~x for x in inside]))
         across += [_jaccard(one[0], other[1]), _jaccard(other[0], one[1])]
         for kept, *halves in zip(own, one, other, strict=True):
             kept.append(_jaccard(*halves))
-        null.append(_jaccard(*_picked(pick, [~b.harmful for b in benches], inside)))
+        null.append(_jaccard(*pick([~b.harmful for b in benches], inside)))
     smaller = min(map(len, sets))
     return Overlapped(
         jaccard=_jaccard(*sets), coefficient=len(sets[0] & sets[1]) / smaller if smaller else float("nan"),
         across=_mean(across), reliability=float(np.sqrt(np.prod([_mean(kept) for kept in own]))), benign_null=_mean(null),
         selected=selected,
     )  # fmt: skip
-
-
-def _picked(pick: Pick, used: Masks, high: Masks) -> tuple[Addresses | None, ...]:
-    """A selection; None where a half has too few prompts, or lacks English ones that a rule needs."""
-    try:
-        return pick(used, high)
-    except InputError:
-        return (None,) * len(used)
 
 
 def _jaccard(a: Addresses | None, b: Addresses | None) -> float:

@@ -208,7 +208,7 @@ class Outcome(_Row):
         protocol: its name.
         site: where neurons are read: "neuron", "gate", "up" or "attention".
         sets: the neurons of each modality.
-        overlap: of the two sets; None where there is no set of a modality.
+        overlap: of the two sets; None where nothing is selected, and for One Anchor, whose two sets are the same by definition.
         rounds: of the behavioural protocol; empty for the others.
         effects: of each set in its own and in the other modality.
         verdict: "shared, transfers", "separate", "transfers one way", "none found", "too few requests to tell" or "not tested".

