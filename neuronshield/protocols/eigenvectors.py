@@ -134,6 +134,12 @@ def measure_directions(reader: Reader, benches: Sequence[Bench], sides: Sequence
 def needed_of(points: Sequence[DirectionPoint], *, share: float = SHARE) -> int | None:
     """The fewest directions at which the margin falls by a share of its largest fall, beyond random ones; None where none do.
 
+    >>> from neuronshield.core.statistics import Interval
+    >>> falls = {1: Interval(0.5, 0.4, 0.6), 2: Interval(0.95, 0.9, 1.0), 5: Interval(1.0, 0.9, 1.1)}
+    >>> about = {"mass": Interval(0.1, 0.0, 0.2), "random": Spread(0.0, -0.1, 0.1, 19), "p": 0.05}
+    >>> needed_of([DirectionPoint("text", "text", layer=3, k=k, margin=fall, **about) for k, fall in falls.items()])
+    2
+
     Args:
         points: of one modality in itself, for growing k.
         share: of the largest fall.

@@ -82,6 +82,13 @@ def modality(
 ) -> ModalityProtocol:
     """What each protocol finds in text and in pictures, with its verdict.
 
+    >>> rows = prompts + ns.PromptSet.from_records(                               # the same requests with a picture
+    ...     {"prompt": p.prompt, "label": p.label, "language": p.language, "pair_id": p.pair_id, "modality": "image",
+    ...      "images": [np.zeros((6, 6, 3), dtype=np.uint8)]} for p in prompts)   # doctest: +SKIP
+    >>> found = modality(vlm, rows, refusals=["sorry"], compliances=["sure"])     # doctest: +SKIP
+    >>> list(found.verdicts)                                                      # doctest: +SKIP
+    ['Precise Shield', 'One Anchor', 'SS-Neurons', 'behavioural', 'directions']
+
     Args:
         model: the model.
         prompts: harmful and benign prompts of text and of one modality of pictures (the first other one that there is). Those of split
