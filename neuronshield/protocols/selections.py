@@ -31,7 +31,7 @@ from .bench import Bench
 from .probes import candidates, probe_scores
 from .tables import Overlapped
 
-__all__ = ["LEAST", "RULES", "Addresses", "Pick", "overlapped", "pick_by_probe", "pick_by_rule"]
+__all__ = ["LEAST", "RULES", "Addresses", "Masks", "Pick", "overlapped", "pick_by_probe", "pick_by_rule"]
 
 #: The published rules, by the names of `find.rules`, with the option that is a part of the neurons of a layer.
 RULES = {"precise_shield": "rho", "one_anchor": "rho", "ss_neurons": "p"}

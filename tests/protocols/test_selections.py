@@ -13,7 +13,7 @@ import neuronshield as ns
 from neuronshield.find.folds import FOLDS
 from neuronshield.find.running import Group, by_group
 from neuronshield.protocols.bench import Bench, Part, part_of_modality, two_modalities
-from neuronshield.protocols.selections import Addresses, overlapped, pick_by_probe, pick_by_rule
+from neuronshield.protocols.selections import Addresses, Masks, overlapped, pick_by_probe, pick_by_rule
 from neuronshield.prove.answers import Answers
 
 LAYERS, WIDTH, REQUESTS = 2, 97, 64
@@ -112,7 +112,7 @@ def test_halves_share_no_request_between_the_modalities(alike: list[Bench]):
     """Every call of the selection is given the same requests of both modalities, or none of them."""
     seen: list[tuple[set[str], ...]] = []
 
-    def pick(used: list[np.ndarray], high: list[np.ndarray]) -> tuple[Addresses | None, ...]:
+    def pick(used: Masks, high: Masks) -> tuple[Addresses | None, ...]:
         rows = [
             {p.cluster for p, x, h in zip(b.prompts, u, b.harmful, strict=True) if x and h}
             for b, u in zip(alike, used, strict=True)
