@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import builders
 import numpy as np
@@ -492,7 +492,7 @@ def check_margins(family: Family) -> None:
         tokens = {p.language: OpeningTokens([refuse], [comply]) for p in rows}
         got = margins(model, rows, conditions, tokens, batch_size=3)
         for condition, line in zip(conditions, got, strict=True):
-            at = dict(condition.neurons) if condition is not None else {}
+            at = dict(cast(ns.NeuronSet, condition.neurons)) if condition is not None else {}
 
             def zeroed(layer: int, h: torch.Tensor, at: dict[int, int] = at) -> torch.Tensor:
                 h = h.clone()

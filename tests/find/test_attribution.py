@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import planted
@@ -30,12 +30,13 @@ def test_gradients_equal_finite_differences(request: pytest.FixtureRequest, name
     slope, act = gradients(model, prompts, TOKENS, condition=cut, batch_size=4)
     if not ablated:
         torch.testing.assert_close(act, ns.record(model, prompts), rtol=1e-4, atol=1e-4)
+    also = list(cast(ns.NeuronSet, cut.neurons)) if cut else []
     for layer, index in [(0, 2), (1, 11), (2, 7)]:
         step, sides = 1e-2, []
         for sign in (1, -1):
             value = act.clone()
             value[:, layer, index] += sign * step
-            held = ns.NeuronSet([(layer, index), *(cut.neurons if cut else [])])
+            held = ns.NeuronSet([(layer, index), *also])
             sides.append(margins(model, prompts, [Intervention(held, "patch", value)], TOKENS)[0])
         np.testing.assert_allclose((sides[0] - sides[1]) / (2 * step), slope[:, layer, index], rtol=2e-2, atol=2e-3)
 
