@@ -460,7 +460,7 @@ def test_the_command_line_runs_the_organism_on_prompts_with_pictures(tmp_path: P
                 image.save(tmp_path / names[-1])
             file.write(json.dumps({**row, "images": names}, ensure_ascii=False) + "\n")
     command = [sys.executable, "-m", "neuronshield.cli", "run", "--prompts", str(tmp_path / "prompts.jsonl"), "--out",
-               str(tmp_path / "out"), "--quiet", "--draws=2", "--steps=4"]  # fmt: skip
+               str(tmp_path / "out"), "--quiet", "--draws=2", "--steps=4", "--graded=4", "--random-masks=2"]  # fmt: skip
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     process = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert process.returncode == 0, process.stderr
