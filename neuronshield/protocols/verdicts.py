@@ -118,7 +118,7 @@ def verdict_of(
         few = [name for name in names if at[name, name].verdict == TOO_FEW] + [
             name for name, why in missing.items() if why.startswith("too few") and name not in unrefused
         ]
-        said = [_silent(what, name) for name in names]
+        said = [_silent(what, at[name, name]) for name in names]
         if few:
             return TOO_FEW, _joined([f"{', '.join(few)}: {TOO_FEW}", *said, *notes])
         return NONE, _joined([*said, *notes])
@@ -134,7 +134,7 @@ def verdict_of(
         word = SEPARATE
     elif PASSED in outcomes and FAILED in outcomes:
         word = ONE_WAY
-    silent = [_silent(what, name) for name in names if name not in own]
+    silent = [_silent(what, at[name, name]) for name in names if name not in own]
     return word, _joined([*reasons, *silent, *notes])
 
 
@@ -157,8 +157,8 @@ def _reason(own: Fall, other: Fall, what: str) -> str:
     return f"ablation of the {what} of {own.source} acts in {own.source}; in {other.target} the requests do not tell ({falls})"
 
 
-def _silent(what: str, name: str) -> str:
-    return f"ablation of the {what} of {name} does not lower refusals of {name} beyond its controls"
+def _silent(what: str, own: Fall) -> str:
+    return f"ablation of the {what} of {own.source} does not act in {own.source} (fall of the margin {own.margin})"
 
 
 def _joined(parts: Sequence[str]) -> str:
