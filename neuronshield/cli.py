@@ -309,15 +309,37 @@ def organism() -> None:
 
 
 @organism.command()
-@click.option("--out", default="organism", show_default=True, type=click.Path(), help="Folder to build into.")
+@click.option(
+    "--kind",
+    default="organism",
+    show_default=True,
+    type=click.Choice(["organism", "shared", "separate", "wording", "tower", "smollm2-vision"]),
+    help="What to build: the organism, a control organism, the vision tower that others share, or SmolLM2 with eyes.",
+)
+@click.option("--out", type=click.Path(), help="Folder to build into; without it, one that is called like the kind.")
 @click.option("--sources", type=click.Path(exists=True), help="Folder with the source packages, if already fetched.")
 @click.option("--seed", default=0, show_default=True)
-def build(out: str, sources: str | None, seed: int) -> None:
-    """Rebuild the organism from its public sources."""
-    from .organism.build import build as build_all
+def build(kind: str, out: str | None, sources: str | None, seed: int) -> None:
+    """Rebuild the organism from its public sources, or another model of this package."""
+    where = Path(kind if out is None else out)
+    if kind == "organism":
+        from .organism.build import build as build_all
 
-    table = build_all(Path(out), sources=Path(sources) if sources else None, seed=seed)
-    _say(json.dumps(table, indent=1, ensure_ascii=False))
+        scores: Any = build_all(where, sources=Path(sources) if sources else None, seed=seed)
+    elif kind in ("shared", "separate", "wording"):
+        from .organism.control_build import build_control
+
+        scores = build_control(kind, Path(f"organism-{kind}" if out is None else out), seed=seed)
+    elif kind == "tower":
+        from .graft.build.eyes import build_tower
+
+        scores = build_tower(where, seed=seed)
+    else:
+        from .core.results import to_json
+        from .graft.build.construction import build_graft
+
+        scores = to_json(build_graft(where, seed=seed))
+    _say(json.dumps(scores, indent=1, ensure_ascii=False))
 
 
 def main() -> None:

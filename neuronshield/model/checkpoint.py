@@ -19,6 +19,9 @@ import torch
 from torch import nn
 
 from ..core.errors import InputError
+from ..graft import NAMES as GRAFTS
+from ..organism.controls import folder as control_folder
+from ..organism.controls import kind_of
 from .gate import check_module
 from .hub import SHIPPED, found, is_hub_id
 from .options import checked_device, checked_device_map, checked_dtype, quantization
@@ -68,7 +71,7 @@ def pretrained(
     'LlavaForConditionalGeneration'
 
     Args:
-        name: "organism", "smollm2", a folder or a hub id.
+        name: "organism", "organism-shared", "organism-separate", "organism-wording", "smollm2", a name of `neuronshield.graft`, a folder or a hub id.
         processor: used instead of the checkpoint's own.
         revision: as in `load`.
         dtype: as in `load`.
@@ -97,9 +100,14 @@ def pretrained(
     if is_hub_id(name):
         kwargs |= found(name, revision=revision)
     source, extra = _source(name)
-    module, processor = _from_pretrained(source, name, {**kwargs, **extra}, processor=processor)
+    given = None if name in GRAFTS else processor
+    module, own = _from_pretrained(source, name, {**kwargs, **extra}, processor=given)
     module = module if placed else module.to(device)  # type: ignore[arg-type]
-    return module.eval(), processor
+    if name in GRAFTS:
+        from ..graft.assembly import assembled
+
+        module, own = assembled(module, own, name=name)
+    return module.eval(), processor or own
 
 
 def _source(name: str) -> tuple[str, dict[str, Any]]:
@@ -108,7 +116,10 @@ def _source(name: str) -> tuple[str, dict[str, Any]]:
         from ..organism import folder
 
         return str(folder()), {}
-    if name == "smollm2":
+    kind = kind_of(name)
+    if kind is not None:
+        return str(control_folder(kind)), {}
+    if name == "smollm2" or name in GRAFTS:
         from ..data.fetch import smollm2
 
         return smollm2()

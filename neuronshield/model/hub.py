@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import InputError
+from ..graft import NAMES as GRAFTS
+from ..organism.controls import NAMES as CONTROLS
 
 __all__ = ["ANSWER", "CONNECT", "SHIPPED", "found", "is_hub_id"]
 
 #: Names of the models that need no hub.
-SHIPPED = ("organism", "smollm2")
+SHIPPED = ("organism", *CONTROLS, "smollm2", *GRAFTS)
 
 CONNECT, ANSWER = 2.0, 10.0  # seconds
 

@@ -18,6 +18,7 @@ from torch import nn
 from ..core.arguments import require
 from ..core.errors import InputError
 from ..data.languages import OpeningsArg, Prefixes, check_openings
+from ..organism.controls import kind_of, prefixes
 from .bridge import is_bridge, processor_of, unwrapped
 from .checkpoint import in_one_line, is_multimodal, own_processor, pretrained, public_name
 from .families import EXPERTS, SITES, Site, find_decoder_layers, has_site, projections
@@ -185,12 +186,15 @@ def _check_call(model: Any, processor: Any, *, remote: Any, quantize: str | None
 
 
 def _with_prefixes(model: Model, refusals: OpeningsArg, compliances: OpeningsArg) -> Model:
-    """The model with the prefixes that were given; the organism, whose languages are made up, has its own."""
+    """The model with the prefixes that were given; the organisms, whose answers are made up, have their own."""
     own = Prefixes()
     if model.id == "organism":
         from ..organism import COMPLIANCES, REFUSALS
 
         own = Prefixes(REFUSALS, COMPLIANCES)
+    kind = kind_of(model.id)
+    if kind is not None:
+        own = Prefixes(*prefixes(kind))
     return model.replace(
         prefixes=Prefixes(
             own.refusals if refusals is None else refusals, own.compliances if compliances is None else compliances

@@ -17,7 +17,10 @@ from ..data.prompts import MODALITIES, SPLITS, Cell, PromptSet
 from ..data.splits import check_marked
 from ..data.tags import language_tag
 from ..find.scores import METHODS
+from ..graft import NAMES as GRAFTS
+from ..graft import SOURCE as GRAFT
 from ..model.model import Model
+from ..organism.controls import CELLS_OF, records_of
 from ..shield.training import TrainingConfig
 from .settings import Settings
 
@@ -36,6 +39,12 @@ __all__ = [
 #: Matched pairs a cell and split of the organism's own prompts. Those of "test" that are left are confirmed on as well, so that of 48
 #: requests one third chooses members and 32 test them: the claim of utility takes 29.
 ORGANISM_PAIRS = 32
+
+#: And of the graft's, whose forward is fifty times as expensive: the job then stays below twenty minutes on two cores.
+GRAFT_PAIRS = 16
+
+#: Control sets of each kind on the graft, for the same reason.
+GRAFT_DRAWS = 19
 
 
 #: Masks of random neurons that are trained as controls. A spread takes two; with three its interval is narrow enough to be of use.
@@ -173,13 +182,19 @@ def _given(model: str | Model, prompts: str | os.PathLike[str] | PromptSet | Non
     if prompts is not None:
         name = os.fspath(prompts)
         return (PromptSet.from_parquet if name.lower().endswith(".parquet") else PromptSet.from_jsonl)(name)
-    if model != "organism" and getattr(model, "id", None) != "organism":
-        raise InputError("--prompts is needed for this model; only the organism has prompts of its own")
-    from ..organism import records
+    called = model if isinstance(model, str) else getattr(model, "id", None)
+    if called in GRAFTS:
+        from ..graft import records as natural
 
-    rows = records(max_pairs=ORGANISM_PAIRS, seed=seed)
+        return PromptSet.from_records(natural(max_pairs=GRAFT_PAIRS))
+    if called not in CELLS_OF:
+        raise InputError(
+            "--prompts is needed for this model; only the organisms and smollm2-vision have prompts of their own"
+        )
+    rows = records_of(called, max_pairs=ORGANISM_PAIRS, seed=seed)
     used = {row["pair_id"] for row in rows}
-    more = [{**row, "split": "confirm"} for row in records(splits=["test"], seed=seed) if row["pair_id"] not in used]
+    rest = records_of(called, splits=["test"], seed=seed)
+    more = [{**row, "split": "confirm"} for row in rest if row["pair_id"] not in used]
     return PromptSet.from_records([*rows, *more])
 
 
@@ -228,7 +243,8 @@ def plan_for(model: Model, prompts: PromptSet, settings: Settings | None = None)
 
     Args:
         model: its size decides.
-        prompts: if they are the organism's, its two blind cells are taught and settings that suit it are used.
+        prompts: if they are the organism's, its two blind cells are taught and settings that suit it are used; if they are the
+            graft's, drawings are taught beside text.
         settings: what was asked for.
 
     Raises:
@@ -279,13 +295,12 @@ def _default_plan(model: Model, prompts: PromptSet) -> Plan:
     few = {"k": min(64, model.n_layers * model.d_mlp // 4)}
     size: dict[str, Any] = {"param_fraction": 3e-4} if affordable >= 16 else few
     draws = 200 if model.n_params < 20e6 else 50
-    if all(p.source == "organism" for p in prompts):
-        from ..organism import HIGH_RESOURCE
-
-        blind = (Cell("en", "image"), Cell("sw", "text"))
+    sources = {p.source for p in prompts}
+    if len(sources) == 1 and sources <= set(CELLS_OF):
+        refusing, blind = ([Cell(*c) for c in cells] for cells in CELLS_OF[str(*sources)])
         cells = prompts.cells()
         taught = tuple(c for c in blind if c in cells)
-        safe = tuple(c for c in (Cell(language, "text") for language in HIGH_RESOURCE) if c in cells)
+        safe = tuple(c for c in refusing if c in cells)
         training = TrainingConfig(steps=40, lr=2e-2, batch_size=32, retention=4.0)
         return Plan(
             size=size,
@@ -294,6 +309,21 @@ def _default_plan(model: Model, prompts: PromptSet) -> Plan:
             training=training,
             draws=draws,
             max_new_tokens=20,
+        )
+    if all(p.source == GRAFT for p in prompts):
+        cells = prompts.cells()
+        taught = tuple(c for c in (Cell("en", "image"),) if c in cells)
+        known = tuple(c for c in (Cell("en", "text"),) if c in cells)
+        training = TrainingConfig(steps=48, lr=3e-3, batch_size=8, retention=4.0)
+        return Plan(
+            size=size,
+            train_cells=(*taught, *known) or None,
+            taught=taught,
+            training=training,
+            draws=GRAFT_DRAWS,
+            graded=GRAFT_PAIRS,
+            random_masks=2,
+            max_new_tokens=16,
         )
     training = TrainingConfig(steps=48, lr=3e-3, batch_size=8, retention=16.0)
     return Plan(size=size, training=training, draws=draws, max_new_tokens=24)

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from ..core.errors import InputError
 from ..data.pictures import image_bytes, read_image
 from ..data.records import to_prompts
 from ..data.sources import jsonl_rows, parquet_rows
+from ..graft import NAMES as GRAFTS
+from ..organism.controls import CELLS_OF, records_of
 from .answer_files import read_answers
 from .conditions import BASE, SHIELD
 from .settings import Settings, read_settings
@@ -177,11 +179,13 @@ def picture_uris(folder: Path, rows: pd.DataFrame | None, ids: Collection[str]) 
 def _pictures(folder: Path, ids: Collection[str]) -> Iterator[Any]:
     """The pictures of some prompts, from where the run had them."""
     settings = Settings(**read_settings(folder / "run.toml"))
-    if settings.prompts is None and settings.model == "organism":
-        from ..organism import records
+    if settings.prompts is None and settings.model in (*CELLS_OF, *GRAFTS):
+        from ..graft import records as natural
 
-        modalities = ["image", "typographic"]
-        rows: Iterable[dict[str, Any]] = records(splits=["test"], modalities=modalities, seed=settings.seed)
+        wanted: dict[str, Any] = {"splits": ["test"], "modalities": ["image", "typographic"]}
+        rows = (
+            natural(**wanted) if settings.model in GRAFTS else records_of(settings.model, **wanted, seed=settings.seed)
+        )
         for row in rows:
             if row["id"] in ids:
                 yield from row["images"]
