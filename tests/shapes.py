@@ -19,10 +19,12 @@ from types import CodeType
 from typing import Any
 
 import jaxtyping
-from beartype import beartype
+from beartype import BeartypeConf, beartype
 from jaxtyping import jaxtyped
 
 ARRAY = re.compile(r"\b(Float|Int|Bool|Shaped|Num)\[")
+#: A wrong shape is a `TypeError`, as a wrong argument is.
+WRONG = BeartypeConf(violation_type=TypeError)
 SEEN: set[tuple[str, str, CodeType]] = set()
 
 
@@ -60,7 +62,7 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, **kwargs)
 
     plain.__annotations__ = arrays
-    strict = beartype(plain)
+    strict = beartype(conf=WRONG)(plain)
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
