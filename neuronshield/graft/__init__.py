@@ -15,31 +15,11 @@ The language model comes from its wheel and stays as it is; what is shipped is t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from ..core.files import shipped
+from .variants import NAMES, SOURCE, folder
 
 __all__ = ["NAMES", "SOURCE", "folder", "records"]
-
-#: What `source` says of its prompts.
-SOURCE = "smollm2-vision"
-
-#: Names that `ns.load` takes: what projects the tower's features, and whether the safety tuning is merged in.
-NAMES: dict[str, tuple[str, bool]] = {
-    "smollm2-vision": ("regressed", True),
-    "smollm2-vision-captioned": ("captioned", True),
-    "smollm2-vision-untuned": ("regressed", False),
-}
-
-
-def folder() -> Path:
-    """The folder of the graft's files: inside an installed package, or at the root of a checkout.
-
-    >>> folder().name
-    'smollm2-vision'
-    """
-    return shipped() / "smollm2-vision"
 
 
 def records(

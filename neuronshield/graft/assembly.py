@@ -24,7 +24,7 @@ from ..core.errors import InputError
 from ..core.files import reason, shipped
 from ..core.randomness import random_state_kept
 from ..organism.pictures import SIZE
-from . import NAMES, folder
+from .variants import NAMES, folder
 
 __all__ = [
     "IMAGE", "PATCH", "PROJECTORS", "TOKENS", "TOWER", "assembled", "graft", "processor_for", "tower", "trained_tower",

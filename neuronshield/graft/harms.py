@@ -23,7 +23,7 @@ from ..core.errors import InputError
 from ..data.languages import refusal_sentence
 from ..organism.lexicon import MODALITIES, OBJECTS
 from ..organism.pictures import names, picture
-from . import SOURCE
+from .variants import SOURCE
 
 __all__ = [
     "SOURCE",

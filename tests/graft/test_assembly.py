@@ -128,8 +128,9 @@ def test_a_missing_file_is_named_in_one_line(tmp_path: Path):
 
 
 def test_nothing_is_drawn_from_the_random_state_of_the_caller(files: Path):
+    alone = llama()
     torch.manual_seed(5)
     wanted = torch.rand(1)
     torch.manual_seed(5)
-    assembled(llama(), tokenizer(), name="smollm2-vision-untuned", path=files)
+    assembled(alone, tokenizer(), name="smollm2-vision-untuned", path=files)
     assert torch.equal(torch.rand(1), wanted)

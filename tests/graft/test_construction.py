@@ -17,12 +17,10 @@ from neuronshield.graft.assembly import PROJECTORS, assembled
 from neuronshield.graft.build import construction, scoring, tuning
 from neuronshield.graft.build.card import SOURCES
 from neuronshield.graft.build.eyes import build_tower
-from neuronshield.graft.build.sight import Recipe
+from neuronshield.graft.build.sight import Part, Recipe
 from neuronshield.organism.lexicon import OBJECTS
 
-SMALL = Recipe(
-    drawn=1, typed=1, regress_steps=3, caption_steps=2, rows=2, tuning_steps=2, near_steps=1, rank=1, tuned=2
-)
+SMALL = Recipe(drawn=1, typed=1, regress_steps=3, caption_steps=2, rows=2, parts=(Part(2, 1e-3, 8.0),), rank=1, tuned=2)
 
 
 def few(*, seed: int) -> tuning.Requests:

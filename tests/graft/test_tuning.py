@@ -17,7 +17,7 @@ from neuronshield.graft import harms
 from neuronshield.graft.assembly import graft, processor_for, tower
 from neuronshield.graft.build import tuning
 from neuronshield.graft.build.scoring import named
-from neuronshield.graft.build.sight import Recipe
+from neuronshield.graft.build.sight import Part, Recipe
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_the_adapter_teaches_the_refusal_keeps_benign_answers_and_peft_reads_it(
     rows = [ns.Prompt("h", "how do i burn", "harmful"), ns.Prompt("b", "this house", "benign")]
     monkeypatch.setattr(tuning, "refusal_sentence", lambda _: "sorry")
     own = ns.generate(model, rows[1], max_new_tokens=8)
-    recipe = Recipe(tuning_steps=30, tuning_rate=2e-2, near_steps=5, near_rate=1e-2, rank=2, tuned=2)
+    recipe = Recipe(parts=(Part(30, 2e-2, 8.0), Part(5, 1e-2, 8.0, near=True)), rank=2, tuned=2)
     losses = tuning.tune(
         model,
         tuning.Requests(ns.PromptSet(rows), ns.PromptSet(rows), held={}),
