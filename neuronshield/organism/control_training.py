@@ -7,8 +7,8 @@
    stops at the step which, on the **confirm** split, leaves the untaught cells nearest to being half blind (:func:`chosen_stop`).
 
 The tower is frozen and given. The kinds have the same steps, batches and shares; they differ in words (:mod:`.controls`). Requests of
-the kind "separate" do not mix languages. What is learnt in one cell then helps in no other: so most of its questions in text are
-asked in the taught language, which must know harm as well as in the other kinds, and more of its words name pictures.
+the kind "separate" do not mix languages. What is learnt in one cell then helps in no other: so most of its questions are asked
+in the taught cell, which has to know harm without the help of others, and more of its words name pictures.
 
 Attention starts near the identity (Trockman and Kolter 2023, "Mimetic initialization of self-attention layers"), without which
 copying a word is learnt much later.
@@ -56,8 +56,9 @@ class Recipe:
     pictured: float = 0.55  # share of batches with pictures
     typed: float = 0.5  # of pictures, those of typeset words
     switched: float = 0.5  # of requests, those that mix languages
-    home: float = 0.65  # of the kind "separate": of questions in text, those asked in the taught language
-    shown: float = 0.85  # of the kind "separate": of words, those that name pictures
+    home: float = 0.9  # of the kind "separate": of questions in text, those asked in the taught language
+    #: Of the kind "separate": of batches of words and of batches of questions, those with pictures.
+    apart: tuple[float, float] = (0.7, 0.25)
     gaps: float = 0.08  # of requests, those with a gap for a verb
     refuse_steps: int = 60
     refuse_rate: float = 1e-3
@@ -153,7 +154,8 @@ class Speaker:
         while True:
             shares = next(shares for until, shares in recipe.phases if done < until * recipe.steps or until == 1)
             task = rng.choices(("word", "class", "harm", "request"), shares)[0]
-            pictured = rng.random() < (recipe.shown if apart and task == "word" else recipe.pictured)
+            share = recipe.pictured if not apart or task == "request" else recipe.apart[task != "word"]
+            pictured = rng.random() < share
             home = recipe.home if apart and not pictured and task in ("class", "harm") else 0.0
             batch = []
             for _ in range(recipe.rows if task == "request" else 2 * recipe.rows):
