@@ -263,10 +263,10 @@ SHOWN = ".in_cells(['en/text', 'it/text', 'sw/text', 'sw/image'])"
 @pytest.mark.slow
 def test_the_guide_runs_from_top_to_bottom(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Every Python block of the guide in order, on fewer prompts of the organism and with fewer control sets."""
-    from neuronshield import organism
+    from neuronshield.run import plan
 
-    whole = organism.records
-    monkeypatch.setattr(organism, "records", lambda **how: whole(**{**how, "modalities": ["text"]}))
+    whole = plan.records_of
+    monkeypatch.setattr(plan, "records_of", lambda name, **how: whole(name, **{**how, "modalities": ["text"]}))
     monkeypatch.chdir(tmp_path)
     code = "\n".join(body for kind, body in BLOCK.findall(PAGES["docs/guide.md"]) if kind == "python")
     code = code.replace("draws=200", "draws=19").replace(READ, READ + CELLS)
