@@ -23,7 +23,7 @@ def files(tmp_path: Path) -> Path:
     """The files of a graft on the tiny language model, without a tuning."""
     torch.manual_seed(1)
     model = graft(llama(), eyes=tower())
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for number, arm in enumerate(("captioned", "regressed")):
         projector = {f"{arm}.{n}": t + number for n, t in model.model.multi_modal_projector.state_dict().items()}
         tensors |= projector
@@ -94,13 +94,13 @@ def test_the_tuning_is_an_ordinary_adapter_that_the_names_merge_in_or_leave_out(
         r=2, lora_alpha=2, target_modules=["model.language_model.layers.1.mlp.up_proj"], init_lora_weights=False
     )
     tuned = get_peft_model(base, options)
-    tuned.save_pretrained(files / "adapter")
+    tuned.save_pretrained(str(files / "adapter"))
     ids = torch.tensor([[1, 9, 20, 3, 11]])
     with torch.no_grad():
         wanted, plain = tuned(input_ids=ids).logits, llama()(input_ids=ids).logits
-        for name, (_, merged) in NAMES.items():
+        for name, (_, adapted) in NAMES.items():
             found = assembled(llama(), tokenizer(), name=name, path=files)[0](input_ids=ids).logits
-            assert torch.allclose(found, wanted if merged else plain, atol=1e-5)
+            assert torch.allclose(found, wanted if adapted else plain, atol=1e-5)
     assert not torch.allclose(wanted, plain, atol=1e-2)
     merged = ns.load_adapter(
         ns.load(assembled(llama(), tokenizer(), name="smollm2-vision-untuned", path=files)[0], processor=processor),
@@ -113,7 +113,7 @@ def test_the_tuning_is_an_ordinary_adapter_that_the_names_merge_in_or_leave_out(
 def test_the_arms_differ_in_the_projector_only(files: Path):
     torch.manual_seed(0)
     options = LoraConfig(r=1, target_modules=["model.language_model.layers.0.mlp.up_proj"])
-    get_peft_model(graft(llama(), eyes=tower()), options).save_pretrained(files / "adapter")
+    get_peft_model(graft(llama(), eyes=tower()), options).save_pretrained(str(files / "adapter"))
     regressed, captioned = (
         assembled(llama(), tokenizer(), name=n, path=files)[0].state_dict()
         for n in ("smollm2-vision", "smollm2-vision-captioned")
