@@ -30,7 +30,9 @@ class Backbone:
         self.module = module.requires_grad_(False).eval()
         self.tokenizer = tokenizer
         self.table: Tensor = module.get_input_embeddings().weight
-        told = tokenizer.apply_chat_template([{"role": "user", "content": MARK}], tokenize=False, add_generation_prompt=True)
+        told = tokenizer.apply_chat_template(
+            [{"role": "user", "content": MARK}], tokenize=False, add_generation_prompt=True
+        )
         before, self.after = told.split(MARK)
         with torch.no_grad():
             kept = module.model(input_ids=torch.tensor([self.ids(before)]), use_cache=True).past_key_values
@@ -71,6 +73,9 @@ class Backbone:
         embeds = torch.cat([shown.to(self.table.dtype), self.table[padded]], dim=1)
         run = self.module.model(inputs_embeds=embeds, past_key_values=self._cache(len(rows)), use_cache=True)
         hidden = run.last_hidden_state[:, shown.shape[1] :]
-        spoken = [hidden[i, len(head) - 1 : len(head) - 1 + len(tail)] for i, (head, tail) in enumerate(zip(heads, tails, strict=True))]
+        spoken = [
+            hidden[i, len(head) - 1 : len(head) - 1 + len(tail)]
+            for i, (head, tail) in enumerate(zip(heads, tails, strict=True))
+        ]
         logits = self.module.lm_head(torch.cat(spoken)).float()
         return F.cross_entropy(logits, torch.tensor([token for tail in tails for token in tail]))

@@ -17,7 +17,7 @@ SOURCES = {
     "everyday": "everyday requests that were not trained on",
     "natural": "natural harm, matched pairs, combinations that were not trained on",
     "pairs": "matched pairs of the package that were not trained on",
-    "named as text": "natural harm, the object's name before a request that says \"this\"",
+    "named as text": 'natural harm, the object\'s name before a request that says "this"',
     "foreign": "everyday requests in es, fr, de, pt, none trained on",
 }
 

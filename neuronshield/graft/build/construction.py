@@ -136,9 +136,7 @@ def raised(folder: Path, recipe: Recipe, *, seed: int, progress: bool) -> Scores
     return Scores(seed, clock.seconds, memory=_memory(), naming=found, refusals=refused)
 
 
-def sight(
-    folder: Path, base: tuple[Any, Any], *, recipe: Recipe, clock: Clock, seed: int, progress: bool
-) -> None:
+def sight(folder: Path, base: tuple[Any, Any], *, recipe: Recipe, clock: Clock, seed: int, progress: bool) -> None:
     """Train both projectors and write them.
 
     Args:

@@ -26,7 +26,9 @@ __all__ = ["build_tower"]
 STEPS, RATE = 1500, 2e-3
 
 
-def build_tower(out: str | os.PathLike[str], *, steps: int = STEPS, seed: int = 0, progress: bool = True) -> dict[str, float]:
+def build_tower(
+    out: str | os.PathLike[str], *, steps: int = STEPS, seed: int = 0, progress: bool = True
+) -> dict[str, float]:
     """The tower's accuracy on the last training batches, "drawings" and "words"; its weights are written to the folder `out`.
 
     >>> build_tower("tower", steps=1, progress=False)["drawings"] < 0.5

@@ -73,7 +73,13 @@ def naming(model: Model, *, batch_size: int = 64, progress: bool = False) -> Nam
     shares = []
     for kind, language in (("drawing", None), ("word", "en")):
         rows = [
-            Prompt(f"{kind}-{n}", QUESTION, "benign", images=(picture(obj, language=language, seed=f"held-{kind}-{obj}"),), modality="image" if language is None else "typographic")
+            Prompt(
+                f"{kind}-{n}",
+                QUESTION,
+                "benign",
+                images=(picture(obj, language=language, seed=f"held-{kind}-{obj}"),),
+                modality="image" if language is None else "typographic",
+            )
             for n, obj in enumerate(OBJECTS)
         ]
         said = generate(model, rows, max_new_tokens=8, batch_size=batch_size, progress=progress, desc=f"name {kind}s")

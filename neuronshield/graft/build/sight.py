@@ -69,7 +69,12 @@ class Recipe:
     named: float = 0.7  # share of batches that ask what the picture shows
     rank: int = 8
     tuned: int = 8  # requests a step
-    parts: tuple[Part, ...] = (Part(100, 2e-3, 8.0), Part(36, 1e-3, 16.0, near=True, share=0.4), Part(24, 8e-4, 8.0, near=True))
+    parts: tuple[Part, ...] = (
+        Part(100, 2e-3, 8.0),
+        Part(36, 1e-3, 16.0, near=True, share=0.4),
+        Part(24, 8e-4, 8.0, near=True),
+        Part(60, 1e-3, 8.0, near=True),
+    )
 
 
 @dataclass(frozen=True)
@@ -208,6 +213,4 @@ def caption(
         shown = projector(seen.features[[view for view, _, _ in rows]])
         return backbone.loss(shown, [f"\n{asked}" for _, asked, _ in rows], answers=[answer for _, _, answer in rows])
 
-    _optimise(
-        projector, loss, steps=recipe.caption_steps, rate=recipe.caption_rate, warm=20, name="caption", bar=bar
-    )
+    _optimise(projector, loss, steps=recipe.caption_steps, rate=recipe.caption_rate, warm=20, name="caption", bar=bar)

@@ -68,7 +68,14 @@ class Requests:
 
 def _rows(texts: list[str], label: str, source: str, *, language: str = "en") -> list[dict[str, Any]]:
     return [
-        {"id": f"{source}-{n}", "prompt": text, "label": label, "language": language, "modality": "text", "source": source}
+        {
+            "id": f"{source}-{n}",
+            "prompt": text,
+            "label": label,
+            "language": language,
+            "modality": "text",
+            "source": source,
+        }
         for n, text in enumerate(texts)
     ]
 
@@ -94,13 +101,22 @@ def requests(*, seed: int = 0) -> Requests:
         *_rows(attacks[:ADVBENCH], "harmful", "advbench"),
         *_rows([harms.request(c, frame=f) for c in by_label["harmful"] for f in range(3)], "harmful", SOURCE),
         *_rows(everyday[:EVERYDAY], "benign", "everyday"),
-        *_rows([harms.request(c, frame=rng.randrange(3)) for c in rng.sample(by_label["benign"], 120)], "benign", SOURCE + "-benign"),
-        *_rows([harms.named_as_text(c, frame=rng.randrange(3)) for c in rng.sample(by_label["benign"], 48)], "benign", "named"),
+        *_rows(
+            [harms.request(c, frame=rng.randrange(3)) for c in rng.sample(by_label["benign"], 120)],
+            "benign",
+            SOURCE + "-benign",
+        ),
+        *_rows(
+            [harms.named_as_text(c, frame=rng.randrange(3)) for c in rng.sample(by_label["benign"], 48)],
+            "benign",
+            "named",
+        ),
         *_rows(rng.sample(foreign, 65), "benign", "foreign", language="mul"),
     ]
     held = {
         "advbench": PromptSet.from_records(_rows(attacks[ADVBENCH : ADVBENCH + HELD], "harmful", "advbench")),
-        "everyday": PromptSet.from_records(_rows(everyday[EVERYDAY:], "benign", "everyday")) + retention_prompts(["en"]),
+        "everyday": PromptSet.from_records(_rows(everyday[EVERYDAY:], "benign", "everyday"))
+        + retention_prompts(["en"]),
         "natural": PromptSet.from_records(harms.held_out(splits=["test"], modalities=["text"])),
         "pairs": shipped[2 * PAIRS :],
         "named as text": named_as_text(harms.held_out(splits=["test"], modalities=["image"])),
@@ -112,11 +128,15 @@ def requests(*, seed: int = 0) -> Requests:
     asked += [harms.request(c, frame=f) for c in few for f in range(3)]
     own = {label: [p.prompt for p in shipped[: 2 * PAIRS] if p.label == label] for label in ("harmful", "benign")}
     asked += 2 * own["benign"]
-    hard = [r for r in train if r["label"] == "harmful"][ADVBENCH - FEW :] + _rows(3 * own["harmful"], "harmful", "pairs")
+    hard = [r for r in train if r["label"] == "harmful"][ADVBENCH - FEW :] + _rows(
+        3 * own["harmful"], "harmful", "pairs"
+    )
     hard += _rows(asked, "benign", "near")
     hard += [{**r, "language": "mul"} for r in train if r["label"] == "benign"]
     return Requests(
-        PromptSet.from_records(train), PromptSet.from_records(hard), held={name: rows.marked("test") for name, rows in held.items()}
+        PromptSet.from_records(train),
+        PromptSet.from_records(hard),
+        held={name: rows.marked("test") for name, rows in held.items()},
     )
 
 
