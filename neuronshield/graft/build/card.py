@@ -18,7 +18,7 @@ SOURCES = {
     "natural": "natural harm, matched pairs, combinations that were not trained on",
     "pairs": "matched pairs of the package that were not trained on",
     "named as text": 'natural harm, the object\'s name before a request that says "this"',
-    "foreign": "everyday requests in es, fr, de, pt, none trained on",
+    "foreign": "benign requests of the matched pairs in es, fr, de, pt",
 }
 
 
