@@ -11,6 +11,7 @@ template encodes it, so that without the adapter the logits of a text are, bit f
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ IMAGE = "<empty_output>"  # the reserved entry
 IMAGE_ID = 16
 TOWER = "model.safetensors"
 PROJECTORS = "projectors.safetensors"
+LORA_B = ".lora_B.weight"
 
 TEMPLATE = (
     "{% for message in messages %}"
@@ -152,9 +154,7 @@ def assembled(
     for part in (model.model.vision_tower, model.model.multi_modal_projector):
         part.to(device=near.device, dtype=near.dtype)
     if tuned:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, where / "adapter").merge_and_unload(safe_merge=True)
+        _merge(model, where / "adapter")
     return model.eval(), processor_for(tokenizer)
 
 
@@ -168,6 +168,19 @@ def trained_tower() -> nn.Module:
         eyes = tower()
     eyes.load_state_dict(_read(shipped() / "tower" / TOWER))
     return eyes.eval()
+
+
+@torch.no_grad()
+def _merge(model: nn.Module, adapter: Path) -> None:
+    """Add an ordinary LoRA to the weights that it was trained on; each gets a tensor of its own."""
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    tensors = _read(adapter / "adapter_model.safetensors")
+    for key in (k for k in tensors if k.endswith(LORA_B)):
+        linear = model.get_submodule(key.removeprefix("base_model.model.").removesuffix(LORA_B))
+        up, down = tensors[key].float(), tensors[key.replace("lora_B", "lora_A")].float()
+        delta = (up @ down * (config["lora_alpha"] / config["r"])).to(linear.weight.device)  # type: ignore[union-attr, arg-type]
+        kept: Tensor = linear.weight  # type: ignore[assignment]
+        linear.weight = nn.Parameter((kept.float() + delta).to(kept.dtype), requires_grad=kept.requires_grad)
 
 
 def _read(file: Path) -> dict[str, Tensor]:
