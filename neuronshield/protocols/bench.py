@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -153,14 +154,24 @@ def mass_tokens(model: Model, tokens: dict[str, OpeningTokens]) -> dict[str, Ope
     True
 
     Args:
-        model: says how many tokens there are.
+        model: says how many tokens it can answer with.
         tokens: first tokens of refusal and compliance prefixes.
     """
-    ids = range(n_tokens(model))
+    ids = range(_n_answers(model))
     return {
         language: OpeningTokens(found.refusal, sorted(set(ids) - set(found.refusal)))
         for language, found in tokens.items()
     }
+
+
+def _n_answers(model: Model) -> int:
+    """Width of the logits; some families read more tokens than they can answer with (Llama 3.2 Vision's image token)."""
+    owners: list[Any] = [model.module, getattr(model.module, "language_model", None)]
+    for part in owners:
+        head = part.get_output_embeddings() if hasattr(part, "get_output_embeddings") else None
+        if head is not None:
+            return int(getattr(head, "out_features", None) or head.weight.shape[0])
+    return n_tokens(model)
 
 
 @dataclass(frozen=True, eq=False)
