@@ -40,7 +40,7 @@ __all__ = [
 #: requests one third chooses members and 32 test them: the claim of utility takes 29.
 ORGANISM_PAIRS = 32
 
-#: And of the graft's, whose forward is fifty times as expensive: the job then stays below twenty minutes on two cores.
+#: And of the graft's, whose forward is fifty times as expensive.
 GRAFT_PAIRS = 16
 
 #: Control sets of each kind on the graft, for the same reason.
