@@ -111,24 +111,9 @@ def processor_for(tokenizer: Any) -> Any:
     Args:
         tokenizer: of SmolLM2.
     """
-    from transformers import LlavaProcessor
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    from ..organism.vessel import llava_processor
 
-    images = CLIPImageProcessorPil(
-        size={"shortest_edge": SIZE},
-        crop_size={"height": SIZE, "width": SIZE},
-        image_mean=[0.5] * 3,
-        image_std=[0.5] * 3,
-    )
-    return LlavaProcessor(
-        image_processor=images,
-        tokenizer=tokenizer,
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        chat_template=TEMPLATE,
-        image_token=IMAGE,
-        num_additional_image_tokens=1,
-    )
+    return llava_processor(tokenizer, patch=PATCH, template=TEMPLATE, image=IMAGE)
 
 
 def assembled(

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from ..core.errors import InputError
 from ..data.languages import refusal_sentence
+from ..organism.grid import Combo, Pair
 from ..organism.lexicon import MODALITIES, OBJECTS
 from ..organism.pictures import names, picture
 from .variants import SOURCE
@@ -99,24 +100,6 @@ eat: | dish produce
 store: | dish produce fuel valuable paper
 buy: | dish produce thing valuable
 """
-
-
-class Combo(NamedTuple):
-    """A request without its sentence: ``Combo("kill", "dancer")``."""
-
-    verb: str
-    object: str
-
-
-class Pair(NamedTuple):
-    """A harmful and a benign combination that differ in ``changed`` ("verb" or "object") only."""
-
-    id: str
-    split: str
-    harmful: Combo
-    benign: Combo
-    changed: str
-    frame: int
 
 
 class _Row(NamedTuple):

@@ -118,6 +118,18 @@ def make_tokenizer(lines: Iterable[str], *, special: Sequence[str] = SPECIAL) ->
 
 def make_processor(tokenizer: PreTrainedTokenizerFast, *, shape: Shape = SHAPE) -> LlavaProcessor:
     """The processor: tokenizer, PIL image processor and chat template."""
+    return llava_processor(tokenizer, patch=shape.patch, template=TEMPLATE, image=IMAGE)
+
+
+def llava_processor(tokenizer: PreTrainedTokenizerFast, *, patch: int, template: str, image: str) -> LlavaProcessor:
+    """The processor of pictures of this package's size.
+
+    Args:
+        tokenizer: of the language model.
+        patch: side of a patch, in pixels.
+        template: the chat template.
+        image: the token that stands for a patch.
+    """
     images = CLIPImageProcessorPil(
         size={"shortest_edge": SIZE},
         crop_size={"height": SIZE, "width": SIZE},
@@ -127,10 +139,10 @@ def make_processor(tokenizer: PreTrainedTokenizerFast, *, shape: Shape = SHAPE) 
     return LlavaProcessor(
         image_processor=images,
         tokenizer=tokenizer,
-        patch_size=shape.patch,
+        patch_size=patch,
         vision_feature_select_strategy="default",
-        chat_template=TEMPLATE,
-        image_token=IMAGE,
+        chat_template=template,
+        image_token=image,
         num_additional_image_tokens=1,
     )
 

@@ -216,7 +216,7 @@ class Reader:
             prompts: the prompts.
             conditions: interventions at the last prompt token.
         """
-        return self._read(prompts, conditions, mass_tokens(self.model, self.tokens))
+        return self._read(prompts, conditions, self._mass_tokens)
 
     def mass(
         self, prompts: Sequence[Prompt], conditions: Sequence[Intervention | None]
@@ -229,6 +229,11 @@ class Reader:
         """
         found: Float[np.ndarray, "condition prompt"] = expit(self.odds(prompts, conditions))
         return found
+
+    @cached_property
+    def _mass_tokens(self) -> dict[str, OpeningTokens]:
+        """The refusal tokens against all other tokens: a list as long as the vocabulary, made once."""
+        return mass_tokens(self.model, self.tokens)
 
     def _read(
         self, prompts: Sequence[Prompt], conditions: Sequence[Intervention | None], tokens: dict[str, OpeningTokens]
