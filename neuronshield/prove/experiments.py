@@ -194,8 +194,9 @@ def recognition(
     """How active the set is on harmful and benign prompts that are refused or answered (by the sign of the clean margin).
 
     Activity is a mean over members of (h - m0) / (m1 - m0), weighted by how far each moves the residual stream, where m0 are
-    means over answered benign prompts (activity 0) and m1 over refused harmful ones (activity 1). On harmful prompts that
-    are answered, activity near 1 means that the set responds to harm, near 0 that it is active only where the model refuses.
+    means over answered benign prompts (activity 0) and m1 over refused harmful ones (activity 1). h is taken less its mean over the
+    benign prompts of its cell, so that what differs between languages or modalities whatever is asked does not count. On harmful prompts
+    that are answered, activity near 1 means that the set responds to harm, near 0 that it is active only where the model refuses.
 
     Args:
         pairs: matched pairs of all cells.
@@ -204,7 +205,7 @@ def recognition(
         difference: clean logit difference of the cells where the model refuses: the unit of the effects.
     """
     rows = pairs.rows
-    act = np.concatenate([rows.harmful_values.numpy(), rows.benign_values.numpy()])
+    act = np.concatenate([(v - rows.mean_values).numpy() for v in (rows.harmful_values, rows.benign_values)])
     norms = pairs.model.down_norms().numpy()
     requests = np.concatenate([rows.requests, rows.requests])
     harmful = np.arange(len(act)) < len(pairs)

@@ -316,7 +316,7 @@ class Activity(Row):
         label: "harmful" or "benign".
         outcome: "refused" or "answered", by the sign of the clean margin.
         n: prompts.
-        activity: 0 as on answered benign prompts, 1 as on refused harmful ones.
+        activity: 0 as on answered benign prompts, 1 as on refused harmful ones, each less the benign mean of its cell.
         effect: normalised effect of mean ablation.
         random: activity of random sets.
     """

@@ -217,8 +217,9 @@ def _recognition(e: Experiments) -> str:
         "<h3>Recognition of harm, or execution of refusal</h3>"
         + table(head, rows)
         + note(
-            "Activity is 0 as on answered benign prompts and 1 as on refused harmful ones. On harmful prompts that were answered, "
-            "activity near 1 means that the set responds to harm; near 0, that it is active only where the model refuses."
+            "Activity is 0 as on answered benign prompts and 1 as on refused harmful ones, each less the benign mean of its cell. "
+            "On harmful prompts that were answered, activity near 1 means that the set responds to harm; near 0, that it is active "
+            "only where the model refuses."
         )
     )
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import planted
 import pytest
+import torch
 from planted import SHAPE, Bench
 
 import neuronshield as ns
@@ -101,6 +102,23 @@ def test_neurons_that_are_active_on_harm_recognise_it_even_where_it_is_answered(
 
 def test_neurons_that_are_active_on_refusal_only_execute_it(bench: Bench):
     assert activity(bench, silent=True)["harmful, answered"] == pytest.approx(0, abs=0.15)
+
+
+def test_the_level_of_a_cell_is_not_activity(bench: Bench):
+    """What is added to every value of one cell, as a language may do, changes no activity."""
+    pairs = half_answered(bench, silent=False)
+    cells = np.where(np.arange(len(pairs)) % 2 == 1, "sw/text", "en/text").astype(object)
+    level = torch.from_numpy(np.where(cells == "sw/text", 7.0, 0.0))[:, None, None].float()
+    rows = replace(pairs.rows, cells=cells)
+    shifted = replace(
+        rows, harmful_values=rows.harmful_values + level, benign_values=rows.benign_values + level,
+        mean_values=rows.mean_values + level,
+    )  # fmt: skip
+    one, other = (
+        experiments.recognition(replace(pairs, rows=r), bench.causal, bench.random, difference=1.0)
+        for r in (rows, shifted)
+    )
+    assert [r.activity.value for r in other] == pytest.approx([r.activity.value for r in one], abs=1e-4)
 
 
 def test_harmful_values_carry_over_to_another_cell():
