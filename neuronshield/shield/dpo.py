@@ -29,8 +29,9 @@ from ..model.generation import generate
 from ..model.model import Model
 from ..model.running import recording
 from .adapter import ADAPTER, Adapter, quiet
+from .descent import Run
 from .objective import deal, taught_in
-from .training import Run, TrainingConfig
+from .training import TrainingConfig
 
 __all__ = ["BETA", "fit_preference"]
 

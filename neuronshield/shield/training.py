@@ -3,11 +3,8 @@
 `TrainingConfig` holds what all trainers share. Every trainer takes it as `config=`, or takes the same fields as keywords,
 which change fields of the config for that call.
 
-The loop is deterministic, can be resumed, and stops at the first loss that is not finite. A step is one batch (cut into
-`accumulate` parts, which changes memory and nothing else). Gradients are clipped to norm 1, and the learning rate at step t
-of T is
-
-    lr * (0.1 + 0.45 * (1 + cos(pi * t / T)))        a cosine from lr to a tenth of it
+A step is one batch (cut into `accumulate` parts, which changes memory and nothing else). The steps are taken by
+`neuronshield.shield.descent`.
 
 A checkpoint is one safetensors file (`neuronshield.shield.checkpoints`).
 """
@@ -19,10 +16,9 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from numbers import Real
-from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
@@ -31,14 +27,13 @@ from torch import nn
 
 from ..core.arguments import at_least, one_of, require, unknown_keywords
 from ..core.errors import InputError
-from ..core.progress import bar
 from ..model.answers import Example
 from ..model.model import Model
 from ..model.running import recording, running
-from .checkpoints import read_checkpoint, write_checkpoint
-from .objective import Taught, deal, step_loss, taught_in
+from .descent import Run, descend
+from .objective import deal, step_loss, taught_in
 
-__all__ = ["ADAMW", "OBJECTIVES", "Run", "TrainingConfig", "TrainingOptions", "fit", "restored", "training_config"]
+__all__ = ["ADAMW", "OBJECTIVES", "TrainingConfig", "TrainingOptions", "checkpointing", "fit", "training_config"]
 
 
 #: The default optimiser. Any other is called the same way: `optimiser(parameters, lr=lr)`.
@@ -192,34 +187,6 @@ def training_config(
     return settings
 
 
-@dataclass
-class Run:
-    """The course of a training run.
-
-    Attributes:
-        losses: of every step.
-        stopped: why it stopped early; None if it did not.
-        taught: what its steps did with the prompts.
-        kept: the trained numbers after each step of `snapshots`, on the CPU.
-    """
-
-    losses: list[float] = field(default_factory=list)
-    stopped: str | None = None
-    taught: Taught = field(default_factory=Taught)
-    kept: dict[int, list[torch.Tensor]] = field(default_factory=dict)
-
-    def keep(self, parameters: Sequence[nn.Parameter], config: TrainingConfig, *, step: int) -> None:
-        """Keep the trained numbers, if this step is one of the snapshots.
-
-        Args:
-            parameters: what is trained.
-            config: the settings.
-            step: how many steps have been taken.
-        """
-        if step in config.snapshots:
-            self.kept[step] = [p.detach().cpu().clone() for p in parameters]
-
-
 def fit(
     model: Model,
     trained: nn.Module,
@@ -231,8 +198,6 @@ def fit(
     held: AbstractContextManager[Any] | None = None,
 ) -> Run:
     """Train `parameters` of `trained` on `data`; the losses.
-
-    At the first loss or gradient that is not finite the run stops and the last good values are restored.
 
     Args:
         model: the untouched model, which encodes the prompts and gives the answers to retain.
@@ -246,80 +211,14 @@ def fit(
     Raises:
         InputError: not finite at the first step (nothing was learnt), or a checkpoint of another run.
     """
-    checkpoint = Path(config.checkpoint) if config.checkpoint is not None else None
-    optimiser = config.optimiser(parameters, lr=config.lr)
-    about = {**about, "optimiser": _described(optimiser), "taught": _hash(data)}
-    run = Run()
-    if checkpoint is not None and checkpoint.exists():
-        run.losses, run.kept = read_checkpoint(checkpoint, parameters, optimiser=optimiser, about=about)
-        if gone := [s for s in config.snapshots if s <= len(run.losses) and s not in run.kept]:
-            raise InputError(f"{checkpoint}: has no snapshot of step {gone[0]}; remove it or leave that snapshot out")
     picks = deal(data, config.batch_size, steps=config.steps, seed=config.seed)
-    good = _snapshot(parameters)
-    left = config.steps - len(run.losses)
-    with (
-        _checkpointing(model, trained, config.gradient_checkpointing),
-        bar(left, desc="update", unit="step", show=config.progress) as tick,
-    ):
-        for rows in picks[len(run.losses) :]:
-            step = len(run.losses)
-            for group in optimiser.param_groups:
-                group["lr"] = config.lr * (0.1 + 0.45 * (1 + float(np.cos(np.pi * step / config.steps))))
-            optimiser.zero_grad(set_to_none=True)
-            loss = _backward(model, trained, [data[i] for i in rows], config=config, held=held)
-            norm = float(nn.utils.clip_grad_norm_(parameters, 1.0))
-            if not (np.isfinite(loss) and np.isfinite(norm)):
-                _restore(parameters, good)
-                run.stopped = _why(loss, norm, step=step, lr=config.lr)
-                if step == 0:
-                    raise InputError(f"training: {run.stopped}")
-                break
-            good = _snapshot(parameters)
-            optimiser.step()
-            run.losses.append(loss)
-            tick(1)
-            run.keep(parameters, config, step=len(run.losses))
-            if checkpoint is not None and _finite(parameters):  # otherwise the last good state stays
-                write_checkpoint(
-                    checkpoint, parameters, optimiser=optimiser, losses=run.losses, kept=run.kept, about=about
-                )
-    optimiser.zero_grad(set_to_none=True)
-    if run.stopped is None and not _finite(parameters):
-        _restore(parameters, good)
-        run.stopped = f"a weight is not finite after step {len(run.losses) - 1}; lower lr (was {config.lr:g})"
+    with checkpointing(model, trained, config.gradient_checkpointing):
+        run = descend(
+            parameters, picks, lambda rows: _backward(model, trained, [data[i] for i in rows], config=config, held=held),
+            config=config, about={**about, "taught": _hash(data)},
+        )  # fmt: skip
     run.taught = taught_in(data, picks[: len(run.losses)])
     return run
-
-
-def restored(parameters: Sequence[nn.Parameter], values: Sequence[torch.Tensor]) -> AbstractContextManager[None]:
-    """A context in which the parameters have other values.
-
-    >>> weight = nn.Parameter(torch.zeros(2))
-    >>> with restored([weight], [torch.ones(2)]):
-    ...     inside = weight.tolist()
-    >>> inside, weight.tolist()
-    ([1.0, 1.0], [0.0, 0.0])
-
-    Args:
-        parameters: what is trained.
-        values: of each, on any device.
-    """
-
-    @contextmanager
-    def inside() -> Iterator[None]:
-        own = _snapshot(parameters)
-        _restore(parameters, values)
-        try:
-            yield
-        finally:
-            _restore(parameters, own)
-
-    return inside()
-
-
-def _why(loss: float, norm: float, *, step: int, lr: float) -> str:
-    what = f"loss is {loss}" if not np.isfinite(loss) else f"the gradient's norm is {norm}"
-    return f"{what} at step {step}; lower lr (was {lr:g})"
 
 
 def _backward(
@@ -343,42 +242,34 @@ def _backward(
     return total
 
 
-def _described(optimiser: torch.optim.Optimizer) -> str:
-    """An optimiser's kind and settings; of a class of one's own, the class of torch that it is based on."""
-    classes = [c for c in type(optimiser).__mro__ if c.__module__.startswith("torch.optim")]
-    kind = type(optimiser) if classes[0] is torch.optim.Optimizer else classes[0]
-    settings = {k: v for k, v in sorted(optimiser.defaults.items()) if k != "lr"}
-    return f"{kind.__name__}({', '.join(f'{k}={v!r}' for k, v in settings.items())})"
-
-
 def _hash(data: Sequence[Example]) -> str:
     """Short hash of what is taught: every prompt's text with its answer, in order."""
     told = [(e.prompt.id, e.prompt.label, e.prompt.prompt, e.response, e.keep, e.generic) for e in data]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
-def _finite(parameters: Sequence[nn.Parameter]) -> bool:
-    return all(bool(torch.isfinite(p).all()) for p in parameters)
-
-
-def _snapshot(parameters: Sequence[nn.Parameter]) -> list[torch.Tensor]:
-    return [p.detach().clone() for p in parameters]
-
-
-def _restore(parameters: Sequence[nn.Parameter], values: Sequence[torch.Tensor]) -> None:
-    with torch.no_grad():
-        for p, value in zip(parameters, values, strict=True):
-            p.copy_(value)
-
-
 @contextmanager
-def _checkpointing(model: Model, trained: nn.Module, on: bool) -> Iterator[None]:
-    """Recompute activations in the backward pass; only decoder layers are in training mode, so dropout stays off."""
+def checkpointing(model: Model, trained: nn.Module, on: bool) -> Iterator[None]:
+    """A context in which activations are recomputed in the backward pass.
+
+    Only decoder layers are in training mode, so dropout stays off.
+
+    >>> with checkpointing(model, model.module, False):
+    ...     model.module.is_gradient_checkpointing
+    False
+
+    Args:
+        model: the untouched model.
+        trained: the module that is trained.
+        on: whether; nothing is changed without it.
+
+    Raises:
+        InputError: the model does not support it.
+    """
     if not on:
         yield
         return
-    inner: Any = getattr(trained, "base_model", trained)
-    inner = getattr(inner, "model", inner)
+    inner: Any = trained.get_base_model() if hasattr(trained, "get_base_model") else trained  # under PEFT's wrapper
     layers = list(inner.get_submodule(model.layers_path))
     if not all(hasattr(layer, "gradient_checkpointing") for layer in layers):
         raise InputError(f"gradient_checkpointing: {model.id!r} does not support it")

@@ -60,12 +60,13 @@ from ..model.model import Model
 from .adapter import Adapter, attach, merge, places, rounding, slots
 from .adapter_files import NEURONS
 from .card import CARD, adapter_card
+from .descent import Run, restored
 from .dpo import fit_preference
 from .objective import Taught
 from .serving import pad_to_served_rank
 from .stacked import has_experts, on_stacked
 from .subject import check_budget, check_subject, present_parts, warn_unproven
-from .training import Run, TrainingConfig, TrainingOptions, fit, restored, training_config
+from .training import TrainingConfig, TrainingOptions, fit, training_config
 
 __all__ = ["Update", "masked_update"]
 

@@ -34,3 +34,11 @@ def test_plain_lora_stays_within_its_budget_and_trains_as_much_as_fits(llama: ns
 def test_plain_lora_says_what_it_trains_where_the_budget_is_below_one_projection(llama: ns.Model):
     with pytest.warns(UserWarning, match="budget=7 is below one projection of rank 1; 49 numbers are trained"):
         assert plain_lora(llama, 7, tiny.prompts(), steps=1, progress=False).trained == 49
+
+
+def test_recomputing_activations_changes_nothing_and_the_module_is_left_as_it_was(llama: ns.Model):
+    plain, again = (
+        full_update(llama, tiny.prompts(), steps=2, lr=1e-3, gradient_checkpointing=on, progress=False) for on in (False, True)
+    )
+    assert again.losses == pytest.approx(plain.losses, abs=1e-6)
+    assert not again.model.module.is_gradient_checkpointing
