@@ -73,8 +73,9 @@ MADE: dict[str, Callable[[], Any]] = {
     "Proof": proof,
     "Evaluation": evaluation,
     "Guard": guard,
+    "Intervention": lambda: ns.Intervention(neurons(), "mean", torch.arange(87.0).reshape(SHAPE), cells=["sw/text"]),
 }
-JSON = ("Proof", "Evaluation")
+JSON = ("Proof", "Evaluation", "Intervention")
 
 
 @pytest.fixture(scope="module", params=MADE)
@@ -88,13 +89,17 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         return made, path, json.loads(file.metadata()["neuronshield"])["format"]
 
 
+def _is_json(form: str) -> bool:
+    return any(name in form for name in JSON)
+
+
 def opened(path: Path, form: str) -> tuple[dict[str, np.ndarray], Any]:
-    return ({}, load_json(path, form)) if "Proof" in form or "Evaluation" in form else load_arrays(path, form)
+    return ({}, load_json(path, form)) if _is_json(form) else load_arrays(path, form)
 
 
 def resealed(path: Path, form: str, arrays: dict[str, np.ndarray], about: Any) -> Path:
     """The same with another content and a right checksum: a file that another program could have written."""
-    if "Proof" in form or "Evaluation" in form:
+    if _is_json(form):
         return save_json(path, form, about)
     return save_arrays(path, form, arrays, about)
 

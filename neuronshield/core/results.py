@@ -35,6 +35,7 @@ LOADABLE = {
     **{name: f"ns.{name}" for name in ("Directions", "Evaluation", "NeuronSet", "Overlap", "Proof", "Scores", "Stats")},
     "CellSets": "neuronshield.find.cells.CellSets",
     "Guard": "ns.guard.Guard",
+    "Intervention": "ns.Intervention",
     "ModalityProtocol": "ns.protocols.ModalityProtocol",
 }
 

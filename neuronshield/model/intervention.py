@@ -26,8 +26,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -40,10 +42,11 @@ from ..core.directions import Directions
 from ..core.equality import same
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
+from ..core.results import load_json, reading, save_json
 from ..data.prompts import Cell, Prompt
 from .model import Model
 from .places import width_of
-from .values import KINDS, KINDS_OF_DIRECTIONS, checked_value
+from .values import KINDS, KINDS_OF_DIRECTIONS, checked_value, subject_from_json, subject_to_json
 
 __all__ = ["KINDS", "POSITIONS", "Intervention", "require_intervention"]
 
@@ -251,7 +254,7 @@ class Intervention:
         about = {
             "format": FORMAT, "kind": self.kind, "positions": self.positions,
             "cells": None if self.cells is None else [str(c) for c in self.cells],
-            **_told(self.neurons, by_neuron=value is not None and bool(value.ndim)),
+            **subject_to_json(self.neurons, by_neuron=value is not None and bool(value.ndim)),
             "value": None if value is None else value.tolist(),
         }  # fmt: skip
         return json.dumps(about, ensure_ascii=False)
@@ -273,7 +276,7 @@ class Intervention:
             about = json.loads(text)
             if about["format"] != FORMAT:
                 raise ValueError(f"format {about['format']!r}")
-            neurons, value = _read(about), about["value"]
+            neurons, value = subject_from_json(about), about["value"]
             if isinstance(value, list) and isinstance(neurons, NeuronSet):
                 short = torch.tensor(value, dtype=torch.float32)
                 value = torch.zeros(*short.shape[:-1], about["n_layers"], about["d_mlp"], dtype=torch.float32)
@@ -284,6 +287,33 @@ class Intervention:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"not an intervention written by to_json ({error})") from None
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """The path of the JSON file that it was written to; `load` reads it back.
+
+        >>> Intervention.load(Intervention(neurons, "clamp", 1.5).save("clamp.json"))
+        Intervention(clamp to 1.5, 3 neurons in 3 layers, positions='last_prompt')
+
+        Args:
+            path: the file; it is written beside and renamed.
+
+        Raises:
+            InputError: as `to_json`, or the file cannot be written.
+        """
+        return save_json(path, FORMAT, {k: v for k, v in json.loads(self.to_json()).items() if k != "format"})
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Intervention:
+        """The intervention that `save` wrote.
+
+        Args:
+            path: the file.
+
+        Raises:
+            InputError: no such file, damaged, or not an intervention.
+        """
+        with reading(path, FORMAT):
+            return Intervention.from_json(json.dumps({"format": FORMAT, **load_json(path, FORMAT)}))
 
     def _member_values(self) -> Tensor | None:
         """The value, or of per-neuron values those of the members, the only ones that are used: [k] or [prompt, k]."""
@@ -342,26 +372,6 @@ class Intervention:
             shown = f" {'by' if self.kind == 'scale' else 'to'} {what}"
         where = f", positions={self.positions!r}" + (f", cells={[str(c) for c in self.cells]}" if self.cells else "")
         return f"Intervention({self.kind}{shown}, {repr(self.neurons).partition('(')[2][:-1]}{where})"
-
-
-def _told(neurons: NeuronSet | Directions, *, by_neuron: bool) -> dict[str, Any]:
-    """What is changed, as JSON can hold it."""
-    if isinstance(neurons, Directions):
-        about = {"directions": neurons.vectors.tolist(), "layers": list(neurons.layers), "n_layers": neurons.n_layers}
-        return {**about, "provenance": neurons.provenance}
-    if by_neuron and None in (neurons.d_mlp, neurons.n_layers):
-        raise InputError("to_json: the neuron set does not know its shape; give it n_layers= and d_mlp=")
-    site = {} if neurons.site == "neuron" else {"site": neurons.site}
-    shape = {"n_layers": neurons.n_layers, "d_mlp": neurons.d_mlp}
-    return {**site, **shape, "provenance": neurons.provenance, "neurons": [list(pair) for pair in neurons]}
-
-
-def _read(about: dict[str, Any]) -> NeuronSet | Directions:
-    """What `_told` told."""
-    shape = {"n_layers": about["n_layers"], "provenance": about["provenance"]}
-    if "directions" in about:
-        return Directions(np.array(about["directions"], dtype=np.float32), about["layers"], **shape)
-    return NeuronSet(about["neurons"], d_mlp=about["d_mlp"], site=about.get("site", "neuron"), **shape)
 
 
 def require_intervention(value: Any, call: str) -> None:

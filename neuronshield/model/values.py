@@ -1,4 +1,4 @@
-"""What an intervention sets: the kinds of intervention, and which values each takes."""
+"""What an intervention sets: the kinds of intervention, which values each takes, and the set or directions as JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..core.directions import Directions
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
 
-__all__ = ["KINDS", "KINDS_OF_DIRECTIONS", "checked_value"]
+__all__ = ["KINDS", "KINDS_OF_DIRECTIONS", "checked_value", "subject_from_json", "subject_to_json"]
 
 KINDS = ("zero", "mean", "resample", "scale", "clamp", "patch")
 NDIMS = {"scale": (0,), "clamp": (0, 2)}  # axes a value may have; the other kinds have 2 or 3
@@ -67,3 +67,41 @@ def checked_value(subject: NeuronSet | Directions, kind: str, value: Any) -> Ten
     if not torch.isfinite(out).all():
         raise InputError(f"kind={kind!r}: value is not finite everywhere")
     return out
+
+
+def subject_to_json(neurons: NeuronSet | Directions, *, by_neuron: bool) -> dict[str, Any]:
+    """What is changed, as JSON can hold it.
+
+    >>> subject_to_json(neurons, by_neuron=False)["neurons"]
+    [[0, 3], [1, 5], [2, 7]]
+
+    Args:
+        neurons: the set, or directions.
+        by_neuron: the intervention has a value for each neuron, which only a set that knows its shape can place.
+
+    Raises:
+        InputError: a value for each neuron, and a set that does not know its shape.
+    """
+    if isinstance(neurons, Directions):
+        about = {"directions": neurons.vectors.tolist(), "layers": list(neurons.layers), "n_layers": neurons.n_layers}
+        return {**about, "provenance": neurons.provenance}
+    if by_neuron and None in (neurons.d_mlp, neurons.n_layers):
+        raise InputError("to_json: the neuron set does not know its shape; give it n_layers= and d_mlp=")
+    site = {} if neurons.site == "neuron" else {"site": neurons.site}
+    shape = {"n_layers": neurons.n_layers, "d_mlp": neurons.d_mlp}
+    return {**site, **shape, "provenance": neurons.provenance, "neurons": [list(pair) for pair in neurons]}
+
+
+def subject_from_json(about: dict[str, Any]) -> NeuronSet | Directions:
+    """What `subject_to_json` described.
+
+    >>> subject_from_json(subject_to_json(neurons, by_neuron=False)) == neurons
+    True
+
+    Args:
+        about: its fields, among others.
+    """
+    shape = {"n_layers": about["n_layers"], "provenance": about["provenance"]}
+    if "directions" in about:
+        return Directions(np.array(about["directions"], dtype=np.float32), about["layers"], **shape)
+    return NeuronSet(about["neurons"], d_mlp=about["d_mlp"], site=about.get("site", "neuron"), **shape)
