@@ -12,37 +12,33 @@ names is an error, and so are logits that are not finite.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import nnsight
 import torch
 from jaxtyping import Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..core.arguments import at_least
-from ..core.errors import InputError
 from ..core.progress import bar
 from ..data.prompts import Prompt
+from .decoding import Calls, Change, Finite, checked_ids, ends_of, greedy, own_config, quiet_generation
 from .drafts import confirmed, remember
 from .edits import Edit, check_conditions, edits_for, site_of
 from .encoding import Batch, as_prompts, batches, check_prompts
 from .families import by_row
 from .intervention import Intervention, require_intervention
+from .likelihoods import Likelihoods, Step
 from .model import Model
 from .places import place_of
 from .rotary import stretched
-from .running import not_finite, running
+from .running import running
 from .shortcuts import keeps_cache
 from .thoughts import decoded
-from .tokens import filler
 
-__all__ = ["decode", "generate", "settings"]
-
-Change = Callable[[int, int, Tensor], Any]
+__all__ = ["Completion", "complete", "decode", "generate", "settings"]
 
 
 @overload
@@ -101,21 +97,89 @@ def generate(
     """
     rows = as_prompts(model, prompts, call="generate")
     at_least(1, "generate", max_new_tokens=max_new_tokens, batch_size=batch_size)
+    out = complete(
+        model,
+        rows,
+        intervention=intervention,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        progress=progress,
+        desc=desc,
+    )
+    return out[0].text if isinstance(prompts, (str, Prompt)) else [found.text for found in out]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A greedy answer with its tokens.
+
+    Attributes:
+        text: the answer, without special tokens and without white space at its ends.
+        ids: its token ids, with the token that ended it.
+        ended: whether a token ended it; else it has as many tokens as it may have.
+        steps: with log-probabilities, those of each of its tokens.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    ended: bool
+    steps: tuple[Step, ...] | None = None
+
+
+def complete(
+    model: Model,
+    prompts: Sequence[Prompt],
+    *,
+    intervention: Intervention | None = None,
+    max_new_tokens: int = 32,
+    batch_size: int = 32,
+    logprobs: int | None = None,
+    progress: bool = False,
+    desc: str = "answer",
+) -> list[Completion]:
+    """The answers that `generate` gives, with their tokens.
+
+    >>> found = complete(model, prompts[:2], max_new_tokens=3, logprobs=2)
+    >>> [(len(c.ids), c.ended, len(c.steps), len(c.steps[0].top)) for c in found]
+    [(3, False, 3, 2), (3, False, 3, 2)]
+
+    Args:
+        model: the model.
+        prompts: the prompts.
+        intervention: as for `generate`.
+        max_new_tokens: tokens an answer, at most.
+        batch_size: prompts a batch.
+        logprobs: how many of the likeliest tokens of each step are kept, with their log-probabilities; 0 for that of the answer's own
+            token only, None for none.
+        progress: show a progress bar.
+        desc: its label.
+
+    Raises:
+        InputError: as `generate`.
+        RuntimeError: as `generate`.
+    """
     require_intervention(intervention, "generate")
     model.needs_here("generate")
-    check_conditions(model, rows, [intervention], generated=max_new_tokens)
-    check_prompts(model, rows, extra=max_new_tokens)
-    settings: dict[str, Any] = {"intervention": intervention, "max_new_tokens": max_new_tokens}
-    with bar(len(rows), desc=desc, unit="answer", show=progress) as tick:
-        ids = confirmed(
-            model, rows, lambda row: _answers(model, rows, [row], tick=None, batch_size=1, **settings)[row],
-            ends=_ends(model), batch_size=batch_size, **settings,
-        )  # fmt: skip
+    check_conditions(model, prompts, [intervention], generated=max_new_tokens)
+    check_prompts(model, prompts, extra=max_new_tokens)
+    options: dict[str, Any] = {"intervention": intervention, "max_new_tokens": max_new_tokens}
+    kept: dict[int, tuple[Step, ...]] = {}
+    ends, ids = ends_of(model), dict[int, tuple[int, ...]]()
+    with bar(len(prompts), desc=desc, unit="answer", show=progress) as tick:
+        if logprobs is None:
+            ids = confirmed(
+                model, prompts, lambda row: _answers(model, prompts, [row], tick=None, batch_size=1, **options)[row],
+                ends=ends, batch_size=batch_size, **options,
+            )  # fmt: skip
         tick(len(ids))
-        left = [row for row in range(len(rows)) if row not in ids]
-        ids |= _answers(model, rows, left, tick=tick, batch_size=batch_size, **settings)
-    out = [text.strip() for text in decoded(model.tokenizer, [list(ids[row]) for row in range(len(rows))])]
-    return out[0] if isinstance(prompts, (str, Prompt)) else out
+        left = [row for row in range(len(prompts)) if row not in ids]
+        watch = None if logprobs is None else (logprobs, kept)
+        ids |= _answers(model, prompts, left, tick=tick, batch_size=batch_size, watch=watch, **options)
+    texts = decoded(model.tokenizer, [list(ids[row]) for row in range(len(prompts))])
+    return [
+        Completion(text.strip(), ids[row], ended=bool(ids[row]) and ids[row][-1] in ends, steps=kept.get(row))
+        for row, text in enumerate(texts)
+    ]
 
 
 def _answers(
@@ -127,17 +191,24 @@ def _answers(
     max_new_tokens: int,
     batch_size: int,
     tick: Callable[[int], None] | None,
+    watch: tuple[int, dict[int, tuple[Step, ...]]] | None = None,
 ) -> dict[int, tuple[int, ...]]:
-    """Token ids of the answers to some rows, each with the token that ended it; they are kept as drafts."""
+    """Token ids of the answers to some rows, each with the token that ended it; they are kept as drafts.
+
+    With `watch`, a number of likeliest tokens and a dict, the log-probabilities of each answer are put into the dict.
+    """
     out: dict[int, tuple[int, ...]] = {}
-    ends, some = _ends(model), [prompts[row] for row in rows]
+    ends, some = ends_of(model), [prompts[row] for row in rows]
     for batch in batches(model, some, batch_size=batch_size, side="left", extra=max_new_tokens):
         batch = replace(batch, rows=[rows[i] for i in batch.rows])
-        new = _generate_ids(model, prompts, batch, intervention=intervention, n=max_new_tokens)
-        for row, ids in zip(batch.rows, new.tolist(), strict=True):
-            end = next((i for i, token in enumerate(ids) if token in ends), len(ids))
+        seen = None if watch is None else Likelihoods(watch[0])
+        new = _generate_ids(model, prompts, batch, intervention=intervention, n=max_new_tokens, on_logits=seen)
+        for i, (row, ids) in enumerate(zip(batch.rows, new.tolist(), strict=True)):
+            end = next((at for at, token in enumerate(ids) if token in ends), len(ids))
             out[row] = tuple(ids[: end + 1])
             remember(model, prompts[row], out[row])
+            if watch is not None and seen is not None:
+                watch[1][row] = seen.steps(i, out[row])
         if tick is not None:
             tick(len(batch.rows))
     return out
@@ -153,12 +224,7 @@ def settings(model: Model, max_new_tokens: int) -> dict[str, Any]:
         model: the model; its checkpoint says which tokens end an answer.
         max_new_tokens: tokens an answer, at most.
     """
-    return {"greedy": True, "max_new_tokens": max_new_tokens, "eos_token_ids": _ends(model)}
-
-
-def _ends(model: Model) -> list[int]:
-    given = getattr(getattr(model.module, "generation_config", None), "eos_token_id", None)
-    return [] if given is None else [int(i) for i in torch.as_tensor(given).flatten()]
+    return {"greedy": True, "max_new_tokens": max_new_tokens, "eos_token_ids": ends_of(model)}
 
 
 def decode(
@@ -169,6 +235,7 @@ def decode(
     layers: Sequence[Collection[int]] = (),
     change: Change | None = None,
     site: str = "neuron",
+    on_logits: Callable[[Tensor], None] | None = None,
 ) -> tuple[Int[Tensor, "batch new"], dict[tuple[int, int], Any]]:
     """Greedy token ids of a left-padded batch, and what `change` returned at every (step, layer).
 
@@ -189,6 +256,7 @@ def decode(
             returns is kept. Without a cache it is called again for the tokens of earlier steps, which are read again, and what
             it returns then is not kept.
         site: what is read and changed instead of neurons (see `places`).
+        on_logits: called at each step with the logits that decide its tokens, [batch, vocab].
 
     Raises:
         InputError: logits that are not finite, too little memory, or a site that the model does not have.
@@ -201,9 +269,9 @@ def decode(
         k: v for k, v in model.last_logits().items() if isinstance(v, Tensor)
     }  # of a number `generate` sees to itself
     rows, width = batch.encoding["input_ids"].shape
-    idle, checked = model.idle(batch.encoding), _Finite(width, _ends(model))
-    options = {"generation_config": _greedy(model, max_new_tokens), "logits_processor": LogitsProcessorList([checked])}
-    calls = _Calls([sorted(set(at) - set(idle)) for at in layers[:max_new_tokens]], change, width=width)
+    idle, checked = model.idle(batch.encoding), Finite(width, ends_of(model), on_logits)
+    options = {"generation_config": greedy(model, max_new_tokens), "logits_processor": LogitsProcessorList([checked])}
+    calls = Calls([sorted(set(at) - set(idle)) for at in layers[:max_new_tokens]], change, width=width)
     answers: list[Tensor] = []
 
     def run(**kwargs: Any) -> Tensor:
@@ -212,13 +280,13 @@ def decode(
 
     with (
         running(model, rows=rows, width=width),
-        _own_config(model.module, options),
+        own_config(model.module, options),
         torch.no_grad(),
         quiet_generation(),
     ):
         if change is None or not any(calls.steps):
             run(**encoding)
-            return _checked(model, batch, answers[0][:, width:], checked=checked), {}
+            return checked_ids(model, batch, answers[0][:, width:], checked=checked), {}
         again = not keeps_cache(model) or stretched(model.module, width + max_new_tokens)  # Phi-3 drops its cache there
         visits, place = calls.visits(max_new_tokens, cached=not again), place_of(model, site)
         envoys = place.envoys(model)
@@ -229,7 +297,7 @@ def decode(
                     h = place.read(envoys[layer]).clone()
                     seen[step, layer] = calls.at(step, layer, by_row(h, rows))
                     place.write(envoys[layer], h)
-    new = _checked(model, batch, answers[0][:, width:], checked=checked)
+    new = checked_ids(model, batch, answers[0][:, width:], checked=checked)
     n = new.shape[1]
     missing = {(step, layer) for step, at in enumerate(visits[:n]) for layer in at} - set(seen)
     if missing:
@@ -238,83 +306,14 @@ def decode(
     return new, {key: value for key, value in seen.items() if key in due}
 
 
-class _Calls:
-    """Which layers call back at which step, with and without a cache."""
-
-    def __init__(self, steps: list[list[int]], change: Change | None, *, width: int) -> None:
-        self.steps, self.change, self.width = steps, change, width
-
-    def visits(self, n: int, *, cached: bool) -> list[list[int]]:
-        """Layers that are read at each step: without a cache, those of all steps until then."""
-        if cached:
-            return self.steps
-        return [sorted({layer for at in self.steps[: step + 1] for layer in at}) for step in range(n)]
-
-    def at(self, step: int, layer: int, h: Tensor) -> Any:
-        """What `change` returned for the newest tokens; those of earlier steps are changed again where they are read again."""
-        tokens, out = h.shape[1], None
-        if step and tokens not in (1, self.width + step):
-            raise RuntimeError(f"step {step} of a generation read {tokens} tokens, not 1 or {self.width + step}")
-        again = step > 0 and tokens > 1
-        for s in range(0 if again else step, step + 1):
-            if s < len(self.steps) and layer in self.steps[s] and self.change is not None:
-                start = self.width + s - 1
-                part = h if not again else h[:, : self.width] if s == 0 else h[:, start : start + 1]
-                out = self.change(s, layer, part)
-        return out
-
-
-def _greedy(model: Model, n: int) -> Any:
-    """A configuration of nothing but argmax, the number of tokens, and the ids that end and pad answers."""
-    from transformers import GenerationConfig
-
-    theirs, ends = getattr(model.module, "generation_config", None), _ends(model)
-    pad = filler(model, model.tokenizer.pad_token_id, model.tokenizer.eos_token_id)
-    return GenerationConfig(
-        max_new_tokens=n, do_sample=False, num_beams=1, eos_token_id=ends or None, pad_token_id=pad,
-        bos_token_id=getattr(theirs, "bos_token_id", None),
-        use_cache=keeps_cache(model) or getattr(theirs, "use_cache", None) is not False,
-    )  # fmt: skip
-
-
-@contextmanager
-def _own_config(module: nn.Module, options: dict[str, Any]) -> Iterator[None]:
-    """`generation_config` of the module, and of modules in it, replaced: transformers fills what is unset from there."""
-    kept = [(m, m.__dict__["generation_config"]) for m in module.modules() if "generation_config" in m.__dict__]
-    try:
-        for m, _ in kept:
-            m.generation_config = options["generation_config"]
-        yield
-    finally:
-        for m, theirs in kept:
-            m.generation_config = theirs
-
-
-class _Finite:
-    """A logits processor that changes nothing and remembers which rows had logits that are not finite before they ended."""
-
-    def __init__(self, width: int, ends: list[int]) -> None:
-        self.width, self.ends = width, ends
-        self.wrong: Tensor | None = None
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        new = input_ids[:, self.width :]
-        ended = torch.isin(new, torch.tensor(self.ends, device=new.device, dtype=new.dtype)).any(dim=1)
-        wrong = ~scores.amax(dim=-1).isfinite() & ~ended.to(scores.device)
-        self.wrong = wrong if self.wrong is None else self.wrong | wrong
-        return scores
-
-
-def _checked(model: Model, batch: Batch, new: Tensor, *, checked: _Finite) -> Tensor:
-    """The new tokens, if they were all decided by finite logits."""
-    if checked.wrong is not None and bool(checked.wrong.any()):
-        row = int(checked.wrong.int().argmax())
-        raise InputError(not_finite(model, batch.ids[row] if batch.ids else f"row {row}"))
-    return new
-
-
 def _generate_ids(
-    model: Model, prompts: Sequence[Prompt], batch: Batch, *, intervention: Intervention | None, n: int
+    model: Model,
+    prompts: Sequence[Prompt],
+    batch: Batch,
+    *,
+    intervention: Intervention | None,
+    n: int,
+    on_logits: Callable[[Tensor], None] | None,
 ) -> Int[Tensor, "batch new"]:
     """New token ids of a batch under an intervention, every firing of which is counted."""
     edits, _ = edits_for(model, prompts, batch, conditions=[intervention])
@@ -325,7 +324,7 @@ def _generate_ids(
         return sum(edit.apply(h) for edit in steps[step][layer])
 
     layers, site = [list(at) for at in steps], site_of([intervention])
-    ids, fired = decode(model, batch, max_new_tokens=n, layers=layers, change=change, site=site)
+    ids, fired = decode(model, batch, max_new_tokens=n, layers=layers, change=change, site=site, on_logits=on_logits)
     expected = {
         (step, layer): sum(edit.tokens for edit in changes)
         for step, at in enumerate(steps[: ids.shape[1]])
@@ -345,12 +344,3 @@ def _later(
         return {}
     as_last = replace(intervention, positions="last_prompt")
     return edits_for(model, prompts, batch, conditions=[as_last])[0]
-
-
-class quiet_generation(warnings.catch_warnings):
-    """A context without warnings of generation length and of steps that were not reached (answers may end early)."""
-
-    def __enter__(self) -> Any:
-        entered = super().__enter__()
-        warnings.simplefilter("ignore")
-        return entered
