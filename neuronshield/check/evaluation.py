@@ -30,7 +30,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from ..core.arguments import at_least, check_seed, one_of, require
 from ..core.display import count
@@ -41,8 +40,7 @@ from ..core.latex import latex_table
 from ..core.provenance import provenance
 from ..core.results import from_json, load_json, reading, save_json
 from ..core.statistics import Interval
-from ..data.grading import Grade, grade
-from ..data.judging import Judge, check_judge, judged
+from ..data.judging import Judge, check_judge
 from ..data.languages import OpeningsArg
 from ..data.prompts import Cell, PromptSet
 from ..figures.paper import Figure
@@ -68,6 +66,7 @@ from .cells import (
     check_same_prompts,
     mean_over_cells,
 )
+from .graded import graded
 
 __all__ = ["METRICS", "Agreement", "Answer", "CellResult", "Evaluation", "Touched", "evaluate"]
 
@@ -143,13 +142,9 @@ def evaluate(
         guarded = guard.generate(model, test, **options)
         texts, touched = guarded.texts, _touched(test, guarded)
     opened = in_thought(model, test)
-    answers = [Answer(p, t, *grade(p, t, openings, in_thought=o)) for p, t, o in zip(test, texts, opened, strict=True)]
+    answers = graded(test, texts, openings=openings, in_thought=opened, judge=judge, progress=progress)
     about = provenance(model, test, seed=seed, generation=settings(model, max_new_tokens))
     if judge is not None:
-        rows = tqdm(
-            zip(answers, opened, strict=True), desc=judge.name, disable=not progress, leave=False, total=len(test)
-        )
-        answers = [_judged(judge, a, in_thought=o) for a, o in rows]
         about["judge"] = judge.name
     if any(opened):
         about["in_thought"] = [p.id for p, o in zip(test, opened, strict=True) if o]
@@ -386,11 +381,3 @@ def _touched(prompts: PromptSet, run: Guarded) -> dict[Cell, Touched]:
             ),
         )
     return out
-
-
-def _judged(judge: Judge, answer: Answer, *, in_thought: bool) -> Answer:
-    """The answer with a judge's verdict (see `data.judging.judged`)."""
-    words = Grade(answer.refused, answer.right, answer.incoherent)
-    return replace(
-        answer, **judged(judge, answer.prompt, answer.response, found=words, in_thought=in_thought)._asdict()
-    )

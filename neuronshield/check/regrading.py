@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..core.arguments import require
-from ..data.grading import Grade
-from ..data.judging import Judge, check_judge, judged
-from .cells import Answer
+from ..data.judging import Judge, check_judge
 from .evaluation import Evaluation
+from .graded import judged_again
 
 __all__ = ["regraded"]
 
@@ -35,11 +34,5 @@ def regraded(evaluation: Evaluation, judge: Judge | None) -> Evaluation:
     if judge is not None:
         about["judge"] = judge.name
     opened = set(about.get("in_thought", ()))
-    answers = [_again(a, judge, in_thought=a.prompt.id in opened) for a in evaluation.answers]
+    answers = [judged_again(judge, a, in_thought=a.prompt.id in opened) for a in evaluation.answers]
     return replace(evaluation, answers=answers, provenance=about)
-
-
-def _again(answer: Answer, judge: Judge | None, *, in_thought: bool) -> Answer:
-    words = Grade(answer.refused if answer.graded is None else answer.graded, answer.right, answer.incoherent)
-    found = judged(judge, answer.prompt, answer.response, found=words, in_thought=in_thought)
-    return replace(answer, **found._asdict())
