@@ -22,8 +22,8 @@ from jaxtyping import Float
 
 from .arguments import check_seed, require
 from .errors import InputError
-from .neurons import NeuronSpace
 from .results import from_json, load_arrays, reading, save_arrays
+from .spaces import NeuronSpace
 
 __all__ = ["Directions"]
 

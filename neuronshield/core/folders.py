@@ -21,7 +21,7 @@ from .errors import InputError
 from .files import as_path, beside, reason, sha256
 from .results import from_json, load_json, save_json
 
-__all__ = ["MANIFEST", "check_files", "check_place", "list_files", "replacing_folder"]
+__all__ = ["MANIFEST", "check_files", "check_place", "list_files", "listed_files", "replacing_folder"]
 
 #: The list of files in a folder that this program wrote.
 MANIFEST = "neuronshield.json"
@@ -171,6 +171,25 @@ def list_files(folder: Path) -> None:
     mode = save_json(folder / MANIFEST, FORMAT, listed).stat().st_mode
     for file in files:  # safetensors makes files that only their owner can read
         file.chmod(mode)
+
+
+def listed_files(folder: Path) -> list[str]:
+    """Paths in the list of a folder's files.
+
+    >>> folder = Path("out")
+    >>> folder.mkdir()
+    >>> _ = (folder / "a.txt").write_text("done")
+    >>> list_files(folder)
+    >>> listed_files(folder)
+    ['a.txt']
+
+    Args:
+        folder: holds the list.
+
+    Raises:
+        InputError: a damaged list.
+    """
+    return list(_manifest(folder).files)
 
 
 def _staging(place: Path, *, empty: bool) -> Path:

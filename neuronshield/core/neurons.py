@@ -14,46 +14,34 @@ A set may also name numbers at another site of the layer (`neuronshield.core.sit
 
 from __future__ import annotations
 
+import functools
 import operator
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from .arguments import one_of, require
+from .arguments import one_of
+from .cards import CARD, set_card
 from .display import short_table
 from .errors import InputError
+from .files import write_text
 from .provenance import combined_provenance
+from .repositories import Commit, committed, downloaded
 from .results import from_json, load_arrays, reading, save_arrays
 from .sites import VALUES, said_if_other
+from .spaces import NeuronSpace, all_of, hook
+from .spaces import pairs as checked_pairs
 
 __all__ = ["NeuronSet"]
 
 FORMAT = "neuronshield.NeuronSet/2"
-
-
-class NeuronSpace(Protocol):
-    """What a neuron set asks of a model: its shape, its size, and which weights it has (`Model` is one)."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def n_layers(self) -> int: ...
-    @property
-    def d_mlp(self) -> int: ...
-    @property
-    def d_model(self) -> int: ...
-    @property
-    def n_params(self) -> int: ...
-    @property
-    def params_per_neuron(self) -> int: ...
-    @property
-    def fingerprint(self) -> str: ...
+FILE = "neurons.safetensors"
 
 
 @dataclass(frozen=True)
@@ -106,7 +94,7 @@ class NeuronSet:
                 raise InputError(
                     f"NeuronSet({name}={size!r:.20}): must be a whole number from 1, or None if it is not known"
                 )
-        members = frozenset(_pairs(pairs))
+        members = frozenset(checked_pairs(pairs))
         for layer, index in members:
             if min(layer, index) < 0 and None in (n_layers, d_mlp):
                 raise InputError(f"neuron ({layer}, {index}): layers and indices are whole numbers that count from 0")
@@ -158,9 +146,9 @@ class NeuronSet:
         shapes = {(s.n_layers, s.d_mlp) for s in (self, other) if s.d_mlp is not None}
         if len(shapes) > 1:
             raise InputError(f"cannot combine neuron sets of models with different shapes: {sorted(shapes)}")
-        n_layers, d_mlp = shapes.pop() if shapes else (None, None)
         if self.site != other.site:
             raise InputError(f"neurons {op} ...: cannot combine a set at site {self.site!r} with one at {other.site!r}")
+        n_layers, d_mlp = shapes.pop() if shapes else (None, None)
         about = combined_provenance(self.provenance, other.provenance, op=op)
         members = operator(self._members, other._members)
         return NeuronSet(members, n_layers=n_layers, d_mlp=d_mlp, provenance=about, site=self.site)
@@ -178,10 +166,7 @@ class NeuronSet:
         Raises:
             InputError: no set, or something that is not a NeuronSet.
         """
-        first, *rest = _sets(sets, "intersection")
-        for other in rest:
-            first = first & other
-        return first
+        return functools.reduce(operator.and_, all_of(sets, NeuronSet, call="NeuronSet.intersection"))
 
     @staticmethod
     def union(*sets: NeuronSet | Mapping[Any, NeuronSet]) -> NeuronSet:
@@ -196,10 +181,7 @@ class NeuronSet:
         Raises:
             InputError: no set, or something that is not a NeuronSet.
         """
-        first, *rest = _sets(sets, "union")
-        for other in rest:
-            first = first | other
-        return first
+        return functools.reduce(operator.or_, all_of(sets, NeuronSet, call="NeuronSet.union"))
 
     # -- views ----------------------------------------------------------------------------------------
     def by_layer(self) -> dict[int, list[int]]:
@@ -237,8 +219,9 @@ class NeuronSet:
         """
         self.needs_neurons("param_fraction(model)")
         if not hasattr(model, "params_per_neuron"):
-            got = type(model).__name__
-            raise InputError(f"param_fraction(model): model must be a model, got {got}; load one with ns.load")
+            raise InputError(
+                f"param_fraction(model): model must be a model, got {type(model).__name__}; load one with ns.load"
+            )
         return len(self) * model.params_per_neuron / model.n_params
 
     def needs_neurons(self, call: str) -> None:
@@ -307,16 +290,7 @@ class NeuronSet:
         self.needs_neurons("to_transformer_lens")
         if not self:
             raise InputError("to_transformer_lens: hooks on an empty neuron set do nothing; pass at least one neuron")
-
-        def hook_of(members: list[int]) -> Callable[..., Any]:
-            def ablate(activation: Any, hook: Any) -> Any:
-                activation = activation.clone()
-                activation[..., members] = value
-                return activation
-
-            return ablate
-
-        return [(f"blocks.{layer}.mlp.hook_post", hook_of(members)) for layer, members in self.by_layer().items()]
+        return [(f"blocks.{layer}.mlp.hook_post", hook(members, value)) for layer, members in self.by_layer().items()]
 
     def to_frame(self) -> pd.DataFrame:
         """One row a neuron, columns `layer` and `index`.
@@ -336,8 +310,9 @@ class NeuronSet:
             layer: ", ".join(map(str, indices[:16])) + (" ..." if len(indices) > 16 else "")
             for layer, indices in self.by_layer().items()
         }
-        counts = self.per_layer()
-        table = pd.DataFrame({"layer": list(counts), "neurons": list(counts.values()), "index": list(shown.values())})
+        table = pd.DataFrame(
+            {"layer": list(shown), "neurons": list(self.per_layer().values()), "index": list(shown.values())}
+        )
         return short_table(table, title=f"{self!r} {self.provenance.get('method', '')}".strip())
 
     # -- files ----------------------------------------------------------------------------------------
@@ -377,24 +352,46 @@ class NeuronSet:
             pairs = zip(arrays["layer"].tolist(), arrays["index"].tolist(), strict=True)
             return NeuronSet(pairs, **vars(header))
 
+    def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> Commit:
+        """The commit of the set, with a card, to a repository of the Hugging Face hub; `from_hub` reads it.
 
-def _pairs(pairs: Any) -> Iterator[tuple[int, int]]:
-    """(layer, index) as Python ints, each checked."""
-    wanted = "NeuronSet(pairs): give (layer, index) pairs, as in NeuronSet([(0, 3), (1, 5)])"
-    if isinstance(pairs, (str, bytes, Mapping)) or not isinstance(pairs, Iterable):
-        raise InputError(f"{wanted}; got {type(pairs).__name__}")
-    for pair in pairs:
-        try:
-            layer, index = pair
-            yield operator.index(layer), operator.index(index)
-        except (TypeError, ValueError):
-            raise InputError(f"{wanted}; got {pair!r:.60}") from None
+        >>> neurons.push_to_hub("me/neurons")
+        Traceback (most recent call last):
+            ...
+        neuronshield.core.errors.InputError: NeuronSet.push_to_hub('me/neurons'): HF_HUB_OFFLINE forbids asking the hub
 
+        Args:
+            repo_id: the repository, "user/name"; it is made if it is missing.
+            private: whether a repository that is made is private; one that exists stays as it is.
+            token: of the hub; None for the one that `hf auth login` or HF_TOKEN gave. It is written nowhere.
 
-def _sets(given: tuple[Any, ...], name: str) -> list[NeuronSet]:
-    """The sets of a call of `intersection` or `union`; one mapping stands for its values."""
-    found = list(given[0].values()) if len(given) == 1 and isinstance(given[0], Mapping) else list(given)
-    if not found:
-        raise InputError(f"{name} of no sets: pass at least one NeuronSet")
-    hint = "unpack a list with *, and a mapping with *sets.values()"
-    return [require(one, NeuronSet, call=f"NeuronSet.{name}(*sets)", name="every set", hint=hint) for one in found]
+        Raises:
+            InputError: what `neuronshield.core.repositories.committed` refuses.
+        """
+
+        def write(folder: Path) -> None:
+            self.save(folder / FILE)
+            write_text(folder / CARD, set_card(self))
+
+        return committed(write, repo_id, call="NeuronSet.push_to_hub", message=repr(self), private=private, token=token)
+
+    @staticmethod
+    def from_hub(repo_id: str, *, revision: str | None = None, token: str | None = None) -> NeuronSet:
+        """The set in a repository that `push_to_hub` wrote, of a set or of a masked update.
+
+        >>> NeuronSet.from_hub("me/neurons")
+        Traceback (most recent call last):
+            ...
+        neuronshield.core.errors.InputError: NeuronSet.from_hub('me/neurons'): it is not in the cache, and HF_HUB_OFFLINE ...
+
+        Args:
+            repo_id: the repository, "user/name".
+            revision: commit, tag or branch; default the newest commit.
+            token: of the hub; None for the one that `hf auth login` or HF_TOKEN gave.
+
+        Raises:
+            InputError: no such repository, none of a set, a damaged file, or the hub does not answer and it is not in the cache.
+        """
+        return NeuronSet.load(
+            downloaded(repo_id, [FILE], call="NeuronSet.from_hub", revision=revision, token=token) / FILE
+        )

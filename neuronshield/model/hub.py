@@ -1,26 +1,24 @@
 """Whether a model can be had from the hub, found out in seconds and without torch.
 
 Loading a name that is no folder asks the hub several times, and each request is repeated while no answer comes: a wrong name on a machine
-without network takes half a minute. Here the hub is asked once: `CONNECT` seconds for a connection, `ANSWER` seconds for an answer.
+without network takes half a minute. Here the hub is asked once (`neuronshield.core.repositories.offline`).
 """
 
 from __future__ import annotations
 
 import os
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import InputError
+from ..core.repositories import offline
 from ..graft import NAMES as GRAFTS
 from ..organism.controls import NAMES as CONTROLS
 
-__all__ = ["ANSWER", "CONNECT", "SHIPPED", "found", "is_hub_id"]
+__all__ = ["SHIPPED", "found", "is_hub_id"]
 
 #: Names of the models that need no hub.
 SHIPPED = ("organism", *CONTROLS, "smollm2", *GRAFTS)
-
-CONNECT, ANSWER = 2.0, 10.0  # seconds
 
 
 def found(name: str, *, revision: str | None = None) -> dict[str, Any]:
@@ -38,39 +36,22 @@ def found(name: str, *, revision: str | None = None) -> dict[str, Any]:
     Raises:
         InputError: no name of a model, or one that is not in the cache while the hub does not answer.
     """
-    from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     advice = "check the name; use 'organism', 'smollm2', a folder or a hub id"
     try:
         kept = isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str)
-        url = hf_hub_url(name, "config.json", revision=revision)
     except HFValidationError:
         raise InputError(
             f"cannot load model {name!r:.120}: no such folder, and no name on the hub ({advice})"
         ) from None
-    why = "HF_HUB_OFFLINE forbids asking the hub" if constants.HF_HUB_OFFLINE else _unreachable(url)
+    why = offline(name)
     if why is None:
         return {}
     if not kept:
         raise InputError(f"cannot load model {name!r:.120}: it is not in the cache, and {why} ({advice})")
     return {"local_files_only": True}
-
-
-def _unreachable(url: str) -> str | None:
-    """Why the hub does not answer; None if it does, whatever it says."""
-    from huggingface_hub.utils import get_session
-
-    session = get_session()
-    httpx = import_module(type(session).__module__.partition(".")[0])  # httpx, or the fork of it that this version uses
-    host = httpx.URL(url).host
-    try:
-        session.head(url, timeout=httpx.Timeout(ANSWER, connect=CONNECT), follow_redirects=False)
-    except httpx.TimeoutException:
-        return f"{host} did not answer within {CONNECT:g} s (connection) and {ANSWER:g} s (answer)"
-    except httpx.HTTPError:
-        return f"{host} cannot be reached"
-    return None
 
 
 def is_hub_id(name: str) -> bool:

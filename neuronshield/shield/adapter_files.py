@@ -18,12 +18,15 @@ from torch import Tensor
 
 from ..core.errors import InputError
 from ..core.folders import MANIFEST, check_files
+from ..core.neurons import FILE as NEURONS
 from ..core.neurons import NeuronSet
 
-__all__ = ["CONFIG", "FACTORS", "NEURONS", "Files", "read_adapter"]
+__all__ = ["CONFIG", "FACTORS", "FILES", "NEURONS", "Files", "base_of", "read_adapter"]
 
 
-CONFIG, FACTORS, NEURONS = "adapter_config.json", "adapter_model.safetensors", "neurons.safetensors"
+CONFIG, FACTORS = "adapter_config.json", "adapter_model.safetensors"
+#: What is wanted of a repository that holds an adapter.
+FILES = (CONFIG, FACTORS, NEURONS, MANIFEST)
 
 
 #: Settings of a LoRA that change more than weights, with what they do.
@@ -87,6 +90,26 @@ def read_adapter(folder: Path) -> Files:
                 f"{folder}: {NEURONS} says that this is a masked adapter, but {what}; save the update again"
             )
     return Files(config, tensors, neurons)
+
+
+def base_of(folder: Path) -> tuple[str, str | None]:
+    """Name and revision of the base model that an adapter's folder names.
+
+    >>> update = ns.masked_update(model, neurons, prompts, steps=1, allow_unproven=True, progress=False)
+    >>> base_of(update.save("adapter"))
+    ('LlamaForCausalLM', None)
+
+    Args:
+        folder: the adapter's.
+
+    Raises:
+        InputError: settings that cannot be read, or that name no base model.
+    """
+    config = _config(folder)
+    name, revision = config.get("base_model_name_or_path"), config.get("revision")
+    if not isinstance(name, str) or not name or not isinstance(revision, str | None):
+        raise InputError(f"{folder / CONFIG}: names no base model; load it yourself, with adapter=")
+    return name, revision
 
 
 def _is_factor(name: str) -> bool:

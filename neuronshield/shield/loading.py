@@ -18,12 +18,14 @@ from ..core.arguments import require
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
 from ..core.randomness import random_state_kept
+from ..core.repositories import downloaded, is_repository, names_in
 from ..data.languages import OpeningsArg
 from ..model import load as loading
 from ..model.families import PARTS, Site
+from ..model.hub import SHIPPED, is_hub_id
 from ..model.model import Model
 from .adapter import Place, delta_of, merge, places, quiet, shared_copy, with_module
-from .adapter_files import CONFIG, Files, read_adapter
+from .adapter_files import CONFIG, FILES, Files, base_of, read_adapter
 from .stacked import changes_of, has_experts
 
 __all__ = ["load", "load_adapter"]
@@ -42,7 +44,7 @@ def load_adapter(model: Model, path: str | os.PathLike[str]) -> Model:
 
     Args:
         model: the base model; it is not changed.
-        path: a folder that `Update.save` or PEFT wrote.
+        path: a folder that `Update.save` or PEFT wrote, or the hub id of a repository that holds the same files.
 
     Raises:
         InputError: a model that is loaded elsewhere or packed, no adapter there, a damaged one, one of another model
@@ -53,7 +55,7 @@ def load_adapter(model: Model, path: str | os.PathLike[str]) -> Model:
     require(model, Model, call=call, name="model")
     require(path, (str, os.PathLike), call=call, name="folder", hint="pass the folder that update.save() returned")
     model.needs_weights("load_adapter")
-    path = Path(path)
+    path = _on_disk(path, call="load_adapter")
     files = read_adapter(path)
     if files.neurons is not None:
         _check_origin(model, path, files.neurons)
@@ -66,6 +68,13 @@ def load_adapter(model: Model, path: str | os.PathLike[str]) -> Model:
         return merge(model, changes, [known[name] for name in changes])
     wrapped = {n: m for n, m in peft_model.base_model.model.named_modules() if hasattr(m, "lora_A")}
     return merge(model, wrapped, _places(model, path, neurons=files.neurons, wrapped=wrapped))
+
+
+def _on_disk(path: str | os.PathLike[str], *, call: str, revision: str | None = None) -> Path:
+    """The folder of an adapter; that of a hub id is downloaded."""
+    if Path(path).exists() or not is_repository(path):
+        return Path(path)
+    return downloaded(str(path), FILES, call=call, revision=revision)
 
 
 def _check_origin(model: Model, path: Path, neurons: NeuronSet) -> None:
@@ -193,16 +202,17 @@ def load(
 
     Args:
         model: "organism" (the embedded VLLM), "smollm2" (SmolLM2-135M-Instruct), a folder, a hub id, a transformers model
-            that is already built, or a TransformerLens `TransformerBridge` (its transformers model is used).
+            that is already built, or a TransformerLens `TransformerBridge` (its transformers model is used). The hub id of an
+            adapter stands for its base model with `adapter=` this id.
         processor: of a built model, its processor, or a bare tokenizer for a text model; of any other, used instead of the
             checkpoint's own.
-        revision: commit, tag or branch on the hub; of a built model, recorded only.
+        revision: commit, tag or branch on the hub; of a built model, recorded only. Of an adapter's hub id, the adapter's.
         dtype: torch dtype or its name; default float32 on a CPU, the checkpoint's own on a GPU.
         device: where to put a model loaded from a name; default a GPU if there is one.
         device_map: instead of `device`: "auto" or a map, to spread a model over GPUs (accelerate's).
         quantize: "4bit" (NF4) or "8bit", through bitsandbytes: to find and prove in, not to train. Statistics stay
             float32, and artefacts record it as their dtype.
-        adapter: a folder that `Update.save` wrote; the result is `load_adapter` of the model and this folder.
+        adapter: a folder that `Update.save` wrote, or a hub id; the result is `load_adapter` of the model and this folder.
         layers: for a family that is not known: address of its decoder layers, e.g. "model.layers".
         site: and of the MLP in each: (down, up, gate), gate None if there is none, e.g. ("ffn.w2", "ffn.w3", "ffn.w1").
         remote: True: a hub id's weights stay on NDIF and traces run there; "local": they run here, sent the same way, as a
@@ -218,9 +228,37 @@ def load(
         InputError: something that is no model, an unknown id, no processor, no decoder layers with an MLP that is known, a mixture of experts that is no single MLP, an option
             that the chat template does not read, or an adapter that does not fit.
     """
+    if adapter is None and isinstance(model, str) and _holds_adapter(model, revision):
+        adapter = _on_disk(model, call="load", revision=revision)
+        model, revision = _base(model, base_of(adapter))
     base = loading.load(
         model, processor=processor, revision=revision, dtype=dtype, device=device, device_map=device_map,
         quantize=quantize, layers=layers, site=site, remote=remote, refusals=refusals,
         compliances=compliances, template_options=template_options, trust_remote_code=trust_remote_code,
     )  # fmt: skip
     return base if adapter is None else load_adapter(base, adapter)
+
+
+def _holds_adapter(name: str, revision: str | None) -> bool:
+    """Whether a name is the hub id of an adapter: the repository, or the cache while the hub does not answer, has no model of its own."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if not is_hub_id(name) or not is_repository(name):
+        return False
+    kept = {
+        file
+        for file in (CONFIG, "config.json")
+        if isinstance(try_to_load_from_cache(name, file, revision=revision), str)
+    }
+    if not kept:
+        kept = names_in(name, revision=revision) or set()
+    return CONFIG in kept and "config.json" not in kept
+
+
+def _base(name: str, base: tuple[str, str | None]) -> tuple[str, str | None]:
+    """Name and revision of an adapter's base model, which must be one that can be loaded anywhere."""
+    if base[0] not in SHIPPED and not is_repository(base[0]):
+        raise InputError(
+            f"load({name!r}): its base model {base[0]!r:.80} has no hub id; load that model yourself, with adapter={name!r}"
+        )
+    return base

@@ -47,10 +47,12 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
+from ..core.cards import CARD
 from ..core.errors import InputError
 from ..core.folders import replacing_folder
 from ..core.neurons import NeuronSet
 from ..core.provenance import provenance
+from ..core.repositories import Commit, committed
 from ..data.columns import LABELS
 from ..data.languages import OpeningsArg
 from ..data.prompts import PromptSet
@@ -59,7 +61,7 @@ from ..model.families import PARTS
 from ..model.model import Model
 from .adapter import Adapter, attach, merge, places, rounding, slots
 from .adapter_files import NEURONS
-from .card import CARD, adapter_card
+from .card import adapter_card
 from .descent import Run, restored
 from .dpo import fit_preference
 from .objective import Taught
@@ -163,24 +165,48 @@ class Update:
             InputError: there is no adapter, a folder with other files in it, or it cannot be written (nothing is left; an older
                 folder stays).
         """
+        self._needs_adapter(path)
+        return replacing_folder(path, self._write)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> Commit:
+        """The commit of the adapter folder, with its card, to a repository of the Hugging Face hub; `ns.load` reads it.
+
+        >>> update = ns.masked_update(model, neurons, prompts, steps=1, allow_unproven=True, progress=False)
+        >>> update.push_to_hub("me/shield")
+        Traceback (most recent call last):
+            ...
+        neuronshield.core.errors.InputError: Update.push_to_hub('me/shield'): HF_HUB_OFFLINE forbids asking the hub
+
+        Args:
+            repo_id: the repository, "user/name"; it is made if it is missing.
+            private: whether a repository that is made is private; one that exists stays as it is.
+            token: of the hub; None for the one that `hf auth login` or HF_TOKEN gave. It is written nowhere.
+
+        Raises:
+            InputError: there is no adapter, or what `neuronshield.core.repositories.committed` refuses.
+        """
+        self._needs_adapter(repo_id)
+        call = "Update.push_to_hub"
+        return committed(self._write, repo_id, call=call, message=repr(self), private=private, token=token)
+
+    def _needs_adapter(self, place: object) -> None:
         if self.peft_model is None:
-            raise InputError(f"{path}: a {self.form or 'full update'} has no adapter; use save_merged()")
+            raise InputError(f"{place}: a {self.form or 'full update'} has no adapter; use save_merged()")
 
-        def write(folder: Path) -> None:
-            stacked = has_experts(self.model)
-            peft_model = on_stacked(self.model, self.peft_model) if stacked else self.peft_model
-            for config in peft_model.peft_config.values():
-                config.base_model_name_or_path, config.revision = self.model.id, self.model.revision
-            peft_model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
-            if not stacked:  # servers take no adapter on stacked experts
-                pad_to_served_rank(folder)
-            if self.neurons is not None:
-                about = {**self.neurons.provenance, "update": self.provenance, "form": self.form}
-                shape = {"n_layers": self.model.n_layers, "d_mlp": self.model.d_mlp}
-                NeuronSet(self.neurons, provenance=about, **shape).save(folder / NEURONS)  # type: ignore[arg-type]
-            (folder / CARD).write_text(adapter_card(self), encoding="utf-8")
-
-        return replacing_folder(path, write)
+    def _write(self, folder: Path) -> None:
+        """Fill an adapter's folder."""
+        stacked = has_experts(self.model)
+        peft_model = on_stacked(self.model, self.peft_model) if stacked else self.peft_model
+        for config in peft_model.peft_config.values():
+            config.base_model_name_or_path, config.revision = self.model.id, self.model.revision
+        peft_model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+        if not stacked:  # servers take no adapter on stacked experts
+            pad_to_served_rank(folder)
+        if self.neurons is not None:
+            about = {**self.neurons.provenance, "update": self.provenance, "form": self.form}
+            shape = {"n_layers": self.model.n_layers, "d_mlp": self.model.d_mlp}
+            NeuronSet(self.neurons, provenance=about, **shape).save(folder / NEURONS)  # type: ignore[arg-type]
+        (folder / CARD).write_text(adapter_card(self), encoding="utf-8")
 
     def save_merged(self, path: str | os.PathLike[str]) -> Path:
         """A Hugging Face folder with the whole shielded model and its processor, written; for servers without adapters.

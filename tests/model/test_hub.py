@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import neuronshield as ns
+from neuronshield.core import repositories
 from neuronshield.model import hub
 
 
@@ -40,7 +41,7 @@ def test_a_hub_that_never_answers_is_given_up_after_the_stated_time(silent: str,
     monkeypatch.setattr(
         "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", silent + "/{repo_id}/resolve/{revision}/{filename}"
     )
-    monkeypatch.setattr(hub, "ANSWER", 0.3)
+    monkeypatch.setattr(repositories, "ANSWER", 0.3)
     start = time.monotonic()
     with pytest.raises(
         ns.InputError, match=r"not in the cache, and 127\.0\.0\.1 did not answer within 2 s .* and 0\.3 s"
@@ -51,16 +52,16 @@ def test_a_hub_that_never_answers_is_given_up_after_the_stated_time(silent: str,
 
 @pytest.mark.usefixtures("online")
 def test_what_is_in_the_cache_is_loaded_from_there_while_the_hub_does_not_answer(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(hub, "_unreachable", lambda _: "the hub cannot be reached")
+    monkeypatch.setattr(hub, "offline", lambda _: "the hub cannot be reached")
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: "config.json")
     assert hub.found("somebody/something") == {"local_files_only": True}
-    monkeypatch.setattr(hub, "_unreachable", lambda _: None)
+    monkeypatch.setattr(hub, "offline", lambda _: None)
     assert hub.found("somebody/something") == {}
 
 
 @pytest.mark.parametrize("name", ["nobody/no/thing", "a b", "--x", "x" * 200])
 def test_what_is_no_name_is_said_without_asking(name: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(hub, "_unreachable", lambda _: pytest.fail("asked"))
+    monkeypatch.setattr(hub, "offline", lambda _: pytest.fail("asked"))
     with pytest.raises(ns.InputError, match="no such folder, and no name on the hub"):
         hub.found(name)
 
