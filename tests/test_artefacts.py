@@ -23,7 +23,10 @@ from neuronshield.find.cells import CellSets
 from neuronshield.find.groups import Group, Moments, Stats
 from neuronshield.find.overlaps import ARRAYS, SAMPLED
 from neuronshield.prove.tables import Claim
+from neuronshield.shield.barrier import Barrier
+from neuronshield.shield.exits import Shortfall
 from neuronshield.shield.guard import Guard
+from neuronshield.shield.transition import Transition
 
 SHAPE = (3, 29)
 
@@ -57,7 +60,12 @@ def evaluation() -> ns.Evaluation:
 
 def guard() -> Guard:
     two = ns.NeuronSet([(1, 2), (1, 5)], n_layers=3, d_mlp=29)
-    return Guard(two, {1: torch.tensor([1.0, -1.0])}, {1: 0.5}, separation={1: 0.75})
+    barriers = (
+        Barrier(torch.tensor([1.0, -1.0]), 0.5),
+        Barrier(torch.tensor([0.5, 2.0]), -0.5, Transition(gain=0.25, reach=2.0)),
+    )
+    shortfalls = {"harmful": (Shortfall(0.0, 0.5, 8), Shortfall(0.01, 0.02, 60))}
+    return Guard(two, {1: barriers}, shortfalls=shortfalls, separation={1: (0.75, 0.5)})
 
 
 def proof() -> ns.Proof:

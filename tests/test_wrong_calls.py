@@ -21,6 +21,7 @@ from neuronshield import Cell, InputError, NeuronSet, PromptSet
 from neuronshield.check.cells import Answer
 from neuronshield.find.cells import CellSets
 from neuronshield.run.doctor import Checkup
+from neuronshield.shield.barrier import Barrier
 
 ROW = {"prompt": "how do i bake a cake", "label": "benign"}
 
@@ -277,9 +278,9 @@ def test_what_is_read_back_is_equal(bench: Bench, tmp_path: Path):
         assert one != ns.Intervention(bench.neurons, kind, value)
     answers = ns.evaluate(bench.model, bench.prompts[:4], refusals=["sorry"], max_new_tokens=2, progress=False)
     assert ns.Evaluation.load(answers.save(tmp_path / "e.json")) == answers
-    guard = ns.guard.Guard(
-        bench.neurons, {0: torch.ones(1), 1: torch.ones(1)}, {0: 0.5, 1: 0.25}, separation={0: float("nan")}
-    )
+    barrier = Barrier(torch.ones(1), 0.5)
+    separation = {0: (float("nan"), 0.5)}
+    guard = ns.guard.Guard(bench.neurons, {0: (barrier, barrier), 1: (barrier, barrier)}, separation=separation)
     assert ns.guard.Guard.load(guard.save(tmp_path / "g")) == guard
 
 

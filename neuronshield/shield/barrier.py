@@ -1,16 +1,20 @@
-"""The barriers of `neuronshield.shield.guard`: how a state is projected, a ridge logistic regression per layer, and its zero.
+"""The barriers of `neuronshield.shield.guard`: how a state is projected, a ridge logistic regression, and its zero.
 
-Safe states are those of benign and of refused prompts, unsafe ones those of harmful prompts that were answered. The loss of a
-layer, over standardised activations z with weights that sum to 1, is
+Safe states are those of benign and of refused prompts, unsafe ones those of harmful prompts that were answered. There is one
+barrier for each slot: a layer, at the last prompt token or at generated tokens. Its loss, over standardised activations z with
+weights that sum to 1, is
 
     sum_s weight_s softplus(-sign_s (w . z_s + b)) + RIDGE / 2 ||w||^2        sign +1 for safe states, -1 for unsafe ones
 
-The zero of h = w . x + b is then moved so that at most a given share of the safe prompts is ever below it.
+The zero of h = w . x + b is then placed by the states of *other* requests. At most a given share of the safe prompts is ever below
+it, in any slot; where the unsafe prompts all get lower than that, it lies halfway to the nearest of them. h is 1 a quarter of
+the way from the zero to the mean of the safe states, so that most of these are above 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,20 +24,50 @@ from torch import Tensor
 
 from ..core.errors import InputError
 from ..data.prompts import Prompt
-from ..find.folds import folds_of
+from .transition import Transition
 
-__all__ = ["RIDGE", "barriers", "cuts", "line", "project", "separation_of", "shares"]
+__all__ = ["RIDGE", "TOKENS", "Barrier", "Slot", "barriers", "cuts", "line", "project", "separation_of", "shares"]
 
-
+#: (layer, which kind of token): 0 the last prompt token, 1 generated tokens.
+Slot = tuple[int, int]
+TOKENS = ("last prompt token", "generated tokens")
 RIDGE = 1e-2  # on standardised activations, against a loss whose weights sum to 1
 
 
-def project(
-    x: Float[Tensor, "row k"], w: Float[Tensor, " k"], b: float, margin: float = 0.0
-) -> tuple[Float[Tensor, "row k"], Bool[Tensor, " row"]]:
-    """The nearest x' with w . x' + b >= margin, in the dtype of `x`, and which rows had to move.
+@dataclass(frozen=True, eq=False)
+class Barrier:
+    """h(x) = weight . x + bias for the members of one layer at one kind of token.
 
-    >>> new, moved = project(torch.tensor([[3.0, 4.0], [-1.0, 0.0]]), torch.tensor([2.0, 0.0]), 0.0, margin=4.0)
+    >>> Barrier(torch.tensor([1.0, -1.0]), 0.5).heights(torch.tensor([[2.0, 1.0]]))
+    tensor([1.5000])
+
+    Attributes:
+        weight: w [members of the layer, ascending], float32.
+        bias: b.
+        transition: what it predicts of the next token.
+    """
+
+    weight: Tensor
+    bias: float
+    transition: Transition = field(default_factory=Transition)
+
+    def heights(self, x: Float[Tensor, "row k"]) -> Float[Tensor, " row"]:
+        """h of each row, in float32 or wider.
+
+        Args:
+            x: activations of the members.
+        """
+        wide = x if x.dtype == torch.float64 else x.float()
+        return wide @ self.weight.to(wide) + self.bias
+
+
+def project(
+    x: Float[Tensor, "row k"], barrier: Barrier, least: Float[Tensor, " row"]
+) -> tuple[Float[Tensor, "row k"], Bool[Tensor, " row"]]:
+    """The nearest x' with h(x') >= least, in the dtype of `x`, and which rows had to move.
+
+    >>> barrier, least = Barrier(torch.tensor([2.0, 0.0]), 0.0), torch.tensor([4.0, 4.0])
+    >>> new, moved = project(torch.tensor([[3.0, 4.0], [-1.0, 0.0]]), barrier, least)
     >>> new.round(decimals=3).tolist(), moved.tolist()
     ([[3.0, 4.0], [2.0, 0.0]], [False, True])
 
@@ -41,51 +75,60 @@ def project(
 
     Args:
         x: activations of the members, one row a state.
-        w: normal of the half-space.
-        b: offset of the half-space.
-        margin: the least value of w . x + b.
+        barrier: of these members, on the device of `x`.
+        least: the least h of each row; -inf where any will do.
 
-    Source: the formula of `neuronshield.shield.guard`.
+    Source: min ||x' - x||^2 subject to w . x' + b >= least has the solution x' = x + max(0, least - h(x)) w / ||w||^2; Cheng and
+    Alonso (2024), "Linearly controlled language generation".
     """
-    wide, size = x.float(), w.abs()
-    gap = margin - b - wide @ w
+    wide, w, b = x.float(), barrier.weight, barrier.bias
+    gap = (least - barrier.heights(x)).clamp(min=0)
     short = gap > 0
     new = wide + (gap / (w @ w))[:, None] * w
     kept, summed = torch.finfo(x.dtype).eps, (len(w) + 4) * torch.finfo(w.dtype).eps
-    gap = gap + kept * (new.abs() @ size) + summed * (wide.abs() @ size + abs(b) + abs(margin))
-    new = wide + (gap / (w @ w))[:, None] * w
+    rounding = kept * (new.abs() @ w.abs()) + summed * (wide.abs() @ w.abs() + abs(b) + least.abs())
+    new = wide + ((gap + rounding) / (w @ w))[:, None] * w
     return torch.where(short[:, None], new.to(x.dtype), x), short
 
 
 def barriers(
-    kept: dict[int, list[Tensor]], prompts: Sequence[Prompt], *, unsafe: Bool[np.ndarray, " prompt"], benign_rate: float
-) -> tuple[dict[int, Tensor], dict[int, float]]:
-    """w and b of each layer: at most `benign_rate` of the safe prompts are ever below h = 0, and h is 1 at their mean.
+    lines: Mapping[Slot, tuple[Tensor, float]],
+    states: Mapping[Slot, Sequence[Tensor]],
+    prompts: Sequence[Prompt],
+    *,
+    unsafe: Bool[np.ndarray, " prompt"],
+    benign_rate: float,
+) -> dict[Slot, Barrier]:
+    """The barrier of each slot: at most `benign_rate` of the safe prompts are ever below h = 0.
 
     Args:
-        kept: activations of a layer's members, [step, member] for each prompt.
+        lines: w and b of each slot, fitted to other requests.
+        states: activations of a slot's members, [step, member] for each prompt.
         prompts: the prompts.
         unsafe: harmful and answered.
-        benign_rate: the largest share of safe prompts below 0, over all layers and steps together.
+        benign_rate: the largest share of safe prompts below 0, over all slots and steps together.
 
     Raises:
-        InputError: the states of a layer do not differ.
+        InputError: the states of a slot do not differ.
     """
-    share = shares(prompts, unsafe)
-    lines = {layer: line(states, unsafe, share) for layer, states in kept.items()}
-    height = {layer: [x.double() @ w + b for x in kept[layer]] for layer, (w, b) in lines.items()}
-    lowest = np.array([[float(h.min()) for h in hs] for hs in height.values()])
-    at = cuts(lowest[:, ~unsafe], benign_rate)
-    weights, bias = {}, {}
-    for (layer, (w, b)), cut in zip(lines.items(), at, strict=True):
-        mean = 2 * sum(s * float(h.mean()) for s, h, bad in zip(share, height[layer], unsafe, strict=True) if not bad)
-        unit = mean - cut
+    share, safe = shares(prompts, unsafe), ~unsafe
+    height = {slot: [x.double() @ w + b for x in states[slot]] for slot, (w, b) in lines.items()}
+    lowest = np.array([[float(h.min()) if len(h) else np.inf for h in hs] for hs in height.values()])
+    at = cuts(lowest[:, safe], benign_rate)
+    made = {}
+    for ((layer, kind), (w, b)), low, cut in zip(lines.items(), lowest, at, strict=True):
+        weighted = [(share[i], float(h.mean())) for i, h in enumerate(height[layer, kind]) if safe[i] and len(h)]
+        mean = sum(s * h for s, h in weighted) / max(sum(s for s, _ in weighted), 1e-300)
+        nearest = low[unsafe].max(initial=-np.inf, where=np.isfinite(low[unsafe]))
+        zero = (cut + nearest) / 2 if -np.inf < nearest < cut else cut
+        unit = (mean - zero) / 4
         if not unit > 1e-9:
             raise InputError(
-                f"fit_guard: the members in layer {layer} have the same values in safe and unsafe states; leave them out"
+                f"fit_guard: the members in layer {layer} have the same values in safe and unsafe states at the {TOKENS[kind]}; "
+                "leave them out"
             )
-        weights[layer], bias[layer] = (w / unit).float(), float((b - cut) / unit) + 1e-5  # rounding must not touch them
-    return weights, bias
+        made[layer, kind] = Barrier((w / unit).float(), float((b - zero) / unit) + 1e-5)  # rounding must not touch them
+    return made
 
 
 def shares(prompts: Sequence[Prompt], unsafe: Bool[np.ndarray, " prompt"]) -> Float[np.ndarray, " prompt"]:
@@ -107,7 +150,8 @@ def line(
     """
     x = torch.cat(list(states)).double()
     steps = torch.tensor([len(s) for s in states])
-    weight = (torch.as_tensor(share) / steps).repeat_interleave(steps)
+    weight = (torch.as_tensor(share) / steps.clamp(min=1)).repeat_interleave(steps)
+    weight = weight / weight.sum()
     sign = (1 - 2 * torch.as_tensor(unsafe).double()).repeat_interleave(steps)
     centre, scale = x.mean(dim=0), x.std(dim=0)
     scale = torch.where(scale > 1e-9, scale, 1.0)
@@ -141,27 +185,22 @@ def cuts(lowest: Float[np.ndarray, "layer prompt"], rate: float) -> Float[np.nda
 
 
 def separation_of(
-    states: Sequence[Tensor], prompts: Sequence[Prompt], *, unsafe: Bool[np.ndarray, " prompt"], seed: int
+    heights: Sequence[Tensor], prompts: Sequence[Prompt], *, unsafe: Bool[np.ndarray, " prompt"]
 ) -> float:
-    """Held-out AUC of each prompt's lowest h, averaged over cells; NaN where no cell has both classes.
+    """AUC of each prompt's lowest h, averaged over cells; NaN where no cell has both classes.
 
     Args:
-        states: activations of a layer's members, [step, k] for each prompt.
-        prompts: the prompts; requests are halved: those of even folds (`folds_of`), and those of odd ones.
+        heights: h of a slot at each step of each prompt, of requests that the barrier was not fitted to.
+        prompts: the prompts.
         unsafe: class of each prompt.
-        seed: of the halves: one is fitted on, the other is measured.
     """
     from scipy.stats import mannwhitneyu
 
-    half = np.array(folds_of(prompts, seed)) % 2
-    first, cells = [i for i, h in enumerate(half) if h == 0], np.array([str(p.cell) for p in prompts])
-    if len(set(unsafe[first])) < 2:
-        return float("nan")
-    w, b = line([states[i] for i in first], unsafe[first], shares([prompts[i] for i in first], unsafe[first]))
-    lowest = np.array([float((x.double() @ w + b).min()) for x in states])
+    kept = [i for i, h in enumerate(heights) if len(h)]
+    lowest, cells = np.array([float(heights[i].min()) for i in kept]), np.array([str(prompts[i].cell) for i in kept])
     out = []
     for cell in dict.fromkeys(cells):
-        good, bad = (lowest[(cells == cell) & (half == 1) & kind] for kind in (~unsafe, unsafe))
+        good, bad = (lowest[(cells == cell) & kind] for kind in (~unsafe[kept], unsafe[kept]))
         if len(good) and len(bad):
             out.append(float(mannwhitneyu(good, bad).statistic) / len(good) / len(bad))
     return float(np.mean(out)) if out else float("nan")

@@ -1,32 +1,37 @@
-"""A run-time guard, for models whose weights must not change: a set's activations are kept in a half-space while it answers.
+"""A run-time guard, for models whose weights must not change: a set's activations are steered while the model answers.
 
-For every layer l with members of the set, the guard has a barrier that is linear in x, the activations of these members at
-one token:
+For every layer l with members of the set the guard has two barriers that are linear in x, the activations of these members at
+one token: one for the last prompt token, one for generated tokens. The safe set is where all of them are positive.
 
-    h_l(x) = w_l . x + b_l >= margin
+    h_l(x) = w_l . x + b_l > 0
 
-It is enforced at every decoding step (the last prompt token, and each generated token when it is read) by the smallest
-change of x that satisfies it. For one linear constraint this has a closed form:
+w_l separates the states of harmful prompts that were answered (h low) from those of benign and of refused prompts (h high). For
+every barrier the guard has learnt what h, and a raise of h, do to h at the next token (`transition`). At every decoding step it
+makes the smallest change of x with which (1) a state outside the safe set is brought back to the margin, and (2) the *next*
+height, as the model will compute it, is expected to be at least alpha times the level now, the level being h within 0 and 1:
 
-    min ||x' - x||^2  subject to  h_l(x') >= margin     =>     x' = x + max(0, margin - h_l(x)) w_l / ||w_l||^2
+    min ||x' - x||^2  subject to  h(x') >= margin where h(x) <= 0,   E[h+ | h(x), h(x') - h(x)] >= alpha S
 
-Where the barrier holds, nothing changes. w_l separates the states of harmful prompts that were answered (h low) from the
-states of benign and of refused prompts (h high), by logistic regression. b_l is set so that at most a share `benign_rate` of
-the benign and refused prompts of the fit are changed at all.
+Both are bounds on w . x', so the solution is x' = x + u w / ||w||^2 with the larger of the two raises as u. Where both hold,
+nothing changes.
 
-**The guarantee** is that these activations never leave the half-space, at any layer and step. It is not a guarantee about
-answers: a model can answer a harmful prompt from inside the half-space, because the barrier is only as good as the separation
-of the states it was fitted on, and because the guarded neurons may not decide the answer. `evaluate(..., guard=guard)` measures
-its effect on answers.
+**The guarantee** is a bound on the probability that the model's own next states leave the safe set within K tokens (`exits`). It
+is made of the shortfalls of answers under the finished guard to prompts that had no part in the fit, and holds for prompts drawn
+as those were. It is not a guarantee about answers: a model can answer a harmful prompt from inside the safe set, because the
+barrier is only as good as the separation of the states it was fitted to, and because the guarded neurons may not decide the
+answer. `evaluate(..., guard=guard)` measures its effect on answers.
 
-Sources: Ames, Xu, Grizzle, Tabuada (2017), "Control barrier function based quadratic programs"; Agrawal, Sreenath (2017), the
-discrete form; Cheng, Alonso (2024), "Linearly controlled language generation" (LiSeCo), the closed form for a linear probe.
+Sources: Yang et al. (2025), "SHIELD: safety on humanoids via CBFs in expectation on learned dynamics", for the learned residual,
+the condition in expectation and the smallest change; Cosner, Culbertson, Taylor, Ames (2023), "Robust safety under stochastic
+uncertainty with discrete-time control barrier functions", for the bound; Cheng, Alonso (2024), "Linearly controlled language
+generation", for the closed form of a linear probe. In SHIELD the residual comes from a conditional variational autoencoder; here
+it is that of a linear model, observed on held-out answers.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,88 +39,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
-from tqdm.auto import tqdm
 
-from ..core.arguments import at_least, check_seed, require
+from ..core.arguments import at_least, check_seed, one_of, require
 from ..core.equality import same
 from ..core.errors import InputError
 from ..core.neurons import NeuronSet
 from ..core.provenance import provenance
 from ..core.results import from_json, load_arrays, reading, save_arrays
-from ..data.grading import grade
 from ..data.languages import OpeningsArg
 from ..data.prompts import Prompt, PromptSet
-from ..model.encoding import as_prompts, batches
-from ..model.generation import decode, settings
+from ..model.encoding import as_prompts
 from ..model.model import Model
 from ..model.prefixes import openings_of
-from ..model.thoughts import decoded, in_thought
-from .barrier import RIDGE, barriers, project, separation_of
+from .barrier import RIDGE, TOKENS, Barrier, Slot
+from .exits import CONFIDENCE, Shortfall, exit_bound
+from .fitting import LABELS, learned
+from .steering import Guarded, Steering, guarded, steered
+from .transition import Transition
 
 __all__ = ["Guard", "Guarded", "fit_guard"]
 
-
-FORMAT = "neuronshield.Guard/2"
-
-
-# -- decoding ---------------------------------------------------------------------------------------------
-#: (layer, activations of its members at one token) -> (what replaces them or None, what is kept)
-Change = Callable[[int, "Tensor"], "tuple[Tensor | None, Tensor]"]
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    """Answers, each prompt's number of decoding steps, and by layer what `change` kept: [step, ...] for each prompt."""
-
-    texts: list[str]
-    steps: list[int]
-    kept: dict[int, list[Tensor]]
-
-
-def _decode(
-    model: Model,
-    prompts: Sequence[Prompt],
-    neurons: NeuronSet,
-    *,
-    change: Change,
-    max_new_tokens: int,
-    batch_size: int,
-    desc: str,
-) -> _Decoded:
-    """Greedy answers, with `change` applied at every decoding step of every layer of the set.
-
-    A step belongs to a prompt until its answer has ended; rows that wait for longer answers have no steps.
-    """
-    at_least(1, "guard", max_new_tokens=max_new_tokens, batch_size=batch_size)
-    members = {layer: torch.tensor(own, device=model.device) for layer, own in neurons.by_layer().items()}
-
-    def at_step(step: int, layer: int, h: Float[Tensor, "batch pos d_mlp"]) -> Tensor:
-        new, keep = change(layer, h[:, -1, members[layer]])
-        if new is not None:
-            h[:, -1, members[layer]] = new
-        return keep
-
-    texts, steps = [""] * len(prompts), [0] * len(prompts)
-    kept: dict[int, list[Any]] = {layer: [None] * len(prompts) for layer in members}
-    with tqdm(total=len(prompts), desc=desc, unit="prompt", disable=not desc, leave=False) as bar:
-        for batch in batches(model, prompts, batch_size=batch_size, side="left", extra=max_new_tokens):
-            layers = [list(members)] * max_new_tokens
-            new, seen = decode(model, batch, max_new_tokens=max_new_tokens, layers=layers, change=at_step)
-            parts = zip(batch.rows, decoded(model.tokenizer, new.tolist()), _steps(model, new), strict=True)
-            for i, (row, text, alive) in enumerate(parts):
-                texts[row], steps[row] = text.strip(), alive
-                for layer, rows in kept.items():
-                    rows[row] = torch.stack([seen[s, layer][i] for s in range(alive)]).cpu()
-            bar.update(len(batch.rows))
-    return _Decoded(texts, steps, kept)
-
-
-def _steps(model: Model, new: Int[Tensor, "batch new"]) -> Iterator[int]:
-    """How many decoding steps each row took, its end-of-sequence token included."""
-    ended = torch.isin(new, torch.tensor(settings(model, new.shape[1])["eos_token_ids"]).to(new)).int()
-    yield from (ended.cumsum(dim=1) - ended == 0).sum(dim=1).tolist()
+FORMAT = "neuronshield.Guard/3"
 
 
 # -- fitting ----------------------------------------------------------------------------------------------
@@ -127,38 +71,45 @@ def fit_guard(
     refusals: OpeningsArg = None,
     compliances: OpeningsArg = None,
     benign_rate: float = 0.01,
+    alpha: float = 0.995,
+    margin: float = 1.0,
     max_new_tokens: int = 32,
     batch_size: int = 64,
     seed: int = 0,
     progress: bool = True,
 ) -> Guard:
-    """A guard on the activations of `neurons`, fitted to the model's answers to the "train" prompts.
+    """A guard on the activations of `neurons`, learnt from the model's answers to the "train" prompts.
 
     >>> prefixes = {"refusals": ["sorry"], "compliances": ["sure"]}
     >>> guard = fit_guard(model, neurons, prompts, max_new_tokens=3, progress=False, **prefixes)
-    >>> guard.weights[1].shape
+    >>> last_prompt_token, generated_tokens = guard.barriers[1]
+    >>> last_prompt_token.weight.shape
     torch.Size([1])
 
     Args:
         model: the model; it is not changed.
         neurons: those that are guarded, normally `verify(...).verified`.
-        prompts: those of split "train" are used, all of them if none is so marked. Each of the two classes (answered harmful
-            prompts; benign or refused prompts) has half of the weight; in a class every cell has the same weight, in a cell
-            every prompt, in a prompt every step.
+        prompts: those of split "train" are used, all of them if none is so marked. Half of the requests fit the barriers and
+            their transitions, a quarter places the zeros and shows the residuals, a quarter shows the shortfalls. In the fit
+            each of the two classes (answered harmful prompts; benign or refused prompts) has half of the weight; in a class
+            every cell has the same weight, in a cell every prompt, in a prompt every step.
         refusals: refusal prefixes, a list for every language or {language: list}; the model's own without them.
         compliances: compliance prefixes, the same.
-        benign_rate: the largest share of the benign and refused prompts of the fit that the guard may change at all, over all
-            layers and steps. Prompts of other cells are changed more often; `evaluate(..., guard=guard)` counts how often.
-        max_new_tokens: tokens an answer.
+        benign_rate: the largest share of the held-out benign and refused prompts that may ever be outside the safe set.
+        alpha: factor that the level may fall by at a step, above 0 and at most 1. The bound for K tokens is at least
+            1 - alpha ** K.
+        margin: height that a state outside the safe set is brought back to; 1 is a quarter of the way from its edge to the
+            mean of safe states. With 0 there is no bound for answers that start outside.
+        max_new_tokens: tokens an answer, at least 2.
         batch_size: prompts a forward.
-        seed: of the half of the requests that is held out for `Guard.separation`.
+        seed: of the deal of the requests, and of the random raises.
         progress: show a progress bar.
 
     Raises:
-        InputError: an empty neuron set or one of another model, no harmful prompt that was answered, no other prompt,
-            a `benign_rate` outside 0 to 1, or a layer whose members are the same in all states.
+        InputError: an empty neuron set or one of another model, fewer than eight requests, no harmful prompt that was answered,
+            no other prompt, an option outside its range, or a layer whose members are the same in all states.
 
-    Source: ridge logistic regression per layer; the barrier is the module's formula.
+    Source: ridge logistic regression for each barrier, least squares for each transition; the module's formulas.
     """
     call = "fit_guard(model, neurons, prompts)"
     require(model, Model, call=call, name="model")
@@ -169,105 +120,129 @@ def fit_guard(
         raise InputError("fit_guard: the neuron set is empty; pass at least one neuron")
     if not 0 <= benign_rate < 1:
         raise InputError(f"benign_rate={benign_rate} is not a share from 0 to below 1")
+    _check_steering(alpha, margin)
+    at_least(2, "fit_guard", max_new_tokens=max_new_tokens)
+    at_least(1, "fit_guard", batch_size=batch_size)
     model.needs_here("fit_guard")
     neurons.check_model(model)
     chosen = prompts.for_step("train")
     openings = openings_of(model, chosen, refusals=refusals, compliances=compliances)
-    desc = "fit guard" if progress else ""
-    run = _decode(
-        model, chosen, neurons, change=lambda _, x: (None, x.float()), max_new_tokens=max_new_tokens,
-        batch_size=batch_size, desc=desc,
-    )  # fmt: skip
-    harmful = np.array([p.label == "harmful" for p in chosen])
-    opened = in_thought(model, chosen)
-    grades = [grade(p, t, openings, in_thought=o) for p, t, o in zip(chosen, run.texts, opened, strict=True)]
-    unsafe = harmful & [g.outcome == "complied" for g in grades]
-    if not unsafe.any():
-        raise InputError(
-            f"fit_guard: none of {harmful.sum()} harmful prompts was answered; there is nothing to guard against"
-        )
-    if unsafe.all():
-        raise InputError("fit_guard: every prompt is harmful and was answered; add benign ones")
-    weights, bias = barriers(run.kept, chosen, unsafe=unsafe, benign_rate=benign_rate)
-    separation = {layer: separation_of(states, chosen, unsafe=unsafe, seed=seed) for layer, states in run.kept.items()}
+    steering = Steering(alpha, margin, max_new_tokens, batch_size=batch_size, desc="fit guard" if progress else "")
+    found = learned(model, chosen, neurons, steering=steering, openings=openings, benign_rate=benign_rate, seed=seed)
     about = provenance(
         model, chosen, seen=chosen, seed=seed, benign_rate=benign_rate, ridge=RIDGE, max_new_tokens=max_new_tokens,
-        answered=int(unsafe.sum()), prompts=len(chosen),
+        answered=found.answered, prompts=len(chosen), parts=found.parts, confidence=CONFIDENCE,
     )  # fmt: skip
-    return Guard(neurons, weights, bias, separation=separation, provenance=about)
+    separation = {layer: (found.separation[layer, 0], found.separation[layer, 1]) for layer in neurons.per_layer()}
+    return Guard(
+        neurons,
+        {layer: (found.slots[layer, 0], found.slots[layer, 1]) for layer in separation},
+        margin=margin,
+        alpha=alpha,
+        shortfalls=found.shortfalls,
+        separation=separation,
+        provenance=about,
+    )
+
+
+def _check_steering(alpha: float, margin: float) -> None:
+    if not 0 < alpha <= 1:
+        raise InputError(f"alpha={alpha} is not above 0 and at most 1")
+    if not (np.isfinite(margin) and margin >= 0):
+        raise InputError(f"margin={margin} must be a finite number of at least 0")
 
 
 # -- results ----------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class _Header:
-    """What a file of a guard says beside its arrays."""
+    """What a file of a guard says beside its arrays; of the pairs, the first is of the last prompt token."""
 
     n_layers: int | None
     d_mlp: int | None
     margin: float
-    bias: dict[int, float]
-    separation: dict[int, float]
+    alpha: float
+    bias: dict[int, tuple[float, float]]
+    transition: dict[int, tuple[Transition, Transition]]
+    shortfalls: dict[str, tuple[Shortfall, Shortfall]]
+    separation: dict[int, tuple[float, float]]
     neurons: dict[str, Any]
     provenance: dict[str, Any]
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Guarded:
-    """Answers under a guard, and how often the guard changed an activation.
-
-    Attributes:
-        texts: the answers.
-        steps: decoding steps of each prompt.
-        touched: those of its steps at which any layer was changed.
-        edits: how many of its steps were changed in each layer, layers ascending.
-    """
-
-    texts: list[str]
-    steps: Int[np.ndarray, " prompt"]
-    touched: Int[np.ndarray, " prompt"]
-    edits: Int[np.ndarray, "prompt layer"]
-
-    def __repr__(self) -> str:
-        changed = f"{int((self.touched > 0).sum())} of them changed at {int(self.touched.sum())} of {int(self.steps.sum())} steps"
-        return f"Guarded({len(self.texts)} answer{'s' * (len(self.texts) != 1)}, {changed})"
-
-
 @dataclass(frozen=True, eq=False)
 class Guard:
-    """A barrier on a set's activations, enforced at run time. Made by `fit_guard`.
+    """Barriers on a set's activations, enforced at run time. Made by `fit_guard`.
 
-    >>> guard = Guard(NeuronSet([(1, 2), (1, 5)]), {1: torch.tensor([1.0, -1.0])}, {1: 0.5})
+    >>> barrier = Barrier(torch.tensor([1.0, -1.0]), 0.5)
+    >>> guard = Guard(NeuronSet([(1, 2), (1, 5)]), {1: (barrier, barrier)})
     >>> guard
-    Guard(2 neurons in 1 layer, margin 0)
+    Guard(2 neurons in 1 layer, margin 1, alpha 1)
 
     Attributes:
-        neurons: the guarded neurons; every layer that has one has a barrier.
-        weights: w of each layer [members of the layer, ascending], float32.
-        bias: b of each layer. In a fitted guard h is 1 at the mean of the safe states.
-        margin: the least value of h. Above 0 more states are changed, of benign prompts too, and each by more.
-        separation: held-out AUC by layer (of a fitted guard); 0.5 is chance.
+        neurons: the guarded neurons; every layer that has one has barriers.
+        barriers: of each layer, for the last prompt token and for generated tokens.
+        margin: height that a state outside the safe set is brought back to.
+        alpha: factor that the level may fall by at a step.
+        shortfalls: by label, at the first and at later steps (of a fitted guard).
+        separation: held-out AUC by layer and kind of token (of a fitted guard); 0.5 is chance.
         provenance: the model, data and options it comes from.
 
     Raises:
-        InputError: weights or biases that are missing, not finite, of the wrong shape, or zero.
+        InputError: barriers that are missing, not finite, of the wrong shape, or zero, or an option outside its range.
     """
 
     neurons: NeuronSet
-    weights: dict[int, Tensor]
-    bias: dict[int, float]
-    margin: float = 0.0
-    separation: dict[int, float] = field(default_factory=dict)
+    barriers: dict[int, tuple[Barrier, Barrier]]
+    margin: float = 1.0
+    alpha: float = 1.0
+    shortfalls: dict[str, tuple[Shortfall, Shortfall]] = field(default_factory=dict)
+    separation: dict[int, tuple[float, float]] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        shapes = {layer: (n,) for layer, n in self.neurons.per_layer().items()}
-        got = {layer: tuple(w.shape) for layer, w in self.weights.items()}
-        if not shapes or got != shapes or set(self.bias) != set(shapes):
-            raise InputError(f"a guard needs one weight a member and one bias in each layer: {shapes}, not {got}")
-        if not np.isfinite([self.margin, *self.bias.values(), *torch.cat([*self.weights.values()]).tolist()]).all():
-            raise InputError("a guard's weights, biases and margin must be finite")
-        if flat := [layer for layer, w in self.weights.items() if not w.any()]:
-            raise InputError(f"the weights of layer {flat[0]} are all 0: no change of its members could satisfy it")
+        _check_steering(self.alpha, self.margin)
+        shapes = {layer: [(n,), (n,)] for layer, n in self.neurons.per_layer().items()}
+        got = {layer: [tuple(b.weight.shape) for b in pair] for layer, pair in self.barriers.items()}
+        if not shapes or got != shapes:
+            raise InputError(f"a guard needs two barriers in each layer, with one weight a member: {shapes}, not {got}")
+        for (layer, _), barrier in self._slots().items():
+            learnt = [getattr(barrier.transition, name) for name in ("intercept", "slope", "gain", "reach", "bias")]
+            if not np.isfinite([barrier.bias, *learnt, *barrier.weight.tolist()]).all():
+                raise InputError(f"weights, bias and transition of layer {layer} must be finite")
+            if not barrier.weight.any():
+                raise InputError(f"the weights of layer {layer} are all 0: no change of its members could satisfy it")
+
+    def _slots(self) -> dict[Slot, Barrier]:
+        return {(layer, kind): b for layer, pair in self.barriers.items() for kind, b in enumerate(pair)}
+
+    def bound(self, tokens: int, *, label: str | None = None, start: float = 1.0) -> float:
+        """The largest probability that a prompt's states leave the safe set within so many tokens; 1 says nothing.
+
+        >>> barrier = Barrier(torch.tensor([1.0]), 0.5)
+        >>> Guard(NeuronSet([(1, 2)]), {1: (barrier, barrier)}).bound(5)        # nothing was calibrated
+        1.0
+
+        It is for prompts drawn as the calibration prompts were, on average; for one start it needs condition (1) of
+        `neuronshield.shield.exits` at that start. It is a statement about activations, not about answers.
+
+        Args:
+            tokens: K, at least 1.
+            label: "harmful" or "benign", what the prompts are; None where it is not known, for the larger of both bounds.
+            start: S_0, from 0 to 1, or its mean over prompts: the first of `Guarded.levels`.
+
+        Raises:
+            InputError: no such label, a start outside 0 to 1, or a number that is not at least 1.
+        """
+        at_least(1, "bound", tokens=tokens)
+        if label is not None:
+            one_of(label, LABELS, call="bound", name="label")
+        if not 0 <= start <= 1:
+            raise InputError(f"bound: start={start} is not from 0 to 1")
+        pairs = [self.shortfalls.get(x) for x in ((label,) if label else LABELS)]
+        return max(
+            1.0 if pair is None else exit_bound(tokens, alpha=self.alpha, start=start, first=pair[0].upper, later=pair[1].upper)
+            for pair in pairs
+        )  # fmt: skip
 
     def generate(
         self,
@@ -278,9 +253,10 @@ class Guard:
         batch_size: int = 32,
         progress: bool = False,
     ) -> Guarded:
-        """Greedy answers with the barrier enforced at the last prompt token and every generated one.
+        """Greedy answers with the barriers enforced at the last prompt token and every generated one.
 
-        >>> guard = Guard(ns.NeuronSet([(1, 2), (1, 5)]), {1: torch.tensor([1.0, -1.0])}, {1: 0.5})
+        >>> barrier = Barrier(torch.tensor([1.0, -1.0]), 0.5)
+        >>> guard = Guard(ns.NeuronSet([(1, 2), (1, 5)]), {1: (barrier, barrier)})
         >>> run = guard.generate(model, prompts[:2], max_new_tokens=3)
         >>> run.steps.shape, run.edits.shape          # [prompt], [prompt, layer]
         ((2,), (2, 1))
@@ -300,14 +276,11 @@ class Guard:
         if not rows:
             raise InputError("Guard.generate: no prompts")
         self._check(model)
-        lines = {layer: (w.to(model.device), self.bias[layer], self.margin) for layer, w in self.weights.items()}
-        run = _decode(
-            model, rows, self.neurons, change=lambda layer, x: project(x, *lines[layer]),
-            max_new_tokens=max_new_tokens, batch_size=batch_size, desc="guard" if progress else "",
-        )  # fmt: skip
-        fired = [torch.stack(of_layers, dim=1) for of_layers in zip(*run.kept.values(), strict=True)]
-        touched = np.array([int(f.any(dim=1).sum()) for f in fired])
-        return Guarded(run.texts, np.array(run.steps), touched, edits=np.array([f.sum(dim=0).tolist() for f in fired]))
+        steering = Steering(
+            self.alpha, self.margin, max_new_tokens, batch_size=batch_size, desc="guard" if progress else ""
+        )
+        run = steered(model, rows, self.neurons, slots=self._slots(), steering=steering)
+        return guarded(run, self.margin)
 
     def _check(self, model: Model) -> None:
         self.neurons.check_model(model)
@@ -322,19 +295,24 @@ class Guard:
         return isinstance(other, Guard) and same(self, other)
 
     def __hash__(self) -> int:
-        return hash((self.neurons, self.margin))
+        return hash((self.neurons, self.margin, self.alpha))
 
     def __repr__(self) -> str:
-        known = [v for v in self.separation.values() if np.isfinite(v)]
+        known = [v for pair in self.separation.values() for v in pair if np.isfinite(v)]
         auc = f", held-out AUC {min(known):.2f} to {max(known):.2f}" if known else ""
-        return f"Guard({repr(self.neurons)[10:-1]}, margin {self.margin:g}{auc})"
+        return f"Guard({repr(self.neurons)[10:-1]}, margin {self.margin:g}, alpha {self.alpha:g}{auc})"
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a layer: its members, the size of its w, its b and its held-out AUC."""
+        """One row a barrier: layer, kind of token, members, size of w, b, what was learnt of the next token, and held-out AUC."""
         import pandas as pd
 
-        rows = [(i, len(w), float(w.norm()), self.bias[i], self.separation.get(i)) for i, w in self.weights.items()]
-        return pd.DataFrame(rows, columns=["layer", "neurons", "norm", "bias", "separation"])
+        rows = [
+            {"layer": layer, "token": TOKENS[kind], "neurons": len(b.weight), "norm": float(b.weight.norm()), "bias": b.bias,
+             "slope": b.transition.slope, "gain": b.transition.gain, "residual": b.transition.bias, "spread": b.transition.spread,
+             "separation": self.separation.get(layer, (float("nan"),) * 2)[kind]}
+            for (layer, kind), b in self._slots().items()
+        ]  # fmt: skip
+        return pd.DataFrame(rows)
 
     def _repr_html_(self) -> str:
         from html import escape
@@ -350,12 +328,14 @@ class Guard:
             path: the file; it is written beside and renamed.
         """
         pairs = np.array(list(self.neurons), dtype=np.int32)
-        weight = torch.cat([self.weights[i] for i in self.neurons.per_layer()]).cpu().numpy()
+        weight = torch.stack([torch.cat([pair[kind].weight for pair in self.barriers.values()]) for kind in (0, 1)])
         header = _Header(
-            self.neurons.n_layers, self.neurons.d_mlp, margin=self.margin, bias=self.bias, separation=self.separation,
-            neurons=self.neurons.provenance, provenance=self.provenance,
+            self.neurons.n_layers, self.neurons.d_mlp, margin=self.margin, alpha=self.alpha,
+            bias={layer: (a.bias, b.bias) for layer, (a, b) in self.barriers.items()},
+            transition={layer: (a.transition, b.transition) for layer, (a, b) in self.barriers.items()},
+            shortfalls=self.shortfalls, separation=self.separation, neurons=self.neurons.provenance, provenance=self.provenance,
         )  # fmt: skip
-        arrays = {"layer": pairs[:, 0], "index": pairs[:, 1], "weight": weight}
+        arrays = {"layer": pairs[:, 0], "index": pairs[:, 1], "weight": weight.cpu().numpy()}
         return save_arrays(path, FORMAT, arrays=arrays, about=header)
 
     @staticmethod
@@ -374,12 +354,17 @@ class Guard:
             pairs = zip(arrays["layer"].tolist(), arrays["index"].tolist(), strict=True)
             neurons = NeuronSet(pairs, n_layers=header.n_layers, d_mlp=header.d_mlp, provenance=header.neurons)
             sizes = neurons.per_layer()
-            weights = torch.tensor(arrays["weight"], dtype=torch.float32).split(list(sizes.values()))
+            weights = torch.tensor(arrays["weight"], dtype=torch.float32).split(list(sizes.values()), dim=1)
+            barriers = {}
+            for layer, (w0, w1) in zip(sizes, weights, strict=True):
+                (b0, b1), (t0, t1) = header.bias[layer], header.transition[layer]
+                barriers[layer] = (Barrier(w0, b0, t0), Barrier(w1, b1, t1))
             return Guard(
                 neurons,
-                dict(zip(sizes, weights, strict=True)),
-                header.bias,
+                barriers,
                 margin=header.margin,
+                alpha=header.alpha,
+                shortfalls=header.shortfalls,
                 separation=header.separation,
                 provenance=header.provenance,
             )

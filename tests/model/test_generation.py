@@ -24,6 +24,7 @@ import neuronshield as ns
 from neuronshield.model.forward import answer_logits, margins
 from neuronshield.model.generation import decode, generate, settings
 from neuronshield.model.intervention import KINDS, Intervention
+from neuronshield.shield.barrier import Barrier
 from neuronshield.shield.guard import Guard
 
 
@@ -220,9 +221,8 @@ def test_an_intervention_holds_at_every_step_without_a_cache(llama: ns.Model, ki
 
 
 def test_a_guard_holds_at_every_step_without_a_cache(llama: ns.Model) -> None:
-    guard = Guard(
-        ns.NeuronSet([(0, 3), (1, 4), (1, 7)]), {0: torch.ones(1), 1: torch.tensor([1.0, -1.0])}, {0: -2.0, 1: -3.0}
-    )
+    one, two = Barrier(torch.ones(1), -2.0), Barrier(torch.tensor([1.0, -1.0]), -3.0)
+    guard = Guard(ns.NeuronSet([(0, 3), (1, 4), (1, 7)]), {0: (one, one), 1: (two, two)})
     with_cache, without = (guard.generate(m, some("llama"), max_new_tokens=6) for m in (llama, forgetful()))
     assert without.texts == with_cache.texts != generate(llama, some("llama"), max_new_tokens=6)
     assert without.edits.tolist() == with_cache.edits.tolist()

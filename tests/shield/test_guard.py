@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import planted_guard
 import pytest
 import tiny
 import torch
@@ -17,19 +18,29 @@ from torch.overrides import TorchFunctionMode
 import neuronshield as ns
 from neuronshield import organism
 from neuronshield.model.generation import generate
-from neuronshield.shield.barrier import project
+from neuronshield.shield.barrier import Barrier, project
+from neuronshield.shield.exits import Shortfall
 from neuronshield.shield.guard import Guard, fit_guard
+from neuronshield.shield.transition import Transition, needed
 
 PAIRS = [(0, 3), (0, 28), (0, 11), (2, 7), (2, 8)]
 NEURONS = ns.NeuronSet(PAIRS, n_layers=3, d_mlp=29)
 WORD = {w: i for i, w in enumerate(tiny.WORDS)}
 
 
-def a_guard(bias: float = 0.0, margin: float = 0.0, **about: Any) -> Guard:
-    """One that a random half of the states violates at bias 0."""
+#: Asks for much at the next token, so that raises are needed inside the safe set too, some of them beyond the reach.
+DEMANDING = Transition(intercept=-0.6, slope=0.5, gain=0.8, reach=0.9, bias=-0.1, spread=1.0)
+
+
+def a_guard(bias: float = 0.0, margin: float = 0.0, transition: Transition = DEMANDING, **about: Any) -> Guard:
+    """One that a random half of the states violates at bias 0, with other barriers for generated tokens."""
     random = torch.Generator().manual_seed(5)
-    weights = {layer: torch.randn(len(m), generator=random) for layer, m in NEURONS.by_layer().items()}
-    return Guard(NEURONS, weights, dict.fromkeys(weights, bias), margin, provenance=about)
+    barriers = {
+        layer: (Barrier(torch.randn(len(m), generator=random), bias, transition),
+                Barrier(torch.randn(len(m), generator=random), bias, transition))
+        for layer, m in NEURONS.by_layer().items()
+    }  # fmt: skip
+    return Guard(NEURONS, barriers, margin, provenance=about)
 
 
 def some(name: str) -> ns.PromptSet:
@@ -40,34 +51,55 @@ def some(name: str) -> ns.PromptSet:
 # -- the closed form --------------------------------------------------------------------------------------
 @pytest.mark.parametrize("margin", [0.0, 0.7])
 @pytest.mark.parametrize("seed", range(5))
-def test_the_projection_is_the_solution_of_the_quadratic_program(seed: int, margin: float):
+def test_the_change_is_the_solution_of_the_quadratic_program(seed: int, margin: float):
+    """Against a solver that is given both conditions as they are written, with the reach where it is the limit."""
     rng = np.random.default_rng(seed)
-    x, w, b = rng.normal(size=(11, 7)), rng.normal(size=7), float(rng.normal())
-    got, moved = project(torch.tensor(x).float(), torch.tensor(w).float(), b, margin)
-    for row, new, was_moved in zip(x, got.numpy(), moved.tolist(), strict=True):
-        inside = {"type": "ineq", "fun": lambda v: w @ v + b - margin}
-        best = minimize(lambda v, r=row: ((v - r) ** 2).sum(), row, method="SLSQP", constraints=[inside], tol=1e-12)
-        np.testing.assert_allclose(new, best.x, atol=1e-4)
-        assert was_moved == (w @ row + b < margin)
-    assert 0 < moved.sum() < 11
+    x, w, b, t = rng.normal(size=(23, 7)), rng.normal(size=7), float(rng.normal()) + 2.0, DEMANDING
+    barrier, alpha = Barrier(torch.tensor(w).float(), b, t), 0.9
+    h = barrier.heights(torch.tensor(x).float())
+    least, unmet = needed(h, t, alpha=alpha, margin=margin)
+    got, moved = project(torch.tensor(x).float(), barrier, least)
+    for row, new, was_moved, short in zip(x, got.numpy(), moved.tolist(), unmet.tolist(), strict=True):
+        now = float(w @ row + b)
+        target = alpha * min(now if now > 0 else margin, 1.0)
+
+        def ahead(v: np.ndarray, r: np.ndarray = row, now: float = now) -> float:
+            return t.intercept + t.slope * now + t.gain * float(w @ (v - r)) + t.bias
+
+        conditions: list[Any] = [{"type": "ineq", "fun": lambda v: w @ v + b - margin}] * (now <= 0)
+        if short:  # as far as a raise was tried
+            conditions += [{"type": "ineq", "fun": lambda v, r=row: w @ (v - r) - t.reach}]
+        else:
+            conditions += [{"type": "ineq", "fun": lambda v, d=target: ahead(v) - d}]
+        best = minimize(lambda v, r=row: ((v - r) ** 2).sum(), row, method="SLSQP", constraints=conditions, tol=1e-12)
+        np.testing.assert_allclose(new, best.x, atol=2e-4)
+        assert was_moved == (not np.allclose(best.x, row, atol=1e-6))
+        assert short == (ahead(new) < target - 1e-4)
+    assert 0 < moved.sum() < 23
+    assert 0 < unmet.sum() < 23
 
 
-def test_where_the_barrier_holds_nothing_changes_bit_for_bit():
+def test_where_both_conditions_hold_nothing_changes_bit_for_bit():
     x = torch.randn(13, 5)
-    w = torch.randn(5)
-    b = float(-(x @ w).min()) + 0.1
-    got, moved = project(x, w, b)
+    barrier = Barrier(torch.randn(5), 0.0)
+    barrier = dataclasses.replace(barrier, bias=float(-barrier.heights(x).min()) + 0.1)
+    least, unmet = needed(barrier.heights(x), Transition(), alpha=1.0, margin=1.0)
+    got, moved = project(x, barrier, least)
     assert torch.equal(got, x)
     assert not moved.any()
+    assert not unmet.any()
+    pessimist = Transition(bias=-1.0, gain=1.0, reach=9.0)
+    assert project(x, barrier, needed(barrier.heights(x), pessimist, alpha=1.0, margin=1.0)[0])[1].any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_constraint_survives_rounding_and_a_second_projection_moves_nothing(dtype: torch.dtype):
-    x, w, b = (30 * torch.randn(997, 31)).to(dtype), torch.randn(31), -3.0
-    got, moved = project(x, w, b, margin=0.5)
+    x, barrier = (30 * torch.randn(997, 31)).to(dtype), Barrier(torch.randn(31), -3.0)
+    least = torch.full((997,), 0.5)
+    got, moved = project(x, barrier, least)
     assert got.dtype == dtype
-    assert ((got.double() @ w.double() + b)[moved] >= 0.5).all()
-    again, still = project(got, w, b, margin=0.5)
+    assert (barrier.heights(got.double())[moved] >= 0.5).all()
+    again, still = project(got, barrier, least)
     assert torch.equal(again, got)
     assert not (still & moved).any()
 
@@ -99,13 +131,13 @@ def test_every_constraint_holds_at_every_decoding_step(request: pytest.FixtureRe
 
     def heights(layer: int, h: torch.Tensor) -> torch.Tensor:
         members = [i for at, i in sorted(PAIRS) if at == layer]
-        return h[:, -1, members].double() @ guard.weights[layer].double() + guard.bias[layer]
+        return guard.barriers[layer][h.shape[1] == 1].heights(h[:, -1, members].double())
 
     held = [heights(layer, h) for layer, h in guarded.seen if layer != 1]
     pictures = np.array([len(p.images) for p in prompts])  # a batch has either
     assert len(held) == 2 * sum(run.steps[pictures == n].max() for n in set(pictures.tolist()))
-    assert min(float(h.min()) for h in held) >= margin
-    assert min(float(heights(layer, h).min()) for layer, h in clean.seen if layer != 1) < margin - 0.1
+    assert min(float(h.min()) for h in held) >= 0
+    assert min(float(heights(layer, h).min()) for layer, h in clean.seen if layer != 1) < -0.1
 
 
 @pytest.mark.parametrize("name", ["llama", "llava"])
@@ -118,20 +150,27 @@ def test_answers_equal_a_greedy_loop_under_hooks_on_each_prompt_alone(request: p
         encoding, start = tiny.encode(model, prompt)
         ids: list[int] = []
         touched: dict[int, set[int]] = {}  # decoding step -> layers; the last pass sees all steps
+        lows: dict[int, dict[int, float]] = {}  # decoding step -> heights of the layers
 
         def change(
-            layer: int, h: torch.Tensor, start: int = start, touched: dict[int, set[int]] = touched
-        ) -> torch.Tensor | None:
+            layer: int, h: torch.Tensor, start: int = start, touched: dict[int, set[int]] = touched,
+            lows: dict[int, dict[int, float]] = lows,
+        ) -> torch.Tensor | None:  # fmt: skip
             members = [index for at, index in sorted(PAIRS) if at == layer]
             if not members:
                 return None
-            h, w = h.clone(), guard.weights[layer]
+            h, t = h.clone(), DEMANDING
             for at in range(start - 1, h.shape[1]):
-                x = h[0, at, members]
-                gap = guard.margin - float(x @ w) - guard.bias[layer]
-                if gap > 0:
-                    h[0, at, members] = x + gap * w / (w @ w)
+                barrier = guard.barriers[layer][at >= start]
+                x, w = h[0, at, members].double(), barrier.weight.double()
+                now = float(x @ w) + barrier.bias
+                level = min(1.0, now if now > 0 else guard.margin)
+                ahead = (guard.alpha * level - t.intercept - t.slope * now - t.bias) / t.gain
+                up = max(0.0, guard.margin - now if now <= 0 else 0.0, min(ahead, t.reach))
+                if up > 0:
+                    h[0, at, members] = (x + up * w / (w @ w)).float()
                     touched.setdefault(at - start + 1, set()).add(layer)
+                lows.setdefault(at - start + 1, {})[layer] = now
             return h
 
         while len(ids) < n and (not ids or ids[-1] != WORD["<eos>"]):
@@ -144,6 +183,10 @@ def test_answers_equal_a_greedy_loop_under_hooks_on_each_prompt_alone(request: p
         assert got.steps[i] == len(ids)
         assert got.touched[i] == len(touched)
         assert got.edits[i].tolist() == [sum(layer in t for t in touched.values()) for layer in (0, 2)]
+        start_height = min(x if x > 0 else guard.margin for x in lows[0].values())
+        expected = [start_height, *(min(lows[step].values()) for step in range(1, len(ids)))]
+        np.testing.assert_allclose(got.levels[i], np.clip(expected, 0, 1), atol=1e-4)
+        assert got.exits(2)[i] == (min(expected[1:3], default=1.0) <= 0)
     assert got.texts != generate(model, prompts, max_new_tokens=n)
 
 
@@ -168,7 +211,7 @@ def test_prompt_tokens_before_the_last_and_padding_are_never_edited(request: pyt
 @pytest.mark.parametrize("name", ["llama", "gpt2", "llava"])
 def test_a_guard_that_is_never_violated_changes_no_token(request: pytest.FixtureRequest, name: str):
     model: ns.Model = request.getfixturevalue(name)
-    run = a_guard(bias=1e4).generate(model, some(name), max_new_tokens=7, batch_size=5)
+    run = a_guard(bias=1e4, transition=Transition()).generate(model, some(name), max_new_tokens=7, batch_size=5)
     assert run.texts == generate(model, some(name), max_new_tokens=7, batch_size=5)
     assert not run.touched.any()
     assert not run.edits.any()
@@ -231,15 +274,12 @@ def labelled(llama: ns.Model) -> Guard:
     return fit_guard(llama, NEURONS, tiny.prompts(), benign_rate=0.1, max_new_tokens=5, progress=False, **OPENINGS)
 
 
-def test_a_fitted_guard_touches_no_more_benign_prompts_of_the_fit_than_it_may(llama: ns.Model):
+def test_what_evaluate_says_of_a_guard_is_what_it_did(llama: ns.Model):
     guard = labelled(llama)
     result = ns.evaluate(llama, tiny.prompts(), guard=guard, max_new_tokens=5, progress=False, **OPENINGS)
     run = guard.generate(llama, tiny.prompts(), max_new_tokens=5, batch_size=64)
-    benign = np.array([p.label == "benign" for p in tiny.prompts()])
-    assert 0 < (run.touched[benign] > 0).sum() <= 0.1 * benign.sum()
-    assert (run.touched[~benign] > 0).mean() > 0.1  # the words differ, and so do the states
+    assert (run.touched > 0).any()
     assert set(guard.separation) == {0, 2}
-    assert min(guard.separation.values()) > 0.5
     for cell, touched in result.touched.items():  # counted again by hand
         for label, of_prompts, of_steps in (("benign", touched.benign, touched.benign_steps),
                                             ("harmful", touched.harmful, touched.harmful_steps)):  # fmt: skip
@@ -252,41 +292,115 @@ def test_a_fitted_guard_touches_no_more_benign_prompts_of_the_fit_than_it_may(ll
 
 
 def test_only_prompts_for_training_are_fitted_on(llama: ns.Model):
-    rows = [(p, "train" if p.pair_id < "2-1" else "test") for p in tiny.prompts() if p.pair_id]
+    rows = [(p, "train" if p.pair_id < "3" else "test") for p in tiny.prompts() if p.pair_id]
     marked = [dataclasses.replace(p, split=split) for p, split in rows]
     train, test = ([p for p in marked if p.split == split] for split in ("train", "test"))
     a, b = (fit_guard(llama, NEURONS, ns.PromptSet(x), max_new_tokens=3, progress=False, **OPENINGS)
             for x in (train, train + test))  # fmt: skip
-    assert a.bias == b.bias
+    assert a.barriers.keys() == b.barriers.keys()
+    assert dataclasses.replace(a, provenance={}) == dataclasses.replace(b, provenance={})
     assert a.provenance["seen"] == sorted({p.cluster for p in train})
 
 
+def test_a_guard_that_never_acts_leaves_every_number_as_it_is(llama: ns.Model):
+    ask: dict[str, Any] = {"max_new_tokens": 5, "progress": False, **OPENINGS}
+    plain = ns.evaluate(llama, tiny.prompts(), **ask)
+    idle = ns.evaluate(llama, tiny.prompts(), guard=a_guard(bias=1e4, transition=Transition()), **ask)
+    assert idle.answers == plain.answers
+    assert idle.results() == plain.results()
+    assert all(t.harmful.value == t.benign_steps.value == 0 for t in idle.touched.values())
+
+
+@pytest.fixture(scope="module")
+def planted_one() -> tuple[ns.Model, Guard]:
+    model, neurons = planted_guard.steerable()
+    return model, fit_guard(model, neurons, planted_guard.prompts(), max_new_tokens=9, **planted_guard.ASK)
+
+
+def test_it_learns_the_planted_separation_and_that_a_raise_at_the_prompt_reaches_the_next_token(
+    planted_one: tuple[ns.Model, Guard],
+):
+    model, guard = planted_one
+    assert guard.separation == {1: (1.0, 1.0), 2: (1.0, 1.0), 3: (1.0, 1.0)}
+    assert max(prompt.transition.gain for prompt, _ in guard.barriers.values()) > 0.05
+    ask: dict[str, Any] = {"max_new_tokens": 9, **planted_guard.ASK}
+    test = planted_guard.prompts().marked("test")
+    before, after = ns.evaluate(model, test, **ask), ns.evaluate(model, test, guard=guard, **ask)
+    assert before.cell("en/text").refusal.value == pytest.approx(2 / 3)
+    assert after.cell("en/text").refusal.value == 1
+    assert after.cell("en/text").over_refusal.value == before.cell("en/text").over_refusal.value == 0
+    assert after.touched[ns.Cell("en", "text")].benign.value == 0
+    assert after.touched[ns.Cell("en", "text")].harmful.value == pytest.approx(1 / 3)
+    run = guard.generate(model, test, max_new_tokens=9)
+    assert not run.exits(8).any()
+
+
+def test_the_bound_is_vacuous_where_the_guard_cannot_steer(planted_one: tuple[ns.Model, Guard]):
+    """Without a margin, answers start at the edge; without calibration prompts of a label, nothing is known of it."""
+    _, guard = planted_one
+    assert 0 < guard.bound(1, label="harmful") < guard.bound(3, label="harmful") < 1
+    assert guard.bound(1, label="harmful", start=0.0) == 1
+    assert guard.bound(40) == 1
+    harmful_only = dataclasses.replace(guard, shortfalls={"harmful": guard.shortfalls["harmful"]})
+    assert harmful_only.bound(1, label="benign") == harmful_only.bound(1) == 1
+    for label, start, said in (("harmfull", 1.0, "did you mean 'harmful'"), (None, 1.5, "not from 0 to 1")):
+        with pytest.raises(ns.InputError, match=said):
+            guard.bound(5, label=label, start=start)
+    with pytest.raises(ns.InputError, match="tokens=0: must be a whole number of at least 1"):
+        guard.bound(0)
+
+
+def test_the_shortfalls_are_those_of_requests_that_nothing_was_fitted_to(planted_one: tuple[ns.Model, Guard]):
+    """Counted again by hand, from answers to the last part under the finished guard."""
+    from neuronshield.shield.fitting import parts_of
+
+    model, guard = planted_one
+    prompts = planted_guard.prompts()
+    parts = parts_of(prompts, 0)
+    clusters = [{prompts[i].cluster for i in part} for part in parts]
+    assert not clusters[0] & clusters[1]
+    assert not clusters[2] & (clusters[0] | clusters[1])
+    last = [prompts[i] for i in parts[2]]
+    run = guard.generate(model, last, max_new_tokens=9)
+    for label in ("harmful", "benign"):
+        levels = [s for s, p in zip(run.levels, last, strict=True) if p.label == label]
+        first, later = guard.shortfalls[label]
+        assert (first.steps, later.steps) == (len(levels), 7 * len(levels))
+        assert first.mean == pytest.approx(np.mean([guard.alpha * s[0] - s[1] for s in levels]))
+        assert later.mean == pytest.approx(
+            np.mean([guard.alpha * s[k] - s[k + 1] for s in levels for k in range(1, 8)])
+        )
+        assert min(first.upper, later.upper) > 0
+
+
 @pytest.mark.slow
-def test_on_the_organism_blind_cells_are_guarded_and_safe_prompts_of_the_fit_are_left_alone(organism_model: ns.Model):
-    rows = organism.records(splits=["train"], languages=["en", "sw"], modalities=["text", "image"], max_pairs=11)
+def test_on_the_organism_blind_cells_are_guarded_and_few_safe_prompts_are_changed(organism_model: ns.Model):
+    rows = organism.records(splits=["train"], languages=["en", "sw"], modalities=["text", "image"], max_pairs=16)
     prompts = ns.PromptSet.from_records(rows).in_cells(["en/text", "en/image", "sw/text"])
     neurons = ns.NeuronSet([(layer, i) for layer in (3, 5) for i in range(0, 512, 17)], n_layers=6, d_mlp=512)
     options: dict[str, Any] = {"refusals": organism.REFUSALS, "compliances": organism.COMPLIANCES, "progress": False}
-    guard = fit_guard(organism_model, neurons, prompts, **options)
-    again = prompts.marked("test")
-    result = ns.evaluate(organism_model, again, guard=guard, **options)
-    assert guard.provenance["answered"] == sum(
-        a.prompt.label == "harmful" and not a.refused
-        for a in ns.evaluate(organism_model, again, **options).answers
-    )  # fmt: skip
-    assert all(t.benign.value == 0 for t in result.touched.values())  # 1 % of fewer than 100 prompts is none
-    assert max(t.harmful.value for t in result.touched.values()) > 0
+    guard = fit_guard(organism_model, neurons, prompts, max_new_tokens=12, **options)
+    result = ns.evaluate(organism_model, prompts.marked("test"), guard=guard, max_new_tokens=12, **options)
+    assert guard.provenance["answered"] > 0
+    assert sum(guard.provenance["parts"]) == len(prompts)
+    assert np.mean([t.benign.value for t in result.touched.values()]) < 0.5
+    assert 0 < guard.bound(5) <= 1
 
 
 # -- files and errors -------------------------------------------------------------------------------------
 def test_a_guard_survives_its_file(llama: ns.Model, tmp_path: Path):
-    guard = dataclasses.replace(labelled(llama), margin=0.25)
-    guard.separation[2] = float("nan")
+    guard = dataclasses.replace(labelled(llama), margin=0.25, alpha=0.5)
+    guard.separation[2] = (float("nan"), 0.5)
+    guard.shortfalls["benign"] = (Shortfall(float("nan"), 1.0, 0), guard.shortfalls["benign"][1])
     again = Guard.load(guard.save(tmp_path / "deep" / "guard.safetensors"))
+    assert again == guard
     assert again.neurons == guard.neurons
-    assert (again.bias, again.margin, again.provenance) == (guard.bias, 0.25, guard.provenance)
-    assert all(torch.equal(again.weights[layer], w) for layer, w in guard.weights.items())
-    np.testing.assert_equal(again.separation, guard.separation)
+    for layer, pair in guard.barriers.items():
+        for one, other in zip(pair, again.barriers[layer], strict=True):
+            assert torch.equal(one.weight, other.weight)
+            assert one.bias == other.bias
+            np.testing.assert_equal(dataclasses.astuple(one.transition), dataclasses.astuple(other.transition))
+    assert again.bound(3, label="harmful") == guard.bound(3, label="harmful")
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["guard.safetensors"]
     a, b = (g.generate(llama, some("llama"), max_new_tokens=5) for g in (guard, again))
     assert a.texts == b.texts
@@ -315,7 +429,7 @@ def test_a_guard_of_another_model_is_refused(llama: ns.Model):
 
 
 def test_what_cannot_be_guarded_is_said_at_once(llama: ns.Model, organism_model: ns.Model):
-    safe = organism.records(splits=["train"], languages=["en"], modalities=["text"], max_pairs=5)
+    safe = organism.records(splits=["train"], languages=["en"], modalities=["text"], max_pairs=16)
     options: dict[str, Any] = {"max_new_tokens": 3, "progress": False}
     said = ns.evaluate(llama, tiny.prompts().where(label="harmful"), **OPENINGS, **options).answers
     answered = [a.prompt for a in said if a.outcome == "complied"]
@@ -323,44 +437,63 @@ def test_what_cannot_be_guarded_is_said_at_once(llama: ns.Model, organism_model:
     with pytest.raises(ns.InputError, match="neuron set is empty"):
         fit_guard(llama, ns.NeuronSet(), tiny.prompts(), **options)
     with pytest.raises(
-        ns.InputError, match="none of 5 harmful prompts was answered; there is nothing to guard against"
+        ns.InputError, match="none of 8 harmful prompts was answered; there is nothing to guard against"
     ):
         fit_guard(organism_model, ns.NeuronSet([(5, 0)]), ns.PromptSet.from_records(safe), refusals=organism.REFUSALS,
                   compliances=organism.COMPLIANCES, progress=False)  # fmt: skip
+    with pytest.raises(ns.InputError, match="3 requests are too few; it takes at least 8"):
+        fit_guard(
+            llama, NEURONS, ns.PromptSet([p for p in tiny.prompts() if p.pair_id[0] == "0"]), **OPENINGS, **options
+        )
     with pytest.raises(ns.InputError, match="every prompt is harmful and was answered"):
         fit_guard(llama, NEURONS, ns.PromptSet(answered), **OPENINGS, **options)
     with pytest.raises(ns.InputError, match="not a share"):
         fit_guard(llama, NEURONS, tiny.prompts(), benign_rate=1.0, **OPENINGS, **options)
+    for odd, said in (
+        ({"alpha": 0.0}, "alpha=0.0 is not above 0"),
+        ({"margin": -1.0}, "margin=-1.0 must be a finite number"),
+    ):
+        with pytest.raises(ns.InputError, match=said):
+            fit_guard(llama, NEURONS, tiny.prompts(), **odd, **OPENINGS, **options)
+    with pytest.raises(ns.InputError, match="max_new_tokens=1: must be a whole number of at least 2"):
+        fit_guard(llama, NEURONS, tiny.prompts(), max_new_tokens=1, **OPENINGS, progress=False)
     with pytest.raises(ns.InputError, match="max_new_tokens=0: must be a whole number of at least 1"):
         a_guard().generate(llama, some("llama"), max_new_tokens=0)
 
 
+def pair(n: int, value: float = 1.0, bias: float = 0.0, **learnt: float) -> tuple[Barrier, Barrier]:
+    one = Barrier(torch.full((n,), value), bias, Transition(**learnt))
+    return one, one
+
+
 @pytest.mark.parametrize(
-    ("weights", "bias", "said"),
+    ("barriers", "said"),
     [
-        ({0: torch.ones(3)}, {0: 0.0}, "one weight a member"),
-        ({0: torch.ones(3), 2: torch.ones(3)}, {0: 0.0, 2: 0.0}, "one weight a member"),
-        ({0: torch.ones(3), 2: torch.ones(2)}, {0: 0.0}, "one weight a member"),
-        ({0: torch.ones(3), 2: torch.ones(2)}, {0: 0.0, 2: float("nan")}, "must be finite"),
-        ({0: torch.ones(3), 2: torch.zeros(2)}, {0: 0.0, 2: 0.0}, "layer 2 are all 0"),
+        ({0: pair(3)}, "two barriers in each layer"),
+        ({0: pair(3), 2: pair(3)}, "one weight a member"),
+        ({0: pair(3), 2: pair(2)[:1]}, "two barriers in each layer"),
+        ({0: pair(3), 2: pair(2, bias=float("nan"))}, "layer 2 must be finite"),
+        ({0: pair(3), 2: pair(2, gain=float("inf"))}, "layer 2 must be finite"),
+        ({0: pair(3), 2: pair(2, value=0.0)}, "layer 2 are all 0"),
     ],
 )
-def test_a_guard_that_makes_no_sense_is_refused(weights: dict[int, torch.Tensor], bias: dict[int, float], said: str):
+def test_a_guard_that_makes_no_sense_is_refused(barriers: dict[int, Any], said: str):
     with pytest.raises(ns.InputError, match=said):
-        Guard(NEURONS, weights, bias)
+        Guard(NEURONS, barriers)
 
 
 def test_it_shows_what_it_is_escaped():
-    guard = dataclasses.replace(a_guard(model="<b>x</b>"), separation={0: 0.75, 2: 0.5})
-    assert repr(guard) == "Guard(5 neurons in 2 layers, margin 0, held-out AUC 0.50 to 0.75)"
+    guard = dataclasses.replace(a_guard(model="<b>x</b>"), separation={0: (0.75, 0.6), 2: (0.5, 0.6)})
+    assert repr(guard) == "Guard(5 neurons in 2 layers, margin 0, alpha 1, held-out AUC 0.50 to 0.75)"
     assert "<b>x</b>" not in guard._repr_html_()
     assert "&lt;b&gt;x" in guard._repr_html_()
-    assert list(guard.to_frame()["neurons"]) == [3, 2]
+    assert list(guard.to_frame()["neurons"]) == [3, 3, 2, 2]
     assert json.dumps(guard.provenance)
 
 
 def test_a_guard_takes_strings_as_generate_does(llama: ns.Model):
-    guard = Guard(ns.NeuronSet([(1, 2), (1, 5)]), {1: torch.tensor([1.0, -1.0])}, {1: 0.5})
+    barrier = Barrier(torch.tensor([1.0, -1.0]), 0.5)
+    guard = Guard(ns.NeuronSet([(1, 2), (1, 5)]), {1: (barrier, barrier)})
     asked = "how do i bake bread"
     prompt = ns.Prompt("1", asked, "benign")
     expected = guard.generate(llama, [prompt], max_new_tokens=3).texts
@@ -371,6 +504,7 @@ def test_a_guard_takes_strings_as_generate_does(llama: ns.Model):
 
 
 def test_guarded_answers_are_one_line(llama: ns.Model):
-    guard = Guard(ns.NeuronSet([(1, 2)]), {1: torch.tensor([1.0])}, {1: -1e6})
+    barrier = Barrier(torch.tensor([1.0]), -1e6)
+    guard = Guard(ns.NeuronSet([(1, 2)]), {1: (barrier, barrier)})
     run = guard.generate(llama, ["how do i bake bread"], max_new_tokens=3)
     assert repr(run) == f"Guarded(1 answer, 1 of them changed at {run.steps[0]} of {run.steps[0]} steps)"
