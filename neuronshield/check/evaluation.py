@@ -67,6 +67,7 @@ from .cells import (
     mean_over_cells,
 )
 from .graded import graded
+from .inspect_logs import answers_of_log, is_log
 
 __all__ = ["METRICS", "Agreement", "Answer", "CellResult", "Evaluation", "Touched", "evaluate"]
 
@@ -80,7 +81,7 @@ SHOWN = 20  # rows of a table in a notebook
 
 
 def evaluate(
-    model: Model,
+    model: Model | str | os.PathLike[str],
     prompts: PromptSet,
     *,
     name: str = "",
@@ -104,7 +105,8 @@ def evaluate(
     Interval(value=..., low=..., high=...)
 
     Args:
-        model: the model that answers.
+        model: the model that answers; or a log of inspect_ai (.eval or .json), whose answers are read instead (`inspect_logs`). The
+            grades of the task `neuronshield/cells` are kept unless prefixes or a judge are given. Settings of generation are the log's.
         prompts: those of split "test" are answered, all of them if none is so marked.
         name: the condition, for figures and files.
         refusals: refusal prefixes that answers are graded by, a list for every language or {language: list}; the model's own
@@ -121,10 +123,11 @@ def evaluate(
         progress: show a progress bar.
 
     Raises:
-        InputError: no prompts, an argument of another type, or a judge that returns no verdict.
+        InputError: no prompts, an argument of another type, a judge that returns no verdict, or a log that is not complete.
     """
     call = "evaluate(model, prompts)"
-    require_model(model, call=call)
+    if not is_log(model):
+        require_model(model, call=call)
     require(prompts, PromptSet, call=call, name="prompts", hint="read them with PromptSet.from_jsonl or from_records")
     check_judge(judge, call="evaluate")
     require(guard, (Guard, type(None)), call=call, name="guard", hint="fit_guard(model, neurons, prompts) makes one")
@@ -133,6 +136,11 @@ def evaluate(
     test = prompts.for_step("test")
     if not len(test):
         raise InputError("evaluate: no prompts")
+    if not isinstance(model, Model):
+        if guard is not None or engine is not None:
+            raise InputError(f"evaluate: {model} holds answers; leave out guard= and engine=, which generate them")
+        answers, about = answers_of_log(model, test, refusals=refusals, compliances=compliances, judge=judge)
+        return Evaluation(answers, name, seed, provenance={**about, "seed": seed})
     openings = openings_of(model, test, refusals=refusals, compliances=compliances)
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "progress": progress}
     touched: dict[Cell, Touched] = {}

@@ -21,7 +21,7 @@ from ..core.files import replacing
 from .columns import is_encoded_picture
 from .decoding import FORMATS, decode, from_array, open_image
 
-__all__ = ["image_bytes", "read_image", "read_images", "write_image"]
+__all__ = ["image_bytes", "picture_file", "read_image", "read_images", "write_image"]
 
 PNG = b"\x89PNG\r\n\x1a\n"
 #: Modes of PIL images that PNG keeps as they are.
@@ -211,25 +211,34 @@ def write_image(image: Any, folder: Path, root: Path) -> str:
     Raises:
         InputError: not a picture that can be read.
     """
-    import io
-
-    if isinstance(image, Path):
-        if image.resolve().is_relative_to(root.resolve()):
-            return image.resolve().relative_to(root.resolve()).as_posix()
-        image = file_bytes(image)
-    kind = "png"
-    if isinstance(image, bytes):
-        data = image
-        kind = FORMATS[str(open_image(data, "image").format)]
-    else:
-        buffer = io.BytesIO()
-        plain = (
-            isinstance(image, Image.Image) and image.mode in PNG_MODES and not {"exif", "transparency"} & {*image.info}
-        )
-        (image if plain else read_image(image, "image")).save(buffer, "PNG")
-        data = buffer.getvalue()
+    if isinstance(image, Path) and image.resolve().is_relative_to(root.resolve()):
+        return image.resolve().relative_to(root.resolve()).as_posix()
+    data, kind = picture_file(image)
     path = folder / f"{hashlib.sha256(data).hexdigest()[:16]}.{kind}"
     if not path.exists():
         with replacing(path) as partial:
             partial.write_bytes(data)
     return path.relative_to(root).as_posix()
+
+
+def picture_file(image: Any) -> tuple[bytes, str]:
+    """The bytes of a picture as a file, and the ending of its name; a file keeps its bytes, a PIL image becomes PNG.
+
+    >>> picture_file(Image.new("RGB", (6, 4)))[1]
+    'png'
+
+    Args:
+        image: a path, bytes or a PIL image.
+
+    Raises:
+        InputError: not a picture that can be read.
+    """
+    import io
+
+    if isinstance(image, (Path, bytes)):
+        data = file_bytes(image)
+        return data, FORMATS[str(open_image(data, "image").format)]
+    buffer = io.BytesIO()
+    plain = isinstance(image, Image.Image) and image.mode in PNG_MODES and not {"exif", "transparency"} & {*image.info}
+    (image if plain else read_image(image, "image")).save(buffer, "PNG")
+    return buffer.getvalue(), "png"

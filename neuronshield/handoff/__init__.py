@@ -1,0 +1,1 @@
+"""Hand-off: what is found, proven or shielded here, in the tools that others use."""
