@@ -1,8 +1,9 @@
 """Padding a saved adapter to a rank that inference servers accept.
 
-vLLM's rules for LoRA adapters: one rank and one alpha for all modules, the rank one of `SERVED_RANKS` (`max_lora_rank`), no
-bias, no DoRA, no modules saved whole. A factor padded with zeros gives the same weights and meets the rules. An adapter of a
-larger rank has to be merged into the weights (`Update.save_merged`).
+vLLM's rules for LoRA adapters (version 0.33.0, `vllm/lora/peft_helper.py`): the rank is at most `max_lora_rank`, which is one of
+`SERVED_RANKS`; no bias, no DoRA, no modules saved whole. Older versions take one rank and one alpha for all modules. A factor
+padded with zeros gives the same weights and meets the rules. An adapter of a larger rank has to be merged into the weights
+(`Update.save_merged`).
 """
 
 from __future__ import annotations
