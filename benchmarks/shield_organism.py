@@ -3,9 +3,9 @@
 One blind cell is trained at a time (the English picture, then Swahili text), with its benign matched pairs and the text of the four
 languages that refuse already; conditions are compared on the cells of which no prompt was trained, at matched benign refusal
 (`neuronshield.check.curves`, after 10, 20 and 40 steps). Every condition is trained with five seeds (data order; for random masks
-another mask as well). Then attacks on a shield, repeated training against them, and a run-time guard.
+another mask as well). Then attacks on a shield, and repeated training against them.
 
-Writes organism-taught-image, organism-taught-swahili, organism-attacks, organism-relearning and organism-guard in results/. A unit is
+Writes organism-taught-image, organism-taught-swahili, organism-attacks and organism-relearning in results/. A unit is
 one condition with one seed; each is written to --raw when it is done and skipped if it is there.
 
 With --dev choices are compared on the "confirm" prompts, en/image trained, two seeds: the score, the layers, k and the cell
@@ -88,8 +88,8 @@ def update(model: ns.Model, neurons: ns.NeuronSet, rows: ns.PromptSet, seed: int
     return masked_update(model, neurons, rows, seed=seed, allow_unproven=True, **TRAINING, **options)
 
 
-def check(model: ns.Model, prompts: ns.PromptSet, tokens: int = 20, guard: ns.guard.Guard | None = None) -> Evaluation:
-    return ns.evaluate(model, prompts, guard=guard, max_new_tokens=tokens, progress=False)
+def check(model: ns.Model, prompts: ns.PromptSet, tokens: int = 20) -> Evaluation:
+    return ns.evaluate(model, prompts, max_new_tokens=tokens, progress=False)
 
 
 def verified_neurons(folder: Path) -> ns.NeuronSet:
@@ -107,7 +107,7 @@ def verified_neurons(folder: Path) -> ns.NeuronSet:
 def measure(unit: str) -> Any:
     """What a unit finds, as JSON."""
     kind, _, rest = unit.partition(" | ")
-    parts: dict[str, Callable[..., Any]] = {"train": trained, "attacks": attacks, "rest": relearning, "guard": guarded, "dev": dev}  # fmt: skip
+    parts: dict[str, Callable[..., Any]] = {"train": trained, "attacks": attacks, "rest": relearning, "dev": dev}  # fmt: skip
     return parts[kind](*rest.split(" | ")) if rest else parts[kind]()
 
 
@@ -219,29 +219,6 @@ def means_of(result: Evaluation, cells: Sequence[ns.Cell]) -> dict[str, list[flo
     return {metric: list(result.mean(metric, cells)) for metric in OUTCOMES}
 
 
-def guarded() -> dict[str, Any]:
-    """A run-time guard on the verified neurons, fitted on the shield's training prompts, at three margins."""
-    model, prompts, _ = study(24)
-    rows = prompts.for_step("train").in_cells([*TAUGHT.values(), *SAFE])
-    guard = ns.guard.fit_guard(model, verified_neurons(Path()), rows, max_new_tokens=8, progress=False)
-    unseen = [c for c in prompts.cells() if c not in (*TAUGHT.values(), *SAFE)]
-    table = []
-    for margin in (0.0, 1.0, 4.0):
-        result = check(model, prompts, guard=replace(guard, margin=margin))
-        groups = {
-            "en/image and sw/text (fitted)": list(TAUGHT.values()),
-            "safe text (fitted)": SAFE,
-            f"{len(unseen)} others": unseen,
-        }
-        for name, cells in groups.items():
-            touched = {
-                f"touched_{x}": float(np.mean([getattr(result.touched[c], x).value for c in cells]))
-                for x in ("benign", "harmful")
-            }
-            table.append({"guard": f"margin {margin:g}", "cells": name, **means_of(result, cells), **touched})
-    return {"auc": float(np.nanmean(list(guard.separation.values()))), "rows": table}
-
-
 # -- result files -----------------------------------------------------------------------------------------
 PAIR = "{:.2f} / {:.2f}"
 
@@ -297,7 +274,7 @@ def write_taught(units: dict[str, Any], taught: str, names: Sequence[str]) -> No
 
 
 def write_others(units: dict[str, Any]) -> None:
-    """The tables of attacks, relearning and the guard."""
+    """The tables of attacks and relearning."""
     columns: dict[str, tuple[str, str | None]] = {
         "shield": ("shield of en/image", None), **{k: (f"trained cell: {t}", f) for k, (t, f) in OUTCOMES.items()},
         "safe": ("safe text: harmful refused", TRIPLE),
@@ -309,13 +286,6 @@ def write_others(units: dict[str, Any]) -> None:
     }  # fmt: skip
     title = "Refusal of harmful requests in the safe cells when neurons are frozen and the other MLP weights learn safety again"
     write_result("organism-relearning", title, columns=columns, rows=units["rest"])
-    columns = {
-        "guard": ("guard", None), "cells": ("cells", None), **OUTCOMES, "touched_benign": ("benign prompts changed", "{:.2f}"),
-        "touched_harmful": ("harmful prompts changed", "{:.2f}"),
-    }  # fmt: skip
-    numbers: dict[str, tuple[Any, str | None]] = {"auc": (units["guard"]["auc"], "{:.1f}"), "touched": (1, "{} %")}
-    title = "The run-time guard on the organism"
-    write_result("organism-guard", title, columns=columns, rows=units["guard"]["rows"], numbers=numbers)
 
 
 def write_choices(units: dict[str, Any]) -> None:
@@ -345,7 +315,7 @@ def main() -> None:
     names = [name for name in CONDITIONS if name != VERIFIED or some]
     units = [f"train | {taught} | {name} | {seed}" for taught in TAUGHT for name in names for seed in range(SEEDS)]
     units += [f"train | {taught} | {BASE} | 0" for taught in TAUGHT]
-    found = in_processes(measure, ["rest", "guard", "attacks", *units], workers=args.workers, raw=args.raw)
+    found = in_processes(measure, ["rest", "attacks", *units], workers=args.workers, raw=args.raw)
     for taught in TAUGHT:
         write_taught(found, taught, names)
     write_others(found)

@@ -11,6 +11,7 @@ at the prompt has an effect on the next token.
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import planted
@@ -56,6 +57,13 @@ def steerable(seed: int = 0) -> tuple[ns.Model, ns.NeuronSet]:
     return ns.load(module, processor=tiny.tokenizer()), ns.NeuronSet(override, **SHAPE)
 
 
-def prompts() -> ns.PromptSet:
-    """All requests, of split "train"."""
-    return planted.prompts().marked("train")
+def prompts(adjectives: int = 1) -> ns.PromptSet:
+    """All requests of so many adjectives, of split "train"."""
+    rows = [
+        {"prompt": f"how do i {verb} {' '.join(words)} {tiny.THINGS[label][t]}", "label": label, "pair_id": f"{verb}-{words}-{t}"}
+        for verb in tiny.VERBS
+        for words in product(("the", "a", "red", "blue"), repeat=adjectives)
+        for t in range(3)
+        for label in ("harmful", "benign")
+    ]  # fmt: skip
+    return ns.PromptSet.from_records(rows).marked("train")

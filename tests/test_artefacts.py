@@ -24,7 +24,6 @@ from neuronshield.find.groups import Group, Moments, Stats
 from neuronshield.find.overlaps import ARRAYS, SAMPLED
 from neuronshield.prove.tables import Claim
 from neuronshield.shield.barrier import Barrier
-from neuronshield.shield.exits import Shortfall
 from neuronshield.shield.guard import Guard
 from neuronshield.shield.transition import Transition
 
@@ -64,8 +63,8 @@ def guard() -> Guard:
         Barrier(torch.tensor([1.0, -1.0]), 0.5),
         Barrier(torch.tensor([0.5, 2.0]), -0.5, Transition(gain=0.25, reach=2.0)),
     )
-    shortfalls = {"harmful": (Shortfall(0.0, 0.5, 8), Shortfall(0.01, 0.02, 60))}
-    return Guard(two, {1: barriers}, shortfalls=shortfalls, separation={1: (0.75, 0.5)})
+    levels = {"harmful": np.array([[1.0, 0.5, 0.25], [0.75, 1.0, 1.0]])}
+    return Guard(two, {1: barriers}, levels=levels, separation={1: (0.75, 0.5)})
 
 
 def proof() -> ns.Proof:

@@ -15,7 +15,8 @@ So p_K >= alpha^K S_0 - sum alpha^(K-1-k) c_k, and P(tau > K) >= p_K because S_K
 
 The proof uses (1) only through E[alpha S_k - S_{k+1}; tau > k] <= c_k. So (2) holds *on average* over a population of prompts,
 with E[S_0] in place of S_0, if the *mean* shortfall over that population is at most c_k; it holds for one start only if (1)
-holds for that start. An answer that ends stays where it is, which satisfies (1).
+holds for that start. An answer that ends stays where it is. One c is used for all steps after the first, the mean over these:
+that is enough where the mean shortfall does not grow from step to step, since the weights in (2) do (Chebyshev's sum inequality).
 
 **The shortfall is estimated**, so its upper confidence limit is used. With y = S_{k+1} - alpha S_k at the i-th of N observed
 steps, mu_i its mean given what came before, and yhat_i the mean of the earlier y (at most 1 - alpha), for every lambda in [0, 1)
@@ -38,9 +39,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-__all__ = ["CONFIDENCE", "Shortfall", "exit_bound", "exited", "shortfall"]
+__all__ = ["CONFIDENCE", "Shortfall", "exit_bound", "exited", "followed", "shortfall", "shortfalls"]
 
-CONFIDENCE = 0.95  # of all the shortfalls of a guard together
+CONFIDENCE = (
+    0.95  # of the four shortfalls (two labels, first and later steps) that a bound for K tokens is made of, together
+)
 LAMBDAS = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 
@@ -103,6 +106,26 @@ def exit_bound(tokens: int, *, alpha: float, start: float, first: float, later: 
     return float(min(1.0, max(0.0, 1.0 - kept)))
 
 
+def followed(levels: Sequence[Float[np.ndarray, " _"]], tokens: int) -> Float[np.ndarray, "answer token"]:
+    """Levels of tokens 0 to `tokens` of each answer: 0 once it has left the safe set, and as they were once it has ended.
+
+    >>> followed([np.array([1.0, 0.5, 0.0, 0.7]), np.array([0.8, 0.9])], 3).tolist()
+    [[1.0, 0.5, 0.0, 0.0], [0.8, 0.9, 0.9, 0.9]]
+
+    Args:
+        levels: S_0, S_1, ... of each answer, as long as the answer.
+        tokens: K.
+    """
+    out = np.zeros((len(levels), tokens + 1))
+    for row, s in zip(out, levels, strict=True):
+        row[: len(s)] = s[: tokens + 1]
+        row[len(s) :] = s[-1]
+        left = np.flatnonzero(row[1:] <= 0)
+        if len(left):
+            row[left[0] + 1 :] = 0.0
+    return out
+
+
 def exited(levels: Sequence[Float[np.ndarray, " _"]], tokens: int) -> Bool[np.ndarray, " answer"]:
     """Whether each answer has left the safe set at one of the tokens 1 to `tokens`.
 
@@ -113,4 +136,21 @@ def exited(levels: Sequence[Float[np.ndarray, " _"]], tokens: int) -> Bool[np.nd
         levels: S_0, S_1, ... of each answer, as long as the answer.
         tokens: K.
     """
-    return np.array([bool((s[1 : tokens + 1] <= 0).any()) for s in levels], dtype=bool)
+    return (followed(levels, tokens)[:, 1:] <= 0).any(axis=1)
+
+
+def shortfalls(levels: Float[np.ndarray, "answer token"], tokens: int, *, alpha: float) -> tuple[Shortfall, Shortfall]:
+    """The shortfall at the first step and at the other steps until token `tokens`, each at its share of the confidence.
+
+    >>> first, later = shortfalls(np.ones((100, 21)), 5, alpha=1.0)
+    >>> first.steps, later.steps
+    (100, 400)
+
+    Args:
+        levels: what `followed` gives, of one label; at least `tokens` + 1 columns.
+        tokens: K.
+        alpha: factor that the level may fall by at a step.
+    """
+    share = (1 - CONFIDENCE) / 4
+    first, later = ((levels[:, a:b].ravel(), levels[:, a + 1 : b + 1].ravel()) for a, b in ((0, 1), (1, tokens)))
+    return shortfall(*first, alpha=alpha, delta=share), shortfall(*later, alpha=alpha, delta=share)

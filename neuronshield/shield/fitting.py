@@ -1,8 +1,8 @@
-"""How a guard is learnt: barriers, what they predict, their residuals and shortfalls, each from requests of its own.
+"""How a guard is learnt: barriers, what they predict, their residuals and levels, each from requests of its own.
 
     requests of folds 0-3    w and b of every barrier; then, with random raises, the transition
     requests of folds 4-5    the zero of every barrier; then, under the guard, the distribution of the residual
-    requests of folds 6-7    under the finished guard: the shortfalls that the bound is made of
+    requests of folds 6-7    under the finished guard: the levels whose shortfalls the bound is made of
 
 So nothing that a number rests on was fitted to the requests that it is measured on.
 """
@@ -25,7 +25,7 @@ from ..find.folds import FOLDS, folds_of
 from ..model.model import Model
 from ..model.thoughts import in_thought
 from .barrier import Barrier, Slot, barriers, line, project, separation_of, shares
-from .exits import CONFIDENCE, Shortfall, shortfall
+from .exits import followed
 from .readings import Readings, readings
 from .steering import Steered, Steering, levels_of, slot_at, steered
 from .transition import Transition, fitted, settled
@@ -43,14 +43,14 @@ class Learned:
     Attributes:
         slots: the barriers.
         separation: held-out AUC of each.
-        shortfalls: by label, at the first and at later steps.
+        levels: by label, of answers under the finished guard, [answer, token].
         answered: harmful prompts that were answered, of the first two parts.
         parts: prompts of each part.
     """
 
     slots: dict[Slot, Barrier]
     separation: dict[Slot, float]
-    shortfalls: dict[str, tuple[Shortfall, Shortfall]]
+    levels: dict[str, Float[np.ndarray, "_ token"]]
     answered: int
     parts: list[int]
 
@@ -100,8 +100,8 @@ def learned(
     trial = steered(model, held, neurons, slots=slots, steering=steering)
     slots = _settled(slots, trial, held, layers=list(neurons.per_layer()))
     final = steered(model, last, neurons, slots=slots, steering=steering)
-    shortfalls = calibrated(final, last, alpha=steering.alpha, margin=steering.margin)
-    return Learned(slots, separation, shortfalls, answered=int(unsafe.sum()), parts=[len(part) for part in parts])
+    levels = calibrated(final, last, steering=steering)
+    return Learned(slots, separation, levels, answered=int(unsafe.sum()), parts=[len(part) for part in parts])
 
 
 def parts_of(prompts: Sequence[Prompt], seed: int) -> list[list[int]]:
@@ -228,37 +228,19 @@ def _settled(
 
 
 def calibrated(
-    run: Steered, prompts: Sequence[Prompt], *, alpha: float, margin: float
-) -> dict[str, tuple[Shortfall, Shortfall]]:
-    """Shortfalls at the first and at later steps, by label, of answers under a finished guard.
-
-    Steps count until an answer ends or has left the safe set. Each of the four has a quarter of what the confidence leaves.
+    run: Steered, prompts: Sequence[Prompt], *, steering: Steering
+) -> dict[str, Float[np.ndarray, "_ token"]]:
+    """By label, the levels of answers under a finished guard, one row an answer (`exits.followed`).
 
     Args:
         run: the answers.
         prompts: their prompts.
-        alpha: factor that the level may fall by at a step.
-        margin: height that a state outside the safe set is brought back to.
+        steering: how they were generated.
     """
-    share = (1 - CONFIDENCE) / 4
-    levels = [levels_of(h, margin) for h in run.heights]
-    out = {}
-    for label in LABELS:
-        mine = [_until_out(s) for s, p in zip(levels, prompts, strict=True) if p.label == label]
-        first, later = ([(s[:-1][kind], s[1:][kind]) for s in mine] for kind in (slice(0, 1), slice(1, None)))
-        out[label] = (_pooled(first, alpha, share), _pooled(later, alpha, share))
-    return out
-
-
-def _pooled(pairs: Sequence[tuple[np.ndarray, np.ndarray]], alpha: float, delta: float) -> Shortfall:
-    """The shortfall of all steps of some answers."""
-    now, after = (
-        (np.concatenate([np.zeros(0), *side]) for side in zip(*pairs, strict=True)) if pairs else (np.zeros(0),) * 2
-    )
-    return shortfall(now, after, alpha=alpha, delta=delta)
-
-
-def _until_out(levels: Float[np.ndarray, " step"]) -> Float[np.ndarray, " left"]:
-    """Levels until the first that is 0 after the start, which is kept."""
-    out = np.flatnonzero(levels[1:] <= 0)
-    return levels[: out[0] + 2] if len(out) else levels
+    levels = [levels_of(h, steering.margin) for h in run.heights]
+    return {
+        label: followed(
+            [s for s, p in zip(levels, prompts, strict=True) if p.label == label], steering.max_new_tokens - 1
+        )
+        for label in LABELS
+    }

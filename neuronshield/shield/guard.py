@@ -16,7 +16,7 @@ Both are bounds on w . x', so the solution is x' = x + u w / ||w||^2 with the la
 nothing changes.
 
 **The guarantee** is a bound on the probability that the model's own next states leave the safe set within K tokens (`exits`). It
-is made of the shortfalls of answers under the finished guard to prompts that had no part in the fit, and holds for prompts drawn
+is made of the levels of answers under the finished guard to prompts that had no part in the fit, and holds for prompts drawn
 as those were. It is not a guarantee about answers: a model can answer a harmful prompt from inside the safe set, because the
 barrier is only as good as the separation of the states it was fitted to, and because the guarded neurons may not decide the
 answer. `evaluate(..., guard=guard)` measures its effect on answers.
@@ -39,6 +39,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
 
 from ..core.arguments import at_least, check_seed, one_of, require
 from ..core.equality import same
@@ -52,7 +53,7 @@ from ..model.encoding import as_prompts
 from ..model.model import Model
 from ..model.prefixes import openings_of
 from .barrier import RIDGE, TOKENS, Barrier, Slot
-from .exits import CONFIDENCE, Shortfall, exit_bound
+from .exits import CONFIDENCE, exit_bound, shortfalls
 from .fitting import LABELS, learned
 from .steering import Guarded, Steering, guarded, steered
 from .transition import Transition
@@ -139,7 +140,7 @@ def fit_guard(
         {layer: (found.slots[layer, 0], found.slots[layer, 1]) for layer in separation},
         margin=margin,
         alpha=alpha,
-        shortfalls=found.shortfalls,
+        levels=found.levels,
         separation=separation,
         provenance=about,
     )
@@ -163,7 +164,7 @@ class _Header:
     alpha: float
     bias: dict[int, tuple[float, float]]
     transition: dict[int, tuple[Transition, Transition]]
-    shortfalls: dict[str, tuple[Shortfall, Shortfall]]
+    levels: dict[str, tuple[int, int]]
     separation: dict[int, tuple[float, float]]
     neurons: dict[str, Any]
     provenance: dict[str, Any]
@@ -183,19 +184,19 @@ class Guard:
         barriers: of each layer, for the last prompt token and for generated tokens.
         margin: height that a state outside the safe set is brought back to.
         alpha: factor that the level may fall by at a step.
-        shortfalls: by label, at the first and at later steps (of a fitted guard).
+        levels: by label, S_0, S_1, ... of the calibration answers, [answer, token] (of a fitted guard).
         separation: held-out AUC by layer and kind of token (of a fitted guard); 0.5 is chance.
         provenance: the model, data and options it comes from.
 
     Raises:
-        InputError: barriers that are missing, not finite, of the wrong shape, or zero, or an option outside its range.
+        InputError: barriers that are missing, not finite, of the wrong shape, or zero, or an option or a level outside its range.
     """
 
     neurons: NeuronSet
     barriers: dict[int, tuple[Barrier, Barrier]]
     margin: float = 1.0
     alpha: float = 1.0
-    shortfalls: dict[str, tuple[Shortfall, Shortfall]] = field(default_factory=dict)
+    levels: dict[str, Float[np.ndarray, "_ token"]] = field(default_factory=dict)
     separation: dict[int, tuple[float, float]] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -205,6 +206,9 @@ class Guard:
         got = {layer: [tuple(b.weight.shape) for b in pair] for layer, pair in self.barriers.items()}
         if not shapes or got != shapes:
             raise InputError(f"a guard needs two barriers in each layer, with one weight a member: {shapes}, not {got}")
+        for label, levels in self.levels.items():
+            if label not in LABELS or levels.ndim != 2 or not ((levels >= 0) & (levels <= 1)).all():
+                raise InputError(f"a guard's levels are [answer, token] for {' and '.join(LABELS)}, from 0 to 1")
         for (layer, _), barrier in self._slots().items():
             learnt = [getattr(barrier.transition, name) for name in ("intercept", "slope", "gain", "reach", "bias")]
             if not np.isfinite([barrier.bias, *learnt, *barrier.weight.tolist()]).all():
@@ -231,18 +235,31 @@ class Guard:
             start: S_0, from 0 to 1, or its mean over prompts: the first of `Guarded.levels`.
 
         Raises:
-            InputError: no such label, a start outside 0 to 1, or a number that is not at least 1.
+            InputError: no such label, a start outside 0 to 1, or a number that is not at least 1 or is more tokens than were
+                calibrated (`max_new_tokens` of `fit_guard`, less 1).
         """
         at_least(1, "bound", tokens=tokens)
         if label is not None:
             one_of(label, LABELS, call="bound", name="label")
         if not 0 <= start <= 1:
             raise InputError(f"bound: start={start} is not from 0 to 1")
-        pairs = [self.shortfalls.get(x) for x in ((label,) if label else LABELS)]
-        return max(
-            1.0 if pair is None else exit_bound(tokens, alpha=self.alpha, start=start, first=pair[0].upper, later=pair[1].upper)
-            for pair in pairs
-        )  # fmt: skip
+        return max(self._bound(tokens, x, start) for x in ((label,) if label else LABELS))
+
+    def _bound(self, tokens: int, label: str, start: float) -> float:
+        levels = self.levels.get(label)
+        if levels is None:
+            return 1.0
+        if tokens >= levels.shape[1]:
+            raise InputError(
+                f"bound: tokens={tokens} is more than the {levels.shape[1] - 1} that were calibrated; fit the guard with "
+                f"max_new_tokens={tokens + 1}"
+            )
+
+        def within(k: int) -> float:
+            first, later = shortfalls(levels, k, alpha=self.alpha)
+            return exit_bound(k, alpha=self.alpha, start=start, first=first.upper, later=later.upper)
+
+        return max(within(k) for k in range(1, tokens + 1))  # so that more tokens never have a smaller bound
 
     def generate(
         self,
@@ -331,11 +348,13 @@ class Guard:
         weight = torch.stack([torch.cat([pair[kind].weight for pair in self.barriers.values()]) for kind in (0, 1)])
         header = _Header(
             self.neurons.n_layers, self.neurons.d_mlp, margin=self.margin, alpha=self.alpha,
+            levels={label: (len(levels), levels.shape[1]) for label, levels in self.levels.items()},
             bias={layer: (a.bias, b.bias) for layer, (a, b) in self.barriers.items()},
             transition={layer: (a.transition, b.transition) for layer, (a, b) in self.barriers.items()},
-            shortfalls=self.shortfalls, separation=self.separation, neurons=self.neurons.provenance, provenance=self.provenance,
+             separation=self.separation, neurons=self.neurons.provenance, provenance=self.provenance,
         )  # fmt: skip
         arrays = {"layer": pairs[:, 0], "index": pairs[:, 1], "weight": weight.cpu().numpy()}
+        arrays |= {f"levels.{label}": levels for label, levels in self.levels.items()}
         return save_arrays(path, FORMAT, arrays=arrays, about=header)
 
     @staticmethod
@@ -359,12 +378,15 @@ class Guard:
             for layer, (w0, w1) in zip(sizes, weights, strict=True):
                 (b0, b1), (t0, t1) = header.bias[layer], header.transition[layer]
                 barriers[layer] = (Barrier(w0, b0, t0), Barrier(w1, b1, t1))
+            levels = {label: arrays[f"levels.{label}"] for label in header.levels}
+            if {label: x.shape for label, x in levels.items()} != header.levels:
+                raise InputError("levels of another shape than its description says")
             return Guard(
                 neurons,
                 barriers,
                 margin=header.margin,
                 alpha=header.alpha,
-                shortfalls=header.shortfalls,
+                levels=levels,
                 separation=header.separation,
                 provenance=header.provenance,
             )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neuronshield.shield.exits import Shortfall, exit_bound, exited, shortfall
+from neuronshield.shield.exits import Shortfall, exit_bound, exited, followed, shortfall, shortfalls
 
 #: Levels of a Markov chain whose state 0 is outside the safe set.
 LEVELS = np.array([0.0, 0.3, 0.7, 1.0, 1.0])
@@ -64,6 +64,26 @@ def test_it_says_nothing_where_it_must():
     assert shortfall(np.zeros(0), np.zeros(0), alpha=0.9, delta=0.05).upper == 0.9
 
 
+def test_a_calibrated_bound_holds_for_chains_of_answers_that_end():
+    """Two hundred calibrations, each from 150 answers that end at random: the bound is too low no more often than it may be."""
+    p = chain(np.random.default_rng(1), 0.95)
+    alive = 0.8  # an answer goes on with this probability at each token
+    rng, low = np.random.default_rng(5), 0
+    exact = np.eye(5)[4]
+    for _ in range(10):
+        exact = np.append(0.0, (alive * exact @ p + (1 - alive) * exact)[1:])
+    for _ in range(200):
+        answers = []
+        for _ in range(150):
+            states = [4]
+            while len(states) <= 10 and rng.random() < alive:
+                states.append(int(rng.choice(5, p=p[states[-1]])))
+            answers.append(LEVELS[states])
+        first, later = shortfalls(followed(answers, 10), 10, alpha=1.0)
+        low += exit_bound(10, alpha=1.0, start=1.0, first=first.upper, later=later.upper) < 1 - exact.sum() - 1e-12
+    assert low <= 10
+
+
 def heights(rng: np.random.Generator, n: int, tokens: int, start: float) -> np.ndarray:
     """A linear-Gaussian process, h' = 1.5 + 0.6 (h - 1.5) + noise, [run, token]."""
     h = np.full((n, tokens + 1), start)
@@ -76,12 +96,7 @@ def heights(rng: np.random.Generator, n: int, tokens: int, start: float) -> np.n
 def test_a_calibrated_bound_holds_for_a_linear_gaussian_process(start: float):
     """From 300 answers the bound is calibrated as a guard's is; 200 000 others tell how often they really leave."""
     rng = np.random.default_rng(3)
-    levels = [s[: np.flatnonzero(np.append(s[1:], 0) <= 0)[0] + 2] for s in heights(rng, 300, 20, start).clip(0, 1)]
-    pairs = [(s[:-1][kind], s[1:][kind]) for kind in (slice(0, 1), slice(1, None)) for s in levels]
-    first, later = (
-        shortfall(*(np.concatenate(side) for side in zip(*part, strict=True)), alpha=0.995, delta=0.0125)
-        for part in (pairs[:300], pairs[300:])
-    )
+    first, later = shortfalls(followed(list(heights(rng, 300, 20, start).clip(0, 1)), 20), 20, alpha=0.995)
     real = heights(np.random.default_rng(4), 200_000, 20, start)[:, 1:] <= 0
     for tokens in (5, 10, 20):
         bound = exit_bound(tokens, alpha=0.995, start=min(start, 1.0), first=first.upper, later=later.upper)

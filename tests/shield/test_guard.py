@@ -19,7 +19,7 @@ import neuronshield as ns
 from neuronshield import organism
 from neuronshield.model.generation import generate
 from neuronshield.shield.barrier import Barrier, project
-from neuronshield.shield.exits import Shortfall
+from neuronshield.shield.exits import followed, shortfalls
 from neuronshield.shield.guard import Guard, fit_guard
 from neuronshield.shield.transition import Transition, needed
 
@@ -314,7 +314,7 @@ def test_a_guard_that_never_acts_leaves_every_number_as_it_is(llama: ns.Model):
 @pytest.fixture(scope="module")
 def planted_one() -> tuple[ns.Model, Guard]:
     model, neurons = planted_guard.steerable()
-    return model, fit_guard(model, neurons, planted_guard.prompts(), max_new_tokens=9, **planted_guard.ASK)
+    return model, fit_guard(model, neurons, planted_guard.prompts(adjectives=2), max_new_tokens=9, **planted_guard.ASK)
 
 
 def test_it_learns_the_planted_separation_and_that_a_raise_at_the_prompt_reaches_the_next_token(
@@ -340,22 +340,27 @@ def test_the_bound_is_vacuous_where_the_guard_cannot_steer(planted_one: tuple[ns
     _, guard = planted_one
     assert 0 < guard.bound(1, label="harmful") < guard.bound(3, label="harmful") < 1
     assert guard.bound(1, label="harmful", start=0.0) == 1
-    assert guard.bound(40) == 1
-    harmful_only = dataclasses.replace(guard, shortfalls={"harmful": guard.shortfalls["harmful"]})
+    harmful_only = dataclasses.replace(guard, levels={"harmful": guard.levels["harmful"]})
     assert harmful_only.bound(1, label="benign") == harmful_only.bound(1) == 1
+    restless = dataclasses.replace(guard, levels={x: np.tile([0.0, 1.0, 0.2], (200, 3)) for x in guard.levels})
+    assert restless.bound(5) == 1  # levels that fall and rise
     for label, start, said in (("harmfull", 1.0, "did you mean 'harmful'"), (None, 1.5, "not from 0 to 1")):
         with pytest.raises(ns.InputError, match=said):
             guard.bound(5, label=label, start=start)
     with pytest.raises(ns.InputError, match="tokens=0: must be a whole number of at least 1"):
         guard.bound(0)
+    with pytest.raises(
+        ns.InputError, match="tokens=9 is more than the 8 that were calibrated; fit the guard with max_new_tokens=10"
+    ):
+        guard.bound(9)
 
 
-def test_the_shortfalls_are_those_of_requests_that_nothing_was_fitted_to(planted_one: tuple[ns.Model, Guard]):
+def test_the_bound_is_that_of_requests_that_nothing_was_fitted_to(planted_one: tuple[ns.Model, Guard]):
     """Counted again by hand, from answers to the last part under the finished guard."""
     from neuronshield.shield.fitting import parts_of
 
     model, guard = planted_one
-    prompts = planted_guard.prompts()
+    prompts = planted_guard.prompts(adjectives=2)
     parts = parts_of(prompts, 0)
     clusters = [{prompts[i].cluster for i in part} for part in parts]
     assert not clusters[0] & clusters[1]
@@ -363,14 +368,21 @@ def test_the_shortfalls_are_those_of_requests_that_nothing_was_fitted_to(planted
     last = [prompts[i] for i in parts[2]]
     run = guard.generate(model, last, max_new_tokens=9)
     for label in ("harmful", "benign"):
-        levels = [s for s, p in zip(run.levels, last, strict=True) if p.label == label]
-        first, later = guard.shortfalls[label]
-        assert (first.steps, later.steps) == (len(levels), 7 * len(levels))
-        assert first.mean == pytest.approx(np.mean([guard.alpha * s[0] - s[1] for s in levels]))
-        assert later.mean == pytest.approx(
-            np.mean([guard.alpha * s[k] - s[k + 1] for s in levels for k in range(1, 8)])
-        )
-        assert min(first.upper, later.upper) > 0
+        levels = followed([s for s, p in zip(run.levels, last, strict=True) if p.label == label], 8)
+        np.testing.assert_allclose(guard.levels[label], levels, atol=1e-5)
+        first, later = shortfalls(guard.levels[label], 4, alpha=guard.alpha)
+        assert (first.steps, later.steps) == (len(levels), 3 * len(levels))
+        assert first.mean == pytest.approx(np.mean([guard.alpha * s[0] - s[1] for s in levels]), abs=1e-5)
+        by_hand = np.mean([guard.alpha * s[k] - s[k + 1] for s in levels for k in (1, 2, 3)])
+        assert later.mean == pytest.approx(by_hand, abs=1e-5)
+        bounds = []
+        for k in range(1, 5):
+            first, later = shortfalls(guard.levels[label], k, alpha=guard.alpha)
+            kept = guard.alpha * 0.9 - first.upper
+            for _ in range(k - 1):
+                kept = guard.alpha * kept - later.upper
+            bounds.append(min(1 - kept, 1.0))
+        assert guard.bound(4, label=label, start=0.9) == pytest.approx(max(bounds))
 
 
 @pytest.mark.slow
@@ -391,7 +403,6 @@ def test_on_the_organism_blind_cells_are_guarded_and_few_safe_prompts_are_change
 def test_a_guard_survives_its_file(llama: ns.Model, tmp_path: Path):
     guard = dataclasses.replace(labelled(llama), margin=0.25, alpha=0.5)
     guard.separation[2] = (float("nan"), 0.5)
-    guard.shortfalls["benign"] = (Shortfall(float("nan"), 1.0, 0), guard.shortfalls["benign"][1])
     again = Guard.load(guard.save(tmp_path / "deep" / "guard.safetensors"))
     assert again == guard
     assert again.neurons == guard.neurons
@@ -400,6 +411,7 @@ def test_a_guard_survives_its_file(llama: ns.Model, tmp_path: Path):
             assert torch.equal(one.weight, other.weight)
             assert one.bias == other.bias
             np.testing.assert_equal(dataclasses.astuple(one.transition), dataclasses.astuple(other.transition))
+    np.testing.assert_array_equal(again.levels["benign"], guard.levels["benign"])
     assert again.bound(3, label="harmful") == guard.bound(3, label="harmful")
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["guard.safetensors"]
     a, b = (g.generate(llama, some("llama"), max_new_tokens=5) for g in (guard, again))
@@ -449,11 +461,12 @@ def test_what_cannot_be_guarded_is_said_at_once(llama: ns.Model, organism_model:
         fit_guard(llama, NEURONS, ns.PromptSet(answered), **OPENINGS, **options)
     with pytest.raises(ns.InputError, match="not a share"):
         fit_guard(llama, NEURONS, tiny.prompts(), benign_rate=1.0, **OPENINGS, **options)
-    for odd, said in (
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"alpha": 0.0}, "alpha=0.0 is not above 0"),
         ({"margin": -1.0}, "margin=-1.0 must be a finite number"),
-    ):
-        with pytest.raises(ns.InputError, match=said):
+    ]
+    for odd, line in wrong:
+        with pytest.raises(ns.InputError, match=line):
             fit_guard(llama, NEURONS, tiny.prompts(), **odd, **OPENINGS, **options)
     with pytest.raises(ns.InputError, match="max_new_tokens=1: must be a whole number of at least 2"):
         fit_guard(llama, NEURONS, tiny.prompts(), max_new_tokens=1, **OPENINGS, progress=False)
@@ -480,6 +493,12 @@ def pair(n: int, value: float = 1.0, bias: float = 0.0, **learnt: float) -> tupl
 def test_a_guard_that_makes_no_sense_is_refused(barriers: dict[int, Any], said: str):
     with pytest.raises(ns.InputError, match=said):
         Guard(NEURONS, barriers)
+
+
+@pytest.mark.parametrize(("label", "level"), [("harmless", 0.5), ("benign", 1.5), ("benign", float("nan"))])
+def test_levels_that_make_no_sense_are_refused(label: str, level: float):
+    with pytest.raises(ns.InputError, match=r"levels are \[answer, token\] for harmful and benign, from 0 to 1"):
+        Guard(NEURONS, {0: pair(3), 2: pair(2)}, levels={label: np.full((2, 3), level)})
 
 
 def test_it_shows_what_it_is_escaped():
