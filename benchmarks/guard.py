@@ -33,7 +33,6 @@ TOKENS = (5, 10, 20)
 K = 32
 CELLS: dict[str, Any] = {"languages": ["en", "it", "sw"], "modalities": ["text", "image"]}
 CASES = ("planted", "organism", "organism-shared", "organism-wording", "organism-separate")
-RATES = ("refusal", "compliance", "over_refusal", "utility")
 
 
 def case(name: str) -> tuple[ns.Model, ns.NeuronSet, ns.PromptSet, dict[str, Any]]:
@@ -90,10 +89,16 @@ def measured(name: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
             "steps": float(run.touched[mine].sum() / run.steps[mine].sum()),
             "unmet": float(run.unmet[mine].sum() / run.steps[mine].sum()),
             "gains": sum(b.transition.gain > 0 for pair in guard.barriers.values() for b in pair), "barriers": 2 * len(guard.barriers),
-            **{name: [float(np.nanmean([getattr(e.cell(c), name).value for c in e.cells()])) for e in (plain, held)]
+            **{name: over_cells(name, plain, held)
                for name in (("refusal", "compliance") if label == "harmful" else ("over_refusal", "utility"))},
         })  # fmt: skip
     return bounds, effects
+
+
+def over_cells(rate: str, *results: ns.Evaluation) -> list[float] | None:
+    """The mean of a rate over cells, of each result; None where no cell has it."""
+    means = [float(np.mean([getattr(e.cell(c), rate).value for c in e.cells()])) for e in results]
+    return means if np.isfinite(means).all() else None
 
 
 def main() -> None:
