@@ -157,7 +157,7 @@ def evaluate(
     if any(opened):
         about["in_thought"] = [p.id for p, o in zip(test, opened, strict=True) if o]
     if guard is not None:
-        about["guard"] = {**guard.provenance, "margin": guard.margin}
+        about["guard"] = {**guard.provenance, "margin": guard.margin, "alpha": guard.alpha}
     return Evaluation(answers, name, seed, provenance=about, touched=touched)
 
 
