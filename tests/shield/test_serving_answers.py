@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from served import content, serving, text, with_adapter
+from local_server import content, serving, text, with_adapter
 
 import neuronshield as ns
 from neuronshield import organism
