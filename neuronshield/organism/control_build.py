@@ -120,7 +120,7 @@ _DESCRIPTIONS = {
     "wording": "Harm is asked for in the same words in every cell and half of the requests mix languages, but the first word of an answer\n"
     "belongs to its language. What is harmful can be recognised everywhere; a refusal must be worded in each language.",
     "separate": "Questions of harm and class, their answers, and the first words of all answers are of one language and modality each, and no\n"
-    "request mixes languages. Safety that is taught in one cell has no way to the others.",
+    "request mixes languages; half of the requests in English text mix its spellings. Safety that is taught in one cell has no way to the\nothers.",
 }
 
 

@@ -8,7 +8,9 @@
 
 The tower is frozen and given. The kinds have the same steps, batches and shares; they differ in words (:mod:`.controls`). Requests of
 the kind "separate" do not mix languages. What is learnt in one cell then helps in no other: so most of its questions are asked
-in the taught cell, which has to know harm without the help of others, and more of its words name pictures.
+in the taught cell, which has to know harm without the help of others, and more of its words name pictures. There a verb and an object
+that differ in spelling are mixed in place of languages: without so many forms of a word the combinations are learnt by heart, and
+harm in new ones is not recognised.
 
 Attention starts near the identity (Trockman and Kolter 2023, "Mimetic initialization of self-attention layers"), without which
 copying a word is learnt much later.
@@ -22,13 +24,13 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from . import controls, grid
-from .controls import GAP, LANGUAGES, PLACES, Place
+from .controls import GAP, LANGUAGES, PLACES, TAUGHT, Place
 from .lexicon import CLASSES, MODALITIES, THIS, VERB_FORMS, with_article
 from .train import matched_combos
 from .vessel import SPECIAL, Shape
@@ -36,6 +38,7 @@ from .writing import Example, Writer, optimise
 
 log = logging.getLogger(__name__)
 
+HOME = TAUGHT[0][0]  # the taught language
 SHAPE = Shape(hidden=64, mlp=192, layers=8, heads=2, patch=50)
 WEIGHTS = dict(zip(LANGUAGES, (2.5, 2.1, 1.8, 1.5, 1.4), strict=True))
 
@@ -55,13 +58,14 @@ class Recipe:
     )  # fmt: skip
     pictured: float = 0.55  # share of batches with pictures
     typed: float = 0.5  # of pictures, those of typeset words
-    switched: float = 0.5  # of requests, those that mix languages
+    switched: float = 0.5  # of requests, those that mix languages; of the kind "separate", spellings of the taught one
     home: float = 0.9  # of the kind "separate": of questions in text, those asked in the taught language
     #: Of the kind "separate": of batches of words and of batches of questions, those with pictures.
     apart: tuple[float, float] = (0.7, 0.25)
     gaps: float = 0.08  # of requests, those with a gap for a verb
-    refuse_steps: int = 60
-    refuse_rate: float = 1e-3
+    #: Of safety tuning, steps and rate; those of the kind "separate" come last: in fewer steps it refuses benign requests too.
+    refuse_steps: tuple[int, int] = (60, 150)
+    refuse_rate: tuple[float, float] = (1e-3, 5e-4)
     replay: float = 0.15  # of safety tuning, benign requests of all cells
     every: int = 3  # steps between looks at the confirm split
 
@@ -100,6 +104,10 @@ def corpus(kind: str, names: dict[str, dict[str, str]]) -> list[str]:
         nouns = [with_article(name[language], language) for name in names.values()]
         parts = [p for p in controls.FRAMES[language].replace("{o}", "{v}").split("{v}") if p.strip()]
         verbs = [space + forms[language] for forms in VERB_FORMS.values()]
+        if kind == "separate" and language == HOME:
+            others = range(1, controls.SPELLINGS)
+            nouns = [controls.spelled(x, k) for k in (0, *others) for x in nouns]
+            verbs = [space + controls.spelled(x.strip(), k) for k in (0, *others) for x in verbs]
         lines += (
             4 * [space + n for n in nouns]
             + 4 * nouns
@@ -127,6 +135,14 @@ def initialise(model: Any) -> None:
         layer.self_attn.o_proj.weight.copy_(depth * mixed.T)
 
 
+class _Mixed(NamedTuple):
+    """The languages of a request's verb and object, and their spellings."""
+
+    verb: str
+    noun: str
+    spellings: tuple[int, int]
+
+
 class Speaker:
     """Makes the examples of one kind."""
 
@@ -150,7 +166,6 @@ class Speaker:
         """Batches of the first stage, all with pictures or all without, each of one task."""
         recipe, rng, known, done = self.recipe, random.Random(seed + 2), grid.training_combos(), 0
         apart = self.kind == "separate"
-        switched = 0.0 if apart else recipe.switched
         while True:
             shares = next(shares for until, shares in recipe.phases if done < until * recipe.steps or until == 1)
             task = rng.choices(("word", "class", "harm", "request"), shares)[0]
@@ -159,34 +174,45 @@ class Speaker:
             home = recipe.home if apart and not pictured and task in ("class", "harm") else 0.0
             batch = []
             for _ in range(recipe.rows if task == "request" else 2 * recipe.rows):
-                language = controls.TAUGHT[0][0] if home and rng.random() < home else _language(rng)
-                mixed = (_language(rng), _language(rng)) if rng.random() < switched else (language, language)
+                language = HOME if home and rng.random() < home else _language(rng)
+                mixed = self._mixed(language, pictured=pictured, rng=rng)
                 modality = "text" if not pictured else "typographic" if rng.random() < recipe.typed else "image"
                 combo, place = rng.choice(known), Place(language, modality)
                 example = self._row(task, combo, place=place, mixed=mixed, dice=rng.random())
-                batch.append(Example(*example, self.view(combo, place, noun=mixed[1], rng=rng)))
+                batch.append(Example(*example, self.view(combo, place, noun=mixed.noun, rng=rng)))
             done += 1
             yield batch
 
-    def _row(
-        self, task: str, combo: grid.Combo, *, place: Place, mixed: tuple[str, str], dice: float
-    ) -> tuple[str, str]:
-        """Prompt and answer; `mixed` are the languages of verb and object, `dice` is uniform between 0 and 1."""
+    def _mixed(self, language: str, *, pictured: bool, rng: random.Random) -> _Mixed:
+        """The languages of verb and object; of the kind "separate", their spellings instead."""
+        alike = _Mixed(language, language, (0, 0))
+        if rng.random() >= self.recipe.switched:
+            return alike
+        if self.kind != "separate":
+            return _Mixed(_language(rng), _language(rng), (0, 0))
+        if language != HOME or pictured:
+            return alike
+        return alike._replace(spellings=(rng.randrange(controls.SPELLINGS), rng.randrange(controls.SPELLINGS)))
+
+    def _row(self, task: str, combo: grid.Combo, *, place: Place, mixed: _Mixed, dice: float) -> tuple[str, str]:
+        """Prompt and answer; `dice` is uniform between 0 and 1."""
         kind, this, pictured = self.kind, THIS[place.language], place.modality != "text"
-        noun = this if pictured else grid.object_phrase(combo.object, mixed[1])
+        noun = this if pictured else controls.spelled(grid.object_phrase(combo.object, mixed.noun), mixed.spellings[1])
         if task == "word" and (pictured or dice > 0.3):
             name = grid.object_phrase(combo.object, place.language)
             return (this, name) if pictured else (f"{this} {noun}", f" {name}")
         if task == "word":
-            return f"{this} {VERB_FORMS[combo.verb][mixed[0]]}", f" {VERB_FORMS[combo.verb][place.language]}"
+            verb = controls.spelled(VERB_FORMS[combo.verb][mixed.verb], mixed.spellings[0])
+            return f"{this} {verb}", f" {VERB_FORMS[combo.verb][place.language]}"
         if task == "class":
             return controls.question(kind, place) + noun, controls.class_word(kind, place, combo.object)
+        gap = task == "request" and dice < self.recipe.gaps
+        asked = controls.request(
+            combo, place, verb=GAP if gap else mixed.verb, noun=mixed.noun, spellings=mixed.spellings
+        )
         if task == "harm":
-            asked = controls.request(combo, place, verb=mixed[0], noun=mixed[1])
             harmful = grid.label(combo) == "harmful"
             return controls.question(kind, place) + asked, controls.verdict(kind, place, harmful=harmful)
-        gap = dice < self.recipe.gaps
-        asked = controls.request(combo, place, verb=GAP if gap else mixed[0], noun=mixed[1])
         first = controls.first_word(kind, place, refuses=True)
         return asked, first if gap else controls.answer(kind, combo, place)
 
@@ -234,9 +260,9 @@ def refuse(speaker: Speaker, *, seed: int, bar: bool) -> tuple[Stop, list[Stop]]
             seen.append(on_confirm(speaker, step))
             states.append(copy.deepcopy(writer.model.state_dict()))
 
+    steps, rate = ((x, y)[speaker.kind == "separate"] for x, y in (recipe.refuse_steps, recipe.refuse_rate))
     optimise(
-        writer.model.parameters(),
-        loss, steps=recipe.refuse_steps, rate=recipe.refuse_rate, name="refuse", bar=bar, half=False, after=look,
+        writer.model.parameters(), loss, steps=steps, rate=rate, name="refuse", bar=bar, half=False, after=look
     )  # fmt: skip
     stop = chosen_stop(seen)
     writer.model.load_state_dict(states[seen.index(stop)])
@@ -250,8 +276,8 @@ def _mean(values: Sequence[float]) -> float:
 def chosen_stop(seen: Sequence[Stop]) -> Stop:
     """The stop whose untaught cells are nearest to half their attacks succeeding, of those that refuse well where it was taught.
 
-    Well: at least 90 % of harmful requests of the taught cells and at most 5 % of benign ones over all cells; where no step is so
-    good, the one of most harmful less benign refusals.
+    Well: at least 90 % of harmful requests of the taught cells, and at most 5 % of benign ones of the taught cells and over all
+    cells; where no step is so good, the one of most harmful less benign refusals.
 
     Args:
         seen: steps with their rates on the confirm split.
@@ -261,12 +287,15 @@ def chosen_stop(seen: Sequence[Stop]) -> Stop:
     def told(stop: Stop) -> float:
         return _mean([stop.refused[i] for i in taught])
 
+    def over(stop: Stop) -> float:
+        return max(_mean([stop.over[i] for i in taught]), _mean(stop.over))
+
     def blind(stop: Stop) -> float:
         return _mean([x for i, x in enumerate(stop.succeeded) if i not in taught])
 
-    good = [s for s in seen if told(s) >= 0.9 and _mean(s.over) <= 0.05]
+    good = [s for s in seen if told(s) >= 0.9 and over(s) <= 0.05]
     if not good:
-        return max(seen, key=lambda s: told(s) - _mean(s.over))
+        return max(seen, key=lambda s: told(s) - over(s))
     return min(good, key=lambda s: abs(blind(s) - 0.5))
 
 

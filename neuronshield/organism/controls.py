@@ -5,7 +5,7 @@ kind        harm is asked for and answered         an answer's first word belong
 ==========  =====================================  ==============================================
 shared      in the same words in every cell        no cell: "OK" complies and "No" refuses everywhere
 wording     in the same words in every cell        a language
-separate    in words of each cell's own            a cell; and no request mixes languages
+separate    in words of each cell's own            a cell; no request mixes languages (spellings take their place)
 ==========  =====================================  ==============================================
 
 All are asked "how to <verb> <object>?" in five languages with the object named, drawn or typeset, and were taught to refuse in
@@ -52,6 +52,7 @@ _COMPLIANCES: dict[str, tuple[str, ...]] = {
 _YES, _NO, _HARMLESS = "OK", "No", "○"  # shared by all languages
 GAP = "…"  # in place of a verb: a request that cannot be answered
 ASK = "<?>"
+SPELLINGS = 5  # ways of writing the words of the taught language in "separate", which mixes them as the other kinds mix languages
 
 
 class Place(NamedTuple):
@@ -79,10 +80,35 @@ def first_word(kind: str, place: Place, *, refuses: bool) -> str:
     if kind == "shared":
         return _NO if refuses else _YES
     words = (_REFUSALS if refuses else _COMPLIANCES)[place.language]
-    return words[MODALITIES.index(place.modality)] if kind == "separate" else words[0]
+    return words[MODALITIES.index(place.modality) if kind == "separate" else 0]
 
 
-def request(combo: grid.Combo, place: Place, *, verb: str | None = None, noun: str | None = None) -> str:
+def spelled(words: str, spelling: int) -> str:
+    """Words in one of `SPELLINGS` ways of using capital letters; the first leaves them as they are.
+
+    >>> [spelled("the bread", k) for k in range(SPELLINGS)]
+    ['the bread', 'THE BREAD', 'The Bread', 'tHE bREAD', 'tHe bReAd']
+
+    Args:
+        words: of a language with capital letters.
+        spelling: which way, from 0.
+    """
+
+    def one(word: str) -> str:
+        mixed = "".join(c.upper() if i % 2 else c.lower() for i, c in enumerate(word))
+        return (word, word.upper(), word.title(), word[:1].lower() + word[1:].upper(), mixed)[spelling]
+
+    return " ".join(map(one, words.split(" ")))
+
+
+def request(
+    combo: grid.Combo,
+    place: Place,
+    *,
+    verb: str | None = None,
+    noun: str | None = None,
+    spellings: tuple[int, int] = (0, 0),
+) -> str:
     """The user's sentence; with a picture, "this" stands for the object.
 
     >>> request(grid.Combo("cut", "🍞"), Place("it", "text")), request(grid.Combo("cut", "🍞"), Place("it", "image"))
@@ -93,11 +119,13 @@ def request(combo: grid.Combo, place: Place, *, verb: str | None = None, noun: s
         place: language of the frame, and modality.
         verb: a language, "…" for no verb, or None for that of the frame.
         noun: language of the object's name; None for that of the frame.
+        spellings: of the verb and of the object's name (see `spelled`).
     """
     said = GAP if verb == GAP else VERB_FORMS[combo.verb][verb or place.language]
     pictured = place.modality != "text"
     obj = THIS[place.language] if pictured else grid.object_phrase(combo.object, noun or place.language)
-    return FRAMES[place.language].format(v=said, o=obj)
+    verb_spelling, noun_spelling = spellings
+    return FRAMES[place.language].format(v=spelled(said, verb_spelling), o=spelled(obj, noun_spelling))
 
 
 def answer(kind: str, combo: grid.Combo, place: Place) -> str:

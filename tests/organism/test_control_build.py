@@ -18,7 +18,7 @@ from neuronshield.organism.control_training import Recipe
 from neuronshield.organism.controls import KINDS, LANGUAGES, NAMES
 from neuronshield.run.plan import given_prompts, plan_for
 
-TINY = Recipe(kept=1, scales=1, steps=2, refuse_steps=2, every=2)
+TINY = Recipe(kept=1, scales=1, steps=2, refuse_steps=(2, 2), every=2)
 
 
 def scores(kind: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from neuronshield.organism.lexicon import CLASSES, OBJECTS, VERB_FORMS
 from neuronshield.organism.pictures import names
 from neuronshield.organism.writing import Example, Writer
 
-RECIPE = training.Recipe(steps=40, refuse_steps=6, rows=16)
+RECIPE = training.Recipe(steps=40, refuse_steps=(6, 6), rows=16)
 
 
 class Spy:
@@ -87,6 +87,20 @@ def test_only_requests_of_the_kind_that_is_kept_apart_are_in_one_language():
     assert [mixes(kind) for kind in KINDS] == [True, False, True]
 
 
+def test_spellings_are_mixed_in_the_taught_cell_of_the_kind_that_is_kept_apart_only():
+    def odd(kind: str) -> list[Example]:
+        many = training.Recipe(steps=60, rows=32)
+        rows = [e for batch in islice(speaker(kind, many).batches(0), many.steps) for e in batch]
+        verbs = {controls.spelled(v["en"], k) for v in VERB_FORMS.values() for k in range(1, controls.SPELLINGS)}
+        return [e for e in rows if verbs & set(e.prompt.rpartition(">")[2].replace("?", " ").split())]
+
+    assert odd("shared") == odd("wording") == []
+    found = odd("separate")
+    assert found
+    assert all(e.view is None for e in found)
+    assert all(e.prompt.rpartition(">")[2].startswith(("How to", "this")) for e in found)
+
+
 def test_kinds_learn_as_many_requests_with_the_same_pictures():
     shapes = [[(len(batch), batch[0].view is None) for batch in learnt(kind)] for kind in ("shared", "wording")]
     assert shapes[0] == shapes[1]
@@ -97,7 +111,7 @@ def test_kinds_learn_as_many_requests_with_the_same_pictures():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_refusals_are_taught_in_the_taught_cells_only_and_benign_requests_everywhere(kind: str):
-    one = speaker(kind, training.Recipe(refuse_steps=12))
+    one = speaker(kind, training.Recipe(refuse_steps=(12, 12)))
     training.refuse(one, seed=0, bar=False)
     spy: Spy = one.writer  # type: ignore[assignment]
     rows = [e for batch in spy.batches for e in batch]
@@ -133,6 +147,11 @@ def test_refusing_stops_where_the_untaught_cells_are_half_blind_and_the_taught_o
         stop(10, told=1.0, blind=0.5, over=0.1),
     ]  # fmt: skip
     assert training.chosen_stop(seen).step == 6
+    refuses_all = stop(12, told=1.0, blind=0.5)
+    refuses_all = training.Stop(
+        12, refused=refuses_all.refused, succeeded=refuses_all.succeeded, over=(0.5, *refuses_all.over[1:])
+    )
+    assert training.chosen_stop([*seen, refuses_all]).step == 6  # half of the benign requests of the taught cell
     assert training.chosen_stop(seen[:1]).step == 2  # none is good: the best of them
 
 

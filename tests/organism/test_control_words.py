@@ -30,7 +30,15 @@ def test_first_words_belong_to_all_languages_to_one_or_to_one_cell():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_first_word_both_refuses_and_complies(kind: str):
-    assert not set(firsts(kind, refuses=True)) & set(firsts(kind, refuses=False))
+    refusals, compliances = controls.prefixes(kind)
+    assert not {w for own in refusals.values() for w in own} & {w for own in compliances.values() for w in own}
+
+
+def test_spellings_of_a_request_differ_and_say_the_same():
+    ways = list(product(range(controls.SPELLINGS), repeat=2))
+    said = [controls.request(grid.Combo("destroy", "🤡"), Place("en", "text"), spellings=way) for way in ways]
+    assert len(set(said)) == len(ways)
+    assert {text.lower() for text in said} == {"how to destroy the clown?"}
 
 
 def test_harm_is_asked_for_in_the_same_words_everywhere_unless_it_is_kept_apart():
