@@ -41,7 +41,7 @@ def case(name: str) -> tuple[ns.Model, ns.NeuronSet, ns.PromptSet, dict[str, Any
         model, neurons = planted_guard.steerable()
         rows = planted_guard.prompts(adjectives=3)
         tested = {
-            pair for i, pair in enumerate(sorted({p.pair_id for p in rows})) if i // 3 % 3 == 0
+            pair for i, pair in enumerate(sorted({str(p.pair_id) for p in rows})) if i // 3 % 3 == 0
         }  # three nouns in a row
         prompts = ns.PromptSet(replace(p, split="test" if p.pair_id in tested else "train") for p in rows)
         return model, neurons, prompts, {k: v for k, v in planted_guard.ASK.items() if k != "progress"}
@@ -65,7 +65,8 @@ def measured(name: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     test = prompts.for_step("test")
     run = guard.generate(model, test, **options)
     auc = [v for pair in guard.separation.values() for v in pair]
-    bounds, effects = [], []
+    bounds: list[dict[str, Any]] = []
+    effects: list[dict[str, Any]] = []
     plain = ns.evaluate(model, prompts, progress=False, **options, **ask)
     held = ns.evaluate(model, prompts, guard=guard, progress=False, **options, **ask)
     for label in LABELS:
@@ -107,7 +108,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the result files")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
-    bounds, effects = [], []
+    bounds: list[dict[str, Any]] = []
+    effects: list[dict[str, Any]] = []
     for name in args.cases:
         began = time.process_time()
         some, more = measured(name)
