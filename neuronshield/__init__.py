@@ -3,7 +3,7 @@
 The names below are the whole front door; every one is imported when it is first used, so `import neuronshield` costs
 nothing. What is rarer lives in submodules that are names here too: `ns.scores`, `ns.rules`, `ns.signs`,
 `ns.baselines`, `ns.overlaps`, `ns.attacks`, `ns.curves`, `ns.guard`, `ns.judges`, `ns.protocols`, `ns.figures`, `ns.report`,
-`ns.shipped`, `ns.variants`.
+`ns.shipped`, `ns.systems`, `ns.variants`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import figures, protocols
+    from . import figures, protocols, systems
     from .check import attacks, curves, judges
     from .check.evaluation import Evaluation, evaluate
     from .core.directions import Directions
@@ -54,6 +54,9 @@ if TYPE_CHECKING:
     from .shield.training import TrainingConfig
     from .shield.unmasked import full_update, plain_lora
     from .shield.update import Update, masked_update
+    from .systems.joint import system_update
+    from .systems.nodes import Node
+    from .systems.system import System
 
     __version__: str
 
@@ -92,6 +95,9 @@ _MEMBERS = {
     "shield.loading": ("load", "load_adapter"),
     "shield.training": ("TrainingConfig",),
     "shield.update": ("Update", "masked_update"),
+    "systems.nodes": ("Node",),
+    "systems.system": ("System",),
+    "systems.joint": ("system_update",),
 }
 #: Names that are shorter here than in their modules, where `open` would hide Python's own.
 _SHORT = {"compare_runs": "compare", "open_run": "open"}
@@ -110,6 +116,7 @@ _SUBMODULES = {
     "scores": "find.scores",
     "shipped": "data.shipped",
     "signs": "find.signs",
+    "systems": "systems",
     "variants": "shield.variants",
 }
 
@@ -122,6 +129,7 @@ __all__ = [
     "Intervention",
     "Model",
     "NeuronSet",
+    "Node",
     "Overlap",
     "Prompt",
     "PromptSet",
@@ -131,6 +139,7 @@ __all__ = [
     "Run",
     "Scores",
     "Stats",
+    "System",
     "TrainingConfig",
     "Update",
     "__version__",
@@ -172,6 +181,8 @@ __all__ = [
     "select",
     "shipped",
     "signs",
+    "system_update",
+    "systems",
     "top_prompts",
     "variants",
     "verify",

@@ -15,8 +15,8 @@ import neuronshield
 
 PACKAGE = Path(neuronshield.__file__).parent
 #: From the bottom up. A module belongs to the longest name that it starts with.
-ORDER = ["core", "data", "organism", "graft", "figures", "model", "find", "prove", "shield", "check", "explorer", "protocols", "run", "handoff",
-         "organism.build", "organism.control_build", "graft.build", "cli", "__init__"]  # fmt: skip
+ORDER = ["core", "data", "organism", "graft", "figures", "model", "find", "prove", "shield", "systems", "check", "explorer", "protocols", "run",
+         "handoff", "organism.build", "organism.control_build", "graft.build", "cli", "__init__"]  # fmt: skip
 
 
 def modules() -> Iterator[tuple[str, Path]]:

@@ -236,6 +236,7 @@ def decode(
     change: Change | None = None,
     site: str = "neuron",
     on_logits: Callable[[Tensor], None] | None = None,
+    choose: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> tuple[Int[Tensor, "batch new"], dict[tuple[int, int], Any]]:
     """Greedy token ids of a left-padded batch, and what `change` returned at every (step, layer).
 
@@ -257,6 +258,8 @@ def decode(
             it returns then is not kept.
         site: what is read and changed instead of neurons (see `places`).
         on_logits: called at each step with the logits that decide its tokens, [batch, vocab].
+        choose: called at each step with all tokens so far, [batch, pos], and the logits; what it returns instead of the logits has
+            the next token of each row as its argmax.
 
     Raises:
         InputError: logits that are not finite, too little memory, or a site that the model does not have.
@@ -270,7 +273,8 @@ def decode(
     }  # of a number `generate` sees to itself
     rows, width = batch.encoding["input_ids"].shape
     idle, checked = model.idle(batch.encoding), Finite(width, ends_of(model), on_logits)
-    options = {"generation_config": greedy(model, max_new_tokens), "logits_processor": LogitsProcessorList([checked])}
+    processors = LogitsProcessorList([checked, *([choose] if choose is not None else [])])
+    options = {"generation_config": greedy(model, max_new_tokens), "logits_processor": processors}
     calls = Calls([sorted(set(at) - set(idle)) for at in layers[:max_new_tokens]], change, width=width)
     answers: list[Tensor] = []
 
