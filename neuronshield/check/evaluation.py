@@ -28,14 +28,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ..core.arguments import at_least, check_seed, one_of, require
 from ..core.display import count
 from ..core.equality import same
 from ..core.errors import InputError
-from ..core.intervals import clustered_rate
 from ..core.latex import latex_table
 from ..core.provenance import provenance
 from ..core.results import from_json, load_json, reading, save_json
@@ -45,13 +43,12 @@ from ..data.languages import OpeningsArg
 from ..data.prompts import Cell, PromptSet
 from ..figures.paper import Figure
 from ..model.engine import Engine
-from ..model.engines import engine_of
 from ..model.generation import settings
-from ..model.model import Model, require_model
+from ..model.model import Model
 from ..model.prefixes import openings_of
-from ..model.thoughts import in_thought
-from ..model.units import run_answers
-from ..shield.guard import Guard, Guarded
+from ..shield.guard import Guard
+from ..systems.system import System
+from .answering import answered, answerer
 from .cells import (
     METRICS,
     Agreement,
@@ -81,7 +78,7 @@ SHOWN = 20  # rows of a table in a notebook
 
 
 def evaluate(
-    model: Model | str | os.PathLike[str],
+    model: Model | System | str | os.PathLike[str],
     prompts: PromptSet,
     *,
     name: str = "",
@@ -105,8 +102,9 @@ def evaluate(
     Interval(value=..., low=..., high=...)
 
     Args:
-        model: the model that answers; or a log of inspect_ai (.eval or .json), whose answers are read instead (`inspect_logs`). The
-            grades of the task `neuronshield/cells` are kept unless prefixes or a judge are given. Settings of generation are the log's.
+        model: the model that answers, or a system (`ns.System`); or a log of inspect_ai (.eval or .json), whose answers are read instead
+            (`inspect_logs`). The grades of the task `neuronshield/cells` are kept unless prefixes or a judge are given. Settings of
+            generation are the log's.
         prompts: those of split "test" are answered, all of them if none is so marked.
         name: the condition, for figures and files.
         refusals: refusal prefixes that answers are graded by, a list for every language or {language: list}; the model's own
@@ -115,11 +113,11 @@ def evaluate(
         judge: its verdict replaces that of the words where it has one (see `neuronshield.check.judges`). It reads the answer
             after the thought, and no incoherent answer.
         guard: a run-time guard that acts while the answers are generated; `touched` of the result counts how often it did.
-        max_new_tokens: tokens an answer; refusals show in the first few.
+        max_new_tokens: tokens an answer; refusals show in the first few. Of a system, those of the node that answers.
         batch_size: prompts a forward.
         seed: kept in the provenance; nothing is drawn here.
         engine: where answers are generated: None for this process, "ray", or an engine (`neuronshield.model.engine`). With a
-            guard they are generated in this process.
+            guard, or of a system, they are generated in this process.
         progress: show a progress bar.
 
     Raises:
@@ -127,7 +125,7 @@ def evaluate(
     """
     call = "evaluate(model, prompts)"
     if not is_log(model):
-        require_model(model, call=call)
+        answerer(model, call=call)
     require(prompts, PromptSet, call=call, name="prompts", hint="read them with PromptSet.from_jsonl or from_records")
     check_judge(judge, call="evaluate")
     require(guard, (Guard, type(None)), call=call, name="guard", hint="fit_guard(model, neurons, prompts) makes one")
@@ -136,29 +134,25 @@ def evaluate(
     test = prompts.for_step("test")
     if not len(test):
         raise InputError("evaluate: no prompts")
-    if not isinstance(model, Model):
+    if isinstance(model, (str, os.PathLike)):
         if guard is not None or engine is not None:
             raise InputError(f"evaluate: {model} holds answers; leave out guard= and engine=, which generate them")
         answers, about = answers_of_log(model, test, refusals=refusals, compliances=compliances, judge=judge)
         return Evaluation(answers, name, seed, provenance={**about, "seed": seed})
-    openings = openings_of(model, test, refusals=refusals, compliances=compliances)
+    last = answerer(model, call=call)
+    openings = openings_of(last, test, refusals=refusals, compliances=compliances)
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "progress": progress}
-    touched: dict[Cell, Touched] = {}
-    if guard is None:
-        texts = run_answers(engine_of(engine).on(model), model, test, desc=f"check {name}".strip(), **options)
-    else:
-        guarded = guard.generate(model, test, **options)
-        texts, touched = guarded.texts, _touched(test, guarded)
-    opened = in_thought(model, test)
+    found = answered(model, test, guard=guard, engine=engine, name=name, **options)
+    texts, opened = found.texts, found.opened
     answers = graded(test, texts, openings=openings, in_thought=opened, judge=judge, progress=progress)
-    about = provenance(model, test, seed=seed, generation=settings(model, max_new_tokens))
+    about = provenance(model, test, seed=seed, generation=settings(last, max_new_tokens))
     if judge is not None:
         about["judge"] = judge.name
     if any(opened):
         about["in_thought"] = [p.id for p, o in zip(test, opened, strict=True) if o]
     if guard is not None:
         about["guard"] = {**guard.provenance, "margin": guard.margin, "alpha": guard.alpha}
-    return Evaluation(answers, name, seed, provenance=about, touched=touched)
+    return Evaluation(answers, name, seed, provenance=about, touched=found.touched)
 
 
 # -- results ----------------------------------------------------------------------------------------------
@@ -373,19 +367,3 @@ def _with_paths(data: Any) -> Any:
         if isinstance(prompt, dict) and isinstance(prompt.get("images"), list):
             prompt["images"] = [LEFT_OUT for _ in prompt["images"]]
     return data
-
-
-def _touched(prompts: PromptSet, run: Guarded) -> dict[Cell, Touched]:
-    """How often the guard acted, by cell."""
-    out = {}
-    requests = np.array([p.cluster for p in prompts], dtype=object)
-    for cell in prompts.cells():
-        rows = [[i for i, p in enumerate(prompts) if (p.cell, p.label) == (cell, x)] for x in ("benign", "harmful")]
-        out[cell] = Touched(
-            *(clustered_rate((run.touched[r] > 0).astype(float), requests[r].tolist()) for r in rows),
-            *(
-                clustered_rate(run.touched[r].astype(float), requests[r].tolist(), trials=run.steps[r].astype(float))
-                for r in rows
-            ),
-        )
-    return out

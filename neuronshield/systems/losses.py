@@ -61,7 +61,7 @@ class Trained:
     system: System
     modules: Mapping[str, Any]
     now: System
-    known: dict[tuple[str, str, str], float] = field(default_factory=dict)
+    known: dict[tuple[str, str, str, str | tuple[int, ...]], float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def given_loss(trained: Trained, chosen: Sequence[Preference]) -> Float[Tensor, 
         asked = [pairs[i][side] for side in (0, 1) for i in rows]
         prompts, answers = [prompt for prompt, _ in asked], [answer for _, answer in asked]
         now = log_probabilities(node.model, module, prompts, answers)
-        gain = now - _before(trained, node, [chosen[i] for i in rows] * 2, asked).to(now)
+        gain = now - _untouched(trained, node, prompts, answers).to(now)
         own = torch.zeros(len(chosen), dtype=now.dtype, device=now.device)
         own = own.index_add(0, torch.tensor(rows, device=now.device), gain[: len(rows)] - gain[len(rows) :])
         ahead = own if ahead is None else ahead + own.to(ahead.device)
@@ -146,18 +146,17 @@ def _read(node: Node, preference: Preference, *, better: bool) -> tuple[Prompt, 
     return node.prompt(preference.prompt, outputs), outputs[node.name]
 
 
-def _before(
-    trained: Trained, node: Node, of: Sequence[Preference], asked: Sequence[tuple[Prompt, str]]
+def _untouched(
+    trained: Trained, node: Node, asked: Sequence[Prompt], answers: Sequence[str | tuple[int, ...]]
 ) -> Float[Tensor, " row"]:
-    """The same under the untouched system, computed once for each answer."""
-    keys = [(node.name, f"{p.prompt.id} {prompt.prompt}", text) for p, (prompt, text) in zip(of, asked, strict=True)]
-    if new := [i for i, key in enumerate(keys) if key not in trained.known]:
+    """Log-probabilities under the untouched system; each is computed once."""
+    keys = [(node.name, p.id, p.prompt, answer) for p, answer in zip(asked, answers, strict=True)]
+    if new := {key: i for i, key in enumerate(keys) if key not in trained.known}:
+        some, said = [asked[i] for i in new.values()], [answers[i] for i in new.values()]
         with torch.no_grad():
-            values = log_probabilities(
-                node.model, node.model.module, [asked[i][0] for i in new], [asked[i][1] for i in new]
-            )
-        trained.known.update(zip([keys[i] for i in new], values.tolist(), strict=True))
-    return torch.tensor([trained.known[key] for key in keys])
+            values = log_probabilities(node.model, node.model.module, some, said)
+        trained.known.update(zip(new, values.tolist(), strict=True))
+    return torch.tensor([trained.known[key] for key in keys], dtype=torch.float64)
 
 
 # -- finals labelled --------------------------------------------------------------------------------------
@@ -181,41 +180,35 @@ def sampled_loss(
     Raises:
         InputError: as `log_probabilities`.
     """
-    now = _finals(trained.system, trained.modules, chosen, found=found)
-    with torch.no_grad():
-        before = _finals(trained.system, {}, chosen, found=found)
+    now, before = (_finals(trained, chosen, found=found, now=now) for now in (True, False))
     gain = now - before
     return -F.logsigmoid(BETA * (gain[:, 0] - gain[:, 1])).mean()
 
 
 def _finals(
-    system: System, modules: Mapping[str, Any], chosen: Sequence[Preference], *, found: Sequence[Sequence[Candidate]]
+    trained: Trained, chosen: Sequence[Preference], *, found: Sequence[Sequence[Candidate]], now: bool
 ) -> Float[Tensor, "row answer"]:
-    """log sum_y p(y | x) p(z | y, x) of the preferred and of the rejected answer; nodes without a module are untouched."""
+    """log sum_y p(y | x) p(z | y, x) of the preferred and of the rejected answer, of the system as it is or as it was."""
     rows = [i for i, own in enumerate(found) for _ in own]
     flat = [one for own in found for one in own]
-    last = system.last
-    total: Tensor | None = None
-    for node in system.between:
+
+    def under(node: Node, asked: Sequence[Prompt], answers: Sequence[str | tuple[int, ...]]) -> Tensor:
+        if now and node.name in trained.modules:
+            return log_probabilities(node.model, trained.modules[node.name], asked, answers).cpu().double()
+        return _untouched(trained, node, asked, answers)
+
+    total = torch.zeros(len(flat), dtype=torch.float64)
+    for node in trained.system.between:
         asked = [node.prompt(chosen[i].prompt, one.texts) for i, one in zip(rows, flat, strict=True)]
-        values = _under(modules, node, asked, [one.outputs[node.name].ids for one in flat])
-        total = values if total is None else total + values.to(total.device)
+        total = total + under(node, asked, [one.outputs[node.name].ids for one in flat])
+    last = trained.system.last
     asked = [last.prompt(chosen[i].prompt, one.texts) for i, one in zip(rows, flat, strict=True)]
-    answers = [[o.answer for o in (chosen[i].preferred, chosen[i].rejected)] for i in rows]
-    ends = _under(modules, last, asked * 2, [a[0] for a in answers] + [a[1] for a in answers]).view(2, -1).T
-    joint = ends if total is None else ends + total[:, None].to(ends.device)
-    which = torch.tensor(rows, device=joint.device)
+    answers = [
+        outcome.answer for side in ("preferred", "rejected") for i in rows for outcome in [getattr(chosen[i], side)]
+    ]
+    joint = under(last, asked * 2, answers).view(2, -1).T + total[:, None]
+    which = torch.tensor(rows)
     return torch.stack([joint[which == i].logsumexp(dim=0) for i in range(len(chosen))])
-
-
-def _under(
-    modules: Mapping[str, Any], node: Node, asked: Sequence[Prompt], answers: Sequence[str | Sequence[int]]
-) -> Float[Tensor, " row"]:
-    """Log-probabilities under the module of a node, with gradients only if it is trained."""
-    if node.name in modules:
-        return log_probabilities(node.model, modules[node.name], asked, answers)
-    with torch.no_grad():
-        return log_probabilities(node.model, node.model.module, asked, answers)
 
 
 def candidates(system: System, prompts: Sequence[Prompt], *, n: int) -> list[list[Candidate]]:
