@@ -43,10 +43,10 @@ BASE, BOTH, RANDOM = "no update", "both nodes", "both nodes, random masks"
 #: Trained nodes and candidates of each condition.
 CONDITIONS: dict[str, tuple[tuple[str, ...], int]] = {
     BOTH: (("describe", "answer"), 2),
-    "describer alone": (("describe",), 2),
     "answerer alone": (("answer",), 2),
-    "answerer alone, outputs given": (("answer",), 0),
     f"{RANDOM} 0": (("describe", "answer"), 2),
+    "describer alone": (("describe",), 2),
+    "answerer alone, outputs given": (("answer",), 0),
     f"{RANDOM} 1": (("describe", "answer"), 2),
 }
 LETTERS = {"refused": "r", "complied": "c", "incoherent": "i"}
