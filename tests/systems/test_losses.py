@@ -123,7 +123,9 @@ def test_a_node_that_is_not_trained_drops_out(llama: ns.Model):
     system, chosen = two_nodes(llama, other), pairs(tiny.prompts()[:3])
     second = moved(other, 2)
     loss = given_loss(Trained(system, {"answer": second}, system), chosen)
-    assert float(loss.detach()) == pytest.approx(float(by_hand(llama.module, second, system, chosen).detach()), abs=1e-5)
+    assert float(loss.detach()) == pytest.approx(
+        float(by_hand(llama.module, second, system, chosen).detach()), abs=1e-5
+    )
 
 
 # -- finals labelled --------------------------------------------------------------------------------------
