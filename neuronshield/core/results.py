@@ -32,7 +32,10 @@ __all__ = [
 T = TypeVar("T")
 #: Public classes whose `load` reads a file, as a user writes them.
 LOADABLE = {
-    **{name: f"ns.{name}" for name in ("Directions", "Evaluation", "NeuronSet", "Overlap", "Proof", "Scores", "Stats", "System")},
+    **{
+        name: f"ns.{name}"
+        for name in ("Directions", "Evaluation", "NeuronSet", "Overlap", "Proof", "Scores", "Stats", "System")
+    },
     "CellSets": "neuronshield.find.cells.CellSets",
     "Guard": "ns.guard.Guard",
     "Intervention": "ns.Intervention",
