@@ -81,11 +81,11 @@ class Candidate:
 
 
 def log_probabilities(
-    model: Model, module: Any, prompts: Sequence[Prompt], answers: Sequence[str | Sequence[int]]
+    model: Model, module: Any, prompts: Sequence[Prompt], *, answers: Sequence[str | Sequence[int]]
 ) -> Float[Tensor, " row"]:
     """Log-probability of each answer, summed over its tokens.
 
-    >>> log_probabilities(model, model.module, prompts[:3], ["sure", "sure make it", [18, 19]]).shape
+    >>> log_probabilities(model, model.module, prompts[:3], answers=["sure", "sure make it", [18, 19]]).shape
     torch.Size([3])
 
     Args:
@@ -130,8 +130,8 @@ def given_loss(trained: Trained, chosen: Sequence[Preference]) -> Float[Tensor, 
             continue
         asked = [pairs[i][side] for side in (0, 1) for i in rows]
         prompts, answers = [prompt for prompt, _ in asked], [answer for _, answer in asked]
-        now = log_probabilities(node.model, module, prompts, answers)
-        gain = now - _untouched(trained, node, prompts, answers).to(now)
+        now = log_probabilities(node.model, module, prompts, answers=answers)
+        gain = now - _untouched(trained, node, prompts, answers=answers).to(now)
         own = torch.zeros(len(chosen), dtype=now.dtype, device=now.device)
         own = own.index_add(0, torch.tensor(rows, device=now.device), gain[: len(rows)] - gain[len(rows) :])
         ahead = own if ahead is None else ahead + own.to(ahead.device)
@@ -147,14 +147,14 @@ def _read(node: Node, preference: Preference, *, better: bool) -> tuple[Prompt, 
 
 
 def _untouched(
-    trained: Trained, node: Node, asked: Sequence[Prompt], answers: Sequence[str | tuple[int, ...]]
+    trained: Trained, node: Node, asked: Sequence[Prompt], *, answers: Sequence[str | tuple[int, ...]]
 ) -> Float[Tensor, " row"]:
     """Log-probabilities under the untouched system; each is computed once."""
     keys = [(node.name, p.id, p.prompt, answer) for p, answer in zip(asked, answers, strict=True)]
     if new := {key: i for i, key in enumerate(keys) if key not in trained.known}:
         some, said = [asked[i] for i in new.values()], [answers[i] for i in new.values()]
         with torch.no_grad():
-            values = log_probabilities(node.model, node.model.module, some, said)
+            values = log_probabilities(node.model, node.model.module, some, answers=said)
         trained.known.update(zip(new, values.tolist(), strict=True))
     return torch.tensor([trained.known[key] for key in keys], dtype=torch.float64)
 
@@ -194,8 +194,8 @@ def _finals(
 
     def under(node: Node, asked: Sequence[Prompt], answers: Sequence[str | tuple[int, ...]]) -> Tensor:
         if now and node.name in trained.modules:
-            return log_probabilities(node.model, trained.modules[node.name], asked, answers).cpu().double()
-        return _untouched(trained, node, asked, answers)
+            return log_probabilities(node.model, trained.modules[node.name], asked, answers=answers).cpu().double()
+        return _untouched(trained, node, asked, answers=answers)
 
     total = torch.zeros(len(flat), dtype=torch.float64)
     for node in trained.system.between:
@@ -259,6 +259,8 @@ def _likeliest(system: System, prompt: Prompt, own: list[Candidate], *, n: int) 
         node = system.nodes[name]
         asked = [node.prompt(prompt, one.texts) for one in own]
         with torch.no_grad():
-            values = log_probabilities(node.model, node.model.module, asked, [one.outputs[name].ids for one in own])
+            values = log_probabilities(
+                node.model, node.model.module, asked, answers=[one.outputs[name].ids for one in own]
+            )
         total += values.float().cpu()
     return [own[i] for i in total.argsort(descending=True, stable=True)[:n].tolist()]

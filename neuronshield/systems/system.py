@@ -266,7 +266,10 @@ class System:
             provenance: of the system or of its update.
         """
         nodes = [
-            _NodeFile(n.name, n.reads, n.pictures, n.max_new_tokens, n.model.id, n.model.fingerprint, adapters.get(n.name))
+            _NodeFile(
+                name=n.name, reads=n.reads, pictures=n.pictures, max_new_tokens=n.max_new_tokens, model=n.model.id,
+                fingerprint=n.model.fingerprint, adapter=adapters.get(n.name),
+            )
             for n in self.nodes.values()
         ]  # fmt: skip
         save_json(folder / FILE, FORMAT, _SystemFile(nodes, dict(provenance)))

@@ -49,7 +49,7 @@ def gradients(module: Any) -> list[torch.Tensor]:
 def test_log_probabilities_are_those_of_one_unpadded_forward(llava: ns.Model):
     prompts = tiny.prompts(pictures=True, languages=("en",))[26:34]
     answers: list[str | list[int]] = ["sure", "sorry i cannot help", [7, 8], "", "no no no", [2], "yes", [9]]
-    found = log_probabilities(llava, llava.module, prompts, answers)
+    found = log_probabilities(llava, llava.module, prompts, answers=answers)
     wanted = [logp(llava.module, llava, p, a) for p, a in zip(prompts, answers, strict=True)]
     torch.testing.assert_close(found, torch.stack(wanted), rtol=1e-4, atol=1e-4)
 
@@ -206,7 +206,10 @@ def test_over_some_outputs_the_marginal_is_approached_from_below(small: ns.Model
 
     system, chosen, _ = sampling(small)
     exact = [
-        [float(marginal(small.module, small.module, small, p.prompt, o.answer)) for o in (p.preferred, p.rejected)]
+        [
+            float(marginal(small.module, small.module, small, p.prompt, o.answer).detach())
+            for o in (p.preferred, p.rejected)
+        ]
         for p in chosen
     ]
     bounds = []
