@@ -134,13 +134,14 @@ def write(units: dict[str, dict[str, Any]]) -> None:
     """The result file."""
     prompts = ns.PromptSet.from_records(organism.records(splits=["test"], languages=[LANGUAGE], modalities=["image"]))
     base = evaluation(prompts, units[BASE]["answers"]["0"])
+    names = [name for name in CONDITIONS if name in units]
     curves = {
         name: Curve([0, *STEPS], [base, *(evaluation(prompts, units[name]["answers"][str(s)]) for s in STEPS)])
-        for name in CONDITIONS
+        for name in names
     }
     masks = [curve for name, curve in curves.items() if name.startswith(RANDOM)]
     rows: list[dict[str, Any]] = []
-    for name in (BASE, *CONDITIONS):
+    for name in (BASE, *names):
         steps = (0,) if name == BASE else STEPS
         for step in steps:
             found = units[name]["answers"][str(step)]
@@ -160,15 +161,19 @@ def write(units: dict[str, dict[str, Any]]) -> None:
         "named": ("object named by the first node, harmful / benign", "{:.2f} / {:.2f}"),
         "gain": ("harmful refused at matched benign refusal: both nodes minus this", SIGNED),
     }  # fmt: skip
-    random_masks = matched(curves[BOTH], masks)
     numbers: dict[str, tuple[Any, str | None]] = {
         "requests": (len(prompts) // 2, None), "neurons": (K, None), "taught": (TAUGHT, None), "taught_steps": (TAUGHT_STEPS, None),
-        "masks": (len(masks), None), "gain_random": (list(random_masks.difference), SIGNED), "benign_random": (random_masks.benign, "{:.2f}"),
-        "cpu_minutes": (sum(u["seconds"] for u in units.values()) / 60, "{:.0f}"),
-        **{f"{what}_{k}": (v, "{:.2f}") for what, e in (("before", base),) for k, v in
-           ((m, e.mean(m).value) for m in ("refusal", "attack_success", "over_refusal", "utility"))},
+        "cpu_minutes": (sum(u["seconds"] for u in units.values()) / 60, "{:.1f}"),
+        **{f"before_{m}": (base.mean(m).value, "{:.2f}") for m in ("refusal", "attack_success", "over_refusal", "utility")},
         "named_before": (share(units[BASE]["answers"]["0"], prompts, "harmful"), "{:.2f}"),
     }  # fmt: skip
+    if masks:
+        beside = matched(curves[BOTH], masks)
+        numbers |= {
+            "masks": (len(masks), None),
+            "gain_random": (list(beside.difference), SIGNED),
+            "benign_random": (beside.benign, "{:.2f}"),
+        }
     settings = (
         f"seed 0; {TRAINING['lr']:g} learning rate, batches of {TRAINING['batch_size']}, after {', '.join(map(str, STEPS))} steps. A first "
         "run with batches of 16 and a learning rate of 2e-2, of which these test answers were read, made answers of both nodes incoherent; "
@@ -189,10 +194,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--raw", type=Path, default=Path("systems.jsonl"))
     parser.add_argument("--describer", type=Path, default=Path("describer"))
+    parser.add_argument("--only", action="append", choices=list(CONDITIONS), help="a condition; all of them without it")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    study(args.describer)
-    units = {f"{args.describer} | {name}": name for name in (BASE, *CONDITIONS)}
+    describer(args.describer)
+    units = {f"{args.describer} | {name}": name for name in (BASE, *(args.only or CONDITIONS))}
     found = in_processes(measure, list(units), workers=args.workers, raw=args.raw)
     write({units[unit]: value for unit, value in found.items()})
 
