@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class Answered:
     touched: dict[Cell, Touched] = field(default_factory=dict)
 
 
-def answerer(model: Model | System, *, call: str) -> Model:
+def answerer(model: Any, *, call: str) -> Model:
     """The model whose answers are graded: of a system, that of the node that answers.
 
     >>> answerer(ns.System([ns.Node("answer", model)]), call="evaluate(model, prompts)") is model
@@ -50,10 +50,9 @@ def answerer(model: Model | System, *, call: str) -> Model:
     Raises:
         InputError: neither.
     """
-    if isinstance(model, System):
-        return model.last.model
-    require_model(model, call=call)
-    return model
+    one = model.last.model if isinstance(model, System) else model
+    require_model(one, call=call)
+    return cast("Model", one)
 
 
 def answered(

@@ -296,28 +296,17 @@ class System:
         made: dict[str, Model] = {}
         nodes = []
         for n in saved.nodes:
-            base = models if isinstance(models, Model) else models.get(n.name)
-            require(
-                base,
-                Model,
-                call="System.load(path, models)",
-                name=f"the model of node {n.name!r}",
-                hint=f"load {n.model!r:.60}",
-            )
-            if base.fingerprint != n.fingerprint:  # type: ignore[union-attr]
+            given = models if isinstance(models, Model) else models.get(n.name)
+            name, hint = f"the model of node {n.name!r}", f"load {n.model!r:.60}"
+            model = base = require(given, Model, call="System.load(path, models)", name=name, hint=hint)
+            if base.fingerprint != n.fingerprint:
                 raise InputError(
                     f"{path}: node {n.name!r} has a model with weights {n.fingerprint} ({n.model!r:.60}), not "
-                    f"{base.fingerprint}; load that one"  # type: ignore[union-attr]
+                    f"{base.fingerprint}; load that one"
                 )
-            if n.adapter is not None and n.adapter not in made:
-                made[n.adapter] = load_adapter(base, path / Path(n.adapter).name)  # type: ignore[arg-type]
-            nodes.append(
-                Node(
-                    n.name,
-                    made.get(n.adapter or "", base),
-                    n.reads,
-                    pictures=n.pictures,
-                    max_new_tokens=n.max_new_tokens,
-                )
-            )  # type: ignore[arg-type]
+            if n.adapter is not None:
+                if n.adapter not in made:
+                    made[n.adapter] = load_adapter(base, path / Path(n.adapter).name)
+                model = made[n.adapter]
+            nodes.append(Node(n.name, model, n.reads, pictures=n.pictures, max_new_tokens=n.max_new_tokens))
         return System(nodes)
