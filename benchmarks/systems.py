@@ -161,6 +161,9 @@ def write(units: dict[str, dict[str, Any]]) -> None:
         "named": ("object named by the first node, harmful / benign", "{:.2f} / {:.2f}"),
         "gain": ("harmful refused at matched benign refusal: both nodes minus this", SIGNED),
     }  # fmt: skip
+    if not any(row["gain"] for row in rows):  # nothing to compare with
+        columns = {key: about for key, about in columns.items() if key != "gain"}
+        rows = [{key: value for key, value in row.items() if key != "gain"} for row in rows]
     numbers: dict[str, tuple[Any, str | None]] = {
         "requests": (len(prompts) // 2, None), "neurons": (K, None), "taught": (TAUGHT, None), "taught_steps": (TAUGHT_STEPS, None),
         "cpu_minutes": (sum(u["seconds"] for u in units.values()) / 60, "{:.1f}"),
