@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,21 +71,17 @@ def write_tasks(folder: Path, model: ns.Model, prompts: ns.PromptSet) -> dict[st
     return counts
 
 
-def measured(model: Path, tasks: Path, names: Sequence[str]) -> dict[str, float]:
-    """Exact match of every task, as lm-eval reports it."""
-    out = tasks / f"out-{model.name}"
+def measured(model: Path, tasks: Path, name: str) -> float:
+    """Exact match of a task, as lm-eval reports it. One run a task: it takes no text and pictures in the same run."""
+    out = tasks / f"out-{model.name}-{name}"
     command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf-multimodal",
-               "--model_args", f"pretrained={model},dtype=float32", "--include_path", str(tasks), "--tasks", ",".join(f"neuronshield_{n}" for n in names),
+               "--model_args", f"pretrained={model},dtype=float32", "--include_path", str(tasks), "--tasks", f"neuronshield_{name}",
                "--apply_chat_template", "--device", "cpu", "--batch_size", "4", "--output_path", str(out)]  # fmt: skip
-    subprocess.run(
-        command,
-        check=True,
-        cwd=tasks,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tasks / "cache")},
-    )
+    settings = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tasks / "cache")}
+    subprocess.run(command, check=True, cwd=tasks, env={**os.environ, **settings})
     (file,) = out.rglob("results_*.json")
     results = json.loads(file.read_text(encoding="utf-8"))["results"]
-    return {name: results[f"neuronshield_{name}"]["exact_match,none"] for name in names}
+    return float(results[f"neuronshield_{name}"]["exact_match,none"])
 
 
 def main() -> None:
@@ -98,7 +93,7 @@ def main() -> None:
         counts = write_tasks(folder, update.model, prompts)
         merged = update.save_merged(folder / "merged")
         rows = [
-            {"model": name, **measured(path, folder, list(TASKS))}
+            {"model": name, **{task: measured(path, folder, task) for task in TASKS}}
             for name, path in (("merged shield", merged), ("base model", organism.folder()))
         ]
     columns: dict[str, tuple[str, str | None]] = {"model": ("lm-eval on the", None)}
