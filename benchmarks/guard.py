@@ -133,12 +133,15 @@ def write(bounds: list[dict[str, Any]], effects: list[dict[str, Any]]) -> None:
     pair = "{:.2f} / {:.2f}"
     columns = {
         "organism": ("model", None), "prompts": ("prompts", None), "touched": ("prompts changed", TRIPLE), "steps": ("steps changed", "{:.3f}"),
-        "unmet": ("steps with condition (3) unmet", "{:.3f}"), "gains": ("barriers that can be steered", "{:d}"), "barriers": ("of", "{:d}"),
+        "unmet": ("steps with condition 2 unmet", "{:.3f}"), "gains": ("barriers that can be steered", "{:d}"), "barriers": ("of", "{:d}"),
         "refusal": ("harmful refused without / with", pair), "compliance": ("harmful complied without / with", pair),
         "over_refusal": ("benign refused without / with", pair), "utility": ("benign answered right without / with", pair),
     }  # fmt: skip
     write_result(
-        "guard-effect", "The guard: how often it acts, and its effect on answers", columns=columns, rows=effects
+        "guard-effect",
+        "The guard: how often it acts, and its effect on answers",
+        columns=columns,
+        rows=[{c: row.get(c) for c in columns} for row in effects],
     )
 
 
