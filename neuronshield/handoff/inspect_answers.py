@@ -195,10 +195,20 @@ class Answerer:
             steps = [int(k) for k in run.steps]
             reasons = ["stop" if k < n else "unknown" for k in steps]
             told = zip(run.texts, steps, read, reasons, opened, strict=True)
-            return [Answered(text, k, length, reason, o) for text, k, length, reason, o in told]
+            return [
+                Answered(text, tokens=k, read=length, reason=reason, in_thought=o)
+                for text, k, length, reason, o in told
+            ]
         found = complete(self.model, prompts, intervention=self.intervention, logprobs=logprobs, **options)
         return [
-            Answered(c.text, len(c.ids), length, "stop" if c.ended else "max_tokens", o, c)
+            Answered(
+                c.text,
+                tokens=len(c.ids),
+                read=length,
+                reason="stop" if c.ended else "max_tokens",
+                in_thought=o,
+                completion=c,
+            )
             for c, length, o in zip(found, read, opened, strict=True)
         ]
 
