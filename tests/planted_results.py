@@ -81,7 +81,7 @@ def proof(claims: list[Claim]) -> ns.Proof:
         completeness=(Completeness("all layers", Interval(0.57, 0.53, 0.61), Spread(0.05, 0.02, 0.08), Interval(1.15, 1.05, 1.25)),),
         backups=(BackupRound("the set and its backup candidates", 37, effect(0.29), beside),),
         recognition=(Activity("harmful", "answered", 83, Interval(0.42, 0.32, 0.52), effect(0.29), beside),),
-        cross_cell=tuple(CrossCellEffect(s, t, 5, effect(0.29), beside) for s in CELLS[:1] for t in CELLS),
+        cross_cell=tuple(CrossCellEffect(s, t, 5, effect(0.29), beside, effect(0.8)) for s in CELLS[:1] for t in CELLS),
     )  # fmt: skip
     return ns.Proof(
         neurons(31), verified=neurons(19), candidates=neurons(0), anti_refusal=neurons(3), backups=neurons(1), passed=True,

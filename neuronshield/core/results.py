@@ -258,7 +258,7 @@ def save_json(path: str | os.PathLike[str], form: str, about: Any) -> Path:
 
     Args:
         path: the file; it is written beside `path` and renamed.
-        form: name and version of the format, such as "neuronshield.Proof/4".
+        form: name and version of the format, such as "neuronshield.Proof/5".
         about: a mapping or a dataclass (see `to_json`), without fields "format" and "sha256".
 
     Raises:

@@ -254,6 +254,10 @@ def cross_cell(
     The donor is the harmful prompt of the same request in the source cell. Effects are divided by the source's own clean
     logit difference. A source into itself is the claim of sufficiency.
 
+    What is written acts whether or not the target cell ever has such values by itself. So each row also has the set's activity
+    on the harmful prompts of the target: the mean over members of h, less its benign mean in the target, with the member's sign in the
+    source and weighted by how far it moves the residual stream, divided by the same of the source (which has 1).
+
     Args:
         pairs: matched pairs of all cells.
         neurons: the set.
@@ -274,6 +278,7 @@ def cross_cell(
     out = []
     for source, mine, change in zip(sources, donated, changes, strict=True):
         difference = float(pairs.differences[rows_of[source]].mean())
+        activity = _activity(pairs, neurons, rows_of[source])
         for target, rows in rows_of.items():
             both = np.intersect1d(rows, mine)
             if len(both):
@@ -281,8 +286,20 @@ def cross_cell(
                     str(source), str(target), n=len(both),
                     effect=_mean(change[0][both] / difference, pairs.requests[both]),
                     random=Spread.of(change[1:][:, both].mean(axis=1) / difference),
+                    activity=_mean(activity[rows], pairs.requests[rows]),
                 ))  # fmt: skip
     return tuple(out)
+
+
+def _activity(
+    pairs: MatchedPairs, neurons: NeuronSet, source: Shaped[np.ndarray, " row"]
+) -> Float[np.ndarray, " pair"]:
+    """The set's activity on each harmful prompt, less the benign mean of its cell; its mean over the rows of the source is 1."""
+    layer, index = np.array(list(neurons)).T
+    h = (pairs.rows.harmful_values - pairs.rows.mean_values).numpy()[:, layer, index].astype(np.float64)
+    mean = h[source].mean(axis=0)
+    norms = pairs.model.down_norms().numpy()[layer, index]
+    return (h * norms * np.sign(mean)).sum(axis=1) / max(float((norms * np.abs(mean)).sum()), 1e-12)
 
 
 def _mean(values: Float[np.ndarray, " row"], requests: Shaped[np.ndarray, " row"]) -> Interval:

@@ -331,13 +331,23 @@ class Activity(Row):
 
 @dataclass(frozen=True, repr=False)
 class CrossCellEffect(Row):
-    """Normalised change of benign margins of cell `target` when harmful values of cell `source` are written into them."""
+    """Normalised change of benign margins of cell `target` when harmful values of cell `source` are written into them.
+
+    Attributes:
+        source: the cell that the values are of.
+        target: the cell that they are written into.
+        n: pairs.
+        effect: change of the margin, divided by the clean logit difference of the source.
+        random: the same of random sets.
+        activity: of the set on the target's own harmful prompts, less the benign mean there: 1 as in the source, 0 if it does not respond.
+    """
 
     source: str
     target: str
     n: int
     effect: Interval
     random: Spread | None = field(repr=False)
+    activity: Interval
 
 
 @dataclass(frozen=True, repr=False)

@@ -38,7 +38,7 @@ from .tables import (
 
 __all__ = ["RULE", "Claim", "Proof", "Rule"]
 
-FORMAT = "neuronshield.Proof/4"
+FORMAT = "neuronshield.Proof/5"
 
 
 @dataclass(frozen=True)

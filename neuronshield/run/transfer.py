@@ -2,12 +2,14 @@
 
 Three questions, each answered by one word and the numbers behind it. The rules are fixed beforehand:
 
-    shared      Step prove writes the set's values on harmful requests of a cell where the model refuses into benign requests of the
-                other cells (`cross_cell`). A pair of cells **acts** if the refusal margin there rises: the interval lies above 0, the
-                effect is at least a tenth of the source's clean logit difference, and it exceeds every random set. Along an axis
-                (pairs that differ in language only, in modality only) the set is "shared" if more than half of the pairs act,
-                "separate" if none acts and every interval ends below half of what the source does to itself, "shared in part" if
-                some act, and "too few requests to tell" otherwise. A source on which the set itself does not act says nothing;
+    shared      Step prove measures two things for a cell where the model refuses and another cell (`cross_cell`). Does the set
+                **respond** there: its activity on the harmful requests of the other cell, less the benign mean there, is at least a
+                tenth of what it is in the source, with an interval above 0. Does it **act** there: the source's harmful values, written
+                into benign requests of the other cell, raise the refusal margin by at least a tenth of the source's clean logit
+                difference, with an interval above 0, and by more than every random set does. Along an axis (pairs that differ in
+                language only, in modality only) the set is "shared" if it does both in more than half of the pairs, "shared in part" if in
+                some, "separate" if in none and in every pair the interval of the effect or of the activity ends below half of the
+                source's, and "too few requests to tell" otherwise. A source on which the set itself does not act says nothing;
                 without another one the answer is "not tested".
     transfer    Step check compares the shield with the untouched model in cells that were not trained. Safety "transfers" if the
                 gain in selectivity (harmful minus benign refusal) has an interval above 0 and is at least a tenth; it "does not
@@ -17,8 +19,8 @@ Three questions, each answered by one word and the numbers behind it. The rules 
                 "carries the decision": it responds to harm where no refusal is worded. Activity below a half says that it is "active
                 where the model refuses".
 
-The first asks for an effect on the wording of the target cell, and so can fail where the third passes: a model can decide alike in
-two languages and word a refusal in one of them only.
+Both halves of the first are needed. A set that writes the words of a refusal acts wherever it is written, in a cell too whose harm it
+never responds to; and a model can respond to harm in a language in which the set moves no words.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ from .sections import CheckSection, Sections
 __all__ = ["Finding", "transfer", "transfer_section"]
 
 QUESTIONS = {
-    "shared by languages": "Does the set of one language act in other languages?",
-    "shared by modalities": "Does the set of one modality act in other modalities?",
+    "shared by languages": "Does the set of one language respond to harm and act in other languages?",
+    "shared by modalities": "Does the set of one modality respond to harm and act in other modalities?",
     "decision": "Does the set respond to harm where the model answers?",
     "transfer": "Did the training of some cells raise selectivity in others?",
 }
@@ -85,9 +87,9 @@ def transfer_section(answers: Sequence[Finding]) -> str:
     """
     rows = [[QUESTIONS[a.question], a.word, a.reason] for a in answers]
     return table(["question", "answer", "measured"], rows) + note(
-        "Shared: harmful values of a cell where the model refuses, written into benign requests of other cells, raise the refusal margin "
-        "there by a tenth of the clean logit difference or more, and more than random sets. This asks for an effect on the words of the "
-        "other cell: a model can decide alike in two languages and word a refusal in one of them only."
+        "Shared: the set responds to harm in the other cell (a tenth or more of its activity in the cell where the model refuses), and acts "
+        "there: its harmful values, written into benign requests, raise the refusal margin by a tenth of the clean logit difference or "
+        "more, and more than random sets. A set that writes the words of a refusal acts in cells too whose harm it never responds to."
     )
 
 
@@ -104,16 +106,15 @@ def _shared(rows: Sequence[CrossCellEffect], axis: str) -> Finding | None:
         return Finding(
             f"shared by {plural}", UNTESTED, f"the set does not act in the cells that it would be taken from: {silent}"
         )
-    acting = [row for row in pairs if _acts(row)]
-    values = sorted(row.effect.value for row in pairs)
+    both = [row for row in pairs if _acts(row) and _responds(row)]
+    effects, active = (sorted(x) for x in zip(*((row.effect.value, row.activity.value) for row in pairs), strict=True))
     reason = (
-        f"{len(acting)} of {len(pairs)} pairs of {plural} act; normalised effect {num(values[0])} to {num(values[-1])}, "
-        f"of a cell on itself {num(min(own.values()))} to {num(max(own.values()))}"
+        f"the set responds and acts in {len(both)} of {len(pairs)} pairs of {plural}; activity {num(active[0])} to {num(active[-1])} of "
+        f"that in the source; normalised effect {num(effects[0])} to {num(effects[-1])}, of a cell on itself "
+        f"{num(min(own.values()))} to {num(max(own.values()))}"
     )
-    small = all(row.effect.high < HALF * own[row.source] for row in pairs)
-    word = (
-        "shared" if 2 * len(acting) > len(pairs) else "shared in part" if acting else "separate" if small else TOO_FEW
-    )
+    small = all(row.effect.high < HALF * own[row.source] or row.activity.high < HALF for row in pairs)
+    word = "shared" if 2 * len(both) > len(pairs) else "shared in part" if both else "separate" if small else TOO_FEW
     return Finding(f"shared by {plural}", word, reason)
 
 
@@ -125,6 +126,10 @@ def _differ(a: str, b: str) -> set[str]:
 def _acts(row: CrossCellEffect) -> bool:
     beyond = row.random is None or row.effect.value > row.random.high
     return bool(row.effect.low > 0 and row.effect.value >= LEAST and beyond)
+
+
+def _responds(row: CrossCellEffect) -> bool:
+    return bool(row.activity.low > 0 and row.activity.value >= LEAST)
 
 
 def _decision(own: Experiments) -> Finding | None:

@@ -142,3 +142,13 @@ def test_harmful_values_carry_over_to_another_cell():
     )
     assert found["en/text", "sw/text"].effect.value > 0.8
     assert max(abs(v) for v in found["en/text", "sw/text"].random) < 0.2
+    assert found["en/text", "en/text"].activity.value == pytest.approx(1)
+    assert found["en/text", "sw/text"].activity.value == pytest.approx(1, abs=0.05)
+
+    deaf = pairs.rows.cells == "sw/text"  # the neurons stay as on benign prompts there: written values still act
+    values = pairs.rows.harmful_values.clone()
+    values[deaf] = pairs.rows.benign_values[deaf]
+    silent = replace(pairs, rows=replace(pairs.rows, harmful_values=values))
+    row = experiments.cross_cell(silent, causal, [], sources=[ns.Cell("en", "text")])[1]
+    assert (row.target, row.effect.value > 0.8) == ("sw/text", True)
+    assert row.activity.value == pytest.approx(0, abs=1e-6)

@@ -199,7 +199,7 @@ def changed(**fields: Any) -> Any:
         (changed(verified=[[0, 1]]), "expected an object, got list"),
         (changed(claims=[{"name": "a"}]), "'effect' is missing"),
         (lambda d: {k: v for k, v in d.items() if k != "members"}, "'members' is missing or unknown"),
-        (lambda _: [], "not a file of neuronshield.Proof/4"),
+        (lambda _: [], "not a file of neuronshield.Proof/5"),
     ],
 )
 def test_a_file_that_is_no_proof_is_one_line(truth: ns.Proof, tmp_path: Path, spoil: Any, said: str):
@@ -219,5 +219,5 @@ def test_a_missing_or_damaged_file_is_one_line(tmp_path: Path):
     with pytest.raises(ns.InputError, match="no such file"):
         ns.Proof.load(tmp_path / "none.json")
     (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(ns.InputError, match=r"not a file of neuronshield\.Proof/4 \(Expecting"):
+    with pytest.raises(ns.InputError, match=r"not a file of neuronshield\.Proof/5 \(Expecting"):
         ns.Proof.load(tmp_path / "bad.json")

@@ -16,8 +16,13 @@ from neuronshield.run.transfer import transfer, transfer_section
 QUIET = Spread(0.0, -0.02, 0.02)
 
 
-def crossing(source: str, target: str, value: float, *, width: float = 0.05) -> CrossCellEffect:
-    return CrossCellEffect(source, target, n=20, effect=Interval(value, value - width, value + width), random=QUIET)
+def crossing(
+    source: str, target: str, value: float, *, width: float = 0.05, activity: float = 0.8, spread: float = 0.05
+) -> CrossCellEffect:
+    return CrossCellEffect(
+        source, target, n=20, effect=Interval(value, value - width, value + width), random=QUIET,
+        activity=Interval(activity, activity - spread, activity + spread),
+    )  # fmt: skip
 
 
 def told(
@@ -61,6 +66,12 @@ def test_a_set_that_acts_in_most_other_languages_and_in_no_other_modality_is_sha
             "separate",
         ),  # a random set does as much
         (replace(crossing("en/text", "en/image", 0.3), random=None), "shared"),
+        (
+            crossing("en/text", "en/image", 0.8, activity=0.0),
+            "separate",
+        ),  # it acts where it is written, and never responds
+        (crossing("en/text", "en/image", 0.8, activity=0.08), "separate"),
+        (crossing("en/text", "en/image", 0.8, activity=0.5, spread=0.6), "too few requests to tell"),
     ],
 )
 def test_an_effect_in_another_cell_is_above_zero_a_tenth_and_beyond_random_sets(row: CrossCellEffect, word: str):

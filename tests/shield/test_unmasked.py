@@ -38,7 +38,8 @@ def test_plain_lora_says_what_it_trains_where_the_budget_is_below_one_projection
 
 def test_recomputing_activations_changes_nothing_and_the_module_is_left_as_it_was(llama: ns.Model):
     plain, again = (
-        full_update(llama, tiny.prompts(), steps=2, lr=1e-3, gradient_checkpointing=on, progress=False) for on in (False, True)
+        full_update(llama, tiny.prompts(), steps=2, lr=1e-3, gradient_checkpointing=on, progress=False)
+        for on in (False, True)
     )
     assert again.losses == pytest.approx(plain.losses, abs=1e-6)
     assert not again.model.module.is_gradient_checkpointing
