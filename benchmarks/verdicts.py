@@ -1,0 +1,83 @@
+"""The verdicts of the main job on the models that ship: python benchmarks/verdicts.py NAME=FOLDER [NAME=FOLDER ...]
+
+FOLDER holds a finished run (`neuronshield run --model NAME --out FOLDER`); several runs of one kind of control organism, of other seeds, are
+named shared/1, shared/2. Reads results.json of each and writes results/verdicts.json: whether the set causes refusals, whether it is shared by
+languages and by modalities, whether it carries the decision, and whether what is trained transfers, each with the numbers behind it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from result_files import RESULTS, TRIPLE, source, text
+
+from neuronshield.core.files import write_text
+from neuronshield.run.conditions import LORA, RANDOM_MASKS, over
+from neuronshield.run.sections import Sections, sections_of
+from neuronshield.run.transfer import transfer
+
+SIGNED = "{:+.2f} [{:+.2f}, {:+.2f}]"
+QUESTIONS = ("shared by languages", "shared by modalities", "decision", "transfer")
+CLAIMS = {"necessity": "refusals: necessity", "sufficiency": "refusals: sufficiency"}
+
+
+def row(name: str, found: Sections) -> dict[str, Any]:
+    """The row of a run."""
+    proof, check = found.prove, found.check
+    assert proof is not None, f"{name}: step prove is missing"
+    assert check is not None, f"{name}: step check is missing"
+    claims = {c.name: c for c in proof.claims}
+    answers = {a.question: a for a in transfer(found)}
+    activity = next((a for a in proof.experiments.recognition if (a.label, a.outcome) == ("harmful", "answered")), None)
+    masks, lora = (check.matched[over(x)] for x in (RANDOM_MASKS, LORA))
+    return {
+        "model": name, "word": proof.word, "candidates": len(proof.neurons),
+        **{key: list(claims[claim].effect) if claim in claims else None for key, claim in CLAIMS.items()},
+        **{q: answers[q].word if q in answers else "not asked" for q in QUESTIONS},
+        "activity": list(activity.activity) if activity else None, "gain": list(check.gains_in_selectivity["over no update"]),
+        "masks": list(masks.difference), "lora": list(lora.difference), "benign": masks.benign,
+    }  # fmt: skip
+
+
+COLUMNS: dict[str, tuple[str, str | None]] = {
+    "model": ("model", None), "word": ("does the set cause refusals?", None), "candidates": ("neurons", None),
+    "necessity": ("refusals lost by ablation", TRIPLE), "sufficiency": ("refusals gained by insertion", TRIPLE),
+    "shared by languages": ("shared by languages", None), "shared by modalities": ("shared by modalities", None),
+    "decision": ("decision", None), "activity": ("activity on harm that is answered", TRIPLE),
+    "transfer": ("what is trained", None), "gain": ("gain in selectivity, untrained cells", SIGNED),
+    "masks": ("over random masks, matched benign refusal", SIGNED), "lora": ("over plain LoRA, matched benign refusal", SIGNED),
+    "benign": ("benign refusal there", "{:.2f}"),
+}  # fmt: skip
+
+
+def main() -> None:
+    """Read, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", help="NAME=FOLDER")
+    parser.add_argument("--commit", help="commit that the runs were made with; default this checkout's")
+    args = parser.parse_args()
+    rows = []
+    for given in args.runs:
+        name, _, folder = given.partition("=")
+        found = sections_of(json.loads((Path(folder) / "results.json").read_text(encoding="utf-8")))
+        rows.append(row(name, found))
+        print(json.dumps(rows[-1]))
+    data = {
+        "title": "Verdicts of the main job on models of which something is known",
+        "source": {
+            "commit": args.commit or source()["commit"],
+            "command": "neuronshield run --model MODEL",
+            "machine": "2 CPU cores, no GPU",
+        },
+        "numbers": {},
+        "columns": {k: {"title": t, **({"format": f} if f else {})} for k, (t, f) in COLUMNS.items()},
+        "rows": rows,
+    }
+    write_text(RESULTS / "verdicts.json", text(data))
+
+
+if __name__ == "__main__":
+    main()
