@@ -52,7 +52,7 @@ def differences(found: Evaluation, log: Any) -> list[float]:
     out = []
     for name in METRICS:
         for where in (*found.cells(), "mean"):
-            rate = found.mean(name) if where == "mean" else found.cell(where)[name]
+            rate = found.mean(name) if isinstance(where, str) else found.cell(where)[name]
             if rate.value == rate.value:
                 out += [
                     abs(value - metrics[f"{name} {where}{end}"])

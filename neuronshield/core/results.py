@@ -31,14 +31,11 @@ __all__ = [
 
 T = TypeVar("T")
 #: Public classes whose `load` reads a file, as a user writes them.
+_PUBLIC = ("Directions", "Evaluation", "Intervention", "NeuronSet", "Overlap", "Proof", "Scores", "Stats", "System")
 LOADABLE = {
-    **{
-        name: f"ns.{name}"
-        for name in ("Directions", "Evaluation", "NeuronSet", "Overlap", "Proof", "Scores", "Stats", "System")
-    },
+    **{name: f"ns.{name}" for name in _PUBLIC},
     "CellSets": "neuronshield.find.cells.CellSets",
     "Guard": "ns.guard.Guard",
-    "Intervention": "ns.Intervention",
     "ModalityProtocol": "ns.protocols.ModalityProtocol",
 }
 

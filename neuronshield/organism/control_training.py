@@ -260,7 +260,8 @@ def refuse(speaker: Speaker, *, seed: int, bar: bool) -> tuple[Stop, list[Stop]]
             seen.append(on_confirm(speaker, step))
             states.append(copy.deepcopy(writer.model.state_dict()))
 
-    steps, rate = ((x, y)[speaker.kind == "separate"] for x, y in (recipe.refuse_steps, recipe.refuse_rate))
+    mine = int(speaker.kind == "separate")
+    steps, rate = recipe.refuse_steps[mine], recipe.refuse_rate[mine]
     optimise(
         writer.model.parameters(), loss, steps=steps, rate=rate, name="refuse", bar=bar, half=False, after=look
     )  # fmt: skip

@@ -136,7 +136,7 @@ def exited(levels: Sequence[Float[np.ndarray, " _"]], tokens: int) -> Bool[np.nd
         levels: S_0, S_1, ... of each answer, as long as the answer.
         tokens: K.
     """
-    return (followed(levels, tokens)[:, 1:] <= 0).any(axis=1)
+    return np.asarray((followed(levels, tokens)[:, 1:] <= 0).any(axis=1))
 
 
 def shortfalls(levels: Float[np.ndarray, "answer token"], tokens: int, *, alpha: float) -> tuple[Shortfall, Shortfall]:

@@ -71,10 +71,10 @@ def rates_of(log: Any) -> dict[str, float]:
 
 def rates_by_evaluate(found: ns.Evaluation) -> dict[str, float]:
     """Every rate with its ends, by the names of the task's metrics."""
-    out = {}
+    out: dict[str, float] = {}
     for metric in METRICS:
         for where in (*found.cells(), "mean"):
-            rate = found.mean(metric) if where == "mean" else found.cell(where)[metric]
+            rate = found.mean(metric) if isinstance(where, str) else found.cell(where)[metric]
             if rate.value == rate.value:
                 ends = zip(("", " low", " high"), rate, strict=True)
                 out |= {f"{metric} {where}{end}": value for end, value in ends}
@@ -148,7 +148,7 @@ def test_log_probabilities_are_in_the_log(llama: ns.Model, tmp_path: Path):
     (log,) = run(task, model=loaded(llama), log_dir=str(tmp_path), display="none")
     (choice,) = log.samples[0].output.choices
     assert choice.stop_reason == "max_tokens"
-    assert [len(token.top_logprobs) for token in choice.logprobs.content] == [3, 3]
+    assert [len(token.top_logprobs or ()) for token in choice.logprobs.content] == [3, 3]
     assert all(token.logprob == token.top_logprobs[0].logprob for token in choice.logprobs.content)
 
 

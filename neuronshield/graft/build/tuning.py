@@ -175,12 +175,14 @@ def tune(
     adapter = attach(model, places(model, None, PARTS), recipe.rank, hot=False, seed=seed)
     parameters = adapter.parameters()
     losses: list[float] = []
+    asked = {part.near: wanted.near if part.near else wanted.train for part in recipe.parts}
+    lessons = {near: taught(model, rows, progress=progress) for near, rows in asked.items()}
     for number, part in enumerate(recipe.parts):
         config = TrainingConfig(
             steps=part.steps, lr=part.rate, batch_size=recipe.tuned, retention=part.retention, seed=seed + number,
             progress=progress,
         )  # fmt: skip
-        data = taught(model, wanted.near if part.near else wanted.train, progress=progress)
+        data = lessons[part.near]
         before = [p.detach().clone() for p in parameters]
         run = fit(model, adapter.peft_model, parameters=parameters, data=data, config=config, about={"seed": seed})
         losses += run.losses
