@@ -51,8 +51,7 @@ def differences(found: Evaluation, log: Any) -> list[float]:
     metrics = {name: metric.value for name, metric in log.results.scores[0].metrics.items()}
     out = []
     for name in METRICS:
-        for where in (*found.cells(), "mean"):
-            rate = found.mean(name) if isinstance(where, str) else found.cell(where)[name]
+        for where, rate in ({c: found.cell(c)[name] for c in found.cells()} | {"mean": found.mean(name)}).items():
             if rate.value == rate.value:
                 out += [
                     abs(value - metrics[f"{name} {where}{end}"])

@@ -269,8 +269,9 @@ def checkpointing(model: Model, trained: nn.Module, on: bool) -> Iterator[None]:
     if not on:
         yield
         return
-    inner: Any = trained.get_base_model() if hasattr(trained, "get_base_model") else trained  # under PEFT's wrapper
-    layers = list(inner.get_submodule(model.layers_path).children())
+    outer: Any = trained
+    inner = outer.get_base_model() if hasattr(outer, "get_base_model") else outer  # under PEFT's wrapper
+    layers = list(inner.get_submodule(model.layers_path))
     if not all(hasattr(layer, "gradient_checkpointing") for layer in layers):
         raise InputError(f"gradient_checkpointing: {model.id!r} does not support it")
     inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -73,8 +73,7 @@ def rates_by_evaluate(found: ns.Evaluation) -> dict[str, float]:
     """Every rate with its ends, by the names of the task's metrics."""
     out: dict[str, float] = {}
     for metric in METRICS:
-        for where in (*found.cells(), "mean"):
-            rate = found.mean(metric) if isinstance(where, str) else found.cell(where)[metric]
+        for where, rate in ({c: found.cell(c)[metric] for c in found.cells()} | {"mean": found.mean(metric)}).items():
             if rate.value == rate.value:
                 ends = zip(("", " low", " high"), rate, strict=True)
                 out |= {f"{metric} {where}{end}": value for end, value in ends}
