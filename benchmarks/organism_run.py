@@ -1,7 +1,7 @@
 """Result files of one run on the organism: python benchmarks/organism_run.py [neuronshield-out]
 
-Reads `results.json` of the run, and writes the numbers and rows of organism-proof.json, organism-shield.json and
-organism-overlap.json in benchmarks/results. Titles, columns and formats stay as they are.
+Reads `results.json` of the run, and writes the numbers and rows of organism-proof.json, organism-overlap.json and, if the run has the
+steps shield and check, organism-shield.json in benchmarks/results. Titles, columns and formats stay as they are.
 """
 
 from __future__ import annotations
@@ -158,9 +158,10 @@ def main() -> None:
         "commit": args.commit or source()["commit"], "command": "neuronshield run",
         "machine": "2 CPU cores, no GPU",
     }  # fmt: skip
-    for name, (numbers, rows) in {
-        "organism-proof": proof(run), "organism-shield": shield(run), "organism-overlap": ({}, overlap(run)),
-    }.items():  # fmt: skip
+    made_of = {"organism-proof": proof(run), "organism-overlap": ({}, overlap(run))}
+    if "check" in run:
+        made_of["organism-shield"] = shield(run)
+    for name, (numbers, rows) in made_of.items():
         path = RESULTS / f"{name}.json"
         data = json.loads(path.read_text(encoding="utf-8"))
         if name == "organism-shield":
