@@ -33,7 +33,6 @@ class Spread(NamedTuple):
     def of(values: Float[np.ndarray, " set"]) -> Spread | None:
         """The spread of one value per control set; None without sets.
 
-        >>> from neuronshield.prove.tables import Spread
         >>> Spread.of(np.array([1.0, 2.0, 6.0]))
         Spread(mean=3.0, low=1.0, high=6.0)
         """
@@ -65,8 +64,6 @@ MARGIN, ANSWERS = "margin", "answers"
 class Claim(Row):
     """One claim about a set: its effect, what its controls reached, and its verdict.
 
-    >>> from neuronshield.core.statistics import Interval
-    >>> from neuronshield.prove.tables import Claim
     >>> claim = Claim("necessity: mean", Interval(0.6, 0.5, 0.7), "passed", {"random": [0.1, 0.2]}, {"random": 0.33})
     >>> claim, claim.strongest_control, claim.worst_p
     (Claim(name='necessity: mean', effect=0.60 [0.50, 0.70], verdict='passed'), ('random', 0.2), 0.33)
@@ -331,16 +328,8 @@ class Activity(Row):
 
 @dataclass(frozen=True, repr=False)
 class CrossCellEffect(Row):
-    """Normalised change of benign margins of cell `target` when harmful values of cell `source` are written into them.
-
-    Attributes:
-        source: the cell that the values are of.
-        target: the cell that they are written into.
-        n: pairs.
-        effect: change of the margin, divided by the clean logit difference of the source.
-        random: the same of random sets.
-        activity: of the set on the target's own harmful prompts, less the benign mean there: 1 as in the source, 0 if it does not respond.
-    """
+    """Normalised change of benign margins of cell `target` when harmful values of cell `source` are written into them, and the activity of
+    the set on the target's own harmful prompts, less the benign mean there: 1 as in the source, 0 without response."""
 
     source: str
     target: str
