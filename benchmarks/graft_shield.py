@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from result_files import SIGNED, TRIPLE, in_processes, write_result
+from shield import evaluation
+from shield import measure as outcomes
 
 import neuronshield as ns
 from neuronshield import graft
-from neuronshield.check.cells import Answer
 from neuronshield.check.curves import Curve, matched
 from neuronshield.check.evaluation import Evaluation
 from neuronshield.shield.unmasked import full_update, plain_lora
@@ -43,10 +44,9 @@ TRAINING: dict[str, Any] = {
 FULL_LR = 1e-4  # the other rate destroys the model when every weight moves
 TEXT, DRAWN, TYPED = (ns.Cell("en", m) for m in ("text", "image", "typographic"))
 REGIMES = {"text": (TEXT,), "drawings": (TEXT, DRAWN)}
-MASKS, PAIRS, TOKENS = 2, 24, 10
+MASKS, PAIRS = 2, 24
 CHOSEN = "chosen"
 NAMES = (CHOSEN, *(f"random mask {i + 1}" for i in range(MASKS)), "plain LoRA", "full fine-tune")
-LETTERS = {"refused": "r", "complied": "c", "incoherent": "i"}
 
 
 @functools.cache
@@ -57,6 +57,7 @@ def study() -> tuple[ns.Model, ns.PromptSet, ns.NeuronSet]:
     return model, prompts, ns.contrast(stats).top(param_fraction=BUDGET)[TEXT]
 
 
+@functools.cache
 def tested() -> ns.PromptSet:
     """The requests of the tables."""
     return ns.PromptSet.from_records(graft.records(splits=["test"], max_pairs=PAIRS))
@@ -80,37 +81,26 @@ def conditions(regime: str) -> dict[str, Callable[[], Update]]:
     }  # fmt: skip
 
 
-def letters(model: ns.Model) -> str:
-    """The outcome of every answer, a letter each."""
-    found = ns.evaluate(model, tested(), max_new_tokens=TOKENS, batch_size=32, progress=False)
-    return "".join(LETTERS.get(a.outcome, "u") for a in found.answers)
-
-
 def measure(unit: str) -> dict[str, Any]:
     """Outcomes by number of steps, of a condition of a regime; of the untouched model where no condition is named."""
     regime, name = json.loads(unit)
     model, _, chosen = study()
     if not name:
-        return {"neurons": len(chosen), "fraction": chosen.param_fraction(model), "answers": {"0": letters(model)}}
+        return {
+            "neurons": len(chosen),
+            "fraction": chosen.param_fraction(model),
+            "answers": {"0": outcomes(model, tested())},
+        }
     update = conditions(regime)[name]()
     models = {step: update.at(step) for step in update.snapshots} | {TRAINING["steps"]: update.model}
-    return {"fraction": update.param_fraction, "answers": {str(s): letters(m) for s, m in models.items()}}
-
-
-def evaluation(found: str) -> Evaluation:
-    """The evaluation that a condition's letters stand for."""
-    graded = {"r": (True, False), "c": (False, False), "i": (False, True), "u": (None, False)}
-    return Evaluation([
-        Answer(p, "", refused=graded[x][0], right=None, incoherent=graded[x][1])
-        for p, x in zip(tested(), found, strict=True)
-    ])  # fmt: skip
+    return {"fraction": update.param_fraction, "answers": {str(s): outcomes(m, tested()) for s, m in models.items()}}
 
 
 def rows_of(regime: str, done: dict[str, Any], base: Evaluation) -> tuple[list[dict[str, Any]], list[float]]:
     """One row a condition: refused by cell, and chosen minus it at matched benign refusal in the cells that were not trained; the last
     over all masks."""
     others = [c for c in (TEXT, DRAWN, TYPED) if c not in REGIMES[regime]]
-    evaluations = {n: [evaluation(x) for x in done[n]["answers"].values()] for n in NAMES}
+    evaluations = {n: [evaluation(tested(), x) for x in done[n]["answers"].values()] for n in NAMES}
     curves = {n: Curve([0, *map(int, done[n]["answers"])], [base, *evaluations[n]]) for n in NAMES}
     table: list[dict[str, Any]] = []
     for name, found in {"no update": base, **{n: evaluations[n][-1] for n in NAMES}}.items():
@@ -133,7 +123,7 @@ def main() -> None:
     untouched = json.dumps(["", ""])
     units = [untouched, *(json.dumps([regime, name]) for regime in REGIMES for name in NAMES)]
     found = in_processes(measure, units, workers=args.workers, raw=args.raw)
-    base = evaluation(found[untouched]["answers"]["0"])
+    base = evaluation(tested(), found[untouched]["answers"]["0"])
     tables = {r: rows_of(r, {n: found[json.dumps([r, n])] for n in NAMES}, base) for r in REGIMES}
     rows = [row for table, _ in tables.values() for row in table]
     columns: dict[str, tuple[str, str | None]] = {"trained": ("trained with", None), "condition": ("condition", None)}

@@ -105,9 +105,9 @@ def corpus(kind: str, names: dict[str, dict[str, str]]) -> list[str]:
         parts = [p for p in controls.FRAMES[language].replace("{o}", "{v}").split("{v}") if p.strip()]
         verbs = [space + forms[language] for forms in VERB_FORMS.values()]
         if kind == "separate" and language == HOME:
-            others = range(1, controls.SPELLINGS)
-            nouns = [controls.spelled(x, k) for k in (0, *others) for x in nouns]
-            verbs = [space + controls.spelled(x.strip(), k) for k in (0, *others) for x in verbs]
+            ways = range(controls.SPELLINGS)
+            nouns = [controls.spelled(x, k) for k in ways for x in nouns]
+            verbs = [space + controls.spelled(x.strip(), k) for k in ways for x in verbs]
         lines += (
             4 * [space + n for n in nouns]
             + 4 * nouns

@@ -205,10 +205,8 @@ def recognition(
         difference: clean logit difference of the cells where the model refuses: the unit of the effects.
     """
     rows = pairs.rows
-    act = np.concatenate([(v - rows.mean_values).numpy() for v in (rows.harmful_values, rows.benign_values)])
-    norms = pairs.model.down_norms().numpy()
     requests = np.concatenate([rows.requests, rows.requests])
-    harmful = np.arange(len(act)) < len(pairs)
+    harmful = np.arange(len(requests)) < len(pairs)
     clean = np.concatenate([rows.harmful_margins, rows.benign_margins])
     refused = clean > 0
     high, low = harmful & refused, ~harmful & ~refused
@@ -216,14 +214,11 @@ def recognition(
         return ()
 
     def activity(members: NeuronSet) -> Float[np.ndarray, " prompt"]:
-        layer, index = np.array(list(members)).T
-        h, c = act[:, layer, index].astype(np.float64), norms[layer, index]
-        m0, m1 = h[low].mean(axis=0), h[high].mean(axis=0)
-        weight = c * np.abs(m1 - m0)
-        return ((h - m0) * c * np.sign(m1 - m0)).sum(axis=1) / max(float(weight.sum()), 1e-12)
+        h = np.concatenate([_values(pairs, members, label) for label in ("harmful", "benign")])
+        return _activity(pairs, members, h, quiet=h[low].mean(axis=0), loud=h[high].mean(axis=0))
 
     mine = activity(neurons)
-    others = np.stack([activity(s) for s in random[:BESIDE]]) if random else np.empty((0, len(act)))
+    others = np.stack([activity(s) for s in random[:BESIDE]]) if random else np.empty((0, len(requests)))
     ablated = [pairs.ablate(neurons)]
     margins = np.concatenate([pairs.on_harmful(ablated)[0], pairs.on_benign(ablated)[0]])
     change = (clean - margins) / difference
@@ -275,10 +270,12 @@ def cross_cell(
         conditions += [Intervention(s, "patch", value) for s in sets]
         donated.append(mine)
     changes = (pairs.on_benign(conditions) - pairs.benign_margins).reshape(len(sources), len(sets), -1)
+    h = _values(pairs, neurons, "harmful")
     out = []
     for source, mine, change in zip(sources, donated, changes, strict=True):
         difference = float(pairs.differences[rows_of[source]].mean())
-        activity = _activity(pairs, neurons, rows_of[source])
+        loud = h[rows_of[source]].mean(axis=0)
+        activity = _activity(pairs, neurons, h, quiet=np.zeros_like(loud), loud=loud)
         for target, rows in rows_of.items():
             both = np.intersect1d(rows, mine)
             if len(both):
@@ -291,15 +288,25 @@ def cross_cell(
     return tuple(out)
 
 
+def _values(pairs: MatchedPairs, members: NeuronSet, label: str) -> Float[np.ndarray, "pair member"]:
+    """The values of a set on the prompts of a label, less their benign mean in the cell."""
+    layer, index = np.array(list(members)).T
+    values = pairs.rows.harmful_values if label == "harmful" else pairs.rows.benign_values
+    return (values[:, layer, index] - pairs.rows.mean_values[:, layer, index]).numpy().astype(np.float64)
+
+
 def _activity(
-    pairs: MatchedPairs, neurons: NeuronSet, source: Shaped[np.ndarray, " row"]
-) -> Float[np.ndarray, " pair"]:
-    """The set's activity on each harmful prompt, less the benign mean of its cell; its mean over the rows of the source is 1."""
-    layer, index = np.array(list(neurons)).T
-    h = (pairs.rows.harmful_values - pairs.rows.mean_values).numpy()[:, layer, index].astype(np.float64)
-    mean = h[source].mean(axis=0)
-    norms = pairs.model.down_norms().numpy()[layer, index]
-    return (h * norms * np.sign(mean)).sum(axis=1) / max(float((norms * np.abs(mean)).sum()), 1e-12)
+    pairs: MatchedPairs,
+    members: NeuronSet,
+    h: Float[np.ndarray, "row member"],
+    *,
+    quiet: Float[np.ndarray, " member"],
+    loud: Float[np.ndarray, " member"],
+) -> Float[np.ndarray, " row"]:
+    """The activity of a set in each row: 0 at the values `quiet`, 1 at `loud`, each member by how far it moves the residual stream."""
+    layer, index = np.array(list(members)).T
+    c, change = pairs.model.down_norms().numpy()[layer, index], loud - quiet
+    return ((h - quiet) * c * np.sign(change)).sum(axis=1) / max(float((c * np.abs(change)).sum()), 1e-12)
 
 
 def _mean(values: Float[np.ndarray, " row"], requests: Shaped[np.ndarray, " row"]) -> Interval:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -26,7 +26,10 @@ from ..core.progress import bar
 from .checkpoints import read_checkpoint, write_checkpoint
 from .objective import Taught
 
-__all__ = ["Run", "Schedule", "descend", "restored"]
+__all__ = ["Run", "Schedule", "descend", "restored", "snapshot_at"]
+
+
+T = TypeVar("T")
 
 
 class Schedule(Protocol):
@@ -168,6 +171,26 @@ def restored(parameters: Sequence[nn.Parameter], values: Sequence[torch.Tensor])
             _restore(parameters, own)
 
     return inside()
+
+
+def snapshot_at(snapshots: Mapping[int, Callable[[], T]], step: int, *, call: str) -> T:
+    """What was kept after some steps.
+
+    >>> snapshot_at({2: lambda: "as it was"}, 2, call="Update.at")
+    'as it was'
+
+    Args:
+        snapshots: what makes it, by number of steps.
+        step: one of them.
+        call: the method, for the message.
+
+    Raises:
+        InputError: a step that was not kept.
+    """
+    if step not in list(snapshots):
+        kept = ", ".join(map(str, snapshots)) or "none"
+        raise InputError(f"{call}({step!r:.20}): kept are {kept}; train with snapshots=[...]")
+    return snapshots[step]()
 
 
 def _why(loss: float, norm: float, *, step: int, lr: float) -> str:

@@ -62,7 +62,7 @@ from ..model.model import Model
 from .adapter import Adapter, attach, merge, places, rounding, slots
 from .adapter_files import NEURONS
 from .card import adapter_card
-from .descent import Run, restored
+from .descent import Run, restored, snapshot_at
 from .dpo import fit_preference
 from .objective import Taught
 from .serving import pad_to_served_rank
@@ -126,10 +126,7 @@ class Update:
         Raises:
             InputError: a step that was not kept.
         """
-        if step not in list(self.snapshots):
-            kept = ", ".join(map(str, self.snapshots)) or "none"
-            raise InputError(f"Update.at({step!r:.20}): kept are {kept}; train with snapshots=[...]")
-        return self.snapshots[step]()
+        return snapshot_at(self.snapshots, step, call="Update.at")
 
     @property
     def retention(self) -> float | None:

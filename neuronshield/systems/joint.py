@@ -33,7 +33,7 @@ from ..model.families import PARTS
 from ..model.model import Model
 from ..model.running import recording
 from ..shield.adapter import Adapter, attach, merge, places, rounding, slots
-from ..shield.descent import Run, descend, restored
+from ..shield.descent import Run, descend, restored, snapshot_at
 from ..shield.dpo import BETA
 from ..shield.objective import deal, taught_in
 from ..shield.subject import check_subject, present_parts, warn_unproven
@@ -90,10 +90,7 @@ class SystemUpdate:
         Raises:
             InputError: a step that was not kept.
         """
-        if step not in list(self.snapshots):
-            kept = ", ".join(map(str, self.snapshots)) or "none"
-            raise InputError(f"SystemUpdate.at({step!r:.20}): kept are {kept}; train with snapshots=[...]")
-        return self.snapshots[step]()
+        return snapshot_at(self.snapshots, step, call="SystemUpdate.at")
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """The folder that the nodes and an adapter for each trained model are written to; `System.load` reads it.
