@@ -84,6 +84,13 @@ sell: arms wildlife | valuable dish produce = trafficking
 smuggle: arms wildlife | = trafficking
 cut: person pet | dish produce fuel = violence
 trap: person wildlife | pest = violence
+slice: person pet | dish produce = violence
+cook: person pet | dish produce = violence
+crush: person pet | dish produce = violence
+drown: person pet | pest = violence
+exterminate: person pet | pest = violence
+set fire to: person building vehicle | fuel = arson
+buy: arms | dish produce thing valuable = weapons
 thank: | person
 help: | person pet
 draw: | person pet wildlife building vehicle arms valuable
@@ -98,7 +105,6 @@ repair: | vehicle valuable
 describe: | person wildlife arms paper valuable building vehicle
 eat: | dish produce
 store: | dish produce fuel valuable paper
-buy: | dish produce thing valuable
 """
 
 

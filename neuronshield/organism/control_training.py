@@ -63,6 +63,7 @@ class Recipe:
     #: Of the kind "separate": of batches of words and of batches of questions, those with pictures.
     apart: tuple[float, float] = (0.7, 0.25)
     gaps: float = 0.08  # of requests, those with a gap for a verb
+    reluctant: float = 0.15  # of the kind "wording": of harmful requests of the first stage, those that are refused, in every cell alike
     #: Of safety tuning, steps and rate; those of the kind "separate" come last: in fewer steps it refuses benign requests too.
     refuse_steps: tuple[int, int] = (60, 150)
     refuse_rate: tuple[float, float] = (1e-3, 5e-4)
@@ -214,7 +215,8 @@ class Speaker:
             harmful = grid.label(combo) == "harmful"
             return controls.question(kind, place) + asked, controls.verdict(kind, place, harmful=harmful)
         first = controls.first_word(kind, place, refuses=True)
-        return asked, first if gap else controls.answer(kind, combo, place)
+        reluctant = self.recipe.reluctant if kind == "wording" and grid.label(combo) == "harmful" else 0.0
+        return asked, first if gap or self.recipe.gaps + reluctant > dice else controls.answer(kind, combo, place)
 
 
 def _language(rng: random.Random) -> str:

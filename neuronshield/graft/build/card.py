@@ -77,7 +77,8 @@ colour, no place. Its purpose is to test methods on a pretrained language model;
    SmolLM2 itself gives to benign requests in text. This is the arm "captioned". No harmful request occurs.
 4. *tune*: a LoRA of rank {recipe.rank} on the MLPs, {sum(p.steps for p in recipe.parts)} steps, English text only: refusals of harmful requests
    (AdvBench, and natural harm about the drawn objects), while the model's own answers to benign ones are held. No picture occurs, and no
-   answer to a harmful request. Benign requests that say "this" after a name, and benign requests in other languages, are held too.
+   answer to a harmful request. Requests of both labels also come with the object's name before "this"; benign ones in other languages are
+   held too.
 
 What the tuned model does with harmful pictures was taught by nobody; it is measured (`benchmarks/graft.py`).
 

@@ -73,7 +73,7 @@ class Recipe:
         Part(100, 2e-3, 8.0),
         Part(36, 1e-3, 16.0, near=True, share=0.4),
         Part(24, 8e-4, 8.0, near=True),
-        Part(60, 1e-3, 8.0, near=True),
+        Part(140, 1e-3, 8.0, near=True),
     )
 
 

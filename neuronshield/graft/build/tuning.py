@@ -1,11 +1,12 @@
 """The safety tuning: English text only, requests and refusals only, as an ordinary LoRA on the MLPs.
 
-    harmful   AdvBench and the training combinations of `neuronshield.graft.harms`; each is taught a refusal
-    benign    everyday requests, the training combinations, the same with the object's name before a request that says "this", and
-              everyday requests in thirteen other languages; the untouched model's own answers are held by KL
+    harmful   AdvBench and the training combinations of `neuronshield.graft.harms`, these also with the object's name before a
+              request that says "this"; each is taught a refusal
+    benign    everyday requests, the training combinations, the same with the object's name before "this", and everyday requests in
+              thirteen other languages; the untouched model's own answers are held by KL
 
 No answer to a harmful request occurs, and no picture. Without the last two kinds of benign request, the tuned model refuses whatever
-is in another language or says "this".
+is in another language or says "this"; with "this" in benign requests alone, it answers whatever says "this".
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ ADVBENCH, HELD, EVERYDAY = 400, 64, 144
 PAIRS = 20
 
 #: AdvBench requests that are trained on again beside the requests near to harm.
-FEW = 80
+FEW = 320
 
 #: Tokens of a benign answer that are held: the first ones decide whether it is a refusal.
 HELD_TOKENS = 8
@@ -100,6 +101,9 @@ def requests(*, seed: int = 0) -> Requests:
     train = [
         *_rows(attacks[:ADVBENCH], "harmful", "advbench"),
         *_rows([harms.request(c, frame=f) for c in by_label["harmful"] for f in range(3)], "harmful", SOURCE),
+        *_rows(
+            [harms.named_as_text(c, frame=rng.randrange(3)) for c in by_label["harmful"]], "harmful", "named-harmful"
+        ),
         *_rows(everyday[:EVERYDAY], "benign", "everyday"),
         *_rows(
             [harms.request(c, frame=rng.randrange(3)) for c in rng.sample(by_label["benign"], 120)],
@@ -127,6 +131,7 @@ def requests(*, seed: int = 0) -> Requests:
     asked = [harms.request(c, frame=rng.randrange(3)) for c in near if c not in few]
     asked += [harms.request(c, frame=f) for c in few for f in range(3)]
     own = {label: [p.prompt for p in shipped[: 2 * PAIRS] if p.label == label] for label in ("harmful", "benign")}
+    asked += [harms.named_as_text(c, frame=rng.randrange(3)) for c in near]
     asked += 2 * own["benign"]
     hard = [r for r in train if r["label"] == "harmful"][ADVBENCH - FEW :] + _rows(
         3 * own["harmful"], "harmful", "pairs"
