@@ -36,6 +36,7 @@ def write_result(
     numbers: dict[str, tuple[Any, str | None]] | None = None,
     settings: str | None = None,
     device: str = "cpu",
+    made: dict[str, str] | None = None,
 ) -> Path:
     """The path of a result file, written: a table and single numbers, each with its format, and where they were measured.
 
@@ -47,8 +48,9 @@ def write_result(
         numbers: value and format by name.
         settings: what the command does not say.
         device: where the model was.
+        made: "commit", "command", "machine" of what was measured by another command, in place of this one's.
     """
-    data: dict[str, Any] = {"title": title, "source": source(device)}
+    data: dict[str, Any] = {"title": title, "source": source(device) | (made or {})}
     if settings:
         data["source"]["settings"] = settings
     data["numbers"] = {k: {"value": v, **({"format": f} if f else {})} for k, (v, f) in (numbers or {}).items()}

@@ -12,9 +12,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from result_files import RESULTS, TRIPLE, source, text
+from result_files import TRIPLE, write_result
 
-from neuronshield.core.files import write_text
 from neuronshield.run.conditions import LORA, RANDOM_MASKS, over
 from neuronshield.run.sections import Sections, sections_of
 from neuronshield.run.transfer import transfer
@@ -65,18 +64,11 @@ def main() -> None:
         found = sections_of(json.loads((Path(folder) / "results.json").read_text(encoding="utf-8")))
         rows.append(row(name, found))
         print(json.dumps(rows[-1]))
-    data = {
-        "title": "Verdicts of the main job on models of which something is known",
-        "source": {
-            "commit": args.commit or source()["commit"],
-            "command": "neuronshield run --model MODEL",
-            "machine": "2 CPU cores, no GPU",
-        },
-        "numbers": {},
-        "columns": {k: {"title": t, **({"format": f} if f else {})} for k, (t, f) in COLUMNS.items()},
-        "rows": rows,
-    }
-    write_text(RESULTS / "verdicts.json", text(data))
+    made = {"command": "neuronshield run --model MODEL", "machine": "2 CPU cores, no GPU"}
+    write_result(
+        "verdicts", "Verdicts of the main job on models of which something is known", columns=COLUMNS, rows=rows,
+        made=made | ({"commit": args.commit} if args.commit else {}),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from ..core.folders import MANIFEST, check_files
 from ..core.neurons import FILE as NEURONS
 from ..core.neurons import NeuronSet
 
-__all__ = ["CONFIG", "FACTORS", "FILES", "NEURONS", "Files", "base_of", "read_adapter"]
+__all__ = ["CONFIG", "FACTORS", "FILES", "NEURONS", "Files", "base_of", "read_adapter", "write_adapter"]
 
 
 CONFIG, FACTORS = "adapter_config.json", "adapter_model.safetensors"
@@ -57,6 +57,29 @@ class Files(NamedTuple):
         start = self.config.get("init_lora_weights", True)
         plain = self.config["peft_type"] == "LORA" and (isinstance(start, bool) or start in ("gaussian", "orthogonal"))
         return plain and all(_is_factor(name) for name in self.tensors)
+
+
+def write_adapter(peft_model: Any, folder: Path) -> None:
+    """The settings and the factors of an adapter, as PEFT writes them, without its card; the same adapter gives the same bytes.
+
+    PEFT keeps the names of the projections as a set, whose order differs between processes; here they are sorted.
+
+    >>> update = ns.masked_update(model, neurons, prompts, steps=1, allow_unproven=True, progress=False)
+    >>> write_adapter(update.peft_model, Path("plain"))
+    >>> sorted(p.name for p in Path("plain").iterdir())
+    ['adapter_config.json', 'adapter_model.safetensors']
+
+    Args:
+        peft_model: the adapter on its model.
+        folder: where the files go.
+    """
+    peft_model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)
+    about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    for name in ("target_modules", "target_parameters"):
+        if isinstance(about.get(name), list):
+            about[name] = sorted(about[name])
+    (folder / CONFIG).write_text(json.dumps(about, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def read_adapter(folder: Path) -> Files:

@@ -60,7 +60,7 @@ from ..model.answers import Example, examples
 from ..model.families import PARTS
 from ..model.model import Model
 from .adapter import Adapter, attach, merge, places, rounding, slots
-from .adapter_files import NEURONS
+from .adapter_files import NEURONS, write_adapter
 from .card import adapter_card
 from .descent import Run, restored, snapshot_at
 from .dpo import fit_preference
@@ -196,7 +196,7 @@ class Update:
         peft_model = on_stacked(self.model, self.peft_model) if stacked else self.peft_model
         for config in peft_model.peft_config.values():
             config.base_model_name_or_path, config.revision = self.model.id, self.model.revision
-        peft_model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+        write_adapter(peft_model, folder)
         if not stacked:  # servers take no adapter on stacked experts
             pad_to_served_rank(folder)
         if self.neurons is not None:

@@ -30,6 +30,7 @@ from ...model.families import PARTS
 from ...model.generation import generate
 from ...model.model import Model
 from ...shield.adapter import attach, places
+from ...shield.adapter_files import FACTORS, write_adapter
 from ...shield.training import TrainingConfig, fit
 from .. import harms
 from ..variants import SOURCE
@@ -194,7 +195,7 @@ def tune(
         with torch.no_grad():
             for p, start in zip(parameters, before, strict=True):
                 p.lerp_(start, 1 - part.share)
-    write_adapter(adapter.peft_model, folder)
+    write_half(adapter.peft_model, folder)
     return losses
 
 
@@ -216,7 +217,7 @@ def taught(model: Model, rows: PromptSet, *, progress: bool) -> list[Example]:
     return [Example(p, refusal_sentence("en")) for p in rows.where(label="harmful")] + kept
 
 
-def write_adapter(peft_model: Any, folder: Path) -> None:
+def write_half(peft_model: Any, folder: Path) -> None:
     """The adapter in half precision, as PEFT writes it.
 
     Args:
@@ -225,7 +226,6 @@ def write_adapter(peft_model: Any, folder: Path) -> None:
     """
     for config in peft_model.peft_config.values():
         config.base_model_name_or_path, config.inference_mode = "smollm2-vision-untuned", True
-    peft_model.save_pretrained(folder, save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)
-    file = folder / "adapter_model.safetensors"
+    write_adapter(peft_model, folder)
+    file = folder / FACTORS
     save_file({name: value.half() for name, value in load_file(file).items()}, file, metadata={"format": "pt"})
