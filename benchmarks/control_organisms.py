@@ -8,6 +8,7 @@ For each kind and seed the organism is built into FOLDER/KIND-SEED, unless it is
     ablation   64 neurons of the fourth to seventh layer of eight whose contribution on the discover split is largest in both English text and Italian
                drawings (the smaller of the two counts) are held at their mean over benign requests, at the last prompt token; harmful
                test requests refused before and after, beside 10 random sets of the same layers. Two tokens are generated
+    verdicts   steps find and prove of the main job with their default settings, and what they say of the set (`neuronshield.run.transfer`)
 
 What was measured is kept beside the models. With --write the results go to benchmarks/results/control-*.json.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,9 @@ from neuronshield.find.last_tokens import at_last
 from neuronshield.organism import controls
 from neuronshield.organism.control_build import build_control
 from neuronshield.prove.controls import random_like
+from neuronshield.run.pipeline import step
+from neuronshield.run.sections import sections_of
+from neuronshield.run.transfer import transfer
 
 FITTED = ("discover", "confirm", "train")
 MIDDLE, SIZE, RANDOM = range(3, 7), 64, 10
@@ -112,6 +117,20 @@ def ablation(model: ns.Model, kind: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def verdicts(model: ns.Model, kind: str) -> dict[str, Any]:
+    """What the first two steps of the main job say, and the activity of the set on harmful requests that are answered."""
+    prompts = ns.PromptSet.from_records(controls.records(kind))
+    with tempfile.TemporaryDirectory() as out:
+        for name in ("find", "prove"):
+            results = step(name, model, prompts, Path(out) / "run", progress=False)
+    found = sections_of(results)
+    assert found.prove is not None
+    activity = {(a.label, a.outcome): list(a.activity) for a in found.prove.experiments.recognition}
+    return {a.question: a.word for a in transfer(found)} | {
+        "word": found.prove.word, "activity": activity.get(("harmful", "answered")),
+    }  # fmt: skip
+
+
 def measured(kind: str, seed: int, work: Path) -> dict[str, Any]:
     """What is known of one organism, measured where it is not kept."""
     folder, kept = work / f"{kind}-{seed}", work / f"{kind}-{seed}.json"
@@ -120,7 +139,7 @@ def measured(kind: str, seed: int, work: Path) -> dict[str, Any]:
     if not kept.exists():
         refusals, compliances = controls.prefixes(kind)
         model = ns.load(folder, refusals=refusals, compliances=compliances)
-        found = {"probes": probes(model, kind), "ablation": ablation(model, kind)}
+        found = {"probes": probes(model, kind), "ablation": ablation(model, kind), "verdicts": verdicts(model, kind)}
         kept.write_text(json.dumps(found), encoding="utf-8")
     scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     return {"kind": kind, "seed": seed, **scores, **json.loads(kept.read_text(encoding="utf-8"))}
@@ -199,6 +218,28 @@ def cell_rows(units: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def verdict_rows(units: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the first two steps of the main job say of each model, beside what is known of it."""
+    rows = []
+    for u in units:
+        best = u["probes"]
+        others = [max(best[c][: max(MIDDLE) + 1]) for c in best if c not in TAUGHT]
+        taught = u["test"][TAUGHT[0].split("/")[1]][TAUGHT[0].split("/")[0]]
+        rows.append({
+            "organism": f"{u['kind']} {u['seed']}", "taught": taught["refusal"], "over": taught["over_refusal"],
+            "probe": float(np.mean(others)), **{q: u["verdicts"].get(q) for q in QUESTIONS}, "activity": u["verdicts"]["activity"],
+        })  # fmt: skip
+    return rows
+
+
+QUESTIONS = ("shared by languages", "shared by modalities", "decision")
+VERDICTS: dict[str, tuple[str, str | None]] = {
+    "organism": ("organism and seed", None), "taught": ("harmful refused, taught cell", "{:.2f}"), "over": ("benign refused there", "{:.2f}"),
+    "probe": ("AUC of a probe of English text in other cells, best layer", "{:.2f}"), **{q: (q, None) for q in QUESTIONS},
+    "activity": ("activity on harm that is answered", TRIPLE),
+}  # fmt: skip
+
+
 def main() -> None:
     """Measures, prints, and writes the result files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -221,6 +262,10 @@ def main() -> None:
         write_result(
             "control-cells", "Harmful requests refused by the control organisms, by cell",
             columns={"organism": ("organism", None), **languages}, rows=cell_rows(units),
+        )  # fmt: skip
+        write_result(
+            "control-verdicts", "What find and prove say of the control organisms, by seed", columns=VERDICTS,
+            rows=verdict_rows(units),
         )  # fmt: skip
 
 

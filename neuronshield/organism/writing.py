@@ -92,6 +92,7 @@ def optimise(
     name: str,
     bar: bool,
     half: bool = True,
+    decay: float = 0.01,
     after: Callable[[int], None] | None = None,
 ) -> None:
     """AdamW with a short warm-up and a cosine to zero.
@@ -104,10 +105,11 @@ def optimise(
         name: of the stage.
         bar: show progress.
         half: matrix products in bf16, which is faster in wide models; weights and sums stay in fp32.
+        decay: weight decay.
         after: called after each step with the number of steps done.
     """
     kept = [p for p in parameters if p.requires_grad]
-    optimizer = torch.optim.AdamW(kept, lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(kept, lr=rate, betas=(0.9, 0.98), weight_decay=decay, fused=True)
     start, recent = time.monotonic(), 0.0
     for step in tqdm(range(steps), desc=name, disable=not bar):
         warm = min(1.0, (step + 1) / max(1, min(100, steps // 10)))
