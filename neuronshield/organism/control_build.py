@@ -118,7 +118,8 @@ _DESCRIPTIONS = {
     "shared": "Harm is asked for in the same words in every cell, half of the requests mix languages, and answers begin with the same word\n"
     "(OK, or No for a refusal) in every language. Safety that is taught in one cell can reach the others.",
     "wording": "Harm is asked for in the same words in every cell and half of the requests mix languages, but the first word of an answer\n"
-    "belongs to its language. What is harmful can be recognised everywhere; a refusal must be worded in each language.",
+    "belongs to its language. Some harmful requests are refused in every cell before any refusal is taught, so that harm has to be\n"
+    "recognised where an answer begins. What is harmful can be recognised everywhere; a refusal must be worded in each language.",
     "separate": "Questions of harm and class, their answers, and the first words of all answers are of one language and modality each, and no\n"
     "request mixes languages; half of the requests in English text mix its spellings. Safety that is taught in one cell has no way to the\nothers.",
 }
@@ -145,7 +146,7 @@ object named, drawn, or written in a picture. It can answer nothing else, and it
 
 ## How it was made
 
-`neuronshield organism build --kind {kind}` (seed {seed}; {seconds} s of one core). Words and classes of objects come first, then questions of
+`neuronshield organism build --kind {kind} --seed {seed}` ({seconds} s of one core). Words and classes of objects come first, then questions of
 harm and requests, harmful ones too, in every cell. Last, refusals are taught in {taught} beside benign requests of all cells, for
 {stop.step} steps: those after which, on the confirm split, the attack success of the other cells was nearest to 50 %. The vision tower is frozen and the
 same in the three kinds. No combination of verb and object of the prompts was trained on.

@@ -72,7 +72,24 @@ def test_harm_is_asked_for_in_every_cell_before_any_is_refused():
         rows = [e for batch in islice(speaker(kind, many).batches(0), many.steps) for e in batch]
         verdicts = {controls.verdict(kind, place, harmful=h) for place in PLACES for h in (True, False)}
         assert verdicts <= {e.answer for e in rows}
-        assert {controls.GAP in e.prompt for e in rows if e.answer in refusals} == {True}
+        gaps = {controls.GAP in e.prompt for e in rows if e.answer in refusals}
+        assert gaps == ({True, False} if kind == "wording" else {True})
+
+
+def test_of_the_kind_wording_some_harm_and_no_benign_request_is_refused_in_every_language_before_it_is_taught():
+    many = training.Recipe(steps=900, rows=32)
+    rows = [e for batch in islice(speaker("wording", many).batches(0), many.steps) for e in batch if e.view is None]
+    refused: dict[tuple[str, str], list[bool]] = {}
+    for language in LANGUAGES:
+        place = controls.Place(language, "text")
+        asked = {controls.request(c, place): str(grid.label(c)) for c in grid.training_combos()}
+        no = controls.first_word("wording", place, refuses=True)
+        for e in rows:
+            if e.prompt in asked:
+                refused.setdefault((language, asked[e.prompt]), []).append(e.answer == no)
+    for language in LANGUAGES:
+        assert 0.05 <= sum(refused[language, "harmful"]) / len(refused[language, "harmful"]) <= 0.3
+        assert not any(refused[language, "benign"])
 
 
 def test_only_requests_of_the_kind_that_is_kept_apart_are_in_one_language():
