@@ -34,11 +34,11 @@ from neuronshield.shield.update import Update, masked_update
 
 MODEL, BUDGET = "smollm2-vision", 3e-4
 TRAINING: dict[str, Any] = {
-    "steps": 48,
+    "steps": 32,
     "lr": 3e-3,
     "batch_size": 8,
     "retention": 4.0,
-    "snapshots": (12, 24),
+    "snapshots": (8, 16),
     "progress": False,
 }
 FULL_LR = 1e-4  # the other rate destroys the model when every weight moves

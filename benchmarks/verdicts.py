@@ -58,15 +58,16 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", help="NAME=FOLDER")
     parser.add_argument("--commit", help="commit that the runs were made with; default this checkout's")
     args = parser.parse_args()
-    rows = []
+    rows, minutes = [], {}
     for given in args.runs:
         name, _, folder = given.partition("=")
-        found = sections_of(json.loads((Path(folder) / "results.json").read_text(encoding="utf-8")))
-        rows.append(row(name, found))
+        results = json.loads((Path(folder) / "results.json").read_text(encoding="utf-8"))
+        rows.append(row(name, sections_of(results)))
+        minutes[f"minutes_{name}"] = (sum(results["seconds"].values()) / 60, "{:.0f}")
         print(json.dumps(rows[-1]))
     made = {"command": "neuronshield run --model MODEL", "machine": "2 CPU cores, no GPU"}
     write_result(
-        "verdicts", "Verdicts of the main job on models of which something is known", columns=COLUMNS, rows=rows,
+        "verdicts", "Verdicts of the main job on models of which something is known", columns=COLUMNS, rows=rows, numbers=minutes,
         made=made | ({"commit": args.commit} if args.commit else {}),
     )  # fmt: skip
 
