@@ -4,7 +4,7 @@ Three questions, each answered by one word and the numbers behind it. The rules 
 
     shared      Step prove measures two things for a cell where the model refuses and another cell (`cross_cell`). Does the set
                 **respond** there: its activity on the harmful requests of the other cell, less the benign mean there, is at least a
-                tenth of what it is in the source, with an interval above 0. Does it **act** there: the source's harmful values, written
+                tenth of what it is in the source, by the whole interval. Does it **act** there: the source's harmful values, written
                 into benign requests of the other cell, raise the refusal margin by at least a tenth of the source's clean logit
                 difference, with an interval above 0, and by more than every random set does. Along an axis (pairs that differ in
                 language only, in modality only) the set is "shared" if it does both in more than half of the pairs, "shared in part" if in
@@ -87,7 +87,7 @@ def transfer_section(answers: Sequence[Finding]) -> str:
     """
     rows = [[QUESTIONS[a.question], a.word, a.reason] for a in answers]
     return table(["question", "answer", "measured"], rows) + note(
-        "Shared: the set responds to harm in the other cell (a tenth or more of its activity in the cell where the model refuses), and acts "
+        "Shared: the set responds to harm in the other cell (its interval is above a tenth of the activity where the model refuses), and acts "
         "there: its harmful values, written into benign requests, raise the refusal margin by a tenth of the clean logit difference or "
         "more, and more than random sets. A set that writes the words of a refusal acts in cells too whose harm it never responds to."
     )
@@ -129,7 +129,7 @@ def _acts(row: CrossCellEffect) -> bool:
 
 
 def _responds(row: CrossCellEffect) -> bool:
-    return bool(row.activity.low > 0 and row.activity.value >= LEAST)
+    return bool(row.activity.low >= LEAST)
 
 
 def _decision(own: Experiments) -> Finding | None:

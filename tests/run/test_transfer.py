@@ -71,6 +71,8 @@ def test_a_set_that_acts_in_most_other_languages_and_in_no_other_modality_is_sha
             "separate",
         ),  # it acts where it is written, and never responds
         (crossing("en/text", "en/image", 0.8, activity=0.08), "separate"),
+        (crossing("en/text", "en/image", 0.8, activity=0.12), "separate"),  # a tenth, but not by the whole interval
+        (crossing("en/text", "en/image", 0.8, activity=0.2), "shared"),
         (crossing("en/text", "en/image", 0.8, activity=0.5, spread=0.6), "too few requests to tell"),
     ],
 )
