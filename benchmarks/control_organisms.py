@@ -250,7 +250,7 @@ def main() -> None:
     given = parser.parse_args()
     leave_busy_cores()
     given.work.mkdir(parents=True, exist_ok=True)
-    units = [measured(kind, seed, given.work) for seed in given.seeds for kind in given.kinds]
+    units = [measured(kind, seed, given.work) for kind in given.kinds for seed in given.seeds]
     rows = [summary([u for u in units if u["kind"] == kind]) for kind in given.kinds]
     for row in rows:
         print(json.dumps(row))
