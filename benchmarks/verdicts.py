@@ -58,7 +58,8 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", help="NAME=FOLDER")
     parser.add_argument("--commit", help="commit that the runs were made with; default this checkout's")
     args = parser.parse_args()
-    rows, minutes = [], {}
+    rows: list[dict[str, Any]] = []
+    minutes: dict[str, tuple[Any, str | None]] = {}
     for given in args.runs:
         name, _, folder = given.partition("=")
         results = json.loads((Path(folder) / "results.json").read_text(encoding="utf-8"))
