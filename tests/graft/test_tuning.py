@@ -59,8 +59,16 @@ def test_half_of_the_benign_rows_of_the_second_part_are_near_harm(wanted: tuning
     assert len(near & asked) > 50
 
 
-def test_a_name_before_this_is_trained_with_benign_requests_only(wanted: tuning.Requests):
-    assert {p.label for p in wanted.train if p.prompt.endswith(" this?")} == {"benign"}
+def test_a_name_before_this_is_trained_with_requests_of_both_labels(wanted: tuning.Requests):
+    """With benign ones alone the model learns that "this" is never refused; with none, that it always is."""
+    held = {p.prompt for p in wanted.held["named as text"]}
+    for rows in (wanted.train, wanted.near):
+        named = [p for p in rows if p.prompt.endswith(" this?")]
+        assert {p.label for p in named} == {"harmful", "benign"}
+        assert not {p.prompt for p in named} & held
+    harmful = [p.prompt for p in wanted.train if p.source == "named-harmful"]
+    assert len(harmful) == sum(harms.label(c) == "harmful" for c in harms.training_combos())
+    assert all("\n" in text for text in harmful)
 
 
 def test_the_text_control_asks_what_the_picture_asks():
