@@ -126,6 +126,17 @@ def test_kinds_learn_as_many_requests_with_the_same_pictures():
     )
 
 
+def test_weights_decay_in_the_first_stage_as_the_recipe_says():
+    """AdamW takes rate x decay of a weight in each step, beside what the gradient says, which is the same in both."""
+    ends = []
+    for decay in (0.0, 0.5):
+        one = speaker("shared", training.Recipe(steps=20, rows=4, rate=1e-2, decay=decay))
+        torch.nn.init.constant_(one.writer.model.weight, 100.0)
+        training.learn(one, seed=0, bar=False)
+        ends.append(one.writer.model.weight.item())
+    assert ends[1] < ends[0] - 3  # about 100 x 0.5 x the sum of the rates
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_refusals_are_taught_in_the_taught_cells_only_and_benign_requests_everywhere(kind: str):
     one = speaker(kind, training.Recipe(refuse_steps=(12, 12)))
