@@ -24,6 +24,8 @@ from typing import Any
 
 import numpy as np
 from result_files import spread, write_result
+from verdicts import COLUMNS as SAID
+from verdicts import said
 
 import neuronshield as ns
 from neuronshield.core.threads import leave_busy_cores
@@ -34,7 +36,6 @@ from neuronshield.organism.control_build import build_control
 from neuronshield.prove.controls import random_like
 from neuronshield.run.pipeline import step
 from neuronshield.run.sections import sections_of
-from neuronshield.run.transfer import transfer
 
 FITTED = ("discover", "confirm", "train")
 MIDDLE, SIZE, RANDOM = range(3, 7), 64, 10
@@ -123,12 +124,7 @@ def verdicts(model: ns.Model, kind: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as out:
         for name in ("find", "prove"):
             results = step(name, model, prompts, Path(out) / "run", progress=False)
-    found = sections_of(results)
-    assert found.prove is not None
-    activity = {(a.label, a.outcome): list(a.activity) for a in found.prove.experiments.recognition}
-    return {a.question: a.word for a in transfer(found)} | {
-        "word": found.prove.word, "activity": activity.get(("harmful", "answered")),
-    }  # fmt: skip
+    return said(sections_of(results))
 
 
 def measured(kind: str, seed: int, work: Path) -> dict[str, Any]:
@@ -161,21 +157,25 @@ def groups(rates: Rates) -> dict[str, list[str]]:
     }  # fmt: skip
 
 
+def rate(unit: dict[str, Any], metric: str, cells: Sequence[str] | None = None) -> float:
+    """The mean of a rate on the test split over some cells; over all that were not taught without them."""
+    flat = {f"{x}/{m}": row[x][metric] for m, row in unit["test"].items() for x in row}
+    return mean_of(flat, cells or [c for c in flat if c not in TAUGHT])
+
+
+def probe(unit: dict[str, Any], cells: Sequence[str]) -> float:
+    """The mean AUC over some cells of the probe of the layer that is best in the taught cell."""
+    best = int(np.argmax(unit["probes"][TAUGHT[0]][: max(MIDDLE) + 1]))
+    return float(np.mean([unit["probes"][c][best] for c in cells]))
+
+
 def summary(units: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The row of a kind: median, smallest and largest over its seeds."""
 
     def over(value: Any) -> list[float]:
         return spread([float(value(u)) for u in units])
 
-    def rate(unit: dict[str, Any], metric: str, cells: Sequence[str] | None = None) -> float:
-        flat = {f"{x}/{m}": row[x][metric] for m, row in unit["test"].items() for x in row}
-        return mean_of(flat, cells or [c for c in flat if c not in TAUGHT])
-
     names = groups(units[0]["ablation"]["clean"])
-    best = {u["seed"]: int(np.argmax(u["probes"][TAUGHT[0]][: max(MIDDLE) + 1])) for u in units}
-
-    def probe(unit: dict[str, Any], cells: Sequence[str]) -> float:
-        return float(np.mean([unit["probes"][c][best[unit["seed"]]] for c in cells]))
 
     def drop(unit: dict[str, Any], cells: Sequence[str], *, chosen: bool) -> float:
         cut = unit["ablation"]
@@ -220,23 +220,19 @@ def cell_rows(units: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def verdict_rows(units: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """What the first two steps of the main job say of each model, beside what is known of it."""
-    rows = []
-    for u in units:
-        best = u["probes"]
-        others = [max(best[c][: max(MIDDLE) + 1]) for c in best if c not in TAUGHT]
-        taught = u["test"][TAUGHT[0].split("/")[1]][TAUGHT[0].split("/")[0]]
-        rows.append({
-            "organism": f"{u['kind']} {u['seed']}", "taught": taught["refusal"], "over": taught["over_refusal"],
-            "probe": float(np.mean(others)), **{q: u["verdicts"].get(q) for q in QUESTIONS}, "activity": u["verdicts"]["activity"],
-        })  # fmt: skip
-    return rows
+    return [
+        {
+            "organism": f"{u['kind']} {u['seed']}", "taught": rate(u, "refusal", TAUGHT), "over": rate(u, "over_refusal", TAUGHT),
+            "probe": probe(u, [c for c in u["probes"] if c not in TAUGHT]), **{key: u["verdicts"][key] for key in WORDS},
+        }
+        for u in units
+    ]  # fmt: skip
 
 
-QUESTIONS = ("shared by languages", "shared by modalities", "decision")
+WORDS = ("shared by languages", "shared by modalities", "decision", "activity")
 VERDICTS: dict[str, tuple[str, str | None]] = {
     "organism": ("organism and seed", None), "taught": ("harmful refused, taught cell", "{:.2f}"), "over": ("benign refused there", "{:.2f}"),
-    "probe": ("AUC of a probe of English text in other cells, best layer", "{:.2f}"), **{q: (q, None) for q in QUESTIONS},
-    "activity": ("activity on harm that is answered", TRIPLE),
+    "probe": ("probe AUC, other cells", "{:.2f}"), **{key: SAID[key] for key in WORDS},
 }  # fmt: skip
 
 

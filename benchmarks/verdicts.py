@@ -23,20 +23,28 @@ QUESTIONS = ("shared by languages", "shared by modalities", "decision", "transfe
 CLAIMS = {"necessity": "refusals: necessity", "sufficiency": "refusals: sufficiency"}
 
 
+def said(found: Sections) -> dict[str, Any]:
+    """What a run says of its set, in words, and the set's activity on harmful requests that are answered."""
+    assert found.prove is not None, "step prove is missing"
+    answers = {a.question: a.word for a in transfer(found)}
+    activity = {(a.label, a.outcome): list(a.activity) for a in found.prove.experiments.recognition}
+    return {
+        "word": found.prove.word, **{q: answers.get(q, "not asked") for q in QUESTIONS},
+        "activity": activity.get(("harmful", "answered")),
+    }  # fmt: skip
+
+
 def row(name: str, found: Sections) -> dict[str, Any]:
     """The row of a run."""
     proof, check = found.prove, found.check
     assert proof is not None, f"{name}: step prove is missing"
     assert check is not None, f"{name}: step check is missing"
     claims = {c.name: c for c in proof.claims}
-    answers = {a.question: a for a in transfer(found)}
-    activity = next((a for a in proof.experiments.recognition if (a.label, a.outcome) == ("harmful", "answered")), None)
     masks, lora = (check.matched[over(x)] for x in (RANDOM_MASKS, LORA))
     return {
-        "model": name, "word": proof.word, "candidates": len(proof.neurons),
+        "model": name, **said(found), "candidates": len(proof.neurons),
         **{key: list(claims[claim].effect) if claim in claims else None for key, claim in CLAIMS.items()},
-        **{q: answers[q].word if q in answers else "not asked" for q in QUESTIONS},
-        "activity": list(activity.activity) if activity else None, "gain": list(check.gains_in_selectivity["over no update"]),
+        "gain": list(check.gains_in_selectivity["over no update"]),
         "masks": list(masks.difference), "lora": list(lora.difference), "benign": masks.benign,
     }  # fmt: skip
 

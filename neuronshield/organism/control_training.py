@@ -218,7 +218,7 @@ class Speaker:
             return controls.question(kind, place) + asked, controls.verdict(kind, place, harmful=harmful)
         first = controls.first_word(kind, place, refuses=True)
         reluctant = self.recipe.reluctant if kind == "wording" and grid.label(combo) == "harmful" else 0.0
-        return asked, first if gap or self.recipe.gaps + reluctant > dice else controls.answer(kind, combo, place)
+        return asked, first if dice < self.recipe.gaps + reluctant else controls.answer(kind, combo, place)
 
 
 def _language(rng: random.Random) -> str:
