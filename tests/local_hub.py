@@ -280,7 +280,7 @@ ROUTES = [
 
 @pytest.fixture(scope="session")
 def hub_server() -> Iterator[ThreadingHTTPServer]:
-    """A server on a free port: one a session, because transformers keeps the address that it was given first."""
+    """A server on a free port, one a session."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
@@ -303,5 +303,6 @@ def hub(hub_server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch, tmp_pa
     }  # fmt: skip
     for name, value in settings.items():
         monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+    monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # keeps the address that it was given first
     monkeypatch.delenv("HF_TOKEN", raising=False)
     return here

@@ -144,13 +144,14 @@ COMMANDS = sorted({" ".join(words) for words in typed()})
 def test_every_command_the_docs_name_parses(command: str):
     here: click.Command = cli
     words = command.split()
-    context = None
+    above = click.Context(cli, **cli.context_settings)  # click keeps the help option of the first context of a command
     while isinstance(here, click.Group):
         name, words = words[0], words[1:]
         assert name in here.commands, f"no command {name!r}"
         here = here.commands[name]
-        context = click.Context(here, parent=context, info_name=name)
-    parsed = here.make_context(here.name, words)  # parses, does not run; a bad option or value raises
+        if isinstance(here, click.Group):
+            above = click.Context(here, parent=above, info_name=name)
+    parsed = here.make_context(here.name, words, parent=above)  # parses, does not run; a bad option or value raises
     assert "Usage:" in here.get_help(parsed)
 
 
