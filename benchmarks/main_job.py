@@ -8,31 +8,13 @@ Writes benchmarks/results/main-job.json.
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
+from commands import started, usage
 from result_files import write_result
 
 HERE = Path(__file__).parents[1]
-RUN = "import sys; sys.argv[0] = 'neuronshield'; from neuronshield.cli import main; main()"
-
-
-def started(checkout: Path, out: Path) -> subprocess.Popen[bytes]:
-    """The job of a checkout, with its results in a folder."""
-    env = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-c", RUN, "run", "--out", str(out), "--quiet"], env=env, cwd=out.parent)
-
-
-def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
-    """CPU time of a process and its threads, once it has ended."""
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{process.args!r} ended with status {process.returncode}")
-    return usage.ru_utime + usage.ru_stime
 
 
 def main() -> None:
@@ -45,8 +27,8 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         outs = {"before": folder / "before", "now": folder / "now"}
         checkouts = {"before": args.before.resolve(), "now": HERE}
-        running = {name: started(checkouts[name], outs[name]) for name in outs}
-        cpu = {name: cpu_seconds(process) for name, process in running.items()}
+        running = {name: started("run", outs[name], checkout=checkouts[name]) for name in outs}
+        cpu = {name: usage(process)[0] for name, process in running.items()}
     rows = [{"job": name, "cpu": cpu[name]} for name in cpu]
     titles = {"job": ("job", None), "cpu": ("CPU seconds", "{:.0f}")}
     write_result(
