@@ -264,10 +264,10 @@ SHOWN = ".in_cells(['en/text', 'it/text', 'sw/text', 'sw/image'])"
 @pytest.mark.slow
 def test_the_guide_runs_from_top_to_bottom(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Every Python block of the guide in order, on fewer prompts of the organism and with fewer control sets."""
-    from neuronshield.run import plan
+    from neuronshield.run import own_prompts
 
-    whole = plan.records_of
-    monkeypatch.setattr(plan, "records_of", lambda name, **how: whole(name, **{**how, "modalities": ["text"]}))
+    whole = own_prompts.own_records
+    monkeypatch.setattr(own_prompts, "own_records", lambda name, **how: whole(name, **{**how, "modalities": ["text"]}))
     monkeypatch.chdir(tmp_path)
     code = "\n".join(body for kind, body in BLOCK.findall(PAGES["docs/guide.md"]) if kind == "python")
     code = code.replace("draws=200", "draws=19").replace(READ, READ + CELLS)

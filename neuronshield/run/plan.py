@@ -17,11 +17,11 @@ from ..data.prompts import MODALITIES, SPLITS, Cell, PromptSet
 from ..data.splits import check_marked
 from ..data.tags import language_tag
 from ..find.scores import METHODS
-from ..graft import NAMES as GRAFTS
 from ..graft import SOURCE as GRAFT
 from ..model.model import Model
-from ..organism.controls import CELLS_OF, records_of
+from ..organism.controls import CELLS_OF
 from ..shield.training import TrainingConfig
+from .own_prompts import GRAFT_PAIRS, OWNERS, job_records
 from .settings import Settings
 
 __all__ = [
@@ -36,14 +36,7 @@ __all__ = [
 ]
 
 
-#: Matched pairs a cell and split of the organism's own prompts. Those of "test" that are left are confirmed on as well, so that of 48
-#: requests one third chooses members and 32 test them: the claim of utility takes 29.
-ORGANISM_PAIRS = 32
-
-#: And of the graft's, whose forward is fifty times as expensive.
-GRAFT_PAIRS = 16
-
-#: Control sets of each kind on the graft, for the same reason.
+#: Control sets of each kind on the graft, whose forward is fifty times as expensive as an organism's.
 GRAFT_DRAWS = 19
 
 
@@ -183,19 +176,11 @@ def _given(model: str | Model, prompts: str | os.PathLike[str] | PromptSet | Non
         name = os.fspath(prompts)
         return (PromptSet.from_parquet if name.lower().endswith(".parquet") else PromptSet.from_jsonl)(name)
     called = model if isinstance(model, str) else getattr(model, "id", None)
-    if called in GRAFTS:
-        from ..graft import records as natural
-
-        return PromptSet.from_records(natural(max_pairs=GRAFT_PAIRS))
-    if called not in CELLS_OF:
+    if called not in OWNERS:
         raise InputError(
             "--prompts is needed for this model; only the organisms and smollm2-vision have prompts of their own"
         )
-    rows = records_of(called, max_pairs=ORGANISM_PAIRS, seed=seed)
-    used = {row["pair_id"] for row in rows}
-    rest = records_of(called, splits=["test"], seed=seed)
-    more = [{**row, "split": "confirm"} for row in rest if row["pair_id"] not in used]
-    return PromptSet.from_records([*rows, *more])
+    return PromptSet.from_records(job_records(called, seed=seed))
 
 
 def named_cells(prompts: PromptSet, names: Sequence[str], *, option: str) -> list[Cell]:

@@ -17,10 +17,9 @@ from ..core.errors import InputError
 from ..data.pictures import image_bytes, read_image
 from ..data.records import to_prompts
 from ..data.sources import jsonl_rows, parquet_rows
-from ..graft import NAMES as GRAFTS
-from ..organism.controls import CELLS_OF, records_of
 from .answer_files import read_answers
 from .conditions import BASE, SHIELD
+from .own_prompts import OWNERS, own_records
 from .settings import Settings, read_settings
 
 __all__ = ["Said", "Shown", "picture_uris", "prompt_rows", "requests_by_split", "sample_answers"]
@@ -179,14 +178,10 @@ def picture_uris(folder: Path, rows: pd.DataFrame | None, ids: Collection[str]) 
 def _pictures(folder: Path, ids: Collection[str]) -> Iterator[Any]:
     """The pictures of some prompts, from where the run had them."""
     settings = Settings(**read_settings(folder / "run.toml"))
-    if settings.prompts is None and settings.model in (*CELLS_OF, *GRAFTS):
-        from ..graft import records as natural
-
-        wanted: dict[str, Any] = {"splits": ["test"], "modalities": ["image", "typographic"]}
-        rows = (
-            natural(**wanted) if settings.model in GRAFTS else records_of(settings.model, **wanted, seed=settings.seed)
-        )
-        for row in rows:
+    if settings.prompts is None and settings.model in OWNERS:
+        for row in own_records(
+            settings.model, seed=settings.seed, splits=["test"], modalities=["image", "typographic"]
+        ):
             if row["id"] in ids:
                 yield from row["images"]
     elif settings.prompts is not None:
