@@ -23,7 +23,7 @@ from ..data.prompts import PromptSet
 from .families import image_token_id, traits
 from .model import Model
 
-__all__ = ["check_module", "check_pictures", "check_processor"]
+__all__ = ["check_module", "check_pictures", "check_processor", "output_head"]
 
 
 #: Arguments of a forward that take pictures.
@@ -118,9 +118,7 @@ def _is_encoder(config: Any) -> bool:
 
 def _check_head(family: str, base: Any, config: Any) -> None:
     """Raise unless there is a head that gives the next token's logits, and the checkpoint was one of a language model."""
-    owners: list[Any] = [base, getattr(base, "language_model", None)]
-    owners = [part for part in owners if hasattr(part, "get_output_embeddings")]
-    if all(part.get_output_embeddings() is None for part in owners):
+    if output_head(base) is None:
         raise InputError(
             f"{family}: it has no language-model head, so it gives no answers (a base, embedding, reward or classification "
             "model); load the ...ForCausalLM or ...ForConditionalGeneration class of its family"
@@ -131,6 +129,20 @@ def _check_head(family: str, base: Any, config: Any) -> None:
             f"{family}: the checkpoint was saved as {saved[0]}, which gives no answers (a reward, classification or "
             "masked-language model); load the language model that it was made from"
         )
+
+
+def output_head(module: nn.Module) -> nn.Module | None:
+    """The head that gives the logits of the next token; None without one.
+
+    >>> output_head(vlm.module).out_features == vlm.module.lm_head.out_features
+    True
+
+    Args:
+        module: a transformers model; some families keep the head in their `language_model`.
+    """
+    owners: list[Any] = [module, getattr(module, "language_model", None)]
+    heads = (part.get_output_embeddings() for part in owners if hasattr(part, "get_output_embeddings"))
+    return next((head for head in heads if head is not None), None)
 
 
 def check_processor(module: nn.Module, processor: Any) -> None:

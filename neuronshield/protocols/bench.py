@@ -36,6 +36,7 @@ from ..core.statistics import Interval
 from ..data.prompts import LABELS, Cell, Prompt, PromptSet
 from ..find.moments import record
 from ..model.engine import Runner
+from ..model.gate import output_head
 from ..model.intervention import Intervention
 from ..model.model import Model
 from ..model.prefixes import OpeningTokens
@@ -166,11 +167,9 @@ def mass_tokens(model: Model, tokens: dict[str, OpeningTokens]) -> dict[str, Ope
 
 def _n_answers(model: Model) -> int:
     """Width of the logits; some families read more tokens than they can answer with (Llama 3.2 Vision's image token)."""
-    owners: list[Any] = [model.module, getattr(model.module, "language_model", None)]
-    for part in owners:
-        head = part.get_output_embeddings() if hasattr(part, "get_output_embeddings") else None
-        if head is not None:
-            return int(getattr(head, "out_features", None) or head.weight.shape[0])
+    head: Any = output_head(model.module)
+    if head is not None:
+        return int(getattr(head, "out_features", None) or head.weight.shape[0])
     return n_tokens(model)
 
 
