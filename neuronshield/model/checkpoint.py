@@ -128,7 +128,7 @@ def _source(name: str) -> tuple[str, dict[str, Any]]:
 
 def _from_pretrained(source: str, name: str, kwargs: dict[str, Any], *, processor: Any) -> tuple[nn.Module, Any]:
     """Weights and processor (the one given, if any) from a folder or the hub, image-text models as such."""
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
     if Path(source).exists() and not Path(source).is_dir():
         raise InputError(f"{name}: is a file; pass the folder of a model, a hub id, 'organism' or 'smollm2'")
@@ -136,9 +136,11 @@ def _from_pretrained(source: str, name: str, kwargs: dict[str, Any], *, processo
         raise InputError(f"{name}: is an adapter, not a model; load its base model, with adapter={name!r}")
     plain = {k: v for k, v in kwargs.items() if k not in ("dtype", "device_map", "quantization_config")}
     with in_one_line(name):
-        multimodal = is_multimodal(source, plain)
+        config = AutoConfig.from_pretrained(source, **plain)  # read once: that of a GGUF file takes seconds
+        multimodal = is_multimodal(config)
         factory = AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
-        loaded = factory.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
+        how = {"config": config, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        loaded = factory.from_pretrained(source, **how, **kwargs)
         module, info = loaded if isinstance(loaded, tuple) else (loaded, {})
         check_module(module)  # a model of another kind says so, before the tensors that it lacks
         _check_complete(name, info)
@@ -167,21 +169,18 @@ def _check_complete(name: str, info: Mapping[str, Any]) -> None:
         warnings.warn(f"{name}: {what} no place in the model and will not be read, such as {unused[0]!r}", stacklevel=5)
 
 
-def is_multimodal(source: str, options: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint is of a model that takes pictures and text.
+def is_multimodal(config: Any) -> bool:
+    """Whether a config is of a model that takes pictures and text.
 
-    >>> from neuronshield.organism import folder
-    >>> is_multimodal(str(folder()), {})
-    True
+    >>> is_multimodal(vlm.module.config), is_multimodal(model.module.config)
+    (True, False)
 
     Args:
-        source: a folder or a hub id.
-        options: what reading its config needs (revision, trust_remote_code).
+        config: of a transformers model.
     """
-    from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-    return type(AutoConfig.from_pretrained(source, **options)) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 
 def own_processor(source: str, options: Mapping[str, Any], *, multimodal: bool) -> Any:

@@ -206,6 +206,8 @@ def _elsewhere(
     name: str, *, processor: Any, revision: str | None, trust_remote_code: bool
 ) -> tuple[nn.Module, Any, Any]:
     """A hub id's module without its weights, its processor, and nnsight's wrapper that is traced on NDIF."""
+    from transformers import AutoConfig
+
     from .remote import wrap
 
     if not is_hub_id(name):
@@ -214,7 +216,7 @@ def _elsewhere(
     if revision is not None:
         options["revision"] = revision
     with in_one_line(name):
-        multimodal = is_multimodal(name, options)
+        multimodal = is_multimodal(AutoConfig.from_pretrained(name, **options))
         processor = processor or own_processor(name, options, multimodal=multimodal)
         traced = wrap(name, processor, multimodal=multimodal, **options)
     return traced._module, processor, traced

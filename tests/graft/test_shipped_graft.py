@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -54,8 +56,12 @@ def test_the_card_has_the_scores():
 
 
 @pytest.fixture(scope="module")
-def untuned() -> ns.Model:
-    return ns.load("smollm2-vision-untuned")
+def untuned() -> Iterator[ns.Model]:
+    """Untuned, while the header of SmolLM2's file is parsed once and not for every part of every model: it takes seconds."""
+    gguf = pytest.importorskip("gguf")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gguf, "GGUFReader", functools.cache(gguf.GGUFReader))
+        yield ns.load("smollm2-vision-untuned")
 
 
 @pytest.mark.slow
