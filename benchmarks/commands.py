@@ -1,7 +1,7 @@
-"""CPU time and peak memory of the commands on the models that ship: python benchmarks/commands.py --work FOLDER [--write]
+"""Peak memory of the commands on the models that ship: python benchmarks/commands.py --work FOLDER [--write]
 
 Each command runs in a process of its own with one thread, two at a time, and its output goes into FOLDER. A model that is built again is
-compared with the one that ships. With --write the costs go to benchmarks/results/commands.json.
+compared with the one that ships. With --write the table goes to benchmarks/results/commands.json.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COMMANDS = (
     *(f"organism build --kind {kind}" + " --seed 2" * (kind == "wording") for kind in KINDS),
 )
 COLUMNS: dict[str, tuple[str, str | None]] = {
-    "command": ("command", None), "cpu": ("CPU minutes", "{:.1f}"), "memory": ("peak memory, GB", "{:.2f}"),
+    "command": ("command", None), "memory": ("peak memory, GB", "{:.2f}"),
     "same": ("weights as shipped", None),
 }  # fmt: skip
 
@@ -58,8 +58,7 @@ def usage(process: subprocess.Popen[bytes]) -> tuple[float, float]:
 def measured(arguments: str, work: Path) -> dict[str, Any]:
     """The row of a command."""
     out = work / arguments.replace(" --", "-").replace(" ", "-")
-    cpu, memory = usage(started(arguments, out))
-    row = {"command": f"neuronshield {arguments}", "cpu": cpu / 60, "memory": memory, "same": ""}
+    row = {"command": f"neuronshield {arguments}", "memory": usage(started(arguments, out))[1], "same": ""}
     if "build" in arguments:
         mine, theirs = (x / "model.safetensors" for x in (out, shipped() / f"organism-{arguments.split()[3]}"))
         row["same"] = "yes" if filecmp.cmp(mine, theirs, shallow=False) else "no"
@@ -78,7 +77,7 @@ def main() -> None:
     with ThreadPoolExecutor(2) as pool:
         rows = list(pool.map(lambda arguments: measured(arguments, work), COMMANDS))
     if given.write:
-        write_result("commands", "What the commands cost, with one thread each", columns=COLUMNS, rows=rows)
+        write_result("commands", "Peak memory of the commands on the models that ship", columns=COLUMNS, rows=rows)
 
 
 if __name__ == "__main__":

@@ -255,7 +255,12 @@ def test_the_options_named_in_the_guide_exist():
 
 
 READ = "prompts = read_prompts(model, None, seed=0)"
-#: Put after the line above, it leaves the cells that nothing there asks for.
+#: A fifth of the training steps of the guide.
+FEWER_STEPS = {
+    "steps=40": "steps=8", '"steps": 40, "snapshots": (10, 20)': '"steps": 8, "snapshots": (2, 4)',
+    "update.at(10), update.at(20)": "update.at(2), update.at(4)", "[0, 10, 20, 40]": "[0, 2, 4, 8]",
+}  # fmt: skip
+#: Put after the first line above, it leaves the cells that nothing there asks for.
 CELLS = ".in_cells(['en/text', 'it/text', 'sw/text', 'fr/text'])"
 #: The same for the example of the README.
 SHOWN = ".in_cells(['en/text', 'it/text', 'sw/text', 'sw/image'])"
@@ -263,14 +268,16 @@ SHOWN = ".in_cells(['en/text', 'it/text', 'sw/text', 'sw/image'])"
 
 @pytest.mark.slow
 def test_the_guide_runs_from_top_to_bottom(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Every Python block of the guide in order, on fewer prompts of the organism and with fewer control sets."""
+    """Every Python block of the guide in order, on fewer prompts of the organism, with fewer control sets and training steps."""
     from neuronshield.run import own_prompts
 
     whole = own_prompts.own_records
     monkeypatch.setattr(own_prompts, "own_records", lambda name, **how: whole(name, **{**how, "modalities": ["text"]}))
     monkeypatch.chdir(tmp_path)
     code = "\n".join(body for kind, body in BLOCK.findall(PAGES["docs/guide.md"]) if kind == "python")
-    code = code.replace("draws=200", "draws=19").replace(READ, READ + CELLS)
+    for told, less in {"draws=200": "draws=19", READ: READ + CELLS, **FEWER_STEPS}.items():
+        assert told in code
+        code = code.replace(told, less)
     exec(compile(code, "docs/guide.md", "exec"), {"__name__": "guide"})
     assert (tmp_path / "adapter" / "adapter_config.json").is_file()
 
@@ -283,7 +290,7 @@ def test_the_example_of_the_readme_prints_what_it_says(monkeypatch: pytest.Monke
     told = renderer().result("example")
     assert told["code"] == example.CODE
     numbers = re.compile(r"[-+]?\d+(?:\.\d+)?")
-    code = re.sub(r"draws=\d+", "draws=19", example.CODE).replace(READ, READ + SHOWN)
+    code = re.sub(r"draws=\d+", "draws=19", example.CODE).replace(READ, READ + SHOWN).replace("steps=40", "steps=8")
     assert (code.count("draws=19"), code.count(SHOWN)) == (1, 1)
     assert numbers.sub("#", example.printed(code)) == numbers.sub("#", told["output"])
 
