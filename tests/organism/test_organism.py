@@ -203,8 +203,8 @@ def test_a_folder_with_other_files_is_refused_before_anything_is_fetched(tmp_pat
 
 
 @pytest.mark.slow
-def test_a_few_steps_of_the_recipe_make_a_folder_that_loads_and_answers(tmp_path: Path):
-    recipe = train.Recipe(see_steps=2, name_steps=2, answer_steps=2, refuse_steps=2, scales=1, kept=1)
+def test_a_step_of_each_stage_makes_a_folder_that_loads_and_answers(tmp_path: Path):
+    recipe = train.Recipe(see_steps=1, name_steps=1, answer_steps=1, refuse_steps=1, scales=1, kept=1)
     seconds, _ = raise_model(tmp_path, recipe, seed=1)
     assert list(seconds) == ["draw", "see", "name", "answer", "refuse"]
     model = ns.load(tmp_path)
