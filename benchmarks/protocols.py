@@ -20,10 +20,10 @@ from result_files import TRIPLE, write_result
 
 import neuronshield as ns
 from neuronshield.core.statistics import Interval
-from neuronshield.organism.controls import records_of
 from neuronshield.protocols.comparison import ModalityProtocol
 from neuronshield.protocols.pages import write_folder
 from neuronshield.protocols.tables import Outcome, Overlapped
+from neuronshield.run.own_prompts import own_records
 from neuronshield.run.plan import read_prompts
 
 #: Falls of the margin: where a set is from, and where it is ablated ("picture" is the other modality).
@@ -39,6 +39,9 @@ def main() -> None:
         "--folder", help="of a control organism that was built again; its prompts are those of the name"
     )
     parser.add_argument("--prompts", help="a file; the organisms have their own")
+    parser.add_argument(
+        "--all", action="store_true", help="all prompts of the model's own; those of split train select too, as nothing is trained"
+    )  # fmt: skip
     parser.add_argument("--cells", action="append", default=[], help="cells that are compared")
     parser.add_argument("--queries", type=int, default=64)
     parser.add_argument("--controls", type=int, default=300)
@@ -49,7 +52,10 @@ def main() -> None:
     torch.set_num_threads(1)
     model = ns.load(args.folder or args.model)
     if args.folder:
-        prompts = ns.PromptSet.from_records(records_of(args.model, max_pairs=32)).in_cells(args.cells)
+        prompts = ns.PromptSet.from_records(own_records(args.model, max_pairs=32)).in_cells(args.cells)
+    elif args.all:
+        rows = [{**r, "split": r["split"].replace("train", "discover")} for r in own_records(args.model)]
+        prompts = ns.PromptSet.from_records(rows).in_cells(args.cells)
     else:
         prompts = read_prompts(args.model, args.prompts, seed=0, cells=args.cells)
     options = {name: getattr(args, name) for name in ("queries", "controls", "draws", "rho")}
