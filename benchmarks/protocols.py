@@ -39,9 +39,6 @@ def main() -> None:
         "--folder", help="of a control organism that was built again; its prompts are those of the name"
     )
     parser.add_argument("--prompts", help="a file; the organisms have their own")
-    parser.add_argument(
-        "--all", action="store_true", help="all prompts of the model's own; those of split train select too, as nothing is trained"
-    )  # fmt: skip
     parser.add_argument("--cells", action="append", default=[], help="cells that are compared")
     parser.add_argument("--queries", type=int, default=64)
     parser.add_argument("--controls", type=int, default=300)
@@ -53,9 +50,6 @@ def main() -> None:
     model = ns.load(args.folder or args.model)
     if args.folder:
         prompts = ns.PromptSet.from_records(own_records(args.model, max_pairs=32)).in_cells(args.cells)
-    elif args.all:
-        rows = [{**r, "split": r["split"].replace("train", "discover")} for r in own_records(args.model)]
-        prompts = ns.PromptSet.from_records(rows).in_cells(args.cells)
     else:
         prompts = read_prompts(args.model, args.prompts, seed=0, cells=args.cells)
     options = {name: getattr(args, name) for name in ("queries", "controls", "draws", "rho")}
