@@ -37,6 +37,8 @@ def build_control(kind: str, out: str | os.PathLike[str], *, seed: int = 0, prog
     >>> build_control("shared", "organism-shared")["text"]["en"]["refusal"]         # takes minutes         # doctest: +SKIP
     1.0
 
+    A seed gives the same bytes again on one machine with the same number of threads; elsewhere it gives another model of the kind.
+
     Args:
         kind: one of `controls.KINDS`.
         out: the folder: missing, empty, or one that an earlier build wrote (see `replacing_folder`).
