@@ -33,7 +33,7 @@ COLUMNS: dict[str, tuple[str, str | None]] = {
 
 
 def started(arguments: str, out: Path, *, checkout: Path = Path(__file__).parents[1]) -> subprocess.Popen[bytes]:
-    """A command of a checkout that runs with one thread, its results in a folder.
+    """A command of a checkout that runs with one thread, its results in a folder, and what it prints in a .log beside it.
 
     Args:
         arguments: of `neuronshield`.
@@ -42,7 +42,8 @@ def started(arguments: str, out: Path, *, checkout: Path = Path(__file__).parent
     """
     env = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     command = [sys.executable, "-c", RUN, *arguments.split(), "--out", str(out)]
-    return subprocess.Popen(command, env=env, cwd=out.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with out.with_name(f"{out.name}.log").open("wb") as log:
+        return subprocess.Popen(command, env=env, cwd=out.parent, stdout=log, stderr=subprocess.STDOUT)
 
 
 def usage(process: subprocess.Popen[bytes]) -> tuple[float, float]:

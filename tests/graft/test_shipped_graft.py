@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import gguf
 import pytest
 import torch
 
@@ -58,7 +59,6 @@ def test_the_card_has_the_scores():
 @pytest.fixture(scope="module")
 def untuned() -> Iterator[ns.Model]:
     """Untuned, while the header of SmolLM2's file is parsed once and not for every part of every model: it takes seconds."""
-    gguf = pytest.importorskip("gguf")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gguf, "GGUFReader", functools.cache(gguf.GGUFReader))
         yield ns.load("smollm2-vision-untuned")
